@@ -1,0 +1,11 @@
+"""The one exception for what a user can put right: it is shown as a single line, without a traceback."""
+
+__all__ = ["UserError"]
+
+
+class UserError(ValueError):
+    """Bad input from outside: a wrong option, file, folder or checkpoint.
+
+    The message is one line that names the value, what is allowed and what to do. ``compat`` prints it
+    without a traceback and exits with status 1; from Python it is an ordinary ``ValueError``.
+    """

@@ -1,0 +1,15 @@
+"""Operations: ``reference`` defines each one, the modules beside it compute it fast."""
+
+from fairseq_masking.ops.attention import self_attention
+from fairseq_masking.ops.corruption import corrupt_tokens, gather_positions
+from fairseq_masking.ops.dropout import dropout
+from fairseq_masking.ops.linear_cross_entropy import LinearCrossEntropyOutput, linear_cross_entropy
+
+__all__ = [
+    "LinearCrossEntropyOutput",
+    "corrupt_tokens",
+    "dropout",
+    "gather_positions",
+    "linear_cross_entropy",
+    "self_attention",
+]
