@@ -1,0 +1,175 @@
+"""The one Transformer encoder that every method trains.
+
+Its parameters correspond one to one to fairseq's RoBERTa (``models/roberta_mapping.py``).
+Shapes: B batch, T length, D width, H heads.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from fairseq_masking.errors import UserError
+from fairseq_masking.modules.activation import get_activation
+from fairseq_masking.modules.attention import SelfAttention
+from fairseq_masking.modules.relative_position import RelativePositionBias
+from fairseq_masking.ops import dropout
+
+__all__ = ["EncoderConfig", "EncoderOutput", "TransformerEncoder", "TransformerLayer", "init_bert_weights"]
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """Shape and regularisation of a Transformer encoder."""
+
+    vocab_size: int
+    pad_index: int
+    num_layers: int
+    embed_dim: int
+    ffn_dim: int
+    num_heads: int
+    max_positions: int = 512
+    dropout: float = 0.1
+    attention_dropout: float = 0.1
+    activation_dropout: float = 0.0
+    activation: str = "gelu"
+    normalize_before: bool = False
+    relative_position: str = "none"
+    relative_position_buckets: int = 32
+    relative_position_max_distance: int = 128
+    checkpoint_activations: bool = False
+
+
+class EncoderOutput(NamedTuple):
+    """``hidden_BTD`` of the last layer; ``inner_states`` the embedding's and every layer's, where asked for."""
+
+    hidden_BTD: Tensor
+    inner_states: list[Tensor] | None
+
+
+class TransformerLayer(nn.Module):
+    """Self-attention and feed-forward, each with dropout and a residual, post-LN or pre-LN."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.normalize_before = config.normalize_before
+        self.dropout = config.dropout
+        self.activation_dropout = config.activation_dropout
+        self.activation = get_activation(config.activation)
+        self.self_attn = SelfAttention(config.embed_dim, config.num_heads, dropout=config.attention_dropout)
+        self.self_attn_layer_norm = nn.LayerNorm(config.embed_dim)
+        self.fc1 = nn.Linear(config.embed_dim, config.ffn_dim)
+        self.fc2 = nn.Linear(config.ffn_dim, config.embed_dim)
+        self.final_layer_norm = nn.LayerNorm(config.embed_dim)
+
+    def forward(self, hidden_BTD: Tensor, attention_bias: Tensor | None = None) -> Tensor:
+        """Return float ``[B, T, D]``; ``attention_bias`` as in ``SelfAttention``."""
+        if self.normalize_before:
+            hidden_BTD = hidden_BTD + self._attend(self.self_attn_layer_norm(hidden_BTD), attention_bias)
+            return hidden_BTD + self._feed_forward(self.final_layer_norm(hidden_BTD))
+        hidden_BTD = self.self_attn_layer_norm(hidden_BTD + self._attend(hidden_BTD, attention_bias))
+        return self.final_layer_norm(hidden_BTD + self._feed_forward(hidden_BTD))
+
+    def _attend(self, hidden_BTD: Tensor, attention_bias: Tensor | None) -> Tensor:
+        return dropout(self.self_attn(hidden_BTD, attention_bias), self.dropout, self.training)
+
+    def _feed_forward(self, hidden_BTD: Tensor) -> Tensor:
+        inner = self.activation(self.fc1(hidden_BTD))
+        inner = dropout(inner, self.activation_dropout, self.training)
+        return dropout(self.fc2(inner), self.dropout, self.training)
+
+
+class TransformerEncoder(nn.Module):
+    """Token and learned absolute position embeddings, LayerNorm, dropout, then the layers.
+
+    Pre-LN models end with a LayerNorm of their own. Padding must be at the end of a row; what comes out at
+    padded positions means nothing.
+    """
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.embed_dim, config.pad_index)
+        self.embed_positions = nn.Embedding(config.max_positions, config.embed_dim)
+        self.layernorm_embedding = nn.LayerNorm(config.embed_dim)
+        self.layers = nn.ModuleList(TransformerLayer(config) for _ in range(config.num_layers))
+        self.layer_norm = nn.LayerNorm(config.embed_dim) if config.normalize_before else None
+        self.relative_position = (
+            None
+            if config.relative_position == "none"
+            else RelativePositionBias(
+                config.relative_position,
+                num_heads=config.num_heads,
+                num_buckets=config.relative_position_buckets,
+                max_distance=config.relative_position_max_distance,
+                max_positions=config.max_positions,
+            )
+        )
+        self.apply(init_bert_weights)
+
+    def forward(
+        self,
+        tokens_BT: Tensor,
+        *,
+        positions_BT: Tensor | None = None,
+        padding_BT: Tensor | None = None,
+        token_embeddings_BTD: Tensor | None = None,
+        return_all_hiddens: bool = False,
+    ) -> EncoderOutput:
+        """Encode a batch.
+
+        Args:
+            tokens_BT: int64 token ids.
+            positions_BT: int64 places of the tokens, where they are not ``0..T-1``.
+            padding_BT: bool, True at padding; None where the batch has none.
+            token_embeddings_BTD: used in place of ``embed_tokens(tokens_BT)``.
+            return_all_hiddens: also return the embedding's output and every layer's.
+
+        Raises:
+            UserError: the batch is longer than ``max_positions``.
+        """
+        length = tokens_BT.shape[1]
+        if positions_BT is None and length > self.config.max_positions:
+            raise UserError(f"{length} tokens are more than the encoder's {self.config.max_positions} positions")
+        embedded = self.embed_tokens(tokens_BT) if token_embeddings_BTD is None else token_embeddings_BTD
+        places = self.embed_positions.weight[:length] if positions_BT is None else self.embed_positions(positions_BT)
+        hidden = self.layernorm_embedding(embedded + places)
+        hidden = dropout(hidden, self.config.dropout, self.training)
+        attention_bias = self._attention_bias(length, positions_BT, padding_BT, hidden.dtype)
+
+        inner_states = [hidden]
+        for layer in self.layers:
+            if self.config.checkpoint_activations and self.training:
+                hidden = checkpoint(layer, hidden, attention_bias, use_reentrant=False)
+            else:
+                hidden = layer(hidden, attention_bias)
+            inner_states.append(hidden)
+        if self.layer_norm is not None:
+            hidden = self.layer_norm(hidden)
+            inner_states[-1] = hidden
+        return EncoderOutput(hidden, inner_states if return_all_hiddens else None)
+
+    def _attention_bias(
+        self, length: int, positions_BT: Tensor | None, padding_BT: Tensor | None, dtype: torch.dtype
+    ) -> Tensor | None:
+        visible = None if padding_BT is None else ~padding_BT[:, None, None, :]
+        if self.relative_position is None:
+            return visible
+        bias = self.relative_position(length, positions_BT).to(dtype)
+        return bias if visible is None else bias.masked_fill(~visible, float("-inf"))
+
+
+def init_bert_weights(module: nn.Module) -> None:
+    """BERT's initialisation: normal(0, 0.02) weights, zero biases, a zero row for padding.
+
+    Source: Devlin et al. 2019; the same law as fairseq's ``init_bert_params``.
+    """
+    if isinstance(module, nn.Linear | nn.Embedding):
+        nn.init.normal_(module.weight, std=0.02)
+    if isinstance(module, nn.Linear) and module.bias is not None:
+        nn.init.zeros_(module.bias)
+    if isinstance(module, nn.Embedding) and module.padding_idx is not None:
+        with torch.no_grad():
+            module.weight[module.padding_idx].zero_()

@@ -1,0 +1,58 @@
+"""The heads on top of an encoder: masked-token prediction and sentence classification.
+
+Shapes: N masked tokens, V vocabulary, B batch, T length, D width, C classes.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fairseq_masking.modules.activation import get_activation
+from fairseq_masking.modules.encoder import init_bert_weights
+from fairseq_masking.ops import LinearCrossEntropyOutput, linear_cross_entropy
+
+__all__ = ["ClassificationHead", "MaskedLMHead"]
+
+
+class MaskedLMHead(nn.Module):
+    """BERT's prediction layer: dense, activation, LayerNorm, then the tied embedding and a bias.
+
+    The embedding stays the encoder's: it is passed in, so that it is one parameter in one place.
+    """
+
+    def __init__(self, embed_dim: int, vocab_size: int, *, activation: str = "gelu", input_dim: int | None = None):
+        super().__init__()
+        self.dense = nn.Linear(input_dim or embed_dim, embed_dim)
+        self.activation = get_activation(activation)
+        self.layer_norm = nn.LayerNorm(embed_dim)
+        self.bias = nn.Parameter(torch.zeros(vocab_size))
+        self.apply(init_bert_weights)
+
+    def project(self, features_ND: Tensor) -> Tensor:
+        """Return what is multiplied with the embedding, ``[N, D]``."""
+        return self.layer_norm(self.activation(self.dense(features_ND)))
+
+    def forward(self, features_ND: Tensor, embedding_VD: Tensor) -> Tensor:
+        """Return the logits ``[..., V]``."""
+        return F.linear(self.project(features_ND), embedding_VD, self.bias)
+
+    def losses(self, features_ND: Tensor, embedding_VD: Tensor, targets_N: Tensor) -> LinearCrossEntropyOutput:
+        """Cross-entropy (nats) and arg max per position, without a lasting ``[N, V]`` tensor."""
+        return linear_cross_entropy(self.project(features_ND), embedding_VD, self.bias, targets_N)
+
+
+class ClassificationHead(nn.Module):
+    """RoBERTa's sentence head: dropout, dense, activation, dropout, output on the state of ``<s>``."""
+
+    def __init__(self, input_dim: int, inner_dim: int, num_classes: int, *, activation: str, dropout: float):
+        super().__init__()
+        self.dense = nn.Linear(input_dim, inner_dim)
+        self.activation = get_activation(activation)
+        self.dropout = nn.Dropout(dropout)
+        self.out_proj = nn.Linear(inner_dim, num_classes)
+        self.apply(init_bert_weights)
+
+    def forward(self, features_BTD: Tensor) -> Tensor:
+        """Return the scores ``[B, C]``."""
+        hidden = self.activation(self.dense(self.dropout(features_BTD[:, 0])))
+        return self.out_proj(self.dropout(hidden))

@@ -1,0 +1,106 @@
+"""Relative position buckets and the attention bias that is learned over them.
+
+Shapes: T length, B batch, H heads. ``offset = key position - query position``.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from fairseq_masking.errors import UserError
+
+__all__ = ["BUCKETINGS", "RelativePositionBias", "amos_buckets", "t5_buckets"]
+
+
+def t5_buckets(offset: Tensor, *, num_buckets: int, max_distance: int, **_: int) -> Tensor:
+    """Bidirectional T5 buckets: one half for keys to the left, one for keys to the right.
+
+    Distances below a quarter of ``num_buckets`` have a bucket each, larger ones share logarithmically
+    wider buckets up to ``max_distance``, beyond which all share the last.
+
+    Args:
+        offset: int64, any shape, key position minus query position.
+
+    Returns:
+        int64 buckets in ``[0, num_buckets)``, the shape of ``offset``.
+
+    Source: Raffel et al. 2020 (T5), section 2.1.
+    """
+    half = num_buckets // 2
+    exact = half // 2
+    distance = offset.abs()
+    scale = (half - exact) / math.log(max_distance / exact)
+    # 1e-9: a distance on a bucket's edge must not fall below it by rounding
+    far = exact + ((distance.clamp(min=1).double() / exact).log() * scale + 1e-9).long()
+    within = torch.where(distance < exact, distance, far.clamp(max=half - 1))
+    return within + half * (offset > 0)
+
+
+def amos_buckets(offset: Tensor, *, num_buckets: int, max_distance: int, max_positions: int) -> Tensor:
+    """Signed buckets of the released AMOS and COCO-LM checkpoints.
+
+    Args:
+        offset: int64, any shape, key position minus query position.
+        max_positions: side of the table whose smallest value becomes bucket 0.
+
+    Returns:
+        int64 buckets in ``[0, num_buckets)``, the shape of ``offset``.
+
+    Source: spec/amos.md, "Positions" (behaviour of the released model code).
+    """
+    half = num_buckets // 2
+    exact = half // 2
+
+    def signed(value: Tensor) -> Tensor:
+        distance = value.abs()
+        growth = (distance.clamp(min=1).double() / exact).log() / math.log((max_distance - 1) / exact)
+        far = exact + torch.ceil(growth * (half - 1 - exact)).long()
+        within = torch.where(distance < exact, distance, far.clamp(max=half - 1))
+        return within * value.sign()
+
+    smallest = signed(torch.arange(-(max_positions - 1), 1)).min()
+    return signed(offset) - smallest
+
+
+BUCKETINGS = {"t5": t5_buckets, "amos": amos_buckets}
+
+
+class RelativePositionBias(nn.Module):
+    """A table ``[num_buckets, heads]`` that is added to the attention logits, shared by all layers.
+
+    The buckets are computed once and never stored in a checkpoint.
+    """
+
+    buckets_TT: Tensor
+
+    def __init__(
+        self, kind: str, *, num_heads: int, num_buckets: int, max_distance: int, max_positions: int
+    ) -> None:
+        super().__init__()
+        if kind not in BUCKETINGS:
+            raise UserError(f"unknown relative position {kind!r}: choose none, {' or '.join(BUCKETINGS)}")
+        if num_buckets < 8 or num_buckets % 2:
+            raise UserError(f"--relative-position-buckets {num_buckets}: an even number from 8 on is needed")
+        if max_distance <= num_buckets // 2:
+            raise UserError(
+                f"--relative-position-max-distance {max_distance}: must exceed half of the"
+                f" {num_buckets} buckets ({num_buckets // 2})"
+            )
+        self.weight = nn.Parameter(torch.empty(num_buckets, num_heads).normal_(std=0.02))
+        places = torch.arange(max_positions)
+        buckets = BUCKETINGS[kind](
+            places[None, :] - places[:, None],
+            num_buckets=num_buckets,
+            max_distance=max_distance,
+            max_positions=max_positions,
+        )
+        self.register_buffer("buckets_TT", buckets, persistent=False)
+
+    def forward(self, length: int, positions_BT: Tensor | None = None) -> Tensor:
+        """Return the bias ``[1, H, T, T]``, or ``[B, H, T, T]`` where tokens have ``positions_BT`` of their own."""
+        if positions_BT is None:
+            buckets = self.buckets_TT[None, :length, :length]
+        else:
+            buckets = self.buckets_TT[positions_BT[:, :, None], positions_BT[:, None, :]]
+        return self.weight[buckets].permute(0, 3, 1, 2)
