@@ -1,0 +1,22 @@
+"""Mask sampling and corruption in NumPy: which positions, and what stands there.
+
+Imports neither fairseq nor PyTorch.
+"""
+
+from fairseq_masking.masking.config import MaskingConfig, MaskUnit
+from fairseq_masking.masking.counts import corruption_counts, num_masked
+from fairseq_masking.masking.masker import MaskedItem, Masker
+from fairseq_masking.masking.randomness import noise_seed, order_generator
+from fairseq_masking.masking.vocabulary import MaskingVocabulary
+
+__all__ = [
+    "MaskUnit",
+    "MaskedItem",
+    "Masker",
+    "MaskingConfig",
+    "MaskingVocabulary",
+    "corruption_counts",
+    "noise_seed",
+    "num_masked",
+    "order_generator",
+]

@@ -1,0 +1,71 @@
+"""The options of mask sampling and corruption, checked where they are put together."""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from fairseq_masking.errors import UserError
+
+__all__ = ["MaskUnit", "MaskingConfig"]
+
+MaskUnit = Literal["subword", "whole_word", "span"]
+
+
+@dataclass(frozen=True)
+class MaskingConfig:
+    """What the sampler needs to know; the names on the command line are in each field's message.
+
+    Attributes:
+        mask_prob: share of a sequence's tokens that one split masks.
+        leave_unmasked_prob: share of the masked positions whose token stays.
+        random_token_prob: share of the masked positions that get a random token.
+        unit: what is drawn as a whole.
+        span_geometric_p: p of the geometric law of span lengths, in words.
+        span_max_length: longest span, in words.
+        num_splits: K disjoint masks per sequence.
+        seed: of every mask; masks are pure in (seed, epoch, index, split).
+
+    Raises:
+        UserError: a value is outside its range, or the splits do not fit into a sequence.
+    """
+
+    mask_prob: float = 0.15
+    leave_unmasked_prob: float = 0.1
+    random_token_prob: float = 0.1
+    unit: MaskUnit = "subword"
+    span_geometric_p: float = 0.2
+    span_max_length: int = 10
+    num_splits: int = 1
+    seed: int = 1
+
+    def __post_init__(self) -> None:
+        # `not (a < x <= b)` instead of the opposite comparisons: it refuses NaN as well.
+        if not 0.0 < self.mask_prob <= 1.0:
+            raise UserError(f"--mask-prob {self.mask_prob}: must be above 0 and at most 1, for example 0.15")
+        for option in ("leave_unmasked_prob", "random_token_prob"):
+            value = getattr(self, option)
+            if not 0.0 <= value <= 1.0:
+                raise UserError(f"--{option.replace('_', '-')} {value}: must be between 0 and 1")
+        if self.leave_unmasked_prob + self.random_token_prob > 1.0 + 1e-9:
+            raise UserError(
+                f"--leave-unmasked-prob {self.leave_unmasked_prob} and --random-token-prob"
+                f" {self.random_token_prob} exceed 1 together: lower one of them"
+            )
+        if self.unit not in get_args(MaskUnit):
+            raise UserError(f"--mask-unit {self.unit!r}: choose one of {', '.join(get_args(MaskUnit))}")
+        if not 0.0 < self.span_geometric_p <= 1.0:
+            raise UserError(
+                f"--span-geometric-p {self.span_geometric_p}: must be above 0 and at most 1, for example 0.2"
+            )
+        if self.span_max_length < 1:
+            raise UserError(f"--span-max-length {self.span_max_length}: must be at least 1 word")
+        if self.num_splits < 1:
+            raise UserError(f"--mask-splits {self.num_splits}: must be at least 1")
+        if round(self.num_splits * self.mask_prob, 9) > 1.0:
+            raise UserError(
+                f"--mask-splits {self.num_splits} times --mask-prob {self.mask_prob} is"
+                f" {self.num_splits * self.mask_prob:.4g}, but disjoint masks can cover a sequence only once:"
+                f" use at most --mask-splits {int(1.0 / self.mask_prob + 1e-9)}"
+                f" or --mask-prob {1.0 / self.num_splits:.4g}"
+            )
+        if not 0 <= self.seed < 2**63:
+            raise UserError(f"--seed {self.seed}: must be 0 or more and below 2**63")
