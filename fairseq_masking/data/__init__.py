@@ -1,0 +1,18 @@
+"""From binarised files to batches: checked loading, blocks, masks, collation."""
+
+from fairseq_masking.data.blocks import BlockDataset, BreakMode
+from fairseq_masking.data.collater import MaskedExample, collate
+from fairseq_masking.data.dictionary import MASK_SYMBOL, load_dictionary
+from fairseq_masking.data.indexed import load_tokens
+from fairseq_masking.data.masked_dataset import MaskedDataset
+
+__all__ = [
+    "MASK_SYMBOL",
+    "BlockDataset",
+    "BreakMode",
+    "MaskedDataset",
+    "MaskedExample",
+    "collate",
+    "load_dictionary",
+    "load_tokens",
+]

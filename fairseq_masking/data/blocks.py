@@ -1,0 +1,142 @@
+"""Cuts a corpus of sentences into blocks with their outer <s> and </s> (design.md, "Blocks").
+
+- ``none``: <s> + T - 2 consecutive tokens + </s>. The line-end </s> inside stay, as separators. Every block
+  but the last has T tokens.
+- ``complete``: <s> + as many whole sentences as fit into T - 1 tokens; the last </s> closes the block.
+- ``complete_doc``: the same, and no block crosses a document boundary (an empty line).
+- ``eos``: <s> + one sentence.
+
+A sentence longer than T - 1 tokens makes a longer block in the last three modes; the task filters those out.
+"""
+
+from collections.abc import Iterable
+from typing import Any, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+from fairseq.data import FairseqDataset, TokenBlockDataset
+
+from fairseq_masking.data.token_stream import TokenStream
+from fairseq_masking.errors import UserError
+
+__all__ = ["BlockDataset", "BreakMode"]
+
+BreakMode = Literal["none", "complete", "complete_doc", "eos"]
+
+
+class BlockDataset(FairseqDataset):
+    """Blocks of clean tokens, int64 arrays of at most T tokens with the outer specials.
+
+    Args:
+        tokens: fairseq dataset of sentences that end with </s>, with ``sizes``.
+        tokens_per_sample: T; ignored by ``eos``.
+        bos: id of <s>.
+        eos: id of </s>.
+        pad: id of <pad>.
+        break_mode: see the module.
+        drop_last: leave out the last block of mode ``none`` where it is shorter than the others.
+
+    Raises:
+        UserError: unknown mode, T too small, no sentence with a token, or no block left.
+    """
+
+    def __init__(
+        self,
+        tokens: Any,
+        *,
+        tokens_per_sample: int,
+        bos: int,
+        eos: int,
+        pad: int,
+        break_mode: BreakMode = "none",
+        drop_last: bool = False,
+    ) -> None:
+        super().__init__()
+        if break_mode not in get_args(BreakMode):
+            raise UserError(
+                f"--sample-break-mode {break_mode!r}: choose one of {', '.join(get_args(BreakMode))}"
+            )
+        if tokens_per_sample < 3:
+            raise UserError(f"--tokens-per-sample {tokens_per_sample}: at least 3, for <s>, a token and </s>")
+        if len(tokens) == 0:
+            raise UserError("the corpus has no sentences: prepare it again with scripts/prepare_corpus.sh")
+        sentence_sizes = np.asarray(tokens.sizes, dtype=np.int64)
+        if sentence_sizes.max() <= 1:
+            raise UserError(
+                "the corpus has only empty lines: prepare it again with scripts/prepare_corpus.sh"
+            )
+        self.tokens = tokens
+        self.tokens_per_sample = tokens_per_sample
+        self.break_mode = break_mode
+        self._bos, self._eos = bos, eos
+        self._closing = 1 if break_mode == "none" else 0
+        self._stream = TokenStream.of(tokens)
+
+        room = tokens_per_sample - 1 - self._closing
+        self._blocks: TokenBlockDataset | None = None
+        if break_mode == "eos":
+            # fairseq's own table for this mode needs np.compat, which NumPy 2 no longer has.
+            ends = np.cumsum(sentence_sizes)
+            self._slices = np.stack((ends - sentence_sizes, ends), axis=1)
+        else:
+            blocks = TokenBlockDataset(tokens, sentence_sizes, room, pad=pad, eos=eos, break_mode=break_mode)
+            self._slices = blocks.slice_indices.astype(np.int64)
+            if self._stream is None:
+                self._blocks = blocks
+        if drop_last and break_mode == "none" and self._slices[-1, 1] - self._slices[-1, 0] < room:
+            self._slices = self._slices[:-1]
+        if len(self._slices) == 0:
+            raise UserError(
+                f"the corpus has {int(sentence_sizes.sum())} tokens, less than one block of"
+                f" --tokens-per-sample {tokens_per_sample}: use a larger corpus or shorter blocks"
+            )
+        # From the slices: fairseq keeps its own sizes in 16 bits, where a long sentence would wrap around.
+        self._sizes = self._slices[:, 1] - self._slices[:, 0] + 1 + self._closing
+
+    @property
+    def sizes(self) -> npt.NDArray[np.int64]:
+        """int64 [number of blocks], tokens with the outer specials."""
+        return self._sizes
+
+    @property
+    def ragged(self) -> bool:
+        """Whether blocks differ in length by their nature, not only the last one."""
+        return self.break_mode != "none"
+
+    def __len__(self) -> int:
+        return len(self._sizes)
+
+    def __getitem__(self, index: int) -> npt.NDArray[np.int64]:
+        start, stop = self._slices[index].tolist()
+        block = np.empty(stop - start + 1 + self._closing, dtype=np.int64)
+        block[0] = self._bos
+        inner = block[1 : 1 + stop - start]
+        if self._stream is not None:
+            self._stream.read(start, stop, inner)
+        elif self._blocks is not None:
+            inner[:] = self._blocks[index]
+        else:
+            inner[:] = self.tokens[index]
+        if self._closing:
+            block[-1] = self._eos
+        return block
+
+    def num_tokens(self, index: int) -> int:
+        return int(self._sizes[index])
+
+    def num_tokens_vec(self, indices: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        return self._sizes[indices]
+
+    def size(self, index: int) -> int:
+        return int(self._sizes[index])
+
+    @property
+    def supports_prefetch(self) -> bool:
+        """True for fairseq's old cached format alone; a memory map needs none."""
+        return self._stream is None and bool(getattr(self.tokens, "supports_prefetch", False))
+
+    def prefetch(self, indices: Iterable[int]) -> None:
+        if self._blocks is not None:
+            self._blocks.prefetch(indices)
+        else:
+            self.tokens.prefetch(indices)

@@ -1,0 +1,146 @@
+"""Opens a binarised corpus after checking that its files are whole.
+
+fairseq maps .bin and .idx into memory as they are: cut short or foreign files end in a traceback far from
+the cause, or train on what happens to stand there. The format (``fairseq-preprocess --dataset-impl mmap``):
+
+    .idx  magic 9 bytes | version uint64 = 1 | dtype code uint8 | count uint64 | sizes int32[count]
+          | pointers int64[count], each sentence's first byte in .bin
+    .bin  the tokens of all sentences, without gaps
+"""
+
+import itertools
+import os
+import struct
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from fairseq.data import Dictionary, data_utils
+from fairseq.data.indexed_dataset import _code_to_dtype, data_file_path, index_file_path
+
+from fairseq_masking.errors import UserError
+
+__all__ = ["load_tokens"]
+
+_MAGIC = b"MMIDIDX\x00\x00"
+_LEGACY_MAGIC = b"TNTIDX\x00\x00"
+_HUFFMAN_MAGIC = b"HUFFIDX"
+_HEADER = struct.Struct("<9sQBQ")
+_REPAIR = "prepare the corpus again with scripts/prepare_corpus.sh"
+
+# Up to this many tokens all ids are checked (tens of milliseconds); beyond it the ends of the file stand for
+# the rest, since a foreign dictionary or a wrong type shows everywhere.
+_FULL_SCAN_TOKENS = 50_000_000
+_PARTIAL_SCAN_TOKENS = 1_000_000
+_CHUNK = 4_000_000
+
+
+def load_tokens(path_prefix: str, dictionary: Dictionary, combine: bool = False) -> Any:
+    """Loads DATA/train or DATA/valid.
+
+    Args:
+        path_prefix: path of the .bin and .idx without their endings.
+        dictionary: that the corpus was binarised with.
+        combine: also load path_prefix1, path_prefix2, ... as far as they exist, as one dataset.
+
+    Returns:
+        fairseq's MMapIndexedDataset, or a ConcatDataset of several.
+
+    Raises:
+        UserError: a file is missing, empty, cut short, of another format, or holds ids that the dictionary
+            does not have. Ids are checked in full up to 50 million tokens, else the first and last million.
+    """
+    path_prefix = str(path_prefix)
+    for part in itertools.count():
+        prefix = path_prefix + (str(part) if part > 0 else "")
+        if part > 0 and not (
+            os.path.exists(index_file_path(prefix)) or os.path.exists(data_file_path(prefix))
+        ):
+            break
+        _check(prefix, len(dictionary))
+        if not combine:
+            break
+    return data_utils.load_indexed_dataset(path_prefix, dictionary, dataset_impl="mmap", combine=combine)
+
+
+def _check(prefix: str, num_symbols: int) -> None:
+    index_path, data_path = index_file_path(prefix), data_file_path(prefix)
+    index_bytes, data_bytes = _size_of(index_path), _size_of(data_path)
+    dtype, count = _read_header(index_path, index_bytes)
+
+    sizes = np.memmap(index_path, dtype="<i4", mode="r", offset=_HEADER.size, shape=(count,))
+    pointers = np.memmap(
+        index_path, dtype="<i8", mode="r", offset=_HEADER.size + sizes.nbytes, shape=(count,)
+    )
+    num_tokens = 0
+    for start in range(0, count, _CHUNK):
+        sizes_chunk = sizes[start : start + _CHUNK].astype(np.int64)
+        starts = num_tokens + np.cumsum(sizes_chunk) - sizes_chunk
+        if (sizes_chunk < 0).any() or (pointers[start : start + _CHUNK] != starts * dtype.itemsize).any():
+            raise UserError(f"{index_path} is damaged (sizes and pointers disagree): {_REPAIR}")
+        num_tokens += int(sizes_chunk.sum())
+    if num_tokens * dtype.itemsize != data_bytes:
+        state = "cut short" if data_bytes < num_tokens * dtype.itemsize else "too long"
+        raise UserError(
+            f"{data_path} is {state}: {data_bytes} bytes where {index_path} announces"
+            f" {num_tokens * dtype.itemsize}: {_REPAIR}"
+        )
+    if num_tokens == 0:
+        raise UserError(f"{data_path} has no tokens: {_REPAIR} from a text that is not empty")
+
+    tokens = np.memmap(data_path, dtype=dtype, mode="r")
+    for chunk in _chunks_to_scan(tokens):
+        low, high = int(chunk.min()), int(chunk.max())
+        if low < 0 or high >= num_symbols:
+            raise UserError(
+                f"{data_path} holds the token id {low if low < 0 else high}, but dict.txt has {num_symbols}"
+                f" symbols: use the dictionary that it was made with, or {_REPAIR}"
+            )
+
+
+def _size_of(path: str) -> int:
+    try:
+        size = os.stat(path).st_size
+        with open(path, "rb"):
+            pass
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist: check the data folder, or {_REPAIR}") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): {_REPAIR}") from None
+    if size == 0:
+        raise UserError(f"{path} is empty: {_REPAIR}")
+    return size
+
+
+def _read_header(path: str, num_bytes: int) -> tuple[np.dtype, int]:
+    with open(path, "rb") as file:
+        head = file.read(_HEADER.size)
+    if head.startswith((_LEGACY_MAGIC, _HUFFMAN_MAGIC)):
+        raise UserError(f"{path} is not memory-mapped: binarise with fairseq-preprocess --dataset-impl mmap")
+    if not head.startswith(_MAGIC[: len(head)]):
+        raise UserError(f"{path} is no index of a binarised corpus (wrong first bytes): {_REPAIR}")
+    if len(head) < _HEADER.size:
+        raise UserError(f"{path} is cut short: {num_bytes} bytes, less than its header: {_REPAIR}")
+    _, version, code, count = _HEADER.unpack(head)
+    dtype = np.dtype(_code_to_dtype.get(code, np.float64)).newbyteorder("<")
+    if version != 1 or dtype.kind not in "iu":
+        raise UserError(f"{path} is damaged (version {version}, type code {code}): {_REPAIR}")
+    if count == 0:
+        raise UserError(f"{path} lists no sentences: {_REPAIR} from a text that is not empty")
+    expected = _HEADER.size + count * (4 + 8)
+    if num_bytes != expected:
+        state = "cut short" if num_bytes < expected else "too long"
+        raise UserError(
+            f"{path} is {state}: {num_bytes} bytes where {count} sentences take {expected}: {_REPAIR}"
+        )
+    return dtype, count
+
+
+def _chunks_to_scan(tokens: npt.NDArray) -> Iterator[npt.NDArray]:
+    if len(tokens) > _FULL_SCAN_TOKENS:
+        yield tokens[:_PARTIAL_SCAN_TOKENS]
+        yield tokens[-_PARTIAL_SCAN_TOKENS:]
+    else:
+        for start in range(0, len(tokens), _CHUNK):
+            yield tokens[start : start + _CHUNK]

@@ -1,0 +1,131 @@
+"""Blocks with their masks, in the order and the sizes that fairseq's batching asks for."""
+
+import logging
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from fairseq.data import FairseqDataset
+
+from fairseq_masking.data.blocks import BlockDataset
+from fairseq_masking.data.collater import MaskedExample, collate
+from fairseq_masking.masking import Masker, order_generator
+
+__all__ = ["MaskedDataset"]
+
+logger = logging.getLogger(__name__)
+
+
+class MaskedDataset(FairseqDataset):
+    """Masks each block when it is read, purely in (seed, epoch, index): nothing is cached between epochs.
+
+    An item becomes K rows of a batch, so ``num_tokens`` counts its tokens K times, while ``sizes`` and
+    ``size`` are the length of one row, which is what fairseq filters by.
+
+    Args:
+        blocks: clean blocks.
+        masker: draws the masks; its configuration carries K and the masks' own seed.
+        pad_index: id of <pad>.
+        seed: of the order of the items and of each batch's ``noise_seed``.
+        shuffle: False keeps the order of the corpus.
+        fixed_epoch: draw the masks of this epoch for ever (validation); None follows ``set_epoch``.
+    """
+
+    def __init__(
+        self,
+        blocks: BlockDataset,
+        masker: Masker,
+        *,
+        pad_index: int,
+        seed: int,
+        shuffle: bool = True,
+        fixed_epoch: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.blocks = blocks
+        self.masker = masker
+        self.pad_index = pad_index
+        self.seed = seed
+        self.shuffle = shuffle
+        self.fixed_epoch = fixed_epoch
+        self.epoch = 1 if fixed_epoch is None else fixed_epoch
+        self._logged_short = False
+
+    @property
+    def sizes(self) -> npt.NDArray[np.int64]:
+        """int64 [number of blocks], tokens of one row."""
+        return self.blocks.sizes
+
+    def __len__(self) -> int:
+        return len(self.blocks)
+
+    def __getitem__(self, index: int) -> MaskedExample:
+        index = int(index)
+        tokens_T = self.blocks[index]
+        masked = self.masker(tokens_T, epoch=self.epoch, index=index)
+        return MaskedExample(index, tokens_T, masked, self.masker.num_splits)
+
+    def collater(self, samples: Sequence[MaskedExample]) -> dict[str, Any]:
+        """The batch of design.md; {} for no samples."""
+        return collate(samples, self.pad_index, seed=self.seed, epoch=self.epoch)
+
+    def set_epoch(self, epoch: int, **unused: Any) -> None:
+        """Switches to the masks of an epoch, unless the epoch is fixed.
+
+        A worker process holds the copy of this dataset that it was started with. The task must therefore
+        start new workers for each epoch (no persistent workers, no reused dataloader): kept ones would go on
+        drawing the masks of the epoch in which they were born.
+        """
+        super().set_epoch(epoch)
+        if self.fixed_epoch is None:
+            self.epoch = epoch
+
+    @property
+    def can_reuse_epoch_itr_across_epochs(self) -> bool:
+        """The masks change with the epoch, the batches and their sizes do not."""
+        return True
+
+    def num_tokens(self, index: int) -> int:
+        """Tokens of all K rows."""
+        return int(self.sizes[index]) * self.masker.num_splits
+
+    def num_tokens_vec(self, indices: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Tokens of all K rows of each item."""
+        return self.sizes[indices] * self.masker.num_splits
+
+    def size(self, index: int) -> int:
+        """Tokens of one row."""
+        return int(self.sizes[index])
+
+    def ordered_indices(self) -> npt.NDArray[np.int64]:
+        """A permutation of the items from the seed, in ragged modes sorted by length within it.
+
+        Items that are too short for K masks whatever their tokens are left out.
+        """
+        if self.shuffle:
+            indices = order_generator(self.seed).permutation(len(self))
+        else:
+            indices = np.arange(len(self))
+        if self.blocks.ragged:
+            indices = indices[np.argsort(self.sizes[indices], kind="stable")]
+        # Two of the tokens are the outer specials. The rest of the test needs the text: see MaskedExample.
+        long_enough = self.sizes[indices] - 2 >= self.masker.num_splits
+        num_short = len(indices) - int(np.count_nonzero(long_enough))
+        if num_short and not self._logged_short:
+            self._logged_short = True
+            logger.info(
+                "left out %d of %d blocks with fewer than %d tokens: too short for --mask-splits %d",
+                num_short,
+                len(indices),
+                self.masker.num_splits,
+                self.masker.num_splits,
+            )
+        return indices[long_enough]
+
+    @property
+    def supports_prefetch(self) -> bool:
+        return self.blocks.supports_prefetch
+
+    def prefetch(self, indices: Iterable[int]) -> None:
+        self.blocks.prefetch(indices)
