@@ -1,0 +1,76 @@
+"""Options every model has: the encoder's shape and regularisation. Sizes are filled in by ``architectures``.
+
+Types are spelt ``Optional[int]``: fairseq's option parser does not read ``int | None``.
+"""
+
+from dataclasses import dataclass, field
+from typing import Optional
+
+from fairseq.dataclass import ChoiceEnum, FairseqDataclass
+
+from fairseq_masking.modules.activation import ACTIVATIONS
+from fairseq_masking.modules.encoder import EncoderConfig
+from fairseq_masking.modules.relative_position import BUCKETINGS
+
+__all__ = ["EncoderModelConfig", "encoder_config"]
+
+ACTIVATION_CHOICES = ChoiceEnum(list(ACTIVATIONS))
+RELATIVE_POSITION_CHOICES = ChoiceEnum(["none", *BUCKETINGS])
+
+
+@dataclass
+class EncoderModelConfig(FairseqDataclass):
+    """What is None here comes from the architecture's row in ``architectures.SIZES``."""
+
+    encoder_layers: Optional[int] = field(default=None, metadata={"help": "number of encoder layers"})
+    encoder_embed_dim: Optional[int] = field(default=None, metadata={"help": "width of the encoder"})
+    encoder_ffn_embed_dim: Optional[int] = field(
+        default=None, metadata={"help": "inner width of the encoder's feed-forward layers"}
+    )
+    encoder_attention_heads: Optional[int] = field(default=None, metadata={"help": "number of attention heads"})
+    max_positions: int = field(default=512, metadata={"help": "number of learned absolute positions"})
+    activation_fn: ACTIVATION_CHOICES = field(default="gelu", metadata={"help": "activation function"})
+    normalize_before: bool = field(
+        default=False, metadata={"help": "pre-LN layers and a final LayerNorm (default: post-LN, as BERT)"}
+    )
+    dropout: float = field(default=0.1, metadata={"help": "dropout probability"})
+    attention_dropout: float = field(default=0.1, metadata={"help": "dropout probability for attention weights"})
+    activation_dropout: float = field(
+        default=0.0, metadata={"help": "dropout probability after the feed-forward activation"}
+    )
+    relative_position: RELATIVE_POSITION_CHOICES = field(
+        default="none", metadata={"help": "relative position bias beside the absolute positions"}
+    )
+    relative_position_buckets: int = field(default=32, metadata={"help": "number of relative position buckets"})
+    relative_position_max_distance: int = field(
+        default=128, metadata={"help": "distance from which on all share the last bucket"}
+    )
+    checkpoint_activations: bool = field(
+        default=False, metadata={"help": "recompute each layer in backward: less memory, more time"}
+    )
+    pooler_activation_fn: ACTIVATION_CHOICES = field(
+        default="tanh", metadata={"help": "activation function of classification heads"}
+    )
+    pooler_dropout: float = field(default=0.0, metadata={"help": "dropout probability of classification heads"})
+
+
+def encoder_config(cfg: EncoderModelConfig, *, vocab_size: int, pad_index: int) -> EncoderConfig:
+    """Return the encoder that ``cfg`` (its sizes filled in) describes."""
+    return EncoderConfig(
+        vocab_size=vocab_size,
+        pad_index=pad_index,
+        num_layers=cfg.encoder_layers,
+        embed_dim=cfg.encoder_embed_dim,
+        ffn_dim=cfg.encoder_ffn_embed_dim,
+        num_heads=cfg.encoder_attention_heads,
+        max_positions=cfg.max_positions,
+        dropout=cfg.dropout,
+        attention_dropout=cfg.attention_dropout,
+        activation_dropout=cfg.activation_dropout,
+        activation=str(cfg.activation_fn),
+        normalize_before=cfg.normalize_before,
+        relative_position=str(cfg.relative_position),
+        relative_position_buckets=cfg.relative_position_buckets,
+        relative_position_max_distance=cfg.relative_position_max_distance,
+        checkpoint_activations=cfg.checkpoint_activations,
+    )

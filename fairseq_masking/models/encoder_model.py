@@ -1,0 +1,174 @@
+"""What all models share: ``encoder.*`` survives pre-training, and any of them fine-tunes.
+
+Shapes: B batch, T length, D width, C classes.
+"""
+
+import logging
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from fairseq.models import BaseFairseqModel
+from torch import Tensor, nn
+
+from fairseq_masking.errors import UserError
+from fairseq_masking.models.architectures import SIZES, fill_in_sizes
+from fairseq_masking.models.config import EncoderModelConfig, encoder_config
+from fairseq_masking.modules import ClassificationHead, TransformerEncoder
+
+__all__ = ["EncoderModel"]
+
+logger = logging.getLogger(__name__)
+
+
+class EncoderModel(BaseFairseqModel):
+    """An encoder with classification heads; a method's model adds what pre-trains it.
+
+    A subclass sets ``output_class``, builds its other networks in ``build_pretraining`` and computes
+    ``pretrain``.
+    """
+
+    output_class: ClassVar[type]
+
+    def __init__(self, cfg: EncoderModelConfig, *, vocab_size: int, pad_index: int) -> None:
+        super().__init__()
+        self.cfg = cfg
+        self.pad_index = pad_index
+        self.encoder = TransformerEncoder(encoder_config(cfg, vocab_size=vocab_size, pad_index=pad_index))
+        self.classification_heads = nn.ModuleDict()
+        self.build_pretraining(cfg)
+
+    def build_pretraining(self, cfg: EncoderModelConfig) -> None:
+        """Create the networks that only pre-training needs."""
+        raise NotImplementedError
+
+    def pretrain(self, src_tokens: Tensor, **batch: Any) -> Any:
+        """Return ``output_class`` for a batch of design.md's contract."""
+        raise NotImplementedError
+
+    def logits(self, hidden_BTD: Tensor) -> Tensor:
+        """Return the vocabulary's logits ``[..., V]`` for encoder states."""
+        raise NotImplementedError
+
+    @classmethod
+    def build_model(cls, cfg: EncoderModelConfig, task: Any) -> "EncoderModel":
+        """Build from a config; sizes that neither an option nor ``--arch`` gave are those of ``base``."""
+        fill_in_sizes(cfg, vars(SIZES["base"]))
+        dictionary = task.source_dictionary
+        return cls(cfg, vocab_size=len(dictionary), pad_index=dictionary.pad())
+
+    def forward(
+        self,
+        src_tokens: Tensor,
+        src_lengths: Tensor | None = None,
+        *,
+        features_only: bool = False,
+        classification_head_name: str | None = None,
+        return_all_hiddens: bool = False,
+        **batch: Any,
+    ) -> Any:
+        """Pre-train on a batch, or encode it.
+
+        Args:
+            src_tokens: int64 ``[B, T]``.
+            features_only: return the last hidden states ``[B, T, D]``.
+            classification_head_name: return that head's scores ``[B, C]``.
+            batch: the rest of design.md's batch.
+
+        Returns:
+            ``output_class`` for a pre-training batch; else ``(tensor, {"inner_states": ...})``, the tensor
+            being scores, hidden states or, with neither asked for, the vocabulary's logits ``[B, T, V]``.
+        """
+        if "positions" in batch and not features_only and classification_head_name is None:
+            return self.pretrain(src_tokens, **batch)
+        padding = src_tokens.eq(self.pad_index)
+        encoded = self.encoder(src_tokens, padding_BT=padding, return_all_hiddens=return_all_hiddens)
+        extra = {"inner_states": encoded.inner_states}
+        if classification_head_name is not None:
+            return self.classification_heads[classification_head_name](encoded.hidden_BTD), extra
+        return (encoded.hidden_BTD if features_only else self.logits(encoded.hidden_BTD)), extra
+
+    def max_positions(self) -> int:
+        """Longest input, in tokens, special ones included."""
+        return self.cfg.max_positions
+
+    def register_classification_head(
+        self, name: str, num_classes: int | None = None, inner_dim: int | None = None, **_: Any
+    ) -> None:
+        """Add (or replace) the head ``name`` with ``num_classes`` outputs."""
+        if num_classes is None:
+            raise UserError(f"classification head {name!r}: give the number of classes (--num-classes)")
+        width = self.cfg.encoder_embed_dim
+        self.classification_heads[name] = ClassificationHead(
+            width,
+            inner_dim or width,
+            num_classes,
+            activation=str(self.cfg.pooler_activation_fn),
+            dropout=self.cfg.pooler_dropout,
+        )
+
+    def upgrade_state_dict_named(self, state_dict: dict[str, Tensor], name: str) -> None:
+        """Check that a checkpoint's weights fit, before PyTorch lists every tensor that does not."""
+        super().upgrade_state_dict_named(state_dict, name)
+        self._reconcile_heads(state_dict)
+        own = self.state_dict()
+        if not any(key.startswith("encoder.") for key in state_dict):
+            raise UserError("the checkpoint holds no 'encoder.*' weights: it is not one of fairseq_masking's")
+        embedding = "encoder.embed_tokens.weight"
+        if embedding in state_dict and state_dict[embedding].shape[0] != own[embedding].shape[0]:
+            raise UserError(
+                f"the checkpoint's embedding has {state_dict[embedding].shape[0]} rows but the dictionary has"
+                f" {own[embedding].shape[0]} symbols: use the dict.txt that it was trained with"
+            )
+        missing, foreign = sorted(own.keys() - state_dict.keys()), sorted(state_dict.keys() - own.keys())
+        if missing or foreign:
+            raise UserError(
+                f"the checkpoint is of another model: it lacks {_some(missing)} and has {_some(foreign)} that"
+                f" {type(self).__name__} does not know; resume with the --arch and options it was trained with"
+            )
+        unlike = [key for key in own if own[key].shape != state_dict[key].shape]
+        if unlike:
+            raise UserError(
+                f"the checkpoint's {unlike[0]} is {list(state_dict[unlike[0]].shape)}, the model's"
+                f" {list(own[unlike[0]].shape)}: resume with the --arch and options it was trained with"
+            )
+
+    def _reconcile_heads(self, state_dict: dict[str, Tensor]) -> None:
+        """Drop heads that this model does not have; let heads that the checkpoint does not have start afresh."""
+        own = {f"classification_heads.{key}": value for key, value in self.classification_heads.state_dict().items()}
+        for key in [key for key in state_dict if key.startswith("classification_heads.") and key not in own]:
+            logger.info("not taken from the checkpoint, as this run has no such head: %s", key)
+            del state_dict[key]
+        for key, value in own.items():
+            state_dict.setdefault(key, value)
+
+    @classmethod
+    def from_pretrained(
+        cls, path: str | Path, checkpoint_file: str = "checkpoint_best.pt", data: str | Path | None = None
+    ) -> nn.Module:
+        """Load a trained model with its tokeniser as a ``HubInterface``.
+
+        Args:
+            path: folder of the checkpoint (or the file itself).
+            data: prepared corpus it was trained on; default: the folder stored in the checkpoint.
+        """
+        from fairseq_masking.models.hub import HubInterface  # the hub builds models: imported late
+
+        return HubInterface.from_pretrained(path, checkpoint_file, data)
+
+
+def _some(keys: list[str]) -> str:
+    if not keys:
+        return "nothing"
+    return ", ".join(keys[:3]) + (f" and {len(keys) - 3} more" if len(keys) > 3 else "")
+
+
+def padding_mask(src_tokens: Tensor, pad_index: int, has_padding: bool) -> Tensor | None:
+    """Return bool ``[B, T]``, True at padding, or None where the host knows that there is none."""
+    return src_tokens.eq(pad_index) if has_padding else None
+
+
+def rows_of_positions(num_masked_B: Tensor, num_positions: int) -> Tensor:
+    """Return the int64 row of each masked position ``[N]``, without a sync: N is known on the host."""
+    rows = torch.arange(num_masked_B.shape[0], device=num_masked_B.device)
+    return rows.repeat_interleave(num_masked_B, output_size=num_positions)

@@ -1,0 +1,62 @@
+"""Plain masked language modelling: one encoder reads the corrupted text and predicts what stood there.
+
+Source: Devlin et al. 2019 (BERT), task 1. Also the model of fully-explored MLM (2010.06040), which changes
+only which positions are masked.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from fairseq.models import register_model
+from torch import Tensor
+
+from fairseq_masking.models.architectures import register_architectures
+from fairseq_masking.models.config import EncoderModelConfig
+from fairseq_masking.models.encoder_model import EncoderModel, padding_mask
+from fairseq_masking.models.outputs import MaskedTokenOutput
+from fairseq_masking.modules import MaskedLMHead
+from fairseq_masking.ops import corrupt_tokens, gather_positions
+
+__all__ = ["MLMConfig", "MLMModel"]
+
+
+@dataclass
+class MLMConfig(EncoderModelConfig):
+    """Options of ``mlm``: the encoder's alone."""
+
+
+@register_model("mlm", dataclass=MLMConfig)
+class MLMModel(EncoderModel):
+    """Encoder and masked-language-model head with the tied embedding."""
+
+    output_class = MaskedTokenOutput
+
+    def build_pretraining(self, cfg: EncoderModelConfig) -> None:
+        """Create the prediction head."""
+        self.lm_head = MaskedLMHead(
+            cfg.encoder_embed_dim, self.encoder.config.vocab_size, activation=str(cfg.activation_fn)
+        )
+
+    def pretrain(
+        self,
+        src_tokens: Tensor,
+        *,
+        positions: Tensor,
+        replacements: Tensor,
+        shape: dict[str, Any],
+        **_: Any,
+    ) -> MaskedTokenOutput:
+        """Predict the tokens at ``positions`` from the corrupted text."""
+        corrupted = corrupt_tokens(src_tokens, positions, replacements)
+        padding = padding_mask(src_tokens, self.pad_index, shape["has_padding"])
+        hidden = self.encoder(corrupted, padding_BT=padding).hidden_BTD
+        features = gather_positions(hidden, positions)
+        targets = gather_positions(src_tokens, positions)
+        return MaskedTokenOutput(*self.lm_head.losses(features, self.encoder.embed_tokens.weight, targets))
+
+    def logits(self, hidden_BTD: Tensor) -> Tensor:
+        """Return the vocabulary's logits ``[..., V]``."""
+        return self.lm_head(hidden_BTD, self.encoder.embed_tokens.weight)
+
+
+register_architectures("mlm", MLMConfig)

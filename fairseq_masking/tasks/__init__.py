@@ -1,0 +1,5 @@
+"""Tasks registered with fairseq."""
+
+from fairseq_masking.tasks.masked_pretraining import MaskedPretrainingTask
+
+__all__ = ["MaskedPretrainingTask"]

@@ -1,0 +1,268 @@
+"""The pre-training task of every method: which text, which positions are masked, how they are corrupted."""
+
+import logging
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, List
+
+import numpy as np
+import torch
+from fairseq import utils
+from fairseq.criterions import FairseqCriterion
+from fairseq.data import Dictionary, iterators
+from fairseq.dataclass import ChoiceEnum, FairseqDataclass
+from fairseq.models import BaseFairseqModel
+from fairseq.tasks import FairseqTask, register_task
+from omegaconf import II, MISSING
+
+from fairseq_masking import compat
+from fairseq_masking.data import BlockDataset, MaskedDataset, load_dictionary, load_tokens
+from fairseq_masking.errors import UserError
+from fairseq_masking.masking import Masker, MaskingConfig
+from fairseq_masking.preparation.manifest import check_dictionary
+from fairseq_masking.tasks.vocabulary import masking_vocabulary
+
+__all__ = ["MaskedPretrainingConfig", "MaskedPretrainingTask"]
+
+logger = logging.getLogger(__name__)
+
+SAMPLE_BREAK_MODE_CHOICES = ChoiceEnum(["none", "complete", "complete_doc", "eos"])
+MASK_UNIT_CHOICES = ChoiceEnum(["subword", "whole_word", "span"])
+
+
+@dataclass
+class MaskedPretrainingConfig(FairseqDataclass):
+    """Options of ``masked_pretraining``; names shared with fairseq's ``masked_lm`` mean the same."""
+
+    data: str = field(
+        default=MISSING,
+        metadata={"help": "prepared corpus: a folder, or several with ':' between, one an epoch in turn"},
+    )
+    sample_break_mode: SAMPLE_BREAK_MODE_CHOICES = field(
+        default="none",
+        metadata={
+            "help": "none: full blocks of text; complete: blocks of whole lines; complete_doc: the same within a"
+            " document; eos: a line each"
+        },
+    )
+    tokens_per_sample: int = field(
+        default=512, metadata={"help": "tokens of a block, <s> and </s> included (at least 4)"}
+    )
+    mask_prob: float = field(default=0.15, metadata={"help": "share of a sequence's tokens that is predicted"})
+    leave_unmasked_prob: float = field(
+        default=0.1, metadata={"help": "share of the predicted tokens that stays as it is"}
+    )
+    random_token_prob: float = field(
+        default=0.1, metadata={"help": "share of the predicted tokens that becomes a random token"}
+    )
+    mask_unit: MASK_UNIT_CHOICES = field(
+        default="subword", metadata={"help": "what is masked as a whole: a subword, a word, a span of words"}
+    )
+    span_geometric_p: float = field(
+        default=0.2, metadata={"help": "p of the geometric law of a span's length in words (--mask-unit span)"}
+    )
+    span_max_length: int = field(default=10, metadata={"help": "longest span in words (--mask-unit span)"})
+    mask_splits: int = field(
+        default=1,
+        metadata={"help": "K masks of a sequence that never overlap, K rows of the batch (fully-explored MLM)"},
+    )
+    valid_mask_prob: float = field(
+        default=0.15, metadata={"help": "--mask-prob of validation, which always masks single subwords once"}
+    )
+    seed: int = II("common.seed")
+    train_subset: str = II("dataset.train_subset")
+    update_freq: List[int] = II("optimization.update_freq")  # noqa: UP006 - the type fairseq's parser reads
+    bpe: Any = II("bpe")
+
+
+@register_task("masked_pretraining", dataclass=MaskedPretrainingConfig)
+class MaskedPretrainingTask(FairseqTask):
+    """Blocks of clean text with their corruption beside it (design.md, "The batch")."""
+
+    cfg: MaskedPretrainingConfig
+
+    def __init__(self, cfg: MaskedPretrainingConfig, dictionary: Dictionary) -> None:
+        super().__init__(cfg)
+        self.dictionary = dictionary
+        self.mask_idx = dictionary.index("<mask>")
+        self._output_class: type | None = None
+        if cfg.tokens_per_sample < 4:
+            raise UserError(f"--tokens-per-sample {cfg.tokens_per_sample}: a block needs at least 4 tokens")
+        self._train_masking = self._masking_config(
+            mask_prob=cfg.mask_prob,
+            unit=str(cfg.mask_unit),
+            span_geometric_p=cfg.span_geometric_p,
+            span_max_length=cfg.span_max_length,
+            num_splits=cfg.mask_splits,
+        )
+        self._valid_masking = self._masking_config(mask_prob=cfg.valid_mask_prob)
+
+    @classmethod
+    def setup_task(cls, cfg: MaskedPretrainingConfig, **kwargs: Any) -> "MaskedPretrainingTask":
+        """Check the data folders and load the dictionary."""
+        compat.reset_process_state()
+        folders = data_folders(cfg.data)
+        dictionary = load_dictionary(folders[0] / "dict.txt")
+        for folder in folders:
+            check_dictionary(folder)
+        logger.info("dictionary: %d symbols", len(dictionary))
+        return cls(cfg, dictionary)
+
+    @property
+    def source_dictionary(self) -> Dictionary:
+        """The dictionary, ``<mask>`` included."""
+        return self.dictionary
+
+    @property
+    def target_dictionary(self) -> Dictionary:
+        """The same dictionary."""
+        return self.dictionary
+
+    def max_positions(self) -> int:
+        """Longest block, in tokens."""
+        return self.cfg.tokens_per_sample
+
+    def build_model(self, cfg: FairseqDataclass, from_checkpoint: bool = False) -> BaseFairseqModel:
+        """Build the model and check that a block fits its positions."""
+        model = super().build_model(cfg, from_checkpoint)
+        self._output_class = getattr(model, "output_class", None)
+        if self._output_class is None:
+            raise UserError(
+                f"--arch {getattr(cfg, '_name', type(model).__name__)} does not train with --task"
+                " masked_pretraining: choose one of fairseq_masking's, such as mlm_base"
+            )
+        if self.cfg.tokens_per_sample > model.max_positions():
+            raise UserError(
+                f"--tokens-per-sample {self.cfg.tokens_per_sample} is more than the model's --max-positions"
+                f" {model.max_positions()}: lower the one or raise the other"
+            )
+        return model
+
+    def build_criterion(self, cfg: FairseqDataclass, from_checkpoint: bool = False) -> FairseqCriterion:
+        """Build the criterion and check that the model gives what it needs."""
+        criterion = super().build_criterion(cfg, from_checkpoint)
+        required = getattr(criterion, "required_output", None)
+        name = getattr(cfg, "_name", type(criterion).__name__)
+        if required is None:
+            raise UserError(
+                f"--criterion {name} does not train with --task masked_pretraining: choose one of"
+                " fairseq_masking's, such as mlm or fully_explored_mlm"
+            )
+        if self._output_class is not None and not issubclass(self._output_class, required):
+            raise UserError(
+                f"--criterion {name} needs a model that returns {required.__name__}; this --arch returns"
+                f" {self._output_class.__name__}: the README's table says which criterion goes with which model"
+            )
+        return criterion
+
+    def load_dataset(self, split: str, epoch: int = 1, combine: bool = False, **kwargs: Any) -> None:
+        """Load a split: the training split with training's masks, any other with validation's fixed ones.
+
+        Only the trainer asks for the training split with ``combine``; fairseq-validate on it gets validation masks.
+        """
+        training = combine and split == self.cfg.train_subset
+        folders = data_folders(self.cfg.data)
+        folder = folders[(epoch - 1) % len(folders)] if training else folders[0]
+        tokens = load_tokens(str(folder / split), self.dictionary, combine)
+        blocks = BlockDataset(
+            tokens,
+            tokens_per_sample=self.cfg.tokens_per_sample,
+            bos=self.dictionary.bos(),
+            eos=self.dictionary.eos(),
+            pad=self.dictionary.pad(),
+            break_mode=str(self.cfg.sample_break_mode),
+            drop_last=training,
+        )
+        logger.info("%s: %d blocks from %s", split, len(blocks), folder)
+        masking = self._train_masking if training else self._valid_masking
+        vocabulary = masking_vocabulary(
+            self.dictionary, folder=folder, bpe=self.cfg.bpe, need_words=masking.unit != "subword"
+        )
+        self.datasets[split] = MaskedDataset(
+            blocks,
+            Masker(masking, vocabulary),
+            pad_index=self.dictionary.pad(),
+            seed=self.cfg.seed,
+            fixed_epoch=None if training else 1,
+        )
+
+    def get_batch_iterator(
+        self,
+        dataset: MaskedDataset,
+        max_tokens: int | None = None,
+        max_sentences: int | None = None,
+        required_batch_size_multiple: int = 1,
+        num_shards: int = 1,
+        **kwargs: Any,
+    ) -> iterators.EpochBatchIterator:
+        """Batch items of K rows each so that the options count rows, and give each update whole batches."""
+        known = dataset in self.dataset_to_epoch_iter
+        num_splits = dataset.masker.num_splits
+        if max_sentences is not None:
+            if max_sentences % num_splits:
+                raise UserError(
+                    f"--batch-size {max_sentences} is not a multiple of --mask-splits {num_splits}: all masks of a"
+                    " sequence go into one batch"
+                )
+            max_sentences //= num_splits
+        kwargs["ignore_invalid_inputs"] = True  # longer lines are left out of both splits, and counted
+        batches = super().get_batch_iterator(
+            dataset,
+            max_tokens=max_tokens,
+            max_sentences=max_sentences,
+            required_batch_size_multiple=max(1, required_batch_size_multiple // num_splits),
+            num_shards=num_shards,
+            **kwargs,
+        )
+        # Workers that outlive an epoch would keep the old epoch, and so the old masks.
+        batches.reuse_dataloader = batches.persistent_workers = False
+        if not known and dataset.fixed_epoch is None:
+            self._cut_to_whole_updates(batches, num_shards)
+        return batches
+
+    def _cut_to_whole_updates(self, batches: iterators.EpochBatchIterator, num_shards: int) -> None:
+        """Leave out a random few batches, so that no rank ends an epoch on a dummy batch."""
+        frozen = batches.frozen_batches
+        multiple = num_shards * math.lcm(*self.cfg.update_freq)
+        whole = len(frozen) - len(frozen) % multiple
+        if whole == 0:
+            raise UserError(
+                f"the training data gives {len(frozen)} batches, an update takes {multiple} (ranks x"
+                " --update-freq): lower --batch-size, --max-tokens, --update-freq or the number of ranks"
+            )
+        if whole < len(frozen):
+            kept = np.random.default_rng(self.cfg.seed).permutation(len(frozen))[:whole]
+            logger.info("%d of %d batches left out: updates take %d each", len(frozen) - whole, len(frozen), multiple)
+            batches._frozen_batches = tuple(frozen[index] for index in np.sort(kept))
+
+    def train_step(
+        self,
+        sample: dict[str, Any],
+        model: torch.nn.Module,
+        criterion: FairseqCriterion,
+        optimizer: Any,
+        update_num: int,
+        ignore_grad: bool = False,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor, int, dict[str, Any]]:
+        """Forward and backward, dropout seeded from the batch: N ranks draw what 1 rank with N micro-batches does."""
+        torch.manual_seed(sample["net_input"]["shape"]["noise_seed"])
+        return super().train_step(sample, model, criterion, optimizer, update_num, ignore_grad)
+
+    def _masking_config(self, **options: Any) -> MaskingConfig:
+        return MaskingConfig(
+            leave_unmasked_prob=self.cfg.leave_unmasked_prob,
+            random_token_prob=self.cfg.random_token_prob,
+            seed=self.cfg.seed,
+            **options,
+        )
+
+
+def data_folders(data: str) -> list[Path]:
+    """Return the folders of ``--data``, each of which must exist."""
+    folders = [Path(path) for path in utils.split_paths(data)]
+    for folder in folders:
+        if not folder.is_dir():
+            raise UserError(f"no such data folder: {folder}; prepare a corpus with scripts/prepare_corpus.sh")
+    return folders
