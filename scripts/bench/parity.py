@@ -1,0 +1,146 @@
+"""Does ``mlm`` learn what stock fairseq's ``masked_lm`` + ``roberta`` learn? Both trained, both scored on the same masks.
+
+Trains each system with each seed through the real ``fairseq-train`` (same shape, rate, batch, schedule and data),
+carries the stock weights over through ``models/roberta_mapping.py`` and scores all of them on our fixed validation
+masks. Perplexities are 2^(bits a masked token), as fairseq prints them.
+
+    python scripts/bench/parity.py --data DATA --updates 2000 --seeds 1 2 3 --parallel 2
+"""
+
+import argparse
+import csv
+import math
+import os
+import statistics
+import subprocess
+import sys
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+import numpy as np
+import torch
+from common import environment
+from fairseq import checkpoint_utils, tasks, utils
+from omegaconf import OmegaConf
+
+import fairseq_masking
+from fairseq_masking.models.mlm import MLMConfig
+from fairseq_masking.models.roberta_mapping import from_roberta
+from fairseq_masking.tasks.masked_pretraining import MaskedPretrainingConfig
+
+PACKAGE = Path(fairseq_masking.__file__).parent
+SHAPE = {"encoder_layers": 2, "encoder_embed_dim": 128, "encoder_ffn_embed_dim": 512, "encoder_attention_heads": 2}
+TRAIN = "import sys; from fairseq_cli.train import cli_main; sys.exit(cli_main())"
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True, help="prepared corpus")
+    parser.add_argument("--updates", type=int, default=2000)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--tokens", type=int, default=128)
+    parser.add_argument("--rows", type=int, default=32)
+    parser.add_argument("--parallel", type=int, default=2, help="runs at once, one CPU thread each")
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--work", type=Path, default=Path("/tmp/fairseq_masking_parity"), help="checkpoints and logs")
+    parser.add_argument("--out", type=Path, default=Path("scripts/bench/results/parity.csv"))
+    return parser.parse_args()
+
+
+def train(args: argparse.Namespace, system: str, seed: int) -> Path:
+    """Train one run; return its last checkpoint."""
+    folder = args.work / f"{system}-{seed}"
+    command = [sys.executable, "-c", TRAIN, args.data, "--user-dir", str(PACKAGE)]
+    command += f"""--tokens-per-sample {args.tokens} --batch-size {args.rows} --seed {seed} --max-update {args.updates}
+        --total-num-update {args.updates} --warmup-updates {args.updates // 10} --lr 1e-3
+        --lr-scheduler polynomial_decay --optimizer adam --adam-betas (0.9,0.98) --adam-eps 1e-6 --weight-decay 0.01
+        --clip-norm 1.0 --max-positions 512 --num-workers 1 --log-format simple --log-interval 100
+        --no-epoch-checkpoints --save-dir {folder}""".split()
+    command += ["--cpu"] if args.device == "cpu" else []
+    if system == "stock_fairseq":
+        shape = [text for key, value in SHAPE.items() for text in (f"--{key.replace('_', '-')}", str(value))]
+        command += ["--task", "masked_lm", "--criterion", "masked_lm", "--arch", "roberta", *shape]
+    else:
+        command += ["--task", "masked_pretraining", "--criterion", "mlm", "--arch", "mlm_tiny"]
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "train.log").open("w") as log:
+        subprocess.run(command, check=True, stdout=log, stderr=log, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    return folder / "checkpoint_last.pt"
+
+
+class Scorer:
+    """The validation set of a prepared corpus with our fixed masks."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.device = args.device
+        cfg = OmegaConf.structured(MaskedPretrainingConfig(data=args.data, tokens_per_sample=args.tokens))
+        cfg.seed, cfg.train_subset, cfg.update_freq, cfg.bpe = 1, "train", [1], None
+        self.task = tasks.setup_task(OmegaConf.merge(cfg, {"_name": "masked_pretraining"}))
+        self.task.load_dataset("valid")
+        self.task.load_dataset("train", combine=True)
+        batches = self.task.get_batch_iterator(self.task.dataset("valid"), max_sentences=64)
+        self.batches = list(batches.next_epoch_itr(shuffle=False))
+
+    def model_bits(self, checkpoint: Path, system: str) -> float:
+        """Return the bits a masked token of a checkpoint."""
+        state = checkpoint_utils.load_checkpoint_to_cpu(str(checkpoint))["model"]
+        state = from_roberta(state) if system == "stock_fairseq" else state
+        model = self.task.build_model(OmegaConf.structured(MLMConfig(**SHAPE, _name="mlm")))
+        model.load_state_dict(state, strict=True)
+        model.to(self.device).eval()
+        nats = count = 0.0
+        with torch.no_grad():
+            for batch in self.batches:
+                batch = utils.move_to_cuda(batch) if self.device == "cuda" else batch
+                losses = model(**batch["net_input"]).losses_N
+                nats, count = nats + losses.sum().item(), count + losses.numel()
+        return nats / count / math.log(2)
+
+    def unigram_bits(self) -> float:
+        """Return the bits a masked token of the training text's unigram distribution (add-one)."""
+        counts: Counter[int] = Counter()
+        blocks = self.task.dataset("train").blocks
+        size = len(self.task.source_dictionary)
+        total = np.ones(size)
+        for index in range(len(blocks)):
+            total += np.bincount(blocks[index][1:-1], minlength=size)
+        total[: self.task.source_dictionary.nspecial] = 0
+        bits = -np.log2(np.maximum(total, 1e-9) / total.sum())
+        for batch in self.batches:
+            net = batch["net_input"]
+            counts.update(net["src_tokens"].flatten()[net["positions"]].tolist())
+        return sum(bits[token] * times for token, times in counts.items()) / sum(counts.values())
+
+
+def main() -> None:
+    args = arguments()
+    runs = [(system, seed) for seed in args.seeds for system in ("fairseq_masking", "stock_fairseq")]
+    with ThreadPoolExecutor(args.parallel) as pool:
+        checkpoints = list(pool.map(lambda run: train(args, *run), runs))
+    scorer = Scorer(args)
+    rows = []
+    for (system, seed), checkpoint in zip(runs, checkpoints, strict=True):
+        bits = scorer.model_bits(checkpoint, system)
+        rows.append({"system": system, "seed": seed, "updates": args.updates, "bits": round(bits, 4)})
+        rows[-1] |= {"perplexity": round(2**bits, 2), **environment(args.device)}
+        print(rows[-1], flush=True)
+    unigram = scorer.unigram_bits()
+    rows.append({**rows[-1], "system": "unigram", "seed": "", "updates": 0, "bits": round(unigram, 4)})
+    rows[-1]["perplexity"] = round(2**unigram, 2)
+    for system in ("fairseq_masking", "stock_fairseq"):
+        bits = [row["bits"] for row in rows if row["system"] == system]
+        spread = statistics.stdev(bits) if len(bits) > 1 else float("nan")
+        print(f"{system}: {statistics.mean(bits):.4f} bits, sd {spread:.4f} over {len(bits)} seeds")
+    print(f"unigram: {unigram:.4f} bits, perplexity {2**unigram:.1f}")
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    with args.out.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+if __name__ == "__main__":
+    main()
