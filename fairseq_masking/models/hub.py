@@ -12,6 +12,7 @@ from fairseq.data import Dictionary
 from torch import Tensor, nn
 
 from fairseq_masking.errors import UserError
+from fairseq_masking.preparation.normalization import TextNormalizer, load_normalizer
 from fairseq_masking.preparation.tokenizers import Tokenizer, load_tokenizer
 
 __all__ = ["Filling", "HubInterface"]
@@ -30,11 +31,14 @@ class Filling(NamedTuple):
 class HubInterface(nn.Module):
     """Encode text, extract features and fill masks; made by ``Model.from_pretrained``."""
 
-    def __init__(self, model: Any, dictionary: Dictionary, tokenizer: Tokenizer) -> None:
+    def __init__(
+        self, model: Any, dictionary: Dictionary, tokenizer: Tokenizer, normalizer: TextNormalizer
+    ) -> None:
         super().__init__()
         self.model = model.eval()
         self.dictionary = dictionary
         self.tokenizer = tokenizer
+        self.normalizer = normalizer
 
     @classmethod
     def from_pretrained(
@@ -59,8 +63,8 @@ class HubInterface(nn.Module):
         task = tasks.setup_task(cfg.task)
         model = task.build_model(cfg.model, from_checkpoint=True)
         model.load_state_dict(state["model"], strict=True, model_cfg=cfg.model)
-        tokenizer = load_tokenizer(cfg.task.data.split(":")[0])
-        return cls(model, task.source_dictionary, tokenizer)
+        folder = cfg.task.data.split(":")[0]
+        return cls(model, task.source_dictionary, load_tokenizer(folder), load_normalizer(folder))
 
     @property
     def device(self) -> torch.device:
@@ -68,12 +72,19 @@ class HubInterface(nn.Module):
         return next(self.model.parameters()).device
 
     def encode(self, text: str) -> Tensor:
-        """Return the int64 ids ``[T]`` of ``<s> text </s>``; ``<mask>`` in the text becomes the mask token."""
-        parts = [self.tokenizer.encode(part.strip()) if part.strip() else [] for part in text.split(_MASK)]
-        symbols = parts[0]
-        for part in parts[1:]:
-            symbols = [*symbols, _MASK, *part]
-        ids = [self.dictionary.bos(), *(self.dictionary.index(symbol) for symbol in symbols), self.dictionary.eos()]
+        """Return the int64 ids ``[T]`` of ``<s> text </s>``; ``<mask>`` in the text becomes the mask token.
+
+        The text is normalised as the training text was.
+        """
+        symbols: list[str] = []
+        for number, part in enumerate(text.split(_MASK)):
+            if number:
+                symbols.append(_MASK)
+            body = self.normalizer(part)
+            if body:
+                space = " " if number and part[0].isspace() else ""  # GPT-2's BPE marks words by it
+                symbols += self.tokenizer.encode(space + body)
+        ids = [self.dictionary.bos(), *map(self.dictionary.index, symbols), self.dictionary.eos()]
         return torch.tensor(ids)
 
     def decode(self, tokens: Tensor) -> str:
@@ -110,6 +121,7 @@ class HubInterface(nn.Module):
         fillings = []
         for probability, index in zip(probabilities.tolist(), indices.tolist(), strict=True):
             filled = torch.where(tokens == self.dictionary.index(_MASK), index, tokens)
-            token = self.tokenizer.decode([self.dictionary[index]])
-            fillings.append(Filling(self.decode(filled), probability, token))
+            fillings.append(
+                Filling(self.decode(filled), probability, self.tokenizer.surface(self.dictionary[index]))
+            )
         return fillings
