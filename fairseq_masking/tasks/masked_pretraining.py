@@ -198,6 +198,7 @@ class MaskedPretrainingTask(FairseqTask):
     ) -> iterators.EpochBatchIterator:
         """Batch items of K rows each so that the options count rows, and give each update whole batches."""
         known = dataset in self.dataset_to_epoch_iter
+        training = dataset.fixed_epoch is None
         num_splits = dataset.masker.num_splits
         if max_sentences is not None:
             if max_sentences % num_splits:
@@ -211,14 +212,20 @@ class MaskedPretrainingTask(FairseqTask):
             dataset,
             max_tokens=max_tokens,
             max_sentences=max_sentences,
-            required_batch_size_multiple=max(1, required_batch_size_multiple // num_splits),
+            # fairseq drops what is left over from this multiple: validation must not lose anything
+            required_batch_size_multiple=max(1, required_batch_size_multiple // num_splits) if training else 1,
             num_shards=num_shards,
             **kwargs,
         )
         # Workers that outlive an epoch would keep the old epoch, and so the old masks.
         batches.reuse_dataloader = batches.persistent_workers = False
-        if not known and dataset.fixed_epoch is None:
+        if training and not known:
             self._cut_to_whole_updates(batches, num_shards)
+        if not batches.frozen_batches:
+            raise UserError(
+                f"validation: none of the {len(dataset)} blocks fits --tokens-per-sample {self.max_positions()} or has"
+                " a token to mask: use longer blocks or another --sample-break-mode"
+            )
         return batches
 
     def _cut_to_whole_updates(self, batches: iterators.EpochBatchIterator, num_shards: int) -> None:
