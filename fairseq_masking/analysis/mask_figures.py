@@ -1,0 +1,67 @@
+"""Figures 2 and 3 of 2010.06040 from measured covariances: PNG files, no display needed.
+
+Shapes: H distances, S sequences, Q pairs.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+
+from fairseq_masking.analysis.mask_covariance import CovarianceCurve
+
+__all__ = ["plot_covariance_by_distance", "plot_covariance_distributions"]
+
+_NUM_BINS = 40
+_MAX_LINES = 6
+
+
+def plot_covariance_distributions(curves: dict[str, CovarianceCurve], path: str | Path) -> None:
+    """Draw Fig. 2: a distribution of pair covariances for some distances, one panel for each model.
+
+    Deviation: in units of each sequence's mask variance, as several sequences share the panel.
+    """
+    figure, panels = _panels(len(curves))
+    for panel, (name, curve) in zip(panels, curves.items(), strict=True):
+        chosen = np.unique(np.rint(np.linspace(0, len(curve.distances_H) - 1, _MAX_LINES)).astype(int))
+        values = curve.relative_HSQ[chosen].reshape(len(chosen), -1)
+        # The few pairs beyond would leave the rest in a corner.
+        low, high = np.quantile(values, (0.005, 0.995))
+        edges = np.linspace(low, high, _NUM_BINS)
+        colours = matplotlib.colormaps["viridis"](np.linspace(0, 0.9, len(chosen)))
+        for number, row, colour in zip(chosen, values, colours, strict=True):
+            panel.hist(
+                row,
+                edges,
+                density=True,
+                histtype="step",
+                color=colour,
+                label=f"H = {curve.distances_H[number]}",
+            )
+        panel.set(title=name, xlabel="gradient covariance / mask variance", ylabel="density of mask pairs")
+        panel.axvline(0, color="0.7", linewidth=0.8, zorder=0)
+        panel.legend(title="Hamming distance", fontsize=8)
+    figure.savefig(path, dpi=150)
+
+
+def plot_covariance_by_distance(curves: dict[str, CovarianceCurve], path: str | Path) -> None:
+    """Draw Fig. 3: mean covariance against Hamming distance with 95% intervals, one panel for each model."""
+    figure, panels = _panels(len(curves))
+    for panel, (name, curve) in zip(panels, curves.items(), strict=True):
+        panel.errorbar(
+            curve.distances_H, curve.means_H, yerr=curve.half_widths_H, marker="o", markersize=3, capsize=3
+        )
+        panel.axhline(0, color="0.7", linewidth=0.8, zorder=0)
+        panel.set(title=name, xlabel="Hamming distance H(m1, m2)", ylabel="mean gradient covariance")
+    figure.savefig(path, dpi=150)
+
+
+def _panels(count: int) -> tuple[Any, Any]:
+    # A figure of its own backend: pyplot would keep it alive and might look for a display.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.2 * count, 4.0), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots(1, count, squeeze=False)[0]
