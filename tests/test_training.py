@@ -1,0 +1,145 @@
+"""The commands from end to end: train, validate, resume, die and go on, on one rank or two."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import run_fairseq_train
+
+DROPOUT = ("--dropout", "0.1", "--attention-dropout", "0.1")
+SPLITS = ("--criterion", "fully_explored_mlm", "--mask-splits", "4", "--batch-size", "8")
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return torch.load(folder / "checkpoint_last.pt", weights_only=True)["model"]
+
+
+def assert_same(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> None:
+    assert left.keys() == right.keys()
+    assert all(torch.equal(left[key], right[key]) for key in left)
+
+
+def assert_ok(finished) -> None:
+    assert finished.returncode == 0, finished.stdout[-2000:] + finished.stderr[-4000:]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(small_data, tmp_path_factory) -> Path:
+    """Twelve updates without a stop, validating at six and twelve."""
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    finished = run_fairseq_train(
+        small_data, folder, *DROPOUT, *SPLITS, "--max-update", "12", "--save-interval-updates", "6",
+        "--log-format", "json", "--log-file", folder / "log.jsonl", "--tensorboard-logdir", folder / "tb",
+    )  # fmt: skip
+    assert_ok(finished)
+    (folder / "stdout").write_text(finished.stdout)
+    return folder
+
+
+def test_metrics_are_in_the_log_and_in_tensorboard(uninterrupted):
+    lines = [json.loads(line[line.index("{") :]) for line in (uninterrupted / "stdout").read_text().splitlines()
+             if re.search(r'\| (train_inner|valid) \| \{', line)]  # fmt: skip
+    training = [line for line in lines if "loss" in line]
+    validation = [line for line in lines if "valid_loss" in line]
+    expected = {"loss", "ppl", "accuracy", "loss_mask", "ppl_random", "var_within", "var_between"}
+    assert expected <= training[-1].keys()
+    assert {"valid_loss", "valid_ppl", "valid_accuracy", "valid_ppl_mask"} <= validation[-1].keys()
+    assert float(training[-1]["ppl"]) == pytest.approx(2 ** float(training[-1]["loss"]), rel=1e-2)
+    events = b"".join(path.read_bytes() for path in (uninterrupted / "tb").rglob("events*"))
+    for name in (b"accuracy", b"ppl_mask", b"var_within"):
+        assert name in events
+
+
+def test_validate_gives_the_logged_loss_again(uninterrupted, small_data, run):
+    logged = re.findall(r'"valid_loss": "([\d.]+)"', (uninterrupted / "stdout").read_text())
+    finished = run(
+        ["fairseq-validate", small_data, "--user-dir", Path(__file__).parents[1] / "fairseq_masking", "--task",
+         "masked_pretraining", "--path", uninterrupted / "checkpoint_last.pt", "--tokens-per-sample", "32",
+         "--batch-size", "8", "--cpu", "--log-format", "json"]
+    )  # fmt: skip
+    assert_ok(finished)
+    again = re.findall(r'"valid_loss": "([\d.]+)"', finished.stdout)
+    assert again == logged[-1:]
+
+
+def test_resume_is_bit_exact_with_other_workers(uninterrupted, small_data, tmp_path):
+    for updates, workers in (("7", "0"), ("12", "2")):
+        finished = run_fairseq_train(
+            small_data, tmp_path, *DROPOUT, *SPLITS, "--max-update", updates, "--num-workers", workers
+        )
+        assert_ok(finished)
+    assert_same(weights(tmp_path), weights(uninterrupted))
+
+
+def test_two_ranks_give_the_weights_of_one_with_two_micro_batches(small_data, tmp_path):
+    options = (*DROPOUT, *SPLITS, "--max-update", "6")
+    assert_ok(run_fairseq_train(small_data, tmp_path / "one", *options, "--update-freq", "2"))
+    two = run_fairseq_train(small_data, tmp_path / "two", *options, "--distributed-world-size", "2")
+    assert_ok(two)
+    one, other = weights(tmp_path / "one"), weights(tmp_path / "two")
+    for key in one:
+        torch.testing.assert_close(other[key], one[key], rtol=1e-5, atol=1e-6)
+    start = run_fairseq_train(small_data, tmp_path / "start", *options[:-1], "1", "--update-freq", "2")
+    assert_ok(start)
+    moved = max((one[key] - weights(tmp_path / "start")[key]).abs().max().item() for key in one)
+    assert moved > 1e-3, "weights that barely move would agree by themselves"
+
+
+def test_killed_again_and_again_it_ends_with_the_same_weights(small_data, tmp_path):
+    """kill -9 while a checkpoint is being written, and at odd moments; each start takes other workers."""
+    options = (
+        *DROPOUT,
+        *SPLITS,
+        "--max-update",
+        "40",
+        "--save-interval-updates",
+        "1",
+        "--keep-interval-updates",
+        "2",
+    )
+    options = (*options, "--disable-validation", "--log-interval", "100")
+    assert_ok(run_fairseq_train(small_data, tmp_path / "whole", *options))
+    folder = tmp_path / "killed"
+    deaths = []
+    for attempt, moment in enumerate(["writing", 0.35, "writing", 0.8]):
+        command = [sys.executable, "-c", "import sys; from conftest import run_fairseq_train, Path; "
+                   "sys.exit(run_fairseq_train(sys.argv[1], Path(sys.argv[2]), *sys.argv[3:]).returncode)",
+                   small_data, folder, *options, "--num-workers", str(attempt % 3)]  # fmt: skip
+        process = subprocess.Popen(list(map(str, command)), cwd=Path(__file__).parent, start_new_session=True)
+        deaths.append(kill_at(process, folder, moment))
+    assert deaths.count("killed") >= 3, deaths
+    assert_ok(run_fairseq_train(small_data, folder, *options, "--num-workers", "1"))
+    assert_same(weights(folder), weights(tmp_path / "whole"))
+    assert not [path for path in folder.iterdir() if path.suffix != ".pt"], (
+        "half-written files were left behind"
+    )
+
+
+def kill_at(process: subprocess.Popen, folder: Path, moment: str | float) -> str:
+    """Kill the session of ``process`` in the middle of a write, or some seconds after its first new checkpoint."""
+    before = newest(folder)
+    seen = None
+    while process.poll() is None:
+        files = list(folder.glob("*")) if folder.exists() else []
+        if moment == "writing":
+            hit = newest(folder) > before and any(path.suffix != ".pt" for path in files)
+        else:
+            seen = seen or (time.monotonic() if newest(folder) > before else None)
+            hit = seen is not None and time.monotonic() - seen > moment
+        if hit:
+            subprocess.run(["kill", "-9", "--", f"-{process.pid}"], check=False)
+            process.wait()
+            return "killed"
+        time.sleep(0.0005)
+    assert process.returncode in (0, -signal.SIGKILL), process.returncode
+    return "finished"
+
+
+def newest(folder: Path) -> float:
+    return max((path.stat().st_mtime for path in folder.glob("checkpoint_last.pt")), default=0.0)
