@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import run_fairseq_train
+from conftest import PACKAGE, run_fairseq_train
 
 DROPOUT = ("--dropout", "0.1", "--attention-dropout", "0.1")
 SPLITS = ("--criterion", "fully_explored_mlm", "--mask-splits", "4", "--batch-size", "8")
@@ -43,8 +43,8 @@ def uninterrupted(small_data, tmp_path_factory) -> Path:
 
 
 def test_metrics_are_in_the_log_and_in_tensorboard(uninterrupted):
-    lines = [json.loads(line[line.index("{") :]) for line in (uninterrupted / "stdout").read_text().splitlines()
-             if re.search(r'\| (train_inner|valid) \| \{', line)]  # fmt: skip
+    stdout = (uninterrupted / "stdout").read_text()
+    lines = [json.loads(line) for line in re.findall(r"\| (?:train_inner|valid) \| (\{.*)", stdout)]
     training = [line for line in lines if "loss" in line]
     validation = [line for line in lines if "valid_loss" in line]
     expected = {"loss", "ppl", "accuracy", "loss_mask", "ppl_random", "var_within", "var_between"}
@@ -59,9 +59,9 @@ def test_metrics_are_in_the_log_and_in_tensorboard(uninterrupted):
 def test_validate_gives_the_logged_loss_again(uninterrupted, small_data, run):
     logged = re.findall(r'"valid_loss": "([\d.]+)"', (uninterrupted / "stdout").read_text())
     finished = run(
-        ["fairseq-validate", small_data, "--user-dir", Path(__file__).parents[1] / "fairseq_masking", "--task",
-         "masked_pretraining", "--path", uninterrupted / "checkpoint_last.pt", "--tokens-per-sample", "32",
-         "--batch-size", "8", "--cpu", "--log-format", "json"]
+        ["fairseq-validate", small_data, "--user-dir", PACKAGE,
+         "--task", "masked_pretraining", "--path", uninterrupted / "checkpoint_last.pt",
+         "--tokens-per-sample", "32", "--batch-size", "8", "--cpu", "--log-format", "json"]
     )  # fmt: skip
     assert_ok(finished)
     again = re.findall(r'"valid_loss": "([\d.]+)"', finished.stdout)
@@ -108,7 +108,7 @@ def test_killed_again_and_again_it_ends_with_the_same_weights(small_data, tmp_pa
     folder = tmp_path / "killed"
     deaths = []
     for attempt, moment in enumerate(["writing", 0.35, "writing", 0.8]):
-        command = [sys.executable, "-c", "import sys; from conftest import run_fairseq_train, Path; "
+        command = [sys.executable, "-c", "import sys; from conftest import PACKAGE, run_fairseq_train, Path; "
                    "sys.exit(run_fairseq_train(sys.argv[1], Path(sys.argv[2]), *sys.argv[3:]).returncode)",
                    small_data, folder, *options, "--num-workers", str(attempt % 3)]  # fmt: skip
         process = subprocess.Popen(list(map(str, command)), cwd=Path(__file__).parent, start_new_session=True)
@@ -122,7 +122,7 @@ def test_killed_again_and_again_it_ends_with_the_same_weights(small_data, tmp_pa
 
 
 def kill_at(process: subprocess.Popen, folder: Path, moment: str | float) -> str:
-    """Kill the session of ``process`` in the middle of a write, or some seconds after its first new checkpoint."""
+    """Kill the session of ``process`` in the middle of a write, or seconds after a new checkpoint."""
     before = newest(folder)
     seen = None
     while process.poll() is None:

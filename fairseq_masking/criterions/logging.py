@@ -52,7 +52,9 @@ def reduce_masked_token_logs(logging_outputs: Sequence[dict[str, Any]]) -> None:
     for kind in KINDS:
         count = total(logging_outputs, f"num_{kind}")
         if count > 0:
-            _log_loss(f"loss_{kind}", f"ppl_{kind}", total(logging_outputs, f"loss_{kind}"), count, priority=20)
+            _log_loss(
+                f"loss_{kind}", f"ppl_{kind}", total(logging_outputs, f"loss_{kind}"), count, priority=20
+            )
     num_skipped = total(logging_outputs, "num_skipped")
     if num_skipped:
         metrics.log_scalar_sum("skipped", num_skipped, priority=30)

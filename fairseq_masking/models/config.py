@@ -27,21 +27,27 @@ class EncoderModelConfig(FairseqDataclass):
     encoder_ffn_embed_dim: Optional[int] = field(
         default=None, metadata={"help": "inner width of the encoder's feed-forward layers"}
     )
-    encoder_attention_heads: Optional[int] = field(default=None, metadata={"help": "number of attention heads"})
+    encoder_attention_heads: Optional[int] = field(
+        default=None, metadata={"help": "number of attention heads"}
+    )
     max_positions: int = field(default=512, metadata={"help": "number of learned absolute positions"})
     activation_fn: ACTIVATION_CHOICES = field(default="gelu", metadata={"help": "activation function"})
     normalize_before: bool = field(
         default=False, metadata={"help": "pre-LN layers and a final LayerNorm (default: post-LN, as BERT)"}
     )
     dropout: float = field(default=0.1, metadata={"help": "dropout probability"})
-    attention_dropout: float = field(default=0.1, metadata={"help": "dropout probability for attention weights"})
+    attention_dropout: float = field(
+        default=0.1, metadata={"help": "dropout probability for attention weights"}
+    )
     activation_dropout: float = field(
         default=0.0, metadata={"help": "dropout probability after the feed-forward activation"}
     )
     relative_position: RELATIVE_POSITION_CHOICES = field(
         default="none", metadata={"help": "relative position bias beside the absolute positions"}
     )
-    relative_position_buckets: int = field(default=32, metadata={"help": "number of relative position buckets"})
+    relative_position_buckets: int = field(
+        default=32, metadata={"help": "number of relative position buckets"}
+    )
     relative_position_max_distance: int = field(
         default=128, metadata={"help": "distance from which on all share the last bucket"}
     )
@@ -51,7 +57,9 @@ class EncoderModelConfig(FairseqDataclass):
     pooler_activation_fn: ACTIVATION_CHOICES = field(
         default="tanh", metadata={"help": "activation function of classification heads"}
     )
-    pooler_dropout: float = field(default=0.0, metadata={"help": "dropout probability of classification heads"})
+    pooler_dropout: float = field(
+        default=0.0, metadata={"help": "dropout probability of classification heads"}
+    )
 
 
 def encoder_config(cfg: EncoderModelConfig, *, vocab_size: int, pad_index: int) -> EncoderConfig:

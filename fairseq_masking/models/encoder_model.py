@@ -124,7 +124,7 @@ class EncoderModel(BaseFairseqModel):
         if missing or foreign:
             raise UserError(
                 f"the checkpoint is of another model: it lacks {_some(missing)} and has {_some(foreign)} that"
-                f" {type(self).__name__} does not know; resume with the --arch and options it was trained with"
+                f" {type(self).__name__} does not know; resume with its own --arch and options"
             )
         unlike = [key for key in own if own[key].shape != state_dict[key].shape]
         if unlike:
@@ -134,8 +134,11 @@ class EncoderModel(BaseFairseqModel):
             )
 
     def _reconcile_heads(self, state_dict: dict[str, Tensor]) -> None:
-        """Drop heads that this model does not have; let heads that the checkpoint does not have start afresh."""
-        own = {f"classification_heads.{key}": value for key, value in self.classification_heads.state_dict().items()}
+        """Drop heads that this model lacks; let heads that the checkpoint lacks start afresh."""
+        own = {
+            f"classification_heads.{key}": value
+            for key, value in self.classification_heads.state_dict().items()
+        }
         for key in [key for key in state_dict if key.startswith("classification_heads.") and key not in own]:
             logger.info("not taken from the checkpoint, as this run has no such head: %s", key)
             del state_dict[key]

@@ -90,7 +90,9 @@ class HubInterface(nn.Module):
     def decode(self, tokens: Tensor) -> str:
         """Return the text of int64 ids ``[T]``, special symbols left out."""
         special = {self.dictionary.bos(), self.dictionary.eos(), self.dictionary.pad()}
-        return self.tokenizer.decode([self.dictionary[index] for index in tokens.tolist() if index not in special])
+        return self.tokenizer.decode(
+            [self.dictionary[index] for index in tokens.tolist() if index not in special]
+        )
 
     @torch.no_grad()
     def extract_features(self, tokens: Tensor, return_all_hiddens: bool = False) -> Tensor | list[Tensor]:

@@ -20,7 +20,9 @@ class SelfAttention(nn.Module):
     def __init__(self, embed_dim: int, num_heads: int, *, dropout: float = 0.0) -> None:
         super().__init__()
         if embed_dim % num_heads:
-            raise UserError(f"{num_heads} attention heads do not divide the width {embed_dim}: change one of them")
+            raise UserError(
+                f"{num_heads} attention heads do not divide the width {embed_dim}: change one of them"
+            )
         self.num_heads = num_heads
         self.dropout = dropout
         self.in_proj = nn.Linear(embed_dim, 3 * embed_dim)
@@ -38,4 +40,6 @@ class SelfAttention(nn.Module):
         """
         batch, length, width = hidden_BTD.shape
         projected = self.in_proj(hidden_BTD).view(batch, length, 3, self.num_heads, width // self.num_heads)
-        return self.out_proj(self_attention(projected, attention_bias, self.dropout if self.training else 0.0))
+        return self.out_proj(
+            self_attention(projected, attention_bias, self.dropout if self.training else 0.0)
+        )

@@ -43,7 +43,7 @@ class EncoderConfig:
 
 
 class EncoderOutput(NamedTuple):
-    """``hidden_BTD`` of the last layer; ``inner_states`` the embedding's and every layer's, where asked for."""
+    """``hidden_BTD`` of the last layer; ``inner_states`` of the embedding and every layer, if asked for."""
 
     hidden_BTD: Tensor
     inner_states: list[Tensor] | None
@@ -132,9 +132,15 @@ class TransformerEncoder(nn.Module):
         """
         length = tokens_BT.shape[1]
         if positions_BT is None and length > self.config.max_positions:
-            raise UserError(f"{length} tokens are more than the encoder's {self.config.max_positions} positions")
+            raise UserError(
+                f"{length} tokens are more than the encoder's {self.config.max_positions} positions"
+            )
         embedded = self.embed_tokens(tokens_BT) if token_embeddings_BTD is None else token_embeddings_BTD
-        places = self.embed_positions.weight[:length] if positions_BT is None else self.embed_positions(positions_BT)
+        places = (
+            self.embed_positions.weight[:length]
+            if positions_BT is None
+            else self.embed_positions(positions_BT)
+        )
         hidden = self.layernorm_embedding(embedded + places)
         hidden = dropout(hidden, self.config.dropout, self.training)
         attention_bias = self._attention_bias(length, positions_BT, padding_BT, hidden.dtype)

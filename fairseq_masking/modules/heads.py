@@ -20,7 +20,9 @@ class MaskedLMHead(nn.Module):
     The embedding stays the encoder's: it is passed in, so that it is one parameter in one place.
     """
 
-    def __init__(self, embed_dim: int, vocab_size: int, *, activation: str = "gelu", input_dim: int | None = None):
+    def __init__(
+        self, embed_dim: int, vocab_size: int, *, activation: str = "gelu", input_dim: int | None = None
+    ):
         super().__init__()
         self.dense = nn.Linear(input_dim or embed_dim, embed_dim)
         self.activation = get_activation(activation)
@@ -36,7 +38,9 @@ class MaskedLMHead(nn.Module):
         """Return the logits ``[..., V]``."""
         return F.linear(self.project(features_ND), embedding_VD, self.bias)
 
-    def losses(self, features_ND: Tensor, embedding_VD: Tensor, targets_N: Tensor) -> LinearCrossEntropyOutput:
+    def losses(
+        self, features_ND: Tensor, embedding_VD: Tensor, targets_N: Tensor
+    ) -> LinearCrossEntropyOutput:
         """Cross-entropy (nats) and arg max per position, without a lasting ``[N, V]`` tensor."""
         return linear_cross_entropy(self.project(features_ND), embedding_VD, self.bias, targets_N)
 

@@ -98,7 +98,7 @@ class RelativePositionBias(nn.Module):
         self.register_buffer("buckets_TT", buckets, persistent=False)
 
     def forward(self, length: int, positions_BT: Tensor | None = None) -> Tensor:
-        """Return the bias ``[1, H, T, T]``, or ``[B, H, T, T]`` where tokens have ``positions_BT`` of their own."""
+        """Return the bias ``[1, H, T, T]``, or ``[B, H, T, T]`` for tokens at ``positions_BT``."""
         if positions_BT is None:
             buckets = self.buckets_TT[None, :length, :length]
         else:

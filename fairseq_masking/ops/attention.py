@@ -17,7 +17,9 @@ from fairseq_masking.ops.dropout import keep_mask
 __all__ = ["self_attention"]
 
 
-def self_attention(projected_BT3HC: Tensor, attention_bias: Tensor | None = None, dropout: float = 0.0) -> Tensor:
+def self_attention(
+    projected_BT3HC: Tensor, attention_bias: Tensor | None = None, dropout: float = 0.0
+) -> Tensor:
     """Attend from every position to every position.
 
     Args:

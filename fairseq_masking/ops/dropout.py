@@ -1,8 +1,7 @@
 """Dropout: PyTorch's own on a GPU, a cheaper one on a CPU.
 
 PyTorch's CPU dropout draws one Bernoulli variate an element and keeps the noise as floats for backward. Here
-one 64-bit draw decides four elements and the mask is kept as bytes: about 3x faster and a quarter of the memory
-(``scripts/bench/ops.py``).
+one 64-bit draw decides four elements and the mask is kept as bytes.
 """
 
 from typing import Any

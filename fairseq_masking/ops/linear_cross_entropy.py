@@ -75,7 +75,7 @@ class _ChunkedLinearCrossEntropy(torch.autograd.Function):
             log_normalizer[rows] = highest + exponentials.sum(dim=1).log()
             losses[rows] = log_normalizer[rows] - target_logit
             if num_rows <= chunk_rows:
-                # exp(logit - highest) is softmax times exp(log_normalizer - highest): one pass saved in backward
+                # softmax is this times exp(highest - log_normalizer): backward needs no second exp
                 kept = exponentials, highest
         losses.masked_fill_(targets_N == ignore_index, 0.0)
         ctx.save_for_backward(hidden_ND, weight_VD, bias_V, targets_N, log_normalizer)

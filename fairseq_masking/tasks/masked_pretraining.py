@@ -42,14 +42,16 @@ class MaskedPretrainingConfig(FairseqDataclass):
     sample_break_mode: SAMPLE_BREAK_MODE_CHOICES = field(
         default="none",
         metadata={
-            "help": "none: full blocks of text; complete: blocks of whole lines; complete_doc: the same within a"
-            " document; eos: a line each"
+            "help": "none: full blocks of text; complete: blocks of whole lines; complete_doc: the same"
+            " within a document; eos: a line each"
         },
     )
     tokens_per_sample: int = field(
         default=512, metadata={"help": "tokens of a block, <s> and </s> included (at least 4)"}
     )
-    mask_prob: float = field(default=0.15, metadata={"help": "share of a sequence's tokens that is predicted"})
+    mask_prob: float = field(
+        default=0.15, metadata={"help": "share of a sequence's tokens that is predicted"}
+    )
     leave_unmasked_prob: float = field(
         default=0.1, metadata={"help": "share of the predicted tokens that stays as it is"}
     )
@@ -60,19 +62,22 @@ class MaskedPretrainingConfig(FairseqDataclass):
         default="subword", metadata={"help": "what is masked as a whole: a subword, a word, a span of words"}
     )
     span_geometric_p: float = field(
-        default=0.2, metadata={"help": "p of the geometric law of a span's length in words (--mask-unit span)"}
+        default=0.2,
+        metadata={"help": "p of the geometric law of a span's length in words (--mask-unit span)"},
     )
     span_max_length: int = field(default=10, metadata={"help": "longest span in words (--mask-unit span)"})
     mask_splits: int = field(
         default=1,
-        metadata={"help": "K masks of a sequence that never overlap, K rows of the batch (fully-explored MLM)"},
+        metadata={
+            "help": "K masks of a sequence that never overlap, K rows of the batch (fully-explored MLM)"
+        },
     )
     valid_mask_prob: float = field(
         default=0.15, metadata={"help": "--mask-prob of validation, which always masks single subwords once"}
     )
     seed: int = II("common.seed")
     train_subset: str = II("dataset.train_subset")
-    update_freq: List[int] = II("optimization.update_freq")  # noqa: UP006 - the type fairseq's parser reads
+    update_freq: List[int] = II("optimization.update_freq")
     bpe: Any = II("bpe")
 
 
@@ -152,14 +157,14 @@ class MaskedPretrainingTask(FairseqTask):
         if self._output_class is not None and not issubclass(self._output_class, required):
             raise UserError(
                 f"--criterion {name} needs a model that returns {required.__name__}; this --arch returns"
-                f" {self._output_class.__name__}: the README's table says which criterion goes with which model"
+                f" {self._output_class.__name__}: see the README's table of methods"
             )
         return criterion
 
     def load_dataset(self, split: str, epoch: int = 1, combine: bool = False, **kwargs: Any) -> None:
         """Load a split: the training split with training's masks, any other with validation's fixed ones.
 
-        Only the trainer asks for the training split with ``combine``; fairseq-validate on it gets validation masks.
+        Only the trainer asks for the training split with ``combine``: fairseq-validate gets validation masks.
         """
         training = combine and split == self.cfg.train_subset
         folders = data_folders(self.cfg.data)
@@ -203,8 +208,8 @@ class MaskedPretrainingTask(FairseqTask):
         if max_sentences is not None:
             if max_sentences % num_splits:
                 raise UserError(
-                    f"--batch-size {max_sentences} is not a multiple of --mask-splits {num_splits}: all masks of a"
-                    " sequence go into one batch"
+                    f"--batch-size {max_sentences} is not a multiple of --mask-splits {num_splits}: all"
+                    " masks of a sequence go into one batch"
                 )
             max_sentences //= num_splits
         kwargs["ignore_invalid_inputs"] = True  # longer lines are left out of both splits, and counted
@@ -213,7 +218,9 @@ class MaskedPretrainingTask(FairseqTask):
             max_tokens=max_tokens,
             max_sentences=max_sentences,
             # fairseq drops what is left over from this multiple: validation must not lose anything
-            required_batch_size_multiple=max(1, required_batch_size_multiple // num_splits) if training else 1,
+            required_batch_size_multiple=max(1, required_batch_size_multiple // num_splits)
+            if training
+            else 1,
             num_shards=num_shards,
             **kwargs,
         )
@@ -223,8 +230,8 @@ class MaskedPretrainingTask(FairseqTask):
             self._cut_to_whole_updates(batches, num_shards)
         if not batches.frozen_batches:
             raise UserError(
-                f"validation: none of the {len(dataset)} blocks fits --tokens-per-sample {self.max_positions()} or has"
-                " a token to mask: use longer blocks or another --sample-break-mode"
+                f"none of the {len(dataset)} validation blocks fits --tokens-per-sample {self.max_positions()}"
+                " or has a token to mask: use longer blocks or another --sample-break-mode"
             )
         return batches
 
@@ -240,7 +247,9 @@ class MaskedPretrainingTask(FairseqTask):
             )
         if whole < len(frozen):
             kept = np.random.default_rng(self.cfg.seed).permutation(len(frozen))[:whole]
-            logger.info("%d of %d batches left out: updates take %d each", len(frozen) - whole, len(frozen), multiple)
+            logger.info(
+                "%d of %d batches left out: updates take %d each", len(frozen) - whole, len(frozen), multiple
+            )
             batches._frozen_batches = tuple(frozen[index] for index in np.sort(kept))
 
     def train_step(
@@ -253,7 +262,7 @@ class MaskedPretrainingTask(FairseqTask):
         ignore_grad: bool = False,
         **kwargs: Any,
     ) -> tuple[torch.Tensor, int, dict[str, Any]]:
-        """Forward and backward, dropout seeded from the batch: N ranks draw what 1 rank with N micro-batches does."""
+        """Forward and backward, dropout seeded by the batch: 2 ranks draw what 2 micro-batches draw."""
         torch.manual_seed(sample["net_input"]["shape"]["noise_seed"])
         return super().train_step(sample, model, criterion, optimizer, update_num, ignore_grad)
 

@@ -14,7 +14,9 @@ def environment(device: str) -> dict[str, str]:
     if device == "cuda":
         name = torch.cuda.get_device_name()
     else:
-        cpu = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+        cpu = [
+            line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")
+        ]
         name = f"{cpu[0].split(':')[1].strip()} ({torch.get_num_threads()} threads)"
     commit = subprocess.run(
         ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=Path(__file__).parent

@@ -1,8 +1,8 @@
-"""Does ``mlm`` learn what stock fairseq's ``masked_lm`` + ``roberta`` learn? Both trained, both scored on the same masks.
+"""Does ``mlm`` learn what stock fairseq's ``masked_lm`` + ``roberta`` learn? Both scored on the same masks.
 
-Trains each system with each seed through the real ``fairseq-train`` (same shape, rate, batch, schedule and data),
-carries the stock weights over through ``models/roberta_mapping.py`` and scores all of them on our fixed validation
-masks. Perplexities are 2^(bits a masked token), as fairseq prints them.
+Trains each system with each seed through the real ``fairseq-train`` (same shape, rate, batch, schedule and
+data), carries the stock weights over through ``models/roberta_mapping.py`` and scores all of them on our
+fixed validation masks. Perplexities are 2^(bits a masked token), as fairseq prints them.
 
     python scripts/bench/parity.py --data DATA --updates 2000 --seeds 1 2 3 --parallel 2
 """
@@ -32,12 +32,19 @@ from fairseq_masking.models.roberta_mapping import from_roberta
 from fairseq_masking.tasks.masked_pretraining import MaskedPretrainingConfig
 
 PACKAGE = Path(fairseq_masking.__file__).parent
-SHAPE = {"encoder_layers": 2, "encoder_embed_dim": 128, "encoder_ffn_embed_dim": 512, "encoder_attention_heads": 2}
+SHAPE = {
+    "encoder_layers": 2,
+    "encoder_embed_dim": 128,
+    "encoder_ffn_embed_dim": 512,
+    "encoder_attention_heads": 2,
+}
 TRAIN = "import sys; from fairseq_cli.train import cli_main; sys.exit(cli_main())"
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", required=True, help="prepared corpus")
     parser.add_argument("--updates", type=int, default=2000)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
@@ -45,18 +52,24 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rows", type=int, default=32)
     parser.add_argument("--parallel", type=int, default=2, help="runs at once, one CPU thread each")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--work", type=Path, default=Path("/tmp/fairseq_masking_parity"), help="checkpoints and logs")
+    parser.add_argument(
+        "--work", type=Path, default=Path("/tmp/fairseq_masking_parity"), help="checkpoints and logs"
+    )
     parser.add_argument("--out", type=Path, default=Path("scripts/bench/results/parity.csv"))
     return parser.parse_args()
 
 
 def train(args: argparse.Namespace, system: str, seed: int) -> Path:
-    """Train one run; return its last checkpoint."""
+    """Train one run, unless it is finished in its folder already; return its last checkpoint."""
     folder = args.work / f"{system}-{seed}"
+    checkpoint, finished = folder / "checkpoint_last.pt", folder / f"finished-{args.updates}"
+    if finished.exists():
+        return checkpoint
     command = [sys.executable, "-c", TRAIN, args.data, "--user-dir", str(PACKAGE)]
-    command += f"""--tokens-per-sample {args.tokens} --batch-size {args.rows} --seed {seed} --max-update {args.updates}
-        --total-num-update {args.updates} --warmup-updates {args.updates // 10} --lr 1e-3
-        --lr-scheduler polynomial_decay --optimizer adam --adam-betas (0.9,0.98) --adam-eps 1e-6 --weight-decay 0.01
+    command += f"""--tokens-per-sample {args.tokens} --batch-size {args.rows} --seed {seed}
+        --max-update {args.updates} --total-num-update {args.updates} --warmup-updates {args.updates // 10}
+        --lr 1e-3 --lr-scheduler polynomial_decay --optimizer adam --adam-betas (0.9,0.98) --adam-eps 1e-6
+        --weight-decay 0.01
         --clip-norm 1.0 --max-positions 512 --num-workers 1 --log-format simple --log-interval 100
         --no-epoch-checkpoints --save-dir {folder}""".split()
     command += ["--cpu"] if args.device == "cpu" else []
@@ -67,8 +80,11 @@ def train(args: argparse.Namespace, system: str, seed: int) -> Path:
         command += ["--task", "masked_pretraining", "--criterion", "mlm", "--arch", "mlm_tiny"]
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "train.log").open("w") as log:
-        subprocess.run(command, check=True, stdout=log, stderr=log, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    return folder / "checkpoint_last.pt"
+        subprocess.run(
+            command, check=True, stdout=log, stderr=log, env={**os.environ, "OMP_NUM_THREADS": "1"}
+        )
+    finished.touch()
+    return checkpoint
 
 
 class Scorer:

@@ -1,8 +1,8 @@
 """Time and peak memory of a training step: ours against stock fairseq, through the real Trainer, in one run.
 
-Both systems take turns in one process, on batches from their own task over the same corpus, so that the machine's
-mood hits both alike. Peak memory is measured in a process of its own for each. Beside them stands the bare time of
-the step's matrix products, timed on the same machine at the same moment: what no version can beat.
+Both systems take turns in one process, on batches from their own task over the same corpus, so that the
+machine's mood hits both alike. Peak memory is measured in a process of its own for each. Beside them stands
+the bare time of the step's matrix products, timed at the same moment: what no version can beat.
 
     python scripts/bench/step.py --data DATA --arch small --tokens 128 512 --rows 32 8
 """
@@ -34,11 +34,15 @@ SYSTEMS = ("fairseq_masking", "stock_fairseq")
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", required=True, help="prepared corpus")
     parser.add_argument("--arch", default="small", choices=SIZES, help="shape of the encoder")
     parser.add_argument("--tokens", type=int, nargs="+", default=[128, 512], help="tokens a row")
-    parser.add_argument("--rows", type=int, nargs="+", default=[32, 8], help="rows a batch, one for each --tokens")
+    parser.add_argument(
+        "--rows", type=int, nargs="+", default=[32, 8], help="rows a batch, one for each --tokens"
+    )
     parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16", "fp16"])
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--steps", type=int, default=10, help="steps a turn")
@@ -49,7 +53,9 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def training_options(args: argparse.Namespace, system: str, tokens: int, rows: int, save_dir: str) -> list[str]:
+def training_options(
+    args: argparse.Namespace, system: str, tokens: int, rows: int, save_dir: str
+) -> list[str]:
     """Return fairseq-train's options for one system: same shape, precision, batch and optimizer."""
     size = SIZES[args.arch]
     shared = f"""{args.data} --tokens-per-sample {tokens} --batch-size {rows} --max-positions 512
@@ -133,8 +139,9 @@ def matrix_products(args: argparse.Namespace, tokens: int, rows: int, vocabulary
 def peak_memory(args: argparse.Namespace, system: str, tokens: int, rows: int) -> float:
     """Return the MiB that training adds at its peak to what model and optimizer state-free trainer held."""
     command = [
-        sys.executable, __file__, "--data", args.data, "--arch", args.arch, "--tokens", str(tokens), "--rows", str(rows),
-        "--precision", args.precision, "--device", args.device, "--threads", str(args.threads), "--memory-of", system,
+        sys.executable, __file__, "--data", args.data, "--arch", args.arch,
+        "--tokens", str(tokens), "--rows", str(rows), "--precision", args.precision, "--device", args.device,
+        "--threads", str(args.threads), "--memory-of", system,
     ]  # fmt: skip
     result = subprocess.run(command, check=True, capture_output=True, text=True)
     return json.loads(result.stdout.splitlines()[-1])["mib"]
@@ -186,7 +193,8 @@ def main() -> None:
             low, median, high = statistics.quantiles(seconds[name], n=4)
             rows_of_csv.append(
                 {
-                    "system": name, "arch": args.arch, "tokens": tokens, "rows": rows, "vocabulary": vocabulary,
+                    "system": name, "arch": args.arch, "tokens": tokens, "rows": rows,
+                    "vocabulary": vocabulary,
                     "precision": args.precision, "step_ms": round(1000 * median, 3),
                     "quartiles_ms": f"{1000 * low:.3f}-{1000 * high:.3f}",
                     "tokens_per_s": round(tokens * rows / median), "matmul_bound_ms": round(1000 * bound, 3),

@@ -16,7 +16,9 @@ def hub(tmp_path_factory, run_train):
     (folder / "text").write_text("\n".join(LINES * 60) + "\n", encoding="utf-8")
     options = ["--train", folder / "text", "--out", folder / "data", "--vocab-size", "60", "--lowercase"]
     assert prepare_corpus([str(option) for option in options]) == 0
-    finished = run_train(folder / "data", folder / "checkpoints", "--max-update", "3", "--sample-break-mode", "eos")
+    finished = run_train(
+        folder / "data", folder / "checkpoints", "--max-update", "3", "--sample-break-mode", "eos"
+    )
     assert finished.returncode == 0, finished.stderr[-3000:]
     return MLMModel.from_pretrained(folder / "checkpoints")
 

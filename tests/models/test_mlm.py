@@ -14,7 +14,12 @@ from fairseq_masking.errors import UserError
 from fairseq_masking.masking import Masker, MaskingConfig, MaskingVocabulary
 from fairseq_masking.models.mlm import MLMConfig, MLMModel
 
-TINY = {"encoder_layers": 2, "encoder_embed_dim": 32, "encoder_ffn_embed_dim": 64, "encoder_attention_heads": 2}
+TINY = {
+    "encoder_layers": 2,
+    "encoder_embed_dim": 32,
+    "encoder_ffn_embed_dim": 64,
+    "encoder_attention_heads": 2,
+}
 
 
 def build(device, **options):
@@ -38,7 +43,8 @@ def batch(device, lengths=(20, 12, 3), num_splits=2):
         items.append(MaskedExample(index, tokens, masker(tokens, epoch=1, index=index), num_splits))
     sample = collate(items, 1)
     sample["net_input"] = {
-        key: value.to(device) if torch.is_tensor(value) else value for key, value in sample["net_input"].items()
+        key: value.to(device) if torch.is_tensor(value) else value
+        for key, value in sample["net_input"].items()
     }
     return sample
 
@@ -50,7 +56,9 @@ def test_losses_equal_a_loop_over_rows(num_splits, options, device):
     output = model(**sample["net_input"])
     net_input = sample["net_input"]
     expected, predictions, by_kind, start = [], [], {0: [], 1: [], 2: []}, 0
-    for row, (length, count) in enumerate(zip(net_input["src_lengths"], net_input["num_masked"], strict=True)):
+    for row, (length, count) in enumerate(
+        zip(net_input["src_lengths"], net_input["num_masked"], strict=True)
+    ):
         tokens = net_input["src_tokens"][row, :length].clone()
         width = net_input["src_tokens"].shape[1]
         columns = [int(position) - row * width for position in net_input["positions"][start : start + count]]
@@ -70,7 +78,9 @@ def test_losses_equal_a_loop_over_rows(num_splits, options, device):
     assert float(logs["loss"]) == pytest.approx(float(sum(expected).detach()), rel=1e-5)
     for kind, name in enumerate(("mask", "random", "unchanged")):
         assert float(logs[f"num_{name}"]) == len(by_kind[kind])
-        assert logs[f"loss_{name}"].item() == pytest.approx(float(sum(by_kind[kind], torch.zeros(())).detach()), rel=1e-5, abs=1e-5)
+        assert logs[f"loss_{name}"].item() == pytest.approx(
+            float(sum(by_kind[kind], torch.zeros(())).detach()), rel=1e-5, abs=1e-5
+        )
     assert logs["num_skipped"] == (1 if num_splits == 2 else 0)
 
 

@@ -90,7 +90,7 @@ def test_round_trip_is_exact(dictionary, normalize_before):
 
 
 def test_unknown_keys_are_named():
-    with pytest.raises(KeyError, match="decoder.x"):
+    with pytest.raises(KeyError, match=r"decoder\.x"):
         from_roberta({"decoder.x": torch.zeros(1)})
     with pytest.raises(KeyError, match="relative_position"):
         to_roberta({"encoder.relative_position.weight": torch.zeros(1)})

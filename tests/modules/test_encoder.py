@@ -1,4 +1,4 @@
-"""The encoder: padding leaves no trace, explicit positions mean what they say, checkpointing changes nothing."""
+"""The encoder: padding leaves no trace, positions mean what they say, checkpointing changes nothing."""
 
 import dataclasses
 
@@ -9,8 +9,8 @@ from fairseq_masking.errors import UserError
 from fairseq_masking.modules import EncoderConfig, TransformerEncoder
 
 CONFIG = EncoderConfig(
-    vocab_size=50, pad_index=1, num_layers=2, embed_dim=16, ffn_dim=24, num_heads=2, max_positions=12, dropout=0.0,
-    attention_dropout=0.0,
+    vocab_size=50, pad_index=1, num_layers=2, embed_dim=16, ffn_dim=24, num_heads=2, max_positions=12,
+    dropout=0.0, attention_dropout=0.0,
 )  # fmt: skip
 
 

@@ -58,7 +58,7 @@ def test_amos_buckets_equal_the_loop(buckets, distance):
 
 
 def test_amos_buckets_by_hand():
-    # 32 bins: half 16, exact 8; 0..7 exact, 8 -> 8, 9 -> 8 + ceil(0.30) = 9, far -> 15; minus the smallest, -15
+    # 32 bins: half 16, exact 8; 0..7 exact, 8 -> 8, 9 -> 8 + ceil(0.30) = 9, far -> 15; minus -15
     offsets = torch.tensor([0, 1, 7, 8, 9, 400, -1, -400])
     buckets = amos_buckets(offsets, num_buckets=32, max_distance=128, max_positions=512)
     assert buckets.tolist() == [15, 16, 22, 23, 24, 30, 14, 0]

@@ -76,7 +76,10 @@ def test_bf16_error_is_within_twice_plain_pytorch(chunk_rows, device):
     ours = gradients(linear_cross_entropy, *low, exact[3], upstream, chunk_elements=chunk_rows * 1003)
 
     def errors(result):
-        return [(a.double() - b).norm() / b.norm() for a, b in zip([result[0], *result[2]], [truth[0], *truth[2]])]
+        return [
+            (a.double() - b).norm() / b.norm()
+            for a, b in zip([result[0], *result[2]], [truth[0], *truth[2]], strict=True)
+        ]
 
     for own, reference_error in zip(errors(ours), errors(plain), strict=True):
         assert own <= 2 * reference_error

@@ -1,0 +1,84 @@
+"""Small fixes: NumPy 2, the wrong apex, --bf16, what one run leaves for the next."""
+
+import importlib
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fairseq import checkpoint_utils, options
+from fairseq.logging import progress_bar
+
+import fairseq_masking
+from fairseq_masking import compat
+from fairseq_masking.compat import environment
+
+
+def test_applying_twice_changes_nothing() -> None:
+    before = checkpoint_utils.load_checkpoint_to_cpu, options.parse_args_and_arch
+    compat.apply()
+    assert before == (checkpoint_utils.load_checkpoint_to_cpu, options.parse_args_and_arch)
+
+
+def test_numpy_compat(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(np, "compat")
+    environment.restore_numpy_compat()
+    assert np.zeros(2, dtype=np.compat.long).dtype == np.int64
+
+
+@pytest.mark.parametrize(("wrong", "warnings"), [(True, 1), (False, 0)], ids=["PyPI's", "NVIDIA's"])
+def test_wrong_apex(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    wrong: bool,
+    warnings: int,
+) -> None:
+    package = tmp_path / "apex"
+    package.mkdir()
+    (package / "__init__.py").write_text("from pyramid_mailer.interfaces import IMailer\n")
+    if not wrong:
+        (package / "normalization").mkdir()
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delenv("RANK", raising=False)
+    importlib.invalidate_caches()
+    with caplog.at_level(logging.WARNING):
+        environment.warn_about_wrong_apex()
+    messages = [record.getMessage() for record in caplog.records]
+    assert len(messages) == warnings
+    for message in messages:
+        assert str(package) in message and "NVIDIA" in message and "\n" not in message
+
+
+@pytest.mark.parametrize(("given", "tpu"), [(["--bf16"], False), (["--bf16", "--tpu"], True), ([], False)])
+def test_bf16_is_no_tpu(given: list[str], tpu: bool, small_data: Path) -> None:
+    arguments = [str(small_data), "--task", "masked_pretraining", "--arch", "mlm_tiny", "--criterion", "mlm"]
+    args = options.parse_args_and_arch(options.get_training_parser(), [*arguments, *given])
+    assert args.tpu is tpu
+    assert args.bf16 is ("--bf16" in given)
+
+
+def test_next_run_of_a_process_starts_afresh() -> None:
+    from fairseq_cli import train
+
+    class Writer:
+        closed = False
+
+        def close(self) -> None:
+            self.closed = True
+
+    writer = Writer()
+    checkpoint_utils.save_checkpoint.best = 1.0
+    train.should_stop_early.best, train.should_stop_early.num_runs = 1.0, 3
+    progress_bar._tensorboard_writers["train"] = writer
+    compat.reset_process_state()
+    assert not hasattr(checkpoint_utils.save_checkpoint, "best")
+    assert not hasattr(train.should_stop_early, "best")
+    assert not progress_bar._tensorboard_writers and writer.closed
+
+
+def test_the_package_registers_itself() -> None:
+    from fairseq.tasks import TASK_REGISTRY
+
+    assert "masked_pretraining" in TASK_REGISTRY
+    assert Path(fairseq_masking.__path__[0]).name == "fairseq_masking"

@@ -1,0 +1,121 @@
+"""Every recipe of configs/pretrain composes, is typed and valid, and is what its header says."""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from fairseq.dataclass.initialize import add_defaults, hydra_init
+from fairseq.models import ARCH_MODEL_NAME_REGISTRY, MODEL_DATACLASS_REGISTRY
+from fairseq.tasks import TASK_DATACLASS_REGISTRY
+from hydra import compose, initialize_config_dir
+from hydra.errors import ConfigCompositionException
+from omegaconf import OmegaConf
+
+import fairseq_masking  # noqa: F401 - registers the groups
+from fairseq_masking.masking import MaskingConfig
+from fairseq_masking.models.architectures import SIZES
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # fairseq still works in the way of Hydra 1.0
+
+FOLDER = Path(__file__).resolve().parents[2] / "configs" / "pretrain"
+RECIPES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
+GROUPS = ("task", "model", "criterion", "optimizer", "lr_scheduler")
+EXPECTED = {
+    "fully_explored_base",
+    "fully_explored_cs",
+    "fully_explored_news",
+    "fully_explored_tiny",
+    "mlm_base",
+    "mlm_large",
+    "mlm_large_efficient",
+    "mlm_tiny",
+}
+
+
+@pytest.fixture(params=RECIPES)
+def recipe(request):
+    return request.param
+
+
+def composed(name, *overrides):
+    hydra_init(name)
+    with initialize_config_dir(config_dir=str(FOLDER), version_base="1.1"):
+        return compose(name, overrides=["task.data=/nowhere", *overrides])
+
+
+def header(name):
+    text = (FOLDER / f"{name}.yaml").read_text(encoding="utf-8")
+    return text[: text.index("\ndefaults:")]
+
+
+def test_all_recipes_are_here():
+    assert set(RECIPES) == EXPECTED
+
+
+def test_what_the_file_says_is_what_comes_out(recipe):
+    cfg = composed(recipe)
+    written = yaml.safe_load((FOLDER / f"{recipe}.yaml").read_text(encoding="utf-8"))
+    for group, values in written.items():
+        if group in ("defaults", "hydra"):
+            continue
+        for key, value in values.items():
+            if value != "???" and "${" not in str(value):
+                assert cfg[group][key] == value, f"{group}.{key}"
+    chosen = {
+        group: name for entry in written["defaults"] if entry != "_self_" for group, name in entry.items()
+    }
+    assert set(chosen) == set(GROUPS)
+    assert {group: cfg[group]._name for group in GROUPS} == chosen
+
+
+def test_it_is_typed_and_the_masking_is_possible(recipe):
+    cfg = composed(recipe)
+    add_defaults(cfg)
+    plain = OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)
+    task = plain["task"]
+    MaskingConfig(mask_prob=task["mask_prob"], num_splits=task["mask_splits"], unit=task["mask_unit"])
+    assert task["tokens_per_sample"] <= plain["model"]["max_positions"]
+    assert plain["lr_scheduler"]["total_num_update"] == plain["optimization"]["max_update"]
+    assert plain["lr_scheduler"]["warmup_updates"] < plain["optimization"]["max_update"]
+    assert plain["model"]["_name"] in ARCH_MODEL_NAME_REGISTRY
+    assert MODEL_DATACLASS_REGISTRY[ARCH_MODEL_NAME_REGISTRY[plain["model"]["_name"]]]
+    assert TASK_DATACLASS_REGISTRY[task["_name"]]
+    for key, value in vars(SIZES[plain["model"]["_name"].rpartition("_")[2]]).items():
+        assert plain["model"][key] == value
+    splits = task["mask_splits"]
+    assert (splits > 1) == (plain["criterion"]["_name"] == "fully_explored_mlm")
+    assert plain["dataset"]["batch_size"] % splits == 0
+
+
+def test_global_batch_is_the_headers(recipe):
+    found = re.search(
+        r"Global batch: (\d+) rows = batch_size (\d+) x update_freq (\d+) x (\d+) (?:GPU|process)",
+        header(recipe),
+    )
+    rows, batch_size, update_freq, gpus = map(int, found.groups())
+    cfg = composed(recipe)
+    assert rows == batch_size * update_freq * gpus
+    assert (cfg.dataset.batch_size, list(cfg.optimization.update_freq)) == (batch_size, [update_freq])
+
+
+def test_header_says_what_a_reader_needs(recipe):
+    text = header(recipe)
+    for part in ("Reproduces:", "Command:", "Global batch:", "Hardware:", "Expected:"):
+        assert part in text
+    assert re.search(rf"--config-name {recipe} \\\n#\s+task\.data=", text)
+    assert re.search(r"from the paper|measured here", text)
+
+
+def test_command_line_wins_over_the_recipe(recipe):
+    cfg = composed(
+        recipe, "criterion=mlm", "task.mask_splits=1", "model=mlm_small", "optimizer.adam_eps=1e-3"
+    )
+    assert (cfg.criterion._name, cfg.task.mask_splits, cfg.model._name) == ("mlm", 1, "mlm_small")
+    assert (cfg.model.encoder_layers, cfg.optimizer.adam_eps) == (6, 1e-3)
+
+
+@pytest.mark.parametrize("override", ["task.mask_splitz=4", "task.mask_splits=four", "task.mask_unit=letter"])
+def test_wrong_overrides_are_refused(override):
+    with pytest.raises(ConfigCompositionException):
+        composed("mlm_base", override)

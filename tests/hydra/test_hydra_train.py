@@ -1,0 +1,74 @@
+"""``fairseq-hydra-train`` by recipe: typed, resumed in place, on two ranks (by groups: test_wheel.py)."""
+
+from pathlib import Path
+
+import torch
+from conftest import ROOT, Finished, assert_one_line_error, run_command
+
+SMALL = [
+    "task.tokens_per_sample=32",
+    "dataset.batch_size=4",
+    "dataset.num_workers=0",
+    "optimization.lr=[0.001]",
+    "common.log_format=simple",
+    "common.log_interval=1",
+    "common.cpu=true",
+    "checkpoint.save_dir=save",
+]
+GROUPS = ["task=masked_pretraining", "model=mlm_tiny", "criterion=mlm"]
+GROUPS += ["optimizer=adam", "lr_scheduler=polynomial_decay"]
+RECIPE = ["--config-dir", ROOT / "configs/pretrain", "--config-name", "mlm_tiny"]
+
+
+def hydra_train(folder: Path, *arguments: str | Path) -> Finished:
+    return run_command(["fairseq-hydra-train", *arguments], cwd=folder)
+
+
+def test_recipe_resumed_on_two_ranks(small_data: Path, tmp_path: Path) -> None:
+    """An option of the recipe is overridden; the second run goes on in the same folder."""
+    options = [*RECIPE, f"task.data={small_data}", *SMALL, "model.encoder_layers=3"]
+    first = hydra_train(tmp_path, *options, "optimization.max_update=2")
+    assert first.returncode == 0, first.stderr[-4000:]
+    two_ranks = "distributed_training.distributed_world_size=2"
+    second = hydra_train(tmp_path, *options, "optimization.max_update=3", two_ranks)
+    assert second.returncode == 0, second.stderr[-4000:]
+    assert "Loaded checkpoint save/checkpoint_last.pt" in second.stdout
+    state = torch.load(tmp_path / "save" / "checkpoint_last.pt", weights_only=False)
+    assert state["optimizer_history"][-1]["num_updates"] == 3
+    layers = {name.split(".layers.")[1][0] for name in state["model"] if ".layers." in name}
+    assert layers == {"0", "1", "2"}
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_wrong_type_is_told_by_hydra(tmp_path: Path) -> None:
+    finished = hydra_train(tmp_path, *GROUPS, "task.data=nowhere", "task.mask_prob=much")
+    assert finished.returncode == 1
+    assert "Value 'much' of type 'str' could not be converted to Float" in finished.stderr
+    assert "Traceback" not in finished.stderr
+
+
+def test_user_error_is_one_line(tmp_path: Path) -> None:
+    finished = hydra_train(tmp_path, *GROUPS, "task.data=nowhere", *SMALL)
+    assert_one_line_error(finished, "nowhere")
+
+
+def test_value_that_a_yaml_file_gets_wrong_is_one_line(tmp_path: Path) -> None:
+    """A section without its group is checked by fairseq's add_defaults, after Hydra."""
+    (tmp_path / "mine.yaml").write_text(
+        "task:\n  _name: masked_pretraining\n  data: nowhere\n  mask_prob: much\nhydra:\n  run:\n    dir: .\n"
+    )
+    finished = hydra_train(tmp_path, "--config-dir", tmp_path, "--config-name", "mine")
+    assert_one_line_error(finished, "much", "mask_prob")
+
+
+def test_other_hydra_programs_are_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "program.py").write_text(
+        "import sys, hydra\n"
+        "@hydra.main(config_path=None, version_base='1.3')\n"
+        "def main(cfg):\n"
+        "    print('imported', sorted({'fairseq', 'torch', 'fairseq_masking'} & set(sys.modules)))\n"
+        "main()\n"
+    )
+    finished = run_command(["python", "program.py"], cwd=tmp_path)
+    assert finished.returncode == 0, finished.stderr
+    assert "imported []" in finished.stdout
