@@ -3,7 +3,12 @@
 Importing it registers its tasks, models and criterions with fairseq.
 """
 
-from fairseq_masking import compat
+import logging
+
+# On import fairseq recommends a package that none of this needs, among a command's own lines.
+logging.getLogger("fairseq.tasks.text_to_speech").setLevel(logging.WARNING)
+
+from fairseq_masking import compat  # noqa: E402 - it imports fairseq
 
 compat.apply()
 

@@ -1,0 +1,38 @@
+# What the README's commands call. The environment is .venv in this folder; nothing has to be active.
+# PYTHON=/path/to/python3.12 chooses the interpreter that it is made from (3.11 or 3.12).
+
+SHELL := /bin/bash
+BIN := .venv/bin
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: help environment quickstart test lint bench clean
+
+help:
+	@echo "make quickstart   environment, corpus, two short trainings, a table, curves and filled-in sentences"
+	@echo "make test         the tests, on CPU (TESTS=tests/masking for some of them)"
+	@echo "make lint         ruff format, ruff check, mypy"
+	@echo "make bench        the benchmarks of scripts/bench"
+	@echo "make clean        everything that was made here, the environment included"
+
+environment:
+	@PYTHON="$(PYTHON)" bash scripts/environment.sh
+
+quickstart: export OMP_NUM_THREADS := $(shell nproc 2>/dev/null || echo 2)
+quickstart: environment
+	@PATH="$(CURDIR)/$(BIN):$$PATH" bash scripts/quickstart/run.sh
+
+test: environment
+	$(BIN)/python -m pytest $(or $(TESTS),tests)
+
+lint: environment
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: environment
+	$(BIN)/python scripts/bench/masking.py
+	$(BIN)/python scripts/bench/step.py
+
+clean:
+	rm -rf .venv .quickstart build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache outputs multirun
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

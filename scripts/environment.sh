@@ -1,0 +1,75 @@
+#!/usr/bin/env bash
+# Makes .venv in the repository's root with all that the plugin, its tests and its tools need. A finished
+# environment is reused; one that was left unfinished is made anew; changed requirements are installed on top.
+#
+#   bash scripts/environment.sh            (PYTHON=/path/to/python3.12 chooses the interpreter)
+set -euo pipefail
+
+TORCH=torch==2.13.0 # first and pinned, or pip may take another build that fairseq's dependencies ask for
+
+if [[ "${1:-}" == --help || "${1:-}" == -h ]]; then
+  sed -n '2,5p' "$0" | sed 's/^# \{0,1\}//'
+  exit 0
+fi
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
+cd "$root"
+stamp=.venv/.complete
+started=.venv/.unfinished
+wanted=$(cat setup.py scripts/environment.sh <(echo "$root") | sha256sum | cut -d ' ' -f 1)
+
+works() { # a Python that ve-fairseq has wheels for and that can make environments
+  "$1" -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' >/dev/null 2>&1
+}
+
+find_python() {
+  local candidates=("${PYTHON:-}")
+  if [[ -z "${PYTHON:-}" ]]; then
+    candidates=(python3.12 python3.11 python3 python /usr/bin/python3.12 /usr/bin/python3.11 /usr/bin/python3
+      /usr/local/bin/python3.12 /usr/local/bin/python3.11)
+  fi
+  for candidate in "${candidates[@]}"; do
+    if works "$candidate"; then
+      echo "$candidate"
+      return
+    fi
+  done
+  local found=${PYTHON:-python3}
+  echo "environment: error: $found is $("$found" --version 2>&1 | head -n 1 || true); this project needs Python" \
+    "3.11 or 3.12 with venv: install one, then make PYTHON=/path/to/python3.12 ..." >&2
+  return 1
+}
+
+if [[ -f "$stamp" && "$(cat "$stamp")" == "$wanted" ]]; then
+  exit 0
+fi
+
+if [[ -e "$started" ]] || { [[ -e .venv ]] && ! works .venv/bin/python; }; then
+  echo "environment: .venv is unfinished or broken, making it anew"
+  rm -rf .venv
+fi
+if [[ ! -e .venv ]]; then
+  python=$(find_python)
+  echo "environment: .venv from $("$python" --version)"
+  mkdir .venv
+  touch "$started"
+  "$python" -m venv .venv
+fi
+rm -f "$stamp"
+touch "$started"
+
+pip() { PIP_DISABLE_PIP_VERSION_CHECK=1 .venv/bin/python -m pip install --quiet "$@"; }
+
+echo "environment: installing (a few minutes the first time)"
+pip setuptools wheel
+pip "$TORCH"
+.venv/bin/python -c 'from setup import EXTRAS, REQUIREMENTS; print(*REQUIREMENTS, *EXTRAS["test"], sep="\n")' \
+  >.venv/requirements.txt
+pip "$TORCH" -r .venv/requirements.txt
+
+# Instead of pip install -e, under which Hydra does not find its plugins: the two folders that Python imports from.
+site_packages=$(.venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+printf '%s\n' "$root" "$root/fairseq_masking/hydra" >"$site_packages/fairseq_masking.pth"
+
+rm -f "$started"
+echo "$wanted" >"$stamp"
