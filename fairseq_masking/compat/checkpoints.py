@@ -1,0 +1,200 @@
+"""Checkpoints: loaded without running their code, and never found cut short.
+
+torch >= 2.6 loads with ``weights_only=True``: types of an allow-list are built, nothing else is called. Stock
+fairseq stores an ``argparse.Namespace`` and at times a NumPy scalar, so these few are added to the list.
+They only hold data. Everything else is refused, in one line that names it.
+"""
+
+import argparse
+import collections
+import contextlib
+import os
+import pickle
+import re
+import shutil
+import traceback
+import typing
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import CodeType
+from typing import Any
+
+import numpy as np
+import torch
+from fairseq import checkpoint_utils
+from fairseq.distributed import utils as distributed_utils
+from fairseq.file_io import PathManager
+from omegaconf import DictConfig, ListConfig
+from omegaconf.base import ContainerMetadata, Metadata
+from omegaconf.nodes import AnyNode
+
+from fairseq_masking.compat.patching import replace
+from fairseq_masking.errors import UserError
+
+__all__ = [
+    "allow_broadcast_of_checkpoints",
+    "allow_safe_globals",
+    "copy_checkpoints_atomically",
+    "guard_checkpoint_loading",
+    "remove_leftover_temporaries",
+]
+
+_UNSAFE_SWITCH = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
+
+# What rank 0 sends to the other ranks: the state it has loaded, its configuration as OmegaConf containers.
+_BROADCAST_GLOBALS = [
+    distributed_utils._TensorPlaceholder,
+    DictConfig,
+    ListConfig,
+    ContainerMetadata,
+    Metadata,
+    AnyNode,
+    dict,
+    list,
+    int,
+    collections.defaultdict,
+    typing.Any,
+]
+
+
+def allow_safe_globals() -> None:
+    """Allows what fairseq's own checkpoints hold: ``argparse.Namespace`` and NumPy's float scalars.
+
+    The scalars come from best-checkpoint metrics such as pearson; files written by NumPy 1 name the same
+    function by its old path. Keep this list short: each entry is a type that any checkpoint may build.
+    """
+    scalar = np._core.multiarray.scalar  # type: ignore[attr-defined]
+    torch.serialization.add_safe_globals(
+        [
+            argparse.Namespace,
+            scalar,
+            (scalar, "numpy.core.multiarray.scalar"),
+            np.dtype,
+            np.dtypes.Float64DType,
+        ]
+    )
+
+
+def guard_checkpoint_loading() -> None:
+    """Makes every checkpoint that fairseq loads a safe one, and every broken one a single line.
+
+    ``checkpoint_utils.load_checkpoint_to_cpu`` leaves ``weights_only`` to torch's default, which the
+    environment variable TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD switches off: it is not heard here.
+
+    Raises:
+        UserError: (when loading) the file would run code, is cut short or is no fairseq checkpoint.
+    """
+    replace(checkpoint_utils, "load_checkpoint_to_cpu", _load_guarded)
+
+
+def allow_broadcast_of_checkpoints() -> None:
+    """Lets ranks above 0 resume: what rank 0 broadcasts (its loaded state, as OmegaConf) may be unpickled.
+
+    The longer list holds for these messages between the ranks of one run only, never for a file.
+    """
+    replace(distributed_utils, "_broadcast_object_slow", _with_broadcast_globals)
+
+
+def copy_checkpoints_atomically() -> None:
+    """Makes checkpoint_last.pt and checkpoint_best.pt appear whole or not at all.
+
+    fairseq saves one file atomically and gives it its other names by a plain copy, which a kill cuts short.
+    """
+    replace(PathManager, "copy", _copy_then_rename)
+
+
+def remove_leftover_temporaries() -> None:
+    """Clears what a killed run left half-written (``*.pt.tmp``) out of its folder at the next start."""
+    replace(checkpoint_utils, "verify_checkpoint_directory", _verify_and_clean)
+
+
+def _load_guarded(original: Callable[..., Any]) -> Callable[..., Any]:
+    def load_checkpoint_to_cpu(path: str, *rest: Any, **options: Any) -> Any:
+        try:
+            with _without_environment(_UNSAFE_SWITCH):
+                return original(path, *rest, **options)
+        except (FileNotFoundError, PermissionError, UserError, MemoryError):
+            raise
+        except Exception as error:
+            reason = _why_not_loadable(error)
+            if reason is None:
+                raise
+            raise UserError(f"checkpoint {path}: {reason}") from error
+
+    return load_checkpoint_to_cpu
+
+
+def _why_not_loadable(error: Exception) -> str | None:
+    """The end of the user's line, or None where the file is not to blame."""
+    codes = [frame.f_code for frame, _ in traceback.walk_tb(error.__traceback__)]
+    if torch.load.__code__ in codes:
+        if isinstance(error, pickle.UnpicklingError):
+            culprit = _forbidden_global(str(error))
+            if culprit is not None:
+                return (
+                    f"refused, because loading it would call or build {culprit}, and a checkpoint may hold "
+                    "only tensors, plain Python values and argparse.Namespace; use one from a trusted source"
+                )
+        return (
+            f"cannot be read, it is cut short or no PyTorch file ({type(error).__name__}); delete it and "
+            "resume from an earlier checkpoint with --restore-file"
+        )
+    in_fairseq = bool(codes) and _is_in(checkpoint_utils.__file__, codes[-1])
+    if in_fairseq and isinstance(error, (KeyError, TypeError, AttributeError, IndexError)):
+        return "a PyTorch file, but not a fairseq checkpoint (no model with its training state inside)"
+    return None
+
+
+def _forbidden_global(message: str) -> str | None:
+    """The name that torch's weights_only unpickler refused, from its message; None for a damaged stream."""
+    found = re.search(r"GLOBAL (\S+)", message) or re.search(r"unrecognized function (<[^>]+>|\S+)", message)
+    if found is None and "allowlisted" in message:
+        found = re.search(r"but got (?:<class )?'?([\w.]+)", message)
+    return found.group(1) if found else None
+
+
+def _is_in(file: str, code: CodeType) -> bool:
+    return os.path.realpath(code.co_filename) == os.path.realpath(file)
+
+
+@contextlib.contextmanager
+def _without_environment(name: str) -> Iterator[None]:
+    value = os.environ.pop(name, None)
+    try:
+        yield
+    finally:
+        if value is not None:
+            os.environ[name] = value
+
+
+def _with_broadcast_globals(original: Callable[..., Any]) -> Callable[..., Any]:
+    def _broadcast_object_slow(*args: Any, **options: Any) -> Any:
+        with torch.serialization.safe_globals(_BROADCAST_GLOBALS):
+            return original(*args, **options)
+
+    return _broadcast_object_slow
+
+
+def _copy_then_rename(original: Callable[..., Any]) -> Callable[..., Any]:
+    def copy(src_path: str, dst_path: str, overwrite: bool = False) -> Any:
+        if PathManager.path_requires_pathmanager(src_path) or PathManager.path_requires_pathmanager(dst_path):
+            return original(src_path, dst_path, overwrite=overwrite)
+        temporary = f"{dst_path}.tmp"  # the name that fairseq's own atomic save uses
+        try:
+            shutil.copyfile(src_path, temporary)
+            os.replace(temporary, dst_path)
+        finally:
+            Path(temporary).unlink(missing_ok=True)
+        return dst_path
+
+    return copy
+
+
+def _verify_and_clean(original: Callable[..., Any]) -> Callable[..., Any]:
+    def verify_checkpoint_directory(save_dir: str) -> None:
+        original(save_dir)
+        if not PathManager.path_requires_pathmanager(save_dir):
+            for leftover in Path(save_dir).glob("checkpoint*.pt.tmp"):
+                leftover.unlink(missing_ok=True)
+
+    return verify_checkpoint_directory

@@ -1,0 +1,127 @@
+"""The wrapper around fairseq's ``call_main``, through which each of its commands starts its work."""
+
+import os
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+import torch.multiprocessing
+from fairseq.distributed import utils as distributed_utils
+from omegaconf import DictConfig
+from torch.multiprocessing.spawn import ProcessException
+
+from fairseq_masking.compat.distributed import complete_launch_settings, spawns_cpu_ranks
+from fairseq_masking.compat.errors import exit_with, one_line, user_error_in
+from fairseq_masking.compat.patching import replace
+from fairseq_masking.compat.state import reset_process_state
+
+__all__ = ["RankMain", "wrap_call_main"]
+
+
+def wrap_call_main() -> None:
+    """Mends how a command starts its ranks and how it ends when one of them meets a ``UserError``.
+
+    Before: forgets the run before, points ``common.user_dir`` at this package (so that every started rank
+    registers it), completes the settings of a distributed launch. After: one line instead of one traceback
+    a rank.
+    """
+    replace(distributed_utils, "call_main", _call_main)
+
+
+class RankMain:
+    """A command's ``main`` as a started rank runs it: leaves a UserError's line in a folder for the parent.
+
+    An instance travels by pickle; unpickling it imports this package, which thereby registers and mends
+    fairseq in the new process before anything else happens there.
+    """
+
+    def __init__(self, main: Callable[..., Any], reports: str) -> None:
+        self.main = main
+        self.reports = reports
+
+    def __call__(self, cfg: DictConfig, **options: Any) -> None:
+        try:
+            self.main(cfg, **options)
+        except Exception as error:
+            user_error = user_error_in(error)
+            if user_error is None:
+                raise
+            rank = cfg.distributed_training.distributed_rank
+            (Path(self.reports) / f"rank{rank:06d}").write_text(one_line(user_error), encoding="utf-8")
+            sys.exit(1)
+
+
+def _call_main(original: Callable[..., Any]) -> Callable[..., Any]:
+    def call_main(cfg: DictConfig, main: Callable[..., Any], **options: Any) -> None:
+        reset_process_state()
+        try:
+            _set_user_dir(cfg)
+            complete_launch_settings(cfg)
+            if cfg.distributed_training.distributed_init_method is None or _is_a_rank(cfg):
+                original(cfg, main, **options)
+            else:
+                _call_in_new_processes(original, cfg, main, options)
+        except Exception as error:
+            user_error = user_error_in(error)
+            if user_error is None:
+                raise
+            if not _speaks_for_all_ranks(cfg):
+                sys.exit(1)
+            exit_with(one_line(user_error))
+
+    return call_main
+
+
+def _set_user_dir(cfg: DictConfig) -> None:
+    """Names this package by the path it was imported from; another plugin's user_dir stays."""
+    package = sys.modules[__package__.partition(".")[0]]
+    user_dir = cfg.common.user_dir
+    if user_dir is None or os.path.basename(os.path.abspath(user_dir)) == package.__name__:
+        cfg.common.user_dir = package.__path__[0]
+
+
+def _is_a_rank(cfg: DictConfig) -> bool:
+    return bool(cfg.distributed_training.distributed_no_spawn)
+
+
+def _call_in_new_processes(
+    original: Callable[..., Any], cfg: DictConfig, main: Callable[..., Any], options: dict[str, Any]
+) -> None:
+    with tempfile.TemporaryDirectory(prefix="fairseq_masking-") as reports:
+        rank_main = RankMain(main, reports)
+        try:
+            if spawns_cpu_ranks(cfg):
+                _spawn_cpu_ranks(cfg, rank_main, options)
+            else:
+                original(cfg, rank_main, **options)
+        except ProcessException:
+            # The rank that failed first may only have lost its connection to the one with the reason.
+            lines = [path.read_text(encoding="utf-8") for path in sorted(Path(reports).iterdir())]
+            if not lines:
+                raise
+            exit_with(lines[0])
+
+
+def _spawn_cpu_ranks(cfg: DictConfig, rank_main: RankMain, options: dict[str, Any]) -> None:
+    """fairseq's spawn with as many processes as ranks; fairseq's own starts as many as there are GPUs."""
+    num_ranks = cfg.distributed_training.distributed_world_size
+    cfg.distributed_training.distributed_rank = None  # each process takes its own
+    torch.multiprocessing.spawn(
+        fn=distributed_utils.distributed_main,
+        args=(rank_main, cfg, {**options, "start_rank": 0}),
+        nprocs=num_ranks,
+        join=True,
+    )
+
+
+def _speaks_for_all_ranks(cfg: DictConfig) -> bool:
+    """Under torchrun all ranks tend to fail of the same cause: the first to come says it, or rank 0."""
+    if dist.is_available() and dist.is_initialized():
+        try:
+            return dist.distributed_c10d._get_default_store().add("fairseq_masking/user_error", 1) == 1
+        except RuntimeError:  # the rank that keeps the store has already left
+            return True
+    return os.environ.get("RANK", str(cfg.distributed_training.distributed_rank or 0)) == "0"

@@ -1,0 +1,68 @@
+"""Hydra plugin: makes ``fairseq-hydra-train task=masked_pretraining model=mlm_base ...`` find its groups.
+
+fairseq imports ``common.user_dir`` after Hydra has composed the configuration, too late for the groups and
+types that the package registers. Hydra asks plugins for search paths before it composes: this one takes the
+chance to import the package. Every other Hydra program, and fairseq with another plugin, is left alone.
+"""
+
+import importlib
+import os
+import sys
+from pathlib import Path
+
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.plugins.search_path_plugin import SearchPathPlugin
+
+__all__ = ["FairseqMaskingPlugin"]
+
+_PACKAGE = "fairseq_masking"
+_PROGRAMS = ("fairseq_cli.hydra_train", "fairseq_cli.hydra_validate")
+_USER_DIR_KEYS = ("common.user_dir", "+common.user_dir", "++common.user_dir")
+
+
+class FairseqMaskingPlugin(SearchPathPlugin):
+    """Registers the package's tasks, models and criterions; its configs/ can be searched as a last resort."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        """Called by Hydra before it composes a configuration."""
+        user_dir = _user_dir_on_the_command_line(sys.argv[1:])
+        if not _is_fairseq_program() or (user_dir is not None and user_dir.name != _PACKAGE):
+            return
+        package_folder = _import_package(user_dir)
+        if package_folder is None:
+            return
+        for configs in (package_folder / "configs", package_folder.parent / "configs"):
+            if (configs / "pretrain").is_dir():
+                search_path.append(provider=_PACKAGE, path=f"file://{configs}")
+                return
+
+
+def _is_fairseq_program() -> bool:
+    main_spec = getattr(sys.modules.get("__main__"), "__spec__", None)
+    return getattr(main_spec, "name", None) in _PROGRAMS or any(name in sys.modules for name in _PROGRAMS)
+
+
+def _user_dir_on_the_command_line(arguments: list[str]) -> Path | None:
+    for argument in reversed(arguments):
+        key, equals, value = argument.partition("=")
+        if equals and key in _USER_DIR_KEYS and value not in ("", "null"):
+            return Path(os.path.abspath(value.strip("'\"")))
+    return None
+
+
+def _import_package(user_dir: Path | None) -> Path | None:
+    """Imports the package, from the folder that the user names where he does; gives its folder."""
+    if user_dir is not None and _PACKAGE not in sys.modules:
+        sys.path.insert(0, str(user_dir.parent))
+    try:
+        package = importlib.import_module(_PACKAGE)
+    except ModuleNotFoundError as error:
+        if error.name == _PACKAGE:  # the plugin's folder is on the path, its package is not
+            return None
+        raise
+    except ValueError as error:
+        if type(error).__name__ != "UserError":
+            raise
+        print(f"{_PACKAGE}: error: {error}", file=sys.stderr)
+        sys.exit(1)
+    return Path(package.__path__[0])
