@@ -16,7 +16,6 @@ from fairseq.models import BaseFairseqModel
 from fairseq.tasks import FairseqTask, register_task
 from omegaconf import II, MISSING
 
-from fairseq_masking import compat
 from fairseq_masking.data import BlockDataset, MaskedDataset, load_dictionary, load_tokens
 from fairseq_masking.errors import UserError
 from fairseq_masking.masking import Masker, MaskingConfig
@@ -106,7 +105,6 @@ class MaskedPretrainingTask(FairseqTask):
     @classmethod
     def setup_task(cls, cfg: MaskedPretrainingConfig, **kwargs: Any) -> "MaskedPretrainingTask":
         """Check the data folders and load the dictionary."""
-        compat.reset_process_state()
         folders = data_folders(cfg.data)
         dictionary = load_dictionary(folders[0] / "dict.txt")
         for folder in folders:
@@ -230,7 +228,7 @@ class MaskedPretrainingTask(FairseqTask):
             self._cut_to_whole_updates(batches, num_shards)
         if not batches.frozen_batches:
             raise UserError(
-                f"none of the {len(dataset)} validation blocks fits --tokens-per-sample {self.max_positions()}"
+                f"none of {len(dataset)} validation blocks fits --tokens-per-sample {self.max_positions()}"
                 " or has a token to mask: use longer blocks or another --sample-break-mode"
             )
         return batches

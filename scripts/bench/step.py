@@ -37,7 +37,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--data", required=True, help="prepared corpus")
+    parser.add_argument("--data", default=".quickstart/data", help="prepared corpus")
     parser.add_argument("--arch", default="small", choices=SIZES, help="shape of the encoder")
     parser.add_argument("--tokens", type=int, nargs="+", default=[128, 512], help="tokens a row")
     parser.add_argument(

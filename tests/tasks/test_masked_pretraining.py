@@ -102,7 +102,7 @@ def test_validation_loses_nothing(small_data):
 
 def test_a_validation_set_without_a_block_that_fits_is_an_error(small_data):
     task = make_task(small_data, sample_break_mode="eos", tokens_per_sample=4)
-    with pytest.raises(UserError, match="none of the 60 validation blocks"):
+    with pytest.raises(UserError, match="none of 60 validation blocks"):
         batches_of(task, "valid", max_positions=4)
 
 
