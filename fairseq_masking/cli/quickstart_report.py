@@ -1,0 +1,104 @@
+"""The quickstart's report: a table, the learning curves, and what the models write into gaps."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from fairseq_masking.errors import UserError
+from fairseq_masking.evaluation.curves import plot_learning_curves
+from fairseq_masking.evaluation.fillings import format_fillings, top_candidates
+from fairseq_masking.evaluation.masked_targets import training_unigram, validation_targets
+from fairseq_masking.evaluation.tables import format_table
+from fairseq_masking.evaluation.training_log import TrainingLog, read_training_log
+from fairseq_masking.evaluation.unigram import Score, Unigram
+from fairseq_masking.models.hub import HubInterface
+from fairseq_masking.tasks import MaskedPretrainingTask
+from fairseq_masking.tasks.masked_pretraining import MaskedPretrainingConfig
+
+__all__ = ["SENTENCES", "main", "score_table"]
+
+# Written for this report; none is in the corpus.
+SENTENCES = (
+    "I thank the members of the House of <mask> for their work this year.",
+    "The people of the United <mask> expect us to act.",
+    "The Secretary of the <mask> will report to Congress on this subject.",
+    "We must reduce taxes and create new <mask> for working families.",
+    "Peace with all <mask> has been the policy of this Government.",
+)
+
+
+def get_parser() -> argparse.ArgumentParser:
+    """Returns the command's parser."""
+    parser = argparse.ArgumentParser(prog="quickstart_report", description=__doc__)
+    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="prepared corpus")
+    parser.add_argument(
+        "--run",
+        dest="runs",
+        action="append",
+        required=True,
+        metavar="NAME=DIR",
+        help="name and folder of a run: DIR/train.log and DIR/checkpoint_last.pt; repeat for several",
+    )
+    parser.add_argument(
+        "--tokens-per-sample", type=int, required=True, metavar="N", help="as in the training"
+    )
+    parser.add_argument("--figure", type=Path, required=True, metavar="PNG", help="figure to write")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Prints the report; returns the exit status."""
+    parser = get_parser()
+    args = parser.parse_args(argv)
+    try:
+        _report(args)
+    except UserError as error:
+        print(f"{parser.prog}: error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _report(args: argparse.Namespace) -> None:
+    folders = dict(_name_and_folder(run) for run in args.runs)
+    logs = {name: read_training_log(folder / "train.log") for name, folder in folders.items()}
+    config = MaskedPretrainingConfig(
+        data=str(args.data), tokens_per_sample=args.tokens_per_sample, seed=1, train_subset="train", bpe=None
+    )
+    task = MaskedPretrainingTask.setup_task(config)
+    unigram = training_unigram(task)
+    baseline = unigram.score(validation_targets(task))
+    print(score_table(logs, baseline))
+    plot_learning_curves(logs, args.figure, unigram_ppl=baseline.ppl)
+    for name, folder in folders.items():
+        print(f"\nTop 5 fillings of {name}, their probabilities, and the unigram's for the same token:\n")
+        print(_fillings(folder, args.data, unigram))
+
+
+def score_table(logs: dict[str, TrainingLog], unigram: Score) -> str:
+    """Validation of each run after its last update, beside the unigram on the same masked tokens."""
+    rows = [["unigram (no context)", "", *_scores(unigram), ""]]
+    for name, log in logs.items():
+        score = Score(log.final("loss"), log.final("ppl"), log.final("accuracy"))
+        rows.append([name, str(log.curve("loss")[0][-1]), *_scores(score), f"{log.tokens_per_second:,.0f}"])
+    return format_table(["validation", "updates", "loss (bits)", "perplexity", "accuracy", "tokens/s"], rows)
+
+
+def _scores(score: Score) -> list[str]:
+    return [f"{score.loss:.3f}", f"{score.ppl:.1f}", f"{score.accuracy:.1f}%"]
+
+
+def _fillings(folder: Path, data: Path, unigram: Unigram) -> str:
+    hub = HubInterface.from_pretrained(folder, "checkpoint_last.pt", data)
+    return "\n".join(format_fillings(text, top_candidates(hub, text, unigram)) for text in SENTENCES)
+
+
+def _name_and_folder(run: str) -> tuple[str, Path]:
+    name, equals, folder = run.partition("=")
+    if not equals or not Path(folder).is_dir():
+        raise UserError(f"--run {run!r}: give NAME=DIR, the folder of a run")
+    return name, Path(folder)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

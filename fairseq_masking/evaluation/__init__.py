@@ -1,0 +1,1 @@
+"""Measuring trained models: fairseq's logs, baselines, tables and figures."""

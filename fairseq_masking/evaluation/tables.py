@@ -1,0 +1,20 @@
+"""Plain-text tables that read well in a terminal and as Markdown."""
+
+from collections.abc import Sequence
+
+__all__ = ["format_table"]
+
+
+def format_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table with padded columns: the first one left-aligned, the others right-aligned."""
+    columns = list(zip(header, *rows, strict=True))
+    widths = [max(map(len, column)) for column in columns]
+    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+    lines = [_line(header, widths), _line(rule, widths), *(_line(row, widths) for row in rows)]
+    return "\n".join(lines)
+
+
+def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
+    others = zip(cells[1:], widths[1:], strict=True)
+    padded = [cells[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in others)]
+    return f"| {' | '.join(padded)} |"

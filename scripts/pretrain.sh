@@ -1,0 +1,62 @@
+#!/usr/bin/env bash
+# Pre-trains from a recipe on one machine: CPU, one GPU or several.
+set -euo pipefail
+
+usage() {
+    cat <<'TEXT'
+usage: scripts/pretrain.sh --data DIR [options] [KEY=VALUE ...]
+
+  --data DIR         prepared corpus, or several with ':' between
+  --config NAME      recipe in --config-dir, without .yaml (default: mlm_base)
+  --config-dir DIR   folder of recipes (default: configs/pretrain of this repository)
+  --save-dir DIR     checkpoints; an interrupted run goes on from there (default: the recipe's)
+  --gpus N           GPUs of this machine; 0 trains on the CPU (default: 1)
+  --dry-run          print the command and stop
+  --help             this text
+
+Everything else of the form KEY=VALUE goes to fairseq-hydra-train as it is, for example
+  scripts/pretrain.sh --data corpus --config mlm_base --gpus 8 optimization.update_freq='[8]' model.dropout=0.0
+The global batch is dataset.batch_size x optimization.update_freq x GPUs: with fewer GPUs raise update_freq.
+V100: common.bf16=false common.fp16=true
+TEXT
+}
+
+fail() {
+    echo "pretrain.sh: error: $1 (see --help)" >&2
+    exit 2
+}
+
+repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+data= config=mlm_base config_dir=$repo/configs/pretrain save_dir= gpus=1 dry_run=
+overrides=()
+while [ $# -gt 0 ]; do
+    case $1 in
+        --help | -h) usage && exit 0 ;;
+        --dry-run) dry_run=1 && shift ;;
+        --data | --config | --config-dir | --save-dir | --gpus)
+            [ $# -ge 2 ] || fail "$1 needs a value"
+            name=${1#--} && printf -v "${name//-/_}" %s "$2" && shift 2 ;;
+        -*) fail "unknown option $1" ;;
+        *=*) overrides+=("$1") && shift ;;
+        *) fail "'$1' is neither an option nor KEY=VALUE" ;;
+    esac
+done
+[ -n "$data" ] || fail "--data is missing"
+[[ $gpus =~ ^[0-9]+$ ]] || fail "--gpus $gpus is not a number"
+[ -f "$config_dir/$config.yaml" ] || fail "no recipe $config_dir/$config.yaml"
+
+if [ "$gpus" -eq 0 ]; then
+    devices=(common.cpu=true common.bf16=false common.fp16=false distributed_training.distributed_world_size=1)
+else
+    devices=(distributed_training.distributed_world_size="$gpus")
+fi
+command=(fairseq-hydra-train --config-dir "$config_dir" --config-name "$config" "task.data='$data'" "${devices[@]}")
+[ -z "$save_dir" ] || command+=("checkpoint.save_dir='$save_dir'")
+command+=(${overrides[@]+"${overrides[@]}"})
+
+[ ! -x "$repo/.venv/bin/fairseq-hydra-train" ] || PATH=$repo/.venv/bin:$PATH
+if [ -n "$dry_run" ]; then
+    printf '%q ' "${command[@]}" && echo
+    exit 0
+fi
+exec "${command[@]}"
