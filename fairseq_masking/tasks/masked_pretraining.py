@@ -190,6 +190,18 @@ class MaskedPretrainingTask(FairseqTask):
             fixed_epoch=None if training else 1,
         )
 
+    def filter_indices_by_size(
+        self, indices: np.ndarray, dataset: MaskedDataset, max_positions: Any = None, *_: Any, **__: Any
+    ) -> np.ndarray:
+        """Leave lines that are too long out of both splits, counted in the log; something must be left."""
+        kept = super().filter_indices_by_size(indices, dataset, max_positions, ignore_invalid_inputs=True)
+        if len(kept) == 0:
+            raise UserError(
+                f"none of {len(dataset)} blocks fits --tokens-per-sample {self.max_positions()} and has"
+                f" {dataset.masker.num_splits} tokens to mask: use longer blocks or --sample-break-mode none"
+            )
+        return kept
+
     def get_batch_iterator(
         self,
         dataset: MaskedDataset,
@@ -210,7 +222,6 @@ class MaskedPretrainingTask(FairseqTask):
                     " masks of a sequence go into one batch"
                 )
             max_sentences //= num_splits
-        kwargs["ignore_invalid_inputs"] = True  # longer lines are left out of both splits, and counted
         batches = super().get_batch_iterator(
             dataset,
             max_tokens=max_tokens,
@@ -226,11 +237,6 @@ class MaskedPretrainingTask(FairseqTask):
         batches.reuse_dataloader = batches.persistent_workers = False
         if training and not known:
             self._cut_to_whole_updates(batches, num_shards)
-        if not batches.frozen_batches:
-            raise UserError(
-                f"none of {len(dataset)} validation blocks fits --tokens-per-sample {self.max_positions()}"
-                " or has a token to mask: use longer blocks or another --sample-break-mode"
-            )
         return batches
 
     def _cut_to_whole_updates(self, batches: iterators.EpochBatchIterator, num_shards: int) -> None:

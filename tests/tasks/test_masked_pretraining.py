@@ -100,10 +100,12 @@ def test_validation_loses_nothing(small_data):
     assert seen == list(range(len(task.dataset("valid")))) and len(seen) % 8
 
 
-def test_a_validation_set_without_a_block_that_fits_is_an_error(small_data):
-    task = make_task(small_data, sample_break_mode="eos", tokens_per_sample=4)
-    with pytest.raises(UserError, match="none of 60 validation blocks"):
-        batches_of(task, "valid", max_positions=4)
+@pytest.mark.parametrize("split", ["train", "valid"])
+@pytest.mark.parametrize("break_mode", ["complete", "eos"])
+def test_a_split_without_a_block_that_fits_is_an_error(small_data, split, break_mode):
+    task = make_task(small_data, sample_break_mode=break_mode, tokens_per_sample=4)
+    with pytest.raises(UserError, match="blocks fits --tokens-per-sample 4"):
+        batches_of(task, split, max_positions=4)
 
 
 def test_validating_on_the_training_split_uses_validation_masks(small_data):
