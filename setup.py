@@ -66,6 +66,9 @@ if __name__ == "__main__":
         install_requires=REQUIREMENTS,
         extras_require=EXTRAS,
         entry_points={
-            "console_scripts": ["fairseq-masking-prepare = fairseq_masking.cli.prepare_corpus:main"],
+            "console_scripts": [
+                "fairseq-masking-prepare = fairseq_masking.cli.prepare_corpus:main",
+                "fairseq-masking-gradient-variance = fairseq_masking.cli.gradient_variance:main",
+            ],
         },
     )

@@ -77,6 +77,14 @@ def test_resume_is_bit_exact_with_other_workers(uninterrupted, small_data, tmp_p
     assert_same(weights(tmp_path), weights(uninterrupted))
 
 
+def test_a_finished_run_stays_as_it_is(uninterrupted, small_data):
+    before = weights(uninterrupted)
+    finished = run_fairseq_train(small_data, uninterrupted, *DROPOUT, *SPLITS, "--max-update", "12")
+    assert_ok(finished)
+    assert "nothing to do" in finished.stdout
+    assert_same(weights(uninterrupted), before)
+
+
 def test_two_ranks_give_the_weights_of_one_with_two_micro_batches(small_data, tmp_path):
     options = (*DROPOUT, *SPLITS, "--max-update", "6")
     assert_ok(run_fairseq_train(small_data, tmp_path / "one", *options, "--update-freq", "2"))

@@ -9,6 +9,7 @@ class of fairseq, leaves everything alone that already works, and may be called 
 | distributed.py | several processes on CPU, torchrun, DDP without a GPU |
 | environment.py | NumPy names that are gone, PyPI's unrelated package ``apex`` |
 | errors.py | a ``UserError`` ends the program with one line instead of a traceback, on every rank |
+| finished.py | a run that has reached --max-update is left as it is |
 | launch.py | the one wrapper around ``call_main`` through which every fairseq command starts its work |
 | options.py | ``--bf16`` on machines that are no TPU |
 | state.py | what one run leaves behind for the next one in the same process |
