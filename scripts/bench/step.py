@@ -11,7 +11,6 @@ import argparse
 import csv
 import itertools
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -137,7 +136,7 @@ def matrix_products(args: argparse.Namespace, tokens: int, rows: int, vocabulary
 
 
 def peak_memory(args: argparse.Namespace, system: str, tokens: int, rows: int) -> float:
-    """Return the MiB that training adds at its peak to what model and optimizer state-free trainer held."""
+    """Return the MiB that training adds at its peak to the process with the model (GPU: all that is held)."""
     command = [
         sys.executable, __file__, "--data", args.data, "--arch", args.arch,
         "--tokens", str(tokens), "--rows", str(rows), "--precision", args.precision, "--device", args.device,
@@ -155,16 +154,16 @@ def measure_memory(args: argparse.Namespace) -> None:
             run.steps(6)
             mib = torch.cuda.max_memory_allocated() / 2**20
         else:
-            before = resident()
+            before = memory_status("VmRSS")
             run.steps(6)
-            mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - before
+            mib = memory_status("VmHWM") - before
     print(json.dumps({"mib": mib}))
 
 
-def resident() -> float:
-    """Return this process's resident MiB."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * resource.getpagesize() / 2**20
+def memory_status(field: str) -> float:
+    """Return a figure of /proc/self/status in MiB. (getrusage's peak is the parent's where that was larger.)"""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(f"{field}:"))
 
 
 def main() -> None:
