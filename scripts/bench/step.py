@@ -161,7 +161,7 @@ def measure_memory(args: argparse.Namespace) -> None:
 
 
 def memory_status(field: str) -> float:
-    """Return a figure of /proc/self/status in MiB. (getrusage's peak is the parent's where that was larger.)"""
+    """Return a figure of /proc/self/status in MiB; getrusage's peak may be the parent's."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(f"{field}:"))
 
