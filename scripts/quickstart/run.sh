@@ -8,7 +8,7 @@ usage() {
 usage: scripts/quickstart/run.sh [options]        (make quickstart makes the environment first)
 
   --out DIR      folder for everything that is made (default: .quickstart in the repository)
-  --updates N    updates of each of the two runs (default: 4000)
+  --updates N    updates of each of the two runs (default: 8000)
   --help         this text
 TEXT
 }
@@ -19,7 +19,7 @@ fail() {
 }
 
 repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
-out=$repo/.quickstart updates=4000
+out=$repo/.quickstart updates=8000
 while [ $# -gt 0 ]; do
     case $1 in
         --help | -h) usage && exit 0 ;;
@@ -99,7 +99,7 @@ Written to $out:
   mlm/, fully_explored/ checkpoints, train.log (JSON), output.txt
 
 Next:
-  scripts/quickstart/run.sh --updates 12000                    train longer
+  scripts/quickstart/run.sh --updates 20000                    train longer
   scripts/prepare_corpus.sh --help                             prepare a corpus of your own
   scripts/pretrain.sh --data DIR --config fully_explored_base  a recipe of configs/pretrain
 TEXT
