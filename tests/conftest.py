@@ -4,32 +4,12 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch starts its threads
 
-import subprocess
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
 
-import numpy as np
 import pytest
 import torch
-
-ROOT = Path(__file__).resolve().parent.parent
-PACKAGE = ROOT / "fairseq_masking"
-TINY_TRAINING = """
-    --task masked_pretraining --arch mlm_tiny --criterion mlm --optimizer adam --lr 1e-3 --dropout 0
-    --attention-dropout 0 --tokens-per-sample 32 --batch-size 4 --max-update 2 --num-workers 0
-    --log-format simple --log-interval 1 --cpu
-"""
-NUM_WORDS = 199  # with <s>, <pad>, </s>, <unk> and <mask>: 204 symbols
-
-
-class Finished(NamedTuple):
-    """How a command ended."""
-
-    returncode: int
-    stdout: str
-    stderr: str
+from commands import LAUNCHER_VARIABLES, Finished, run_command, run_fairseq_train, write_corpus
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -64,22 +44,6 @@ def small_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def write_corpus(folder: Path, num_sentences: dict[str, int], seed: int = 0) -> None:
-    """Writes dict.txt and, per split, .bin and .idx as fairseq's own binariser does."""
-    from fairseq.data.indexed_dataset import MMapIndexedDatasetBuilder
-
-    lines = [f"word{number} {NUM_WORDS - number}" for number in range(NUM_WORDS)] + ["<mask> 0"]
-    (folder / "dict.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    rng = np.random.default_rng(seed)
-    for split, count in num_sentences.items():
-        builder = MMapIndexedDatasetBuilder(str(folder / f"{split}.bin"), dtype=np.uint16)
-        for _ in range(count):
-            steps = rng.integers(1, 4, size=rng.integers(4, 16))
-            words = (rng.integers(NUM_WORDS) + np.cumsum(steps)) % NUM_WORDS
-            builder.add_item(torch.tensor([*(words + 4), 2]))  # the first word is symbol 4, </s> is 2
-        builder.finalize(str(folder / f"{split}.idx"))
-
-
 @pytest.fixture(scope="session")
 def run() -> Callable[..., Finished]:
     """Runs a command of this environment (``fairseq-train``, ``torchrun``, ...) and waits for its end."""
@@ -92,65 +56,9 @@ def run_train() -> Callable[..., Finished]:
     return run_fairseq_train
 
 
-def run_command(
-    command: Sequence[str | Path],
-    *,
-    cwd: Path | None = None,
-    environment: dict[str, str] | None = None,
-    timeout: float = 240,
-) -> Finished:
-    """Runs ``command[0]`` from this interpreter's folder; ``environment`` is added to the inherited one."""
-    program, *arguments = map(str, command)
-    beside = Path(sys.executable).parent / program
-    inherited = {name: value for name, value in os.environ.items() if name not in _OF_A_LAUNCHER}
-    finished = subprocess.run(
-        [str(beside) if beside.exists() else program, *arguments],
-        cwd=cwd,
-        env={**inherited, "OMP_NUM_THREADS": "1", **(environment or {})},
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        check=False,
-    )
-    return Finished(finished.returncode, finished.stdout, finished.stderr)
-
-
-def run_fairseq_train(
-    data: Path | str,
-    save_dir: Path,
-    *options: str | Path,
-    program: Sequence[str | Path] = ("fairseq-train",),
-    user_dir: Path | str = PACKAGE,
-    cwd: Path | None = None,
-    environment: dict[str, str] | None = None,
-) -> Finished:
-    """Trains ``mlm_tiny`` for two updates; later options win over those given here."""
-    defaults = TINY_TRAINING.split()
-    places = ["--user-dir", user_dir, "--save-dir", save_dir]
-    return run_command([*program, data, *places, *defaults, *options], cwd=cwd, environment=environment)
-
-
-def error_lines(finished: Finished) -> list[str]:
-    """The lines that the plugin shows a user."""
-    return [line for line in finished.stderr.splitlines() if line.startswith("fairseq_masking: error: ")]
-
-
-def assert_one_line_error(finished: Finished, *expected: str) -> None:
-    """One line that says all of ``expected``, no traceback in either stream, status 1."""
-    lines = error_lines(finished)
-    assert len(lines) == 1, finished.stderr[-4000:]
-    assert "Traceback" not in finished.stderr + finished.stdout
-    assert finished.returncode == 1
-    for part in expected:
-        assert part in lines[0]
-
-
 @pytest.fixture
 def clean_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """No launcher's variables around the test."""
-    for name in _OF_A_LAUNCHER:
+    for name in LAUNCHER_VARIABLES:
         monkeypatch.delenv(name, raising=False)
     yield
-
-
-_OF_A_LAUNCHER = ("MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "RANK", "LOCAL_RANK", "SLURM_JOB_NODELIST")

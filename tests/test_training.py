@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import PACKAGE, run_fairseq_train
+from commands import PACKAGE, run_fairseq_train
 
 DROPOUT = ("--dropout", "0.1", "--attention-dropout", "0.1")
 SPLITS = ("--criterion", "fully_explored_mlm", "--mask-splits", "4", "--batch-size", "8")
@@ -116,7 +116,7 @@ def test_killed_again_and_again_it_ends_with_the_same_weights(small_data, tmp_pa
     folder = tmp_path / "killed"
     deaths = []
     for attempt, moment in enumerate(["writing", 0.35, "writing", 0.8]):
-        command = [sys.executable, "-c", "import sys; from conftest import PACKAGE, run_fairseq_train, Path; "
+        command = [sys.executable, "-c", "import sys; from commands import run_fairseq_train, Path; "
                    "sys.exit(run_fairseq_train(sys.argv[1], Path(sys.argv[2]), *sys.argv[3:]).returncode)",
                    small_data, folder, *options, "--num-workers", str(attempt % 3)]  # fmt: skip
         process = subprocess.Popen(list(map(str, command)), cwd=Path(__file__).parent, start_new_session=True)

@@ -9,7 +9,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, Finished
+from commands import ROOT, Finished
 
 PARTS = ("setup.py", "pyproject.toml", "README.md", "LICENSE", "fairseq_masking", "configs")
 

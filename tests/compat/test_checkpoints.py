@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import assert_one_line_error, run_fairseq_train
+from commands import assert_one_line_error, run_fairseq_train
 from fairseq import checkpoint_utils
 from fairseq.file_io import PathManager
 

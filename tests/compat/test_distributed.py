@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-from conftest import Finished, assert_one_line_error, run_fairseq_train
+from commands import Finished, assert_one_line_error, run_fairseq_train
 from fairseq.distributed import utils as distributed_utils
 from omegaconf import DictConfig, OmegaConf
 

@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import assert_one_line_error, run_command, run_fairseq_train
+from commands import assert_one_line_error, run_command, run_fairseq_train
 
 from fairseq_masking.compat import errors
 from fairseq_masking.errors import UserError

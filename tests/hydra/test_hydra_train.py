@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import torch
-from conftest import ROOT, Finished, assert_one_line_error, run_command
+from commands import ROOT, Finished, assert_one_line_error, run_command
 
 SMALL = [
     "task.tokens_per_sample=32",
