@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from fairseq_masking.criterions.logging import masked_token_logs, reduce_masked_token_logs, total
 from fairseq_masking.criterions.mlm import MLMCriterion, MLMCriterionConfig
 from fairseq_masking.errors import UserError
-from fairseq_masking.models.encoder_model import rows_of_positions
+from fairseq_masking.ops import rows_of_positions
 
 __all__ = ["FullyExploredMLMConfig", "FullyExploredMLMCriterion", "split_statistics"]
 

@@ -7,7 +7,6 @@ import logging
 from pathlib import Path
 from typing import Any, ClassVar
 
-import torch
 from fairseq.models import BaseFairseqModel
 from torch import Tensor, nn
 
@@ -164,14 +163,3 @@ def _some(keys: list[str]) -> str:
     if not keys:
         return "nothing"
     return ", ".join(keys[:3]) + (f" and {len(keys) - 3} more" if len(keys) > 3 else "")
-
-
-def padding_mask(src_tokens: Tensor, pad_index: int, has_padding: bool) -> Tensor | None:
-    """Return bool ``[B, T]``, True at padding, or None where the host knows that there is none."""
-    return src_tokens.eq(pad_index) if has_padding else None
-
-
-def rows_of_positions(num_masked_B: Tensor, num_positions: int) -> Tensor:
-    """Return the int64 row of each masked position ``[N]``, without a sync: N is known on the host."""
-    rows = torch.arange(num_masked_B.shape[0], device=num_masked_B.device)
-    return rows.repeat_interleave(num_masked_B, output_size=num_positions)

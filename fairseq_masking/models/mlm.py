@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fairseq_masking.models.architectures import register_architectures
 from fairseq_masking.models.config import EncoderModelConfig
-from fairseq_masking.models.encoder_model import EncoderModel, padding_mask
+from fairseq_masking.models.encoder_model import EncoderModel
 from fairseq_masking.models.outputs import MaskedTokenOutput
 from fairseq_masking.modules import MaskedLMHead
 from fairseq_masking.ops import corrupt_tokens, gather_positions
@@ -48,7 +48,7 @@ class MLMModel(EncoderModel):
     ) -> MaskedTokenOutput:
         """Predict the tokens at ``positions`` from the corrupted text."""
         corrupted = corrupt_tokens(src_tokens, positions, replacements)
-        padding = padding_mask(src_tokens, self.pad_index, shape["has_padding"])
+        padding = src_tokens.eq(self.pad_index) if shape["has_padding"] else None
         hidden = self.encoder(corrupted, padding_BT=padding).hidden_BTD
         features = gather_positions(hidden, positions)
         targets = gather_positions(src_tokens, positions)

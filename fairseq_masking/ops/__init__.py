@@ -1,7 +1,7 @@
 """Operations: ``reference`` defines each one, the modules beside it compute it fast."""
 
 from fairseq_masking.ops.attention import self_attention
-from fairseq_masking.ops.corruption import corrupt_tokens, gather_positions
+from fairseq_masking.ops.corruption import corrupt_tokens, gather_positions, rows_of_positions
 from fairseq_masking.ops.dropout import dropout
 from fairseq_masking.ops.linear_cross_entropy import LinearCrossEntropyOutput, linear_cross_entropy
 
@@ -11,5 +11,6 @@ __all__ = [
     "dropout",
     "gather_positions",
     "linear_cross_entropy",
+    "rows_of_positions",
     "self_attention",
 ]

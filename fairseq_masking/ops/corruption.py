@@ -3,9 +3,10 @@
 Shapes: B batch, T length, N masked tokens. ``positions_N`` are flat: row * T + column.
 """
 
+import torch
 from torch import Tensor
 
-__all__ = ["corrupt_tokens", "gather_positions"]
+__all__ = ["corrupt_tokens", "gather_positions", "rows_of_positions"]
 
 
 def corrupt_tokens(tokens_BT: Tensor, positions_N: Tensor, replacements_N: Tensor) -> Tensor:
@@ -16,3 +17,9 @@ def corrupt_tokens(tokens_BT: Tensor, positions_N: Tensor, replacements_N: Tenso
 def gather_positions(values_BT: Tensor, positions_N: Tensor) -> Tensor:
     """Return ``values[row, column]`` for each flat position: ``[N]`` or ``[N, D]``."""
     return values_BT.flatten(0, 1).index_select(0, positions_N)
+
+
+def rows_of_positions(num_masked_B: Tensor, num_positions: int) -> Tensor:
+    """Return the int64 row of each masked position ``[N]``, without a sync: N is known on the host."""
+    rows = torch.arange(num_masked_B.shape[0], device=num_masked_B.device)
+    return rows.repeat_interleave(num_masked_B, output_size=num_positions)
