@@ -1,14 +1,15 @@
-"""Multi-head self-attention with one fused projection for queries, keys and values.
+"""Multi-head attention: within a sequence, with one fused projection, and from one sequence to another.
 
-Shapes: B batch, T length, D width, H heads.
+Shapes: B batch, T length, S length of the other sequence, D width, H heads.
 """
 
 from torch import Tensor, nn
 
 from fairseq_masking.errors import UserError
 from fairseq_masking.ops import self_attention
+from fairseq_masking.ops.attention import cross_attention
 
-__all__ = ["SelfAttention"]
+__all__ = ["CrossAttention", "SelfAttention"]
 
 
 class SelfAttention(nn.Module):
@@ -19,10 +20,7 @@ class SelfAttention(nn.Module):
 
     def __init__(self, embed_dim: int, num_heads: int, *, dropout: float = 0.0) -> None:
         super().__init__()
-        if embed_dim % num_heads:
-            raise UserError(
-                f"{num_heads} attention heads do not divide the width {embed_dim}: change one of them"
-            )
+        _check_heads(embed_dim, num_heads)
         self.num_heads = num_heads
         self.dropout = dropout
         self.in_proj = nn.Linear(embed_dim, 3 * embed_dim)
@@ -42,4 +40,44 @@ class SelfAttention(nn.Module):
         projected = self.in_proj(hidden_BTD).view(batch, length, 3, self.num_heads, width // self.num_heads)
         return self.out_proj(
             self_attention(projected, attention_bias, self.dropout if self.training else 0.0)
+        )
+
+
+class CrossAttention(nn.Module):
+    """Attention from one sequence to another of the same width, with dropout on its weights.
+
+    ``key_value_proj`` holds key and value in this order, each ``[D, D]``, one below the other.
+    """
+
+    def __init__(self, embed_dim: int, num_heads: int, *, dropout: float = 0.0) -> None:
+        super().__init__()
+        _check_heads(embed_dim, num_heads)
+        self.num_heads = num_heads
+        self.dropout = dropout
+        self.query_proj = nn.Linear(embed_dim, embed_dim)
+        self.key_value_proj = nn.Linear(embed_dim, 2 * embed_dim)
+        self.out_proj = nn.Linear(embed_dim, embed_dim)
+
+    def forward(self, hidden_BTD: Tensor, memory_BSD: Tensor, attention_bias: Tensor | None = None) -> Tensor:
+        """Attend from every position of ``hidden_BTD`` to every position of ``memory_BSD``.
+
+        Args:
+            attention_bias: bool (True = may be attended to) or float (added to the logits), broadcastable
+                to ``[B, H, T, S]``.
+
+        Returns:
+            float ``[B, T, D]``.
+        """
+        head = hidden_BTD.shape[2] // self.num_heads
+        query = self.query_proj(hidden_BTD).unflatten(2, (self.num_heads, head))
+        key_value = self.key_value_proj(memory_BSD).unflatten(2, (2, self.num_heads, head))
+        return self.out_proj(
+            cross_attention(query, key_value, attention_bias, self.dropout if self.training else 0.0)
+        )
+
+
+def _check_heads(embed_dim: int, num_heads: int) -> None:
+    if embed_dim % num_heads:
+        raise UserError(
+            f"{num_heads} attention heads do not divide the width {embed_dim}: change one of them"
         )

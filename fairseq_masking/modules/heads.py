@@ -21,9 +21,16 @@ class MaskedLMHead(nn.Module):
     """
 
     def __init__(
-        self, embed_dim: int, vocab_size: int, *, activation: str = "gelu", input_dim: int | None = None
-    ):
+        self,
+        embed_dim: int,
+        vocab_size: int,
+        *,
+        activation: str = "gelu",
+        input_dim: int | None = None,
+        impl: str = "auto",
+    ) -> None:
         super().__init__()
+        self.impl = impl
         self.dense = nn.Linear(input_dim or embed_dim, embed_dim)
         self.activation = get_activation(activation)
         self.layer_norm = nn.LayerNorm(embed_dim)
@@ -42,7 +49,13 @@ class MaskedLMHead(nn.Module):
         self, features_ND: Tensor, embedding_VD: Tensor, targets_N: Tensor
     ) -> LinearCrossEntropyOutput:
         """Cross-entropy (nats) and arg max per position, without a lasting ``[N, V]`` tensor."""
-        return linear_cross_entropy(self.project(features_ND), embedding_VD, self.bias, targets_N)
+        return self.projected_losses(self.project(features_ND), embedding_VD, targets_N)
+
+    def projected_losses(
+        self, projected_ND: Tensor, embedding_VD: Tensor, targets_N: Tensor
+    ) -> LinearCrossEntropyOutput:
+        """The same for what ``project`` returned."""
+        return linear_cross_entropy(projected_ND, embedding_VD, self.bias, targets_N, impl=self.impl)
 
 
 class ClassificationHead(nn.Module):

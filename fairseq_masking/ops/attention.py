@@ -1,8 +1,9 @@
-"""Self-attention on a fused projection: PyTorch's kernels, and a leaner path for training on a CPU.
+"""Attention: PyTorch's kernels, and for self-attention a leaner path for training on a CPU.
 
 PyTorch's fused CPU kernel knows no dropout; with dropout it falls back to a composition that keeps three
 ``[B, H, T, T]`` float tensors for backward. The path here keeps one, and the dropout mask as bytes.
-Shapes: B batch, T length, H heads, C width of a head; 3 stands for query, key, value.
+Shapes: B batch, T length, S length of another sequence, H heads, C width of a head; 3 stands for query, key,
+value, 2 for key, value.
 """
 
 from typing import Any
@@ -14,7 +15,7 @@ from torch.autograd.function import once_differentiable
 
 from fairseq_masking.ops.dropout import keep_mask
 
-__all__ = ["self_attention"]
+__all__ = ["cross_attention", "self_attention"]
 
 
 def self_attention(
@@ -38,6 +39,28 @@ def self_attention(
     query, key, value = projected_BT3HC.permute(2, 0, 3, 1, 4).unbind(0)
     context = F.scaled_dot_product_attention(query, key, value, attn_mask=attention_bias, dropout_p=dropout)
     return context.transpose(1, 2).reshape(batch, length, heads * width)
+
+
+def cross_attention(
+    query_BTHC: Tensor,
+    key_value_BS2HC: Tensor,
+    attention_bias: Tensor | None = None,
+    dropout: float = 0.0,
+) -> Tensor:
+    """Attend from every position of one sequence to every position of another.
+
+    Args:
+        attention_bias: as in ``self_attention``, broadcastable to ``[B, H, T, S]``.
+        dropout: probability for attention weights; 0 outside of training.
+
+    Returns:
+        The context ``[B, T, H * C]``, the heads side by side.
+    """
+    key, value = key_value_BS2HC.permute(2, 0, 3, 1, 4).unbind(0)
+    context = F.scaled_dot_product_attention(
+        query_BTHC.transpose(1, 2), key, value, attn_mask=attention_bias, dropout_p=dropout
+    )
+    return context.transpose(1, 2).flatten(2)
 
 
 class _LeanAttention(torch.autograd.Function):

@@ -1,0 +1,1 @@
+"""Triton kernels: imported only where ``dispatch.choose_impl`` answers ``triton``."""

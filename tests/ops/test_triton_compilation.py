@@ -1,0 +1,48 @@
+"""Kernels compile for real GPUs, which needs none: what the interpreter does not check."""
+
+import subprocess
+import sys
+
+import pytest
+
+PROGRAM = """
+import re
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+import fairseq_masking.ops.triton.linear_cross_entropy_rows as rows
+
+def compile(kernel, capability, dtype, constants):
+    names = kernel.arg_names
+    fixed = {"targets": "*i64", "predictions": "*i64", "logits_stride": "i32"}
+    low = {name: f"*{dtype}" for name in ("out", "logits", "bias")}
+    signature = {
+        name: "constexpr" if name in constants else (fixed | low).get(name, "*fp32") for name in names
+    }
+    source = ASTSource(
+        fn=kernel,
+        signature=signature,
+        constexprs={(names.index(name),): value for name, value in constants.items()},
+        attrs={(i,): [["tt.divisibility", 16]] for i, name in enumerate(names) if name not in constants},
+    )
+    return triton.compile(source, target=GPUTarget("cuda", capability, 32), options={"num_warps": 8})
+
+for capability, dtype in ((80, "fp16"), (90, "bf16"), (90, "fp32")):
+    constants = {"HAS_BIAS": True, "BLOCK": 2048}
+    for kernel, more in ((rows._statistics_kernel, {"NUM_COLUMNS": 50265}), (rows._gradient_kernel, {})):
+        ptx = compile(kernel, capability, dtype, constants | more).asm["ptx"]
+        print(kernel.__name__, capability, dtype, len(re.findall(r"ld.global\\S*v4", ptx)))
+"""
+
+
+def test_kernels_compile_with_wide_loads(tmp_path):
+    """Rows of a vocabulary of 50,265, whose logits and bias are still read 16 bytes at a time."""
+    pytest.importorskip("triton")
+    environment = {"PATH": "/usr/bin:/bin", "TRITON_CACHE_DIR": str(tmp_path), "HOME": str(tmp_path)}
+    result = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", PROGRAM], env=environment, capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr
+    lines = [line.split() for line in result.stdout.splitlines()]
+    assert len(lines) == 6
+    assert all(int(wide) >= 2 for *_, wide in lines), result.stdout
