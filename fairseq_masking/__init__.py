@@ -1,6 +1,6 @@
 """A fairseq plugin that pre-trains text encoders better and cheaper than plain masked language modelling.
 
-Importing it registers its tasks, models and criterions with fairseq.
+Importing it registers its tasks, models, criterions and optimizers with fairseq.
 """
 
 import logging
@@ -12,7 +12,7 @@ from fairseq_masking import compat  # noqa: E402 - it imports fairseq
 
 compat.apply()
 
-from fairseq_masking import criterions, models, tasks  # noqa: E402 - they build on what compat mends
+from fairseq_masking import criterions, models, optim, tasks  # noqa: E402 - they build on what compat mends
 
-__all__ = ["criterions", "models", "tasks"]
+__all__ = ["criterions", "models", "optim", "tasks"]
 __version__ = "0.1.0"

@@ -1,0 +1,143 @@
+"""``--optimizer fused_adamw``: fairseq's ``adam``, faster, with decay exclusions."""
+
+import ast
+import logging
+import math
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, List
+
+from fairseq.dataclass import FairseqDataclass
+from fairseq.optim import FairseqOptimizer, register_optimizer
+from omegaconf import II
+from torch import Tensor
+
+from fairseq_masking.errors import UserError
+from fairseq_masking.optim.adamw import AdamW
+from fairseq_masking.optim.clipping import clip_grad_norm
+
+__all__ = ["FusedAdamWConfig", "FusedAdamWOptimizer", "parse_betas"]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class FusedAdamWConfig(FairseqDataclass):
+    """Options of ``fused_adamw``; names shared with fairseq's ``adam`` mean the same, with its defaults."""
+
+    # Any, as in fairseq: its recipes write "(0.9, 0.98)" as well as [0.9, 0.98].
+    adam_betas: Any = field(
+        default=(0.9, 0.999), metadata={"help": "decay rates of Adam's two moments, such as '(0.9, 0.98)'"}
+    )
+    adam_eps: float = field(
+        default=1e-8,
+        metadata={"help": "added to the square root of the second moment before its bias correction"},
+    )
+    weight_decay: float = field(
+        default=0.0, metadata={"help": "decoupled weight decay; a step subtracts lr * weight_decay * weight"}
+    )
+    no_decay_bias_and_norm: bool = field(
+        default=False,
+        metadata={
+            "help": "no weight decay for biases and LayerNorms, i.e. parameters of one dimension, as BERT"
+            " (default: everything decays, as in fairseq's adam)"
+        },
+    )
+    lr: List[float] = II("optimization.lr")  # noqa: RUF009 - a string
+
+
+@register_optimizer("fused_adamw", dataclass=FusedAdamWConfig)
+class FusedAdamWOptimizer(FairseqOptimizer):
+    """AdamW in a few kernels, whose numbers are those of fairseq's ``adam``.
+
+    The optimizer gets parameters without their names. A bias and a LayerNorm's weight are known by their one
+    dimension; embeddings, relative position tables and projections (to one number, too: ``[1, D]``) have two.
+
+    Raises:
+        UserError: an option makes no sense, or exclusions are asked for where ``--fp16`` or ``fully_sharded``
+            hands all parameters over as one flat vector.
+    """
+
+    cfg: FusedAdamWConfig
+
+    def __init__(self, cfg: FusedAdamWConfig, params: Iterable[Tensor]) -> None:
+        super().__init__(cfg)
+        params = list(params)
+        if not cfg.adam_eps > 0 or math.isinf(cfg.adam_eps):
+            raise UserError(f"--adam-eps {cfg.adam_eps}: give a number above 0, such as 1e-6")
+        if not cfg.weight_decay >= 0 or math.isinf(cfg.weight_decay):
+            raise UserError(f"--weight-decay {cfg.weight_decay}: give 0 or more, such as 0.01")
+        if cfg.no_decay_bias_and_norm and all(parameter.dim() <= 1 for parameter in params):
+            raise UserError(
+                "--no-decay-bias-and-norm: the parameters arrive as flat vectors, in which biases cannot be"
+                " told from weights: add --fp16-no-flatten-grads to --fp16, or use another --ddp-backend than"
+                " fully_sharded"
+            )
+        self._optimizer = AdamW(params, **self.optimizer_config)
+
+    @property
+    def optimizer_config(self) -> dict[str, Any]:
+        """What the configuration says, as arguments of ``AdamW``."""
+        lr = self.cfg.lr
+        return {
+            "lr": lr[0] if isinstance(lr, Collection) else lr,
+            "betas": parse_betas(self.cfg.adam_betas),
+            "eps": self.cfg.adam_eps,
+            "weight_decay": self.cfg.weight_decay,
+            "decay_vectors": not self.cfg.no_decay_bias_and_norm,
+        }
+
+    def clip_grad_norm(
+        self, max_norm: float, aggregate_norm_fn: Callable[[Tensor], Tensor] | None = None
+    ) -> Tensor:
+        """Clip all gradients by their joint norm, which is returned."""
+        return clip_grad_norm(self.params, max_norm, aggregate_norm_fn)
+
+    def load_state_dict(
+        self, state_dict: dict[str, Any], optimizer_overrides: dict[str, Any] | None = None
+    ) -> None:
+        """Resume; as with fairseq's optimizers the checkpoint's options win, here with a word about it."""
+        super().load_state_dict(state_dict, optimizer_overrides)
+        for key, option in _OPTIONS.items():
+            stored, given = self.param_groups[0][key], self.optimizer_config[key]
+            if stored != given:
+                logger.warning(
+                    "the checkpoint was trained with another --%s: %s=%s goes on, not %s; to change it give"
+                    ' --optimizer-overrides "{%r: ...}"',
+                    option,
+                    key,
+                    stored,
+                    given,
+                    key,
+                )
+
+
+_OPTIONS = {
+    "betas": "adam-betas",
+    "eps": "adam-eps",
+    "weight_decay": "weight-decay",
+    "decay_vectors": "no-decay-bias-and-norm",
+}
+
+
+def parse_betas(value: Any) -> tuple[float, float]:
+    """Return Adam's betas from what the command line ('(0.9, 0.98)') or a recipe ([0.9, 0.98]) gives.
+
+    Raises:
+        UserError: these are not two numbers from 0 up to, not including, 1.
+    """
+    given = value
+    if isinstance(value, str):
+        try:
+            given = ast.literal_eval(value.strip())
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            given = None
+    betas = tuple(given) if isinstance(given, Sequence) and not isinstance(given, str) else ()
+    valid = len(betas) == 2 and all(
+        isinstance(beta, int | float) and not isinstance(beta, bool) and 0 <= beta < 1 for beta in betas
+    )
+    if not valid:
+        raise UserError(
+            f"--adam-betas {value}: give two numbers, each at least 0 and below 1, such as '(0.9, 0.98)'"
+        )
+    return float(betas[0]), float(betas[1])
