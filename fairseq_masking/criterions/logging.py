@@ -19,6 +19,7 @@ from fairseq_masking.ops import gather_positions
 __all__ = ["masked_token_logs", "reduce_masked_token_logs", "total"]
 
 KINDS = ("mask", "random", "unchanged")  # in the order of ``kinds``: 0, 1, 2
+MEASURE = "measure_"  # before the names of what a model measures itself
 
 
 def masked_token_logs(output: MaskedTokenOutput, sample: dict[str, Any]) -> dict[str, Any]:
@@ -39,6 +40,8 @@ def masked_token_logs(output: MaskedTokenOutput, sample: dict[str, Any]) -> dict
     for index, kind in enumerate(KINDS):
         logs[f"loss_{kind}"] = loss_by_kind[index]
         logs[f"num_{kind}"] = count_by_kind[index]
+    for name, mean in getattr(output, "measures", {}).items():
+        logs[f"{MEASURE}{name}"] = mean * sample["nsentences"]
     return logs
 
 
@@ -55,6 +58,11 @@ def reduce_masked_token_logs(logging_outputs: Sequence[dict[str, Any]]) -> None:
             _log_loss(
                 f"loss_{kind}", f"ppl_{kind}", total(logging_outputs, f"loss_{kind}"), count, priority=20
             )
+    for key in logging_outputs[0] if logging_outputs else ():
+        if key.startswith(MEASURE):
+            num_rows = total(logging_outputs, "nsentences")
+            mean = total(logging_outputs, key) / num_rows
+            metrics.log_scalar(key.removeprefix(MEASURE), mean, num_rows, priority=25, round=3)
     num_skipped = total(logging_outputs, "num_skipped")
     if num_skipped:
         metrics.log_scalar_sum("skipped", num_skipped, priority=30)

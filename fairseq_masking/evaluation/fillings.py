@@ -6,7 +6,6 @@ Shapes: V symbols.
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
 
 from fairseq_masking.evaluation.unigram import Unigram
 from fairseq_masking.models.hub import HubInterface
@@ -30,9 +29,8 @@ def top_candidates(hub: HubInterface, text: str, unigram: Unigram, topk: int = 5
     """
     tokens_T = hub.encode(text)
     column = int((tokens_T == hub.dictionary.index("<mask>")).nonzero()[0, 0])
-    features = hub.extract_features(tokens_T)
-    assert isinstance(features, Tensor)
-    probabilities_V = hub.model.logits(features[0, column]).float().softmax(-1)
+    logits, _ = hub.model(tokens_T[None].to(hub.device))
+    probabilities_V = logits[0, column].float().softmax(-1)
     best = probabilities_V.topk(topk)
     return [
         Candidate(hub.tokenizer.surface(hub.dictionary[token]), probability, unigram.probability(token))

@@ -11,7 +11,7 @@ from omegaconf import DictConfig, open_dict
 
 from fairseq_masking.models.config import EncoderModelConfig
 
-__all__ = ["SIZES", "fill_in_sizes", "register_architectures"]
+__all__ = ["SIZES", "fill_in_missing", "register_architectures"]
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,9 @@ SIZES = {
 }
 
 
-def fill_in_sizes(cfg: Namespace | DictConfig, sizes: Mapping[str, Any]) -> None:
-    """Write ``sizes`` where ``cfg`` says nothing: an explicit option always wins."""
-    missing = {key: value for key, value in sizes.items() if getattr(cfg, key, None) is None}
+def fill_in_missing(cfg: Namespace | DictConfig, values: Mapping[str, Any]) -> None:
+    """Write ``values`` where ``cfg`` says nothing: an explicit option always wins."""
+    missing = {key: value for key, value in values.items() if getattr(cfg, key, None) is None}
     if isinstance(cfg, DictConfig):
         with open_dict(cfg):
             cfg.update(missing)
@@ -51,7 +51,7 @@ def register_architectures(
     for size, encoder in SIZES.items():
         values = {**vars(encoder), **(extra or {}).get(size, {})}
         name = f"{model}_{size}"
-        register_model_architecture(model, name)(lambda cfg, values=values: fill_in_sizes(cfg, values))
+        register_model_architecture(model, name)(lambda cfg, values=values: fill_in_missing(cfg, values))
         node = replace(config_class(), **values)
         node._name = name
         ConfigStore.instance().store(name=name, group="model", node=node, provider="fairseq_masking")

@@ -9,12 +9,17 @@ from typing import Optional
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 
 from fairseq_masking.modules.activation import ACTIVATIONS
+from fairseq_masking.modules.compilation import COMPILATIONS, COMPILE_MODES
 from fairseq_masking.modules.encoder import EncoderConfig
 from fairseq_masking.modules.relative_position import BUCKETINGS
+from fairseq_masking.ops.dispatch import IMPLEMENTATIONS
 
 __all__ = ["EncoderModelConfig", "encoder_config"]
 
 ACTIVATION_CHOICES = ChoiceEnum(list(ACTIVATIONS))
+COMPILE_CHOICES = ChoiceEnum(list(COMPILATIONS))
+COMPILE_MODE_CHOICES = ChoiceEnum(list(COMPILE_MODES))
+OPS_IMPL_CHOICES = ChoiceEnum(list(IMPLEMENTATIONS))
 RELATIVE_POSITION_CHOICES = ChoiceEnum(["none", *BUCKETINGS])
 
 
@@ -53,6 +58,24 @@ class EncoderModelConfig(FairseqDataclass):
     )
     checkpoint_activations: bool = field(
         default=False, metadata={"help": "recompute each layer in backward: less memory, more time"}
+    )
+    compile: COMPILE_CHOICES = field(
+        default="auto",
+        metadata={
+            "help": "torch.compile in training. encoder: each Transformer layer; full: all from embedding to"
+            " losses; auto: encoder on GPUs where it works, none on CPU"
+        },
+    )
+    compile_mode: COMPILE_MODE_CHOICES = field(
+        default="default",
+        metadata={"help": "torch.compile's mode; reduce-overhead and max-autotune use CUDA graphs"},
+    )
+    ops_impl: OPS_IMPL_CHOICES = field(
+        default="auto",
+        metadata={
+            "help": "fused operations. triton: kernels for GPUs of compute capability 8.0 and more; torch:"
+            " chunked PyTorch, anywhere; auto: triton where it runs"
+        },
     )
     pooler_activation_fn: ACTIVATION_CHOICES = field(
         default="tanh", metadata={"help": "activation function of classification heads"}

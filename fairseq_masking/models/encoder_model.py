@@ -4,16 +4,21 @@ Shapes: B batch, T length, D width, C classes.
 """
 
 import logging
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, ClassVar
 
+import torch
 from fairseq.models import BaseFairseqModel
 from torch import Tensor, nn
 
 from fairseq_masking.errors import UserError
-from fairseq_masking.models.architectures import SIZES, fill_in_sizes
+from fairseq_masking.models.architectures import SIZES, fill_in_missing
 from fairseq_masking.models.config import EncoderModelConfig, encoder_config
 from fairseq_masking.modules import ClassificationHead, TransformerEncoder
+from fairseq_masking.modules.arrangement import MASK_KIND
+from fairseq_masking.modules.compilation import Compilation
+from fairseq_masking.ops import corrupt_tokens, gather_positions
 
 __all__ = ["EncoderModel"]
 
@@ -24,10 +29,12 @@ class EncoderModel(BaseFairseqModel):
     """An encoder with classification heads; a method's model adds what pre-trains it.
 
     A subclass sets ``output_class``, builds its other networks in ``build_pretraining`` and computes
-    ``pretrain``.
+    ``pretrain``; its ``tensor_methods`` take and return tensors only and hold all that ``pretrain`` computes,
+    so that ``--compile full`` compiles them.
     """
 
     output_class: ClassVar[type]
+    tensor_methods: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, cfg: EncoderModelConfig, *, vocab_size: int, pad_index: int) -> None:
         super().__init__()
@@ -35,6 +42,7 @@ class EncoderModel(BaseFairseqModel):
         self.pad_index = pad_index
         self.encoder = TransformerEncoder(encoder_config(cfg, vocab_size=vocab_size, pad_index=pad_index))
         self.classification_heads = nn.ModuleDict()
+        self.compilation = Compilation(str(cfg.compile), str(cfg.compile_mode))
         self.build_pretraining(cfg)
 
     def build_pretraining(self, cfg: EncoderModelConfig) -> None:
@@ -51,8 +59,12 @@ class EncoderModel(BaseFairseqModel):
 
     @classmethod
     def build_model(cls, cfg: EncoderModelConfig, task: Any) -> "EncoderModel":
-        """Build from a config; sizes that neither an option nor ``--arch`` gave are those of ``base``."""
-        fill_in_sizes(cfg, vars(SIZES["base"]))
+        """Build from a config; sizes that neither an option nor ``--arch`` gave are those of ``base``.
+
+        A checkpoint may be older than an option: what its config lacks gets the option's default.
+        """
+        defaults = {option.name: option.default for option in fields(getattr(cls, "__dataclass"))}
+        fill_in_missing(cfg, {**defaults, **vars(SIZES["base"])})
         dictionary = task.source_dictionary
         return cls(cfg, vocab_size=len(dictionary), pad_index=dictionary.pad())
 
@@ -79,6 +91,10 @@ class EncoderModel(BaseFairseqModel):
             being scores, hidden states or, with neither asked for, the vocabulary's logits ``[B, T, V]``.
         """
         if "positions" in batch and not features_only and classification_head_name is None:
+            if self.training:
+                self.compilation.start(
+                    self, self.tensor_methods, lambda: self._forward_and_backward(src_tokens, batch)
+                )
             return self.pretrain(src_tokens, **batch)
         padding = src_tokens.eq(self.pad_index)
         encoded = self.encoder(src_tokens, padding_BT=padding, return_all_hiddens=return_all_hiddens)
@@ -86,6 +102,25 @@ class EncoderModel(BaseFairseqModel):
         if classification_head_name is not None:
             return self.classification_heads[classification_head_name](encoded.hidden_BTD), extra
         return (encoded.hidden_BTD if features_only else self.logits(encoded.hidden_BTD)), extra
+
+    def mask_states(
+        self, src_tokens: Tensor, *, positions: Tensor, kinds: Tensor, replacements: Tensor, **_: Any
+    ) -> list[Tensor]:
+        """Return the states ``[M, D]`` of the batch's [MASK]s: where they enter, and after every layer from there.
+
+        For measurements: it asks the device how many there are.
+        """
+        corrupted = corrupt_tokens(src_tokens, positions, replacements)
+        padding = src_tokens.eq(self.pad_index)
+        states = self.encoder(corrupted, padding_BT=padding, return_all_hiddens=True).inner_states
+        return [gather_positions(state, positions[kinds == MASK_KIND]) for state in states]
+
+    def _forward_and_backward(self, src_tokens: Tensor, batch: dict[str, Any]) -> None:
+        """Compute gradients and forget them: no ``.grad`` is written and no hook of DDP runs."""
+        outputs = [value for value in self.pretrain(src_tokens, **batch) if isinstance(value, Tensor)]
+        parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        total = torch.stack([value.float().sum() for value in outputs if value.requires_grad]).sum()
+        torch.autograd.grad(total, parameters, allow_unused=True)
 
     def max_positions(self) -> int:
         """Longest input, in tokens, special ones included."""

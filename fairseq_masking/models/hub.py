@@ -32,9 +32,15 @@ class HubInterface(nn.Module):
     """Encode text, extract features and fill masks; made by ``Model.from_pretrained``."""
 
     def __init__(
-        self, model: Any, dictionary: Dictionary, tokenizer: Tokenizer, normalizer: TextNormalizer
+        self,
+        model: Any,
+        dictionary: Dictionary,
+        tokenizer: Tokenizer,
+        normalizer: TextNormalizer,
+        cfg: Any = None,
     ) -> None:
         super().__init__()
+        self.cfg = cfg  # of the whole training: its task's tokens_per_sample, for one
         self.model = model.eval()
         self.dictionary = dictionary
         self.tokenizer = tokenizer
@@ -64,7 +70,7 @@ class HubInterface(nn.Module):
         model = task.build_model(cfg.model, from_checkpoint=True)
         model.load_state_dict(state["model"], strict=True, model_cfg=cfg.model)
         folder = cfg.task.data.split(":")[0]
-        return cls(model, task.source_dictionary, load_tokenizer(folder), load_normalizer(folder))
+        return cls(model, task.source_dictionary, load_tokenizer(folder), load_normalizer(folder), cfg)
 
     @property
     def device(self) -> torch.device:
@@ -117,9 +123,9 @@ class HubInterface(nn.Module):
         if text.count(_MASK) != 1:
             raise UserError(f"fill_mask needs one {_MASK} in the text, not {text.count(_MASK)}: {text!r}")
         tokens = self.encode(text)
-        hidden, _ = self.model(tokens[None].to(self.device), features_only=True)
+        logits, _ = self.model(tokens[None].to(self.device))
         column = int((tokens == self.dictionary.index(_MASK)).nonzero()[0, 0])
-        probabilities, indices = self.model.logits(hidden[0, column]).float().softmax(-1).topk(topk)
+        probabilities, indices = logits[0, column].float().softmax(-1).topk(topk)
         fillings = []
         for probability, index in zip(probabilities.tolist(), indices.tolist(), strict=True):
             filled = torch.where(tokens == self.dictionary.index(_MASK), index, tokens)

@@ -15,7 +15,7 @@ from fairseq_masking.models.config import EncoderModelConfig
 from fairseq_masking.models.encoder_model import EncoderModel
 from fairseq_masking.models.outputs import MaskedTokenOutput
 from fairseq_masking.modules import MaskedLMHead
-from fairseq_masking.ops import corrupt_tokens, gather_positions
+from fairseq_masking.ops import LinearCrossEntropyOutput, corrupt_tokens, gather_positions
 
 __all__ = ["MLMConfig", "MLMModel"]
 
@@ -30,11 +30,15 @@ class MLMModel(EncoderModel):
     """Encoder and masked-language-model head with the tied embedding."""
 
     output_class = MaskedTokenOutput
+    tensor_methods = ("predict",)
 
     def build_pretraining(self, cfg: EncoderModelConfig) -> None:
         """Create the prediction head."""
         self.lm_head = MaskedLMHead(
-            cfg.encoder_embed_dim, self.encoder.config.vocab_size, activation=str(cfg.activation_fn)
+            cfg.encoder_embed_dim,
+            self.encoder.config.vocab_size,
+            activation=str(cfg.activation_fn),
+            impl=str(cfg.ops_impl),
         )
 
     def pretrain(
@@ -47,12 +51,18 @@ class MLMModel(EncoderModel):
         **_: Any,
     ) -> MaskedTokenOutput:
         """Predict the tokens at ``positions`` from the corrupted text."""
-        corrupted = corrupt_tokens(src_tokens, positions, replacements)
         padding = src_tokens.eq(self.pad_index) if shape["has_padding"] else None
-        hidden = self.encoder(corrupted, padding_BT=padding).hidden_BTD
+        return MaskedTokenOutput(*self.predict(src_tokens, positions, replacements, padding))
+
+    def predict(
+        self, src_tokens: Tensor, positions: Tensor, replacements: Tensor, padding_BT: Tensor | None
+    ) -> LinearCrossEntropyOutput:
+        """Return loss and arg max of each masked token: all of the model's arithmetic."""
+        corrupted = corrupt_tokens(src_tokens, positions, replacements)
+        hidden = self.encoder(corrupted, padding_BT=padding_BT).hidden_BTD
         features = gather_positions(hidden, positions)
         targets = gather_positions(src_tokens, positions)
-        return MaskedTokenOutput(*self.lm_head.losses(features, self.encoder.embed_tokens.weight, targets))
+        return self.lm_head.losses(features, self.encoder.embed_tokens.weight, targets)
 
     def logits(self, hidden_BTD: Tensor) -> Tensor:
         """Return the vocabulary's logits ``[..., V]``."""

@@ -1,0 +1,167 @@
+"""Compiled training: the same numbers, one graph, and an honest way out where it does not work."""
+
+import logging
+import shutil
+
+import pytest
+import torch
+from torch._dynamo.utils import counters
+
+from fairseq_masking.errors import UserError
+from fairseq_masking.modules import compilation
+from fairseq_masking.modules.compilation import Compilation
+from fairseq_masking.modules.encoder import EncoderConfig, TransformerEncoder
+
+CONFIG = EncoderConfig(
+    vocab_size=50, pad_index=1, num_layers=3, embed_dim=16, ffn_dim=32, num_heads=2, max_positions=16
+)
+
+
+class Model(torch.nn.Module):
+    """An encoder whose whole program is ``predict``."""
+
+    def __init__(self, device: torch.device, **options: object) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.encoder = TransformerEncoder(EncoderConfig(**{**vars(CONFIG), **options})).to(device).train()
+
+    def predict(self, tokens: torch.Tensor) -> torch.Tensor:
+        return self.encoder(tokens).hidden_BTD.tanh()
+
+    def start(self, choice: str, tokens: torch.Tensor, mode: str = "default") -> Compilation:
+        def probe() -> None:
+            torch.autograd.grad(self.predict(tokens).sum(), list(self.parameters()), allow_unused=True)
+
+        started = Compilation(choice, mode)
+        started.start(self, ("predict",), probe)
+        return started
+
+    def results(self, tokens: torch.Tensor) -> list[torch.Tensor]:
+        torch.manual_seed(3)
+        output = self.predict(tokens)
+        return [output, *torch.autograd.grad(output.sum(), list(self.parameters()))]
+
+
+@pytest.fixture(autouse=True)
+def fresh_compiler():
+    torch._dynamo.reset()
+    counters.clear()
+    yield
+    torch._dynamo.reset()
+
+
+@pytest.fixture
+def tokens(device):
+    return torch.randint(4, 50, (2, 8), generator=torch.Generator().manual_seed(0)).to(device)
+
+
+needs_compiler = pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs g++ on a CPU")
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    ("choice", "options"),
+    [("encoder", {}), ("full", {"normalize_before": True, "relative_position": "t5"})],
+)
+def test_compiled_training_computes_the_same_without_a_graph_break(choice, options, tokens, device):
+    options = {"dropout": 0.0, "attention_dropout": 0.0, **options}
+    plain, model = Model(device, **options), Model(device, **options)
+    names = list(model.state_dict())
+    model.start(choice, tokens)
+    for expected, value in zip(plain.results(tokens), model.results(tokens), strict=True):
+        torch.testing.assert_close(value, expected, atol=1e-5, rtol=1e-4)
+    assert list(model.state_dict()) == names
+    assert not counters["graph_break"]
+    assert counters["stats"]["unique_graphs"] == 1  # three layers share one compilation
+
+
+@needs_compiler
+def test_checkpointed_layers_draw_the_same_dropout_again(tokens, device):
+    # one process-wide cache would hide a difference between two compilations of the same code
+    results = []
+    for checkpointed in (False, True):
+        torch._dynamo.reset()
+        model = Model(device, checkpoint_activations=checkpointed)
+        model.start("encoder", tokens)
+        results.append(model.results(tokens))
+    for expected, value in zip(*results, strict=True):
+        torch.testing.assert_close(value, expected, atol=1e-6, rtol=1e-5)
+
+
+@needs_compiler
+def test_trying_it_out_leaves_gradients_and_random_numbers_alone(tokens, device):
+    model = Model(device)
+    torch.manual_seed(11)
+    expected = torch.rand(3)
+    torch.manual_seed(11)
+    model.start("encoder", tokens)
+    assert torch.equal(torch.rand(3), expected)
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_auto_leaves_a_cpu_model_alone(tokens, caplog):
+    model = Model(torch.device("cpu"))
+    with caplog.at_level(logging.INFO):
+        model.start("auto", tokens.cpu())
+    assert all(module._compiled_call_impl is None for module in model.modules())
+    assert "not used, the model is on the CPU" in caplog.text
+
+
+@pytest.mark.cuda
+def test_auto_compiles_on_a_gpu(tokens, device):
+    model = Model(device)
+    model.start("auto", tokens)
+    assert counters["stats"]["unique_graphs"] == 1
+
+
+@pytest.fixture
+def broken_compiler(monkeypatch):
+    def compiled(function, **_):
+        def fail(*args, **kwargs):
+            raise RuntimeError("no C++ compiler,\n  none at all")
+
+        return fail
+
+    monkeypatch.setattr(torch, "compile", compiled)
+
+
+@pytest.mark.parametrize("choice", ["encoder", "full"])
+def test_an_explicit_choice_that_cannot_compile_is_one_line(choice, tokens, device, broken_compiler):
+    with pytest.raises(UserError) as caught:
+        Model(device).start(choice, tokens)
+    assert str(caught.value) == (
+        f"--compile {choice} does not work here (RuntimeError: no C++ compiler, none at all):"
+        " use --compile auto or none"
+    )
+
+
+def test_auto_says_why_and_goes_on_uncompiled(tokens, device, broken_compiler, monkeypatch, caplog):
+    monkeypatch.setattr(compilation, "_hindrance", lambda _: None)
+    model, plain = Model(device), Model(device)
+    started = model.start("auto", tokens)
+    assert caplog.messages == [
+        "torch.compile: not used, it does not work here (RuntimeError: no C++ compiler, none at all)"
+    ]
+    started.start(model, ("predict",), lambda: pytest.fail("tried twice"))
+    for expected, value in zip(plain.results(tokens), model.results(tokens), strict=True):
+        assert torch.equal(value, expected)
+
+
+def test_an_undone_full_compilation_gives_the_method_back(tokens, device, broken_compiler, monkeypatch):
+    model = Model(device)
+    with pytest.raises(UserError):
+        model.start("full", tokens)
+    Compilation._undo(model, ("predict",))
+    assert model.predict(tokens).shape == (2, 8, 16)
+
+
+@needs_compiler
+def test_errors_of_the_user_are_not_taken_for_the_compilers(device):
+    with pytest.raises(UserError, match="17 tokens are more"):
+        Model(device).start("encoder", torch.full((1, 17), 5, device=device))
+
+
+@pytest.mark.parametrize(("choice", "mode"), [("on", "default"), ("full", "fast")])
+def test_unknown_choices_are_one_line(choice, mode):
+    with pytest.raises(UserError, match=r"is not a choice of torch\.compile"):
+        Compilation(choice, mode)
