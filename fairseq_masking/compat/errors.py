@@ -14,6 +14,7 @@ from fairseq_masking.errors import UserError
 
 __all__ = [
     "exit_with",
+    "leave_no_checkpoint_of_user_errors",
     "one_line",
     "show_user_errors_of_hydra_programs",
     "show_user_errors_outside_of_call_main",
@@ -57,6 +58,22 @@ def show_user_errors_outside_of_call_main() -> None:
 
     excepthook.__fairseq_masking__ = True  # type: ignore[attr-defined]
     sys.excepthook = excepthook
+
+
+def leave_no_checkpoint_of_user_errors() -> None:
+    """Keeps the trainer from saving ``crash.pt`` for what is no crash. Called when a command starts."""
+    from fairseq.trainer import Trainer  # late: it takes a while, and only commands need it
+
+    replace(Trainer, "save_checkpoint", _save_unless_user_error)
+
+
+def _save_unless_user_error(original: Callable[..., Any]) -> Callable[..., Any]:
+    def save_checkpoint(self: Any, *args: Any, **options: Any) -> Any:
+        if isinstance(sys.exc_info()[1], UserError):
+            return None
+        return original(self, *args, **options)
+
+    return save_checkpoint
 
 
 def show_user_errors_of_hydra_programs() -> None:

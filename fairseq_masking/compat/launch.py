@@ -14,7 +14,12 @@ from omegaconf import DictConfig
 from torch.multiprocessing.spawn import ProcessException
 
 from fairseq_masking.compat.distributed import complete_launch_settings, spawns_cpu_ranks
-from fairseq_masking.compat.errors import exit_with, one_line, user_error_in
+from fairseq_masking.compat.errors import (
+    exit_with,
+    leave_no_checkpoint_of_user_errors,
+    one_line,
+    user_error_in,
+)
 from fairseq_masking.compat.finished import leave_finished_runs_alone
 from fairseq_masking.compat.patching import replace
 from fairseq_masking.compat.state import reset_process_state
@@ -45,6 +50,7 @@ class RankMain:
 
     def __call__(self, cfg: DictConfig, **options: Any) -> None:
         leave_finished_runs_alone()
+        leave_no_checkpoint_of_user_errors()
         try:
             self.main(cfg, **options)
         except Exception as error:
@@ -60,6 +66,7 @@ def _call_main(original: Callable[..., Any]) -> Callable[..., Any]:
     def call_main(cfg: DictConfig, main: Callable[..., Any], **options: Any) -> None:
         reset_process_state()
         leave_finished_runs_alone()
+        leave_no_checkpoint_of_user_errors()
         try:
             _set_user_dir(cfg)
             complete_launch_settings(cfg)

@@ -1,6 +1,7 @@
 """The one way in which this package replaces a function of fairseq."""
 
 import functools
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +15,7 @@ def replace(owner: Any, name: str, make: Callable[[Callable[..., Any]], Callable
 
     Args:
         owner: Module or class that holds the function.
-        name: Its name there. A static method of a class stays a static method.
+        name: Its name there. A class's static method stays static, any other becomes a method.
         make: Takes the original, gives the replacement, which ends up with the original in ``__wrapped__``.
     """
     original = getattr(owner, name)
@@ -22,4 +23,5 @@ def replace(owner: Any, name: str, make: Callable[[Callable[..., Any]], Callable
         return
     replacement = functools.wraps(original)(make(original))
     setattr(replacement, _MARK, True)
-    setattr(owner, name, staticmethod(replacement) if isinstance(owner, type) else replacement)
+    static = isinstance(inspect.getattr_static(owner, name), staticmethod)
+    setattr(owner, name, staticmethod(replacement) if static else replacement)
