@@ -30,8 +30,7 @@ lint: environment
 	$(BIN)/mypy
 
 bench: environment
-	$(BIN)/python scripts/bench/masking.py
-	$(BIN)/python scripts/bench/step.py
+	for name in masking step operations loading scaling; do $(BIN)/python scripts/bench/$$name.py || exit 1; done
 
 clean:
 	rm -rf .venv .quickstart build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache outputs multirun

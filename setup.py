@@ -30,6 +30,7 @@ EXTRAS = {
         "triton>=3.2; platform_system == 'Linux'",
         "wheel",
     ],
+    "bench": ["transformers>=5"],
     "tracking": ["tensorboard>=2.16", "wandb"],
 }
 

@@ -13,7 +13,6 @@ one of 25-token sentences unless --data names a prepared folder), beside fairseq
 """
 
 import argparse
-import csv
 import logging
 import statistics
 import sys
@@ -26,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import numpy as np
 import torch
-from common import environment
+from common import environment, write_corpus, write_csv
 from fairseq.data import (
     Dictionary,
     MaskTokensDataset,
@@ -34,7 +33,6 @@ from fairseq.data import (
     TokenBlockDataset,
     data_utils,
 )
-from fairseq.data.indexed_dataset import MMapIndexedDatasetBuilder
 
 from fairseq_masking.data import BlockDataset, MaskedDataset, load_dictionary, load_tokens
 from fairseq_masking.masking import Masker, MaskingConfig, MaskingVocabulary
@@ -43,7 +41,7 @@ LENGTH = 512
 BATCH = 32
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -52,7 +50,7 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=300, help="items per repeat")
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results/masking.csv")
-    options = parser.parse_args()
+    options = parser.parse_args(argv)
     logging.disable(logging.INFO)
     torch.set_num_threads(1)
 
@@ -64,11 +62,7 @@ def main() -> None:
         "numpy": np.__version__,
         **environment("cpu"),
     }
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    with options.output.open("w", newline="") as file:
-        writer = csv.DictWriter(file, [*rows[0], *note])
-        writer.writeheader()
-        writer.writerows({**row, **note} for row in rows)
+    write_csv(options.output, [{**row, **note} for row in rows])
     print(f"{note['device']}, numpy {note['numpy']}, torch {note['torch']}, {note['corpus']} corpus")
     print(f"{'what':42} {'us/item':>9} {'min':>8} {'max':>8} {'rows/s':>9} {'fairseq/ours':>13}")
     for row in rows:
@@ -212,22 +206,6 @@ def our_chain(dataset: MaskedDataset, num_items: int) -> Callable[[int], None]:
             dataset.collater([dataset[i] for i in range(start, start + BATCH)])
 
     return run
-
-
-def write_corpus(folder: Path, num_symbols: int) -> Path:
-    """Sentences of 25 tokens on average, drawn by Zipf's law; 70% of the symbols start a word."""
-    rng = np.random.default_rng(0)
-    starts = rng.random(num_symbols - 5) < 0.7
-    with (folder / "dict.txt").open("w", encoding="utf-8") as file:
-        for number, start in enumerate(starts):
-            file.write(f"{chr(0x2581) if start else ''}w{number} 1\n")
-        file.write("<mask> 0\n")
-    builder = MMapIndexedDatasetBuilder(str(folder / "train.bin"), dtype=np.uint16)
-    for size in rng.integers(5, 45, size=8_000):
-        ids = 4 + (rng.zipf(1.3, size=size) - 1) % (num_symbols - 5)
-        builder.add_item(torch.from_numpy(np.append(ids, 2)))
-    builder.finalize(str(folder / "train.idx"))
-    return folder
 
 
 if __name__ == "__main__":

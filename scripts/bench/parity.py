@@ -8,7 +8,6 @@ fixed validation masks. Perplexities are 2^(bits a masked token), as fairseq pri
 """
 
 import argparse
-import csv
 import math
 import os
 import statistics
@@ -22,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import numpy as np
 import torch
-from common import environment
+from common import environment, write_csv
 from fairseq import checkpoint_utils, tasks, utils
 from omegaconf import OmegaConf
 
@@ -41,7 +40,7 @@ SHAPE = {
 TRAIN = "import sys; from fairseq_cli.train import cli_main; sys.exit(cli_main())"
 
 
-def arguments() -> argparse.Namespace:
+def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -56,7 +55,7 @@ def arguments() -> argparse.Namespace:
         "--work", type=Path, default=Path("/tmp/fairseq_masking_parity"), help="checkpoints and logs"
     )
     parser.add_argument("--out", type=Path, default=Path("scripts/bench/results/parity.csv"))
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
 def train(args: argparse.Namespace, system: str, seed: int) -> Path:
@@ -131,8 +130,8 @@ class Scorer:
         return sum(bits[token] * times for token, times in counts.items()) / sum(counts.values())
 
 
-def main() -> None:
-    args = arguments()
+def main(argv: list[str] | None = None) -> None:
+    args = arguments(argv)
     runs = [(system, seed) for seed in args.seeds for system in ("fairseq_masking", "stock_fairseq")]
     with ThreadPoolExecutor(args.parallel) as pool:
         checkpoints = list(pool.map(lambda run: train(args, *run), runs))
@@ -151,11 +150,7 @@ def main() -> None:
         spread = statistics.stdev(bits) if len(bits) > 1 else float("nan")
         print(f"{system}: {statistics.mean(bits):.4f} bits, sd {spread:.4f} over {len(bits)} seeds")
     print(f"unigram: {unigram:.4f} bits, perplexity {2**unigram:.1f}")
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    with args.out.open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
+    write_csv(args.out, rows)
 
 
 if __name__ == "__main__":

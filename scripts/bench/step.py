@@ -1,113 +1,174 @@
 """Time and peak memory of a training step: ours against stock fairseq, through the real Trainer, in one run.
 
-Both systems take turns in one process, on batches from their own task over the same corpus, so that the
-machine's mood hits both alike. Peak memory is measured in a process of its own for each. Beside them stands
-the bare time of the step's matrix products, timed at the same moment: what no version can beat.
+All systems take turns in one process, on batches from their own task over the same corpus, so that the
+machine's mood hits all alike; the parts of a step are timed in turns of their own. On a CPU peak memory is
+measured in a process of its own for each. Beside them stands the bare time of the step's matrix products,
+timed at the same moment, which no version can beat, and the model FLOPs utilisation: the FLOPs of
+``analysis/flops.py`` over time and peak, the peak being that of a large matrix product in this run and, where
+known, that of the GPU's datasheet.
 
     python scripts/bench/step.py --data DATA --arch small --tokens 128 512 --rows 32 8
+    python scripts/bench/step.py --data DATA --arch base large --tokens 512 --rows 64 32 --precision bf16 \\
+        --device cuda --systems fairseq_masking+eager fairseq_masking stock_fairseq
 """
 
 import argparse
-import csv
-import itertools
-import json
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import torch
-from common import environment, synchronize
-from fairseq import options, tasks
-from fairseq.dataclass.utils import convert_namespace_to_omegaconf
-from fairseq.trainer import Trainer
+from common import (
+    PRECISIONS,
+    added_memory,
+    environment,
+    matmul_peak,
+    memory_of_child,
+    milliseconds,
+    read_csv,
+    report_memory,
+    seconds_of,
+    take_turns,
+    utilisation,
+    write_csv,
+)
+from systems import PARTS, STOCK, Run, Setting, check_systems
 
-import fairseq_masking
 from fairseq_masking.models.architectures import SIZES
 
-SYSTEMS = ("fairseq_masking", "stock_fairseq")
+# (arch, tokens, precision): column and least value wanted of one H200 (issue 3).
+TARGETS = {("base", 512, "bf16"): ("tokens_per_s", 650_000), ("large", 512, "bf16"): ("rows_per_s", 375)}
+SPEED_OVER_STOCK_TARGET = 2.0
+STEPS_OF_MEMORY = 4
 
 
-def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def add_shared_options(parser: argparse.ArgumentParser) -> None:
+    """Options of every benchmark that compares systems through the Trainer."""
     parser.add_argument("--data", default=".quickstart/data", help="prepared corpus")
-    parser.add_argument("--arch", default="small", choices=SIZES, help="shape of the encoder")
-    parser.add_argument("--tokens", type=int, nargs="+", default=[128, 512], help="tokens a row")
-    parser.add_argument(
-        "--rows", type=int, nargs="+", default=[32, 8], help="rows a batch, one for each --tokens"
-    )
-    parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16", "fp16"])
+    parser.add_argument("--precision", default="fp32", choices=PRECISIONS)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--systems", nargs="+", default=["fairseq_masking", STOCK], help="see systems.py")
     parser.add_argument("--steps", type=int, default=10, help="steps a turn")
     parser.add_argument("--turns", type=int, default=5, help="turns of each system; the first warms up")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
+    parser.add_argument("--append", action="store_true", help="keep the rows that --out has")
+    parser.add_argument("--memory-of", help=argparse.SUPPRESS)
+
+
+def arguments(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add_shared_options(parser)
+    parser.add_argument("--arch", nargs="+", default=["small"], choices=SIZES, help="shape of the encoder")
+    parser.add_argument("--tokens", type=int, nargs="+", default=[128, 512], help="tokens a row")
+    parser.add_argument(
+        "--rows",
+        type=int,
+        nargs="+",
+        default=[32, 8],
+        help="rows a batch, one for each of --tokens or --arch",
+    )
+    parser.add_argument("--part-steps", type=int, default=5, help="steps for the times of parts; 0: none")
+    parser.add_argument("--no-bound", action="store_true", help="leave out the bare matrix products")
+    parser.add_argument("--no-memory", action="store_true", help="leave out peak memory (on a CPU)")
     parser.add_argument("--out", default="scripts/bench/results/step.csv")
-    parser.add_argument("--memory-of", choices=SYSTEMS, help=argparse.SUPPRESS)
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
-def training_options(
-    args: argparse.Namespace, system: str, tokens: int, rows: int, save_dir: str
-) -> list[str]:
-    """Return fairseq-train's options for one system: same shape, precision, batch and optimizer."""
-    size = SIZES[args.arch]
-    shared = f"""{args.data} --tokens-per-sample {tokens} --batch-size {rows} --max-positions 512
-        --optimizer adam --adam-betas (0.9,0.98) --adam-eps 1e-6 --weight-decay 0.01 --clip-norm 1.0
-        --lr-scheduler polynomial_decay --lr 1e-4 --warmup-updates 100 --total-num-update 100000
-        --num-workers 0 --data-buffer-size 0 --dropout 0.1 --attention-dropout 0.1 --log-interval 1000000
-        --save-dir {save_dir}""".split()
-    shared += ["--cpu"] if args.device == "cpu" else []
-    shared += [] if args.precision == "fp32" else [f"--{args.precision}"]
-    if system == "stock_fairseq":
-        return [
-            *shared, "--task", "masked_lm", "--criterion", "masked_lm", "--arch", "roberta",
-            "--encoder-layers", str(size.encoder_layers), "--encoder-embed-dim", str(size.encoder_embed_dim),
-            "--encoder-ffn-embed-dim", str(size.encoder_ffn_embed_dim),
-            "--encoder-attention-heads", str(size.encoder_attention_heads),
-        ]  # fmt: skip
-    arch = f"mlm_{args.arch}"
-    return [*shared, "--task", "masked_pretraining", "--criterion", "mlm", "--arch", arch]
+def settings_of(args: argparse.Namespace) -> list[Setting]:
+    """Pair ``--arch``, ``--tokens`` and ``--rows``; one that is given once holds for all."""
+    columns = [args.arch, args.tokens, args.rows]
+    count = max(map(len, columns))
+    if any(len(column) not in (1, count) for column in columns):
+        raise SystemExit(f"give one or {count} values for each of --arch, --tokens and --rows")
+    spread = [column * count if len(column) == 1 else column for column in columns]
+    return [Setting(args.data, *values, args.precision, args.device) for values in zip(*spread, strict=True)]
 
 
-class Run:
-    """One system with its own trainer and a fixed handful of batches."""
+def compare(
+    setting: Setting,
+    systems: list[str],
+    *,
+    steps: int,
+    turns: int,
+    part_steps: int = 0,
+    bound: bool = False,
+    memory: bool = True,
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """Return a row of the CSV for each system that works here, and the names of those that do not."""
+    with tempfile.TemporaryDirectory() as save_dir:
+        runs, peaks, failed = {}, {}, []
+        for name in systems:
+            before = torch.cuda.memory_allocated() if setting.device == "cuda" else 0
+            try:
+                run = Run(setting, name, save_dir)
+                _steps(run, 2)  # what is compiled is compiled here
+            except (
+                Exception,
+                SystemExit,
+            ) as error:  # one that does not work must not cost the others' numbers
+                print(f"{name}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+                failed.append(name)
+                continue
+            runs[name] = run
+            if setting.device == "cuda":
+                peaks[name] = added_memory(lambda run=run: _steps(run, 2), "cuda", before)
+        bounds: list[float] = []
+        contenders: dict[str, Callable[[], Any]] = {name: run.step for name, run in runs.items()}
+        vocabulary = next(iter(runs.values())).vocab_size if runs else 0
+        peaks_of_device: list[float] = []
 
-    def __init__(self, argv: list[str], num_batches: int) -> None:
-        parser = options.get_training_parser()
-        cfg = convert_namespace_to_omegaconf(options.parse_args_and_arch(parser, argv))
-        cfg.common.tpu = False
-        task = tasks.setup_task(cfg.task)
-        torch.manual_seed(1)
-        model = task.build_model(cfg.model)
-        self.trainer = Trainer(cfg, task, model, task.build_criterion(cfg.criterion))
-        iterator = self.trainer.get_train_iterator(epoch=1).next_epoch_itr(shuffle=True)
-        self.batches = itertools.cycle([[batch] for batch in itertools.islice(iterator, num_batches)])
-        self.trainer.begin_epoch(1)
+        def between() -> None:
+            peaks_of_device.append(matmul_peak(setting.device, setting.precision))
+            if bound:
+                bounds.append(matrix_products(setting, vocabulary))
 
-    def steps(self, count: int) -> list[float]:
-        """Take ``count`` steps; return the seconds of each."""
-        seconds = []
-        for batch in itertools.islice(self.batches, count):
-            synchronize()
-            start = time.perf_counter()
-            self.trainer.train_step(batch)
-            synchronize()
-            seconds.append(time.perf_counter() - start)
-        return seconds
+        seconds = take_turns(contenders, steps=steps, turns=turns, between=between)
+        parts = {name: run.parts(part_steps + 1)[1:] for name, run in runs.items()} if part_steps else {}
+    if setting.device == "cpu" and memory:
+        for name in (name for name in runs if "compile" not in name):  # compiling takes more than the step
+            step = str(Path(__file__).with_name("step.py"))
+            peaks[name] = memory_of_child(step, [*setting.arguments(), "--memory-of", name])
+    peak = statistics.median(peaks_of_device)
+    rows = []
+    for name in runs:
+        median = statistics.median(seconds[name])
+        row = {"system": name, **setting.columns(), "vocabulary": vocabulary}
+        row |= milliseconds(seconds[name], "step_")
+        row |= {
+            "tokens_per_s": round(setting.tokens * setting.rows / median),
+            "rows_per_s": round(setting.rows / median, 2),
+            "speed_over_stock": round(statistics.median(seconds[STOCK]) / median, 3) if STOCK in runs else "",
+        }
+        for part in (*PARTS, "whole") if part_steps else ():
+            row[f"{part}_ms"] = round(1000 * statistics.median(times[part] for times in parts[name]), 3)
+        if bound:
+            row["matmul_bound_ms"] = round(1000 * statistics.median(bounds), 3)
+            row["times_bound"] = round(median / statistics.median(bounds), 3)
+        row |= utilisation(setting.flops(vocabulary), median, peak, setting.device, setting.precision)
+        row["peak_mib"] = round(peaks[name], 1) if name in peaks else ""
+        rows.append({**row, **environment(setting.device)})
+        print({key: row[key] for key in row if "quartiles" not in key}, flush=True)
+    return rows, failed
 
 
-def matrix_products(args: argparse.Namespace, tokens: int, rows: int, vocabulary: int) -> float:
+def _steps(run: Run, count: int) -> None:
+    for _ in range(count):
+        run.step()
+
+
+def matrix_products(setting: Setting, vocabulary: int) -> float:
     """Return the seconds that a step's matrix products take on their own: forward once, backward twice."""
-    size, device = SIZES[args.arch], args.device
-    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[args.precision]
+    size, device = SIZES[setting.arch], setting.device
     width, inner, heads = size.encoder_embed_dim, size.encoder_ffn_embed_dim, size.encoder_attention_heads
-    places, masked = rows * tokens, rows * round(0.15 * (tokens - 2))
+    rows, tokens = setting.rows, setting.tokens
+    places, masked = rows * tokens, rows * setting.num_masked
     shapes = [  # (batch, m, k, n), times in a step's forward pass
         ((1, places, width, 3 * width), size.encoder_layers),
         ((1, places, width, width), size.encoder_layers),
@@ -120,96 +181,64 @@ def matrix_products(args: argparse.Namespace, tokens: int, rows: int, vocabulary
     ]
     total = 0.0
     for (batch, m, k, n), count in shapes:
-        left, right = (torch.randn(batch, *shape, device=device, dtype=dtype) for shape in ((m, k), (k, n)))
-        product = torch.randn(batch, m, n, device=device, dtype=dtype)
+        left, right, product = (
+            torch.randn(batch, *shape, device=device).to(PRECISIONS[setting.precision])
+            for shape in ((m, k), (k, n), (m, n))
+        )
         triple = ((left, right), (product, right.transpose(1, 2)), (left.transpose(1, 2), product))
         for a, b in triple:
-            times = []
-            for _ in range(6):
-                synchronize()
-                start = time.perf_counter()
-                torch.bmm(a, b)
-                synchronize()
-                times.append(time.perf_counter() - start)
+            times = [seconds_of(lambda a=a, b=b: torch.bmm(a, b)) for _ in range(4)]
             total += count * statistics.median(times[1:])
     return total
 
 
-def peak_memory(args: argparse.Namespace, system: str, tokens: int, rows: int) -> float:
-    """Return the MiB that training adds at its peak to the process with the model (GPU: all that is held)."""
-    command = [
-        sys.executable, __file__, "--data", args.data, "--arch", args.arch,
-        "--tokens", str(tokens), "--rows", str(rows), "--precision", args.precision, "--device", args.device,
-        "--threads", str(args.threads), "--memory-of", system,
-    ]  # fmt: skip
-    result = subprocess.run(command, check=True, capture_output=True, text=True)
-    return json.loads(result.stdout.splitlines()[-1])["mib"]
+def print_targets(rows: list[dict[str, Any]]) -> None:
+    """Print issue 3's targets beside what was measured; they are one H200's, so on GPUs only."""
+    for row in rows:
+        wanted = TARGETS.get((row["arch"], row["tokens"], row["precision"]))
+        if wanted and row["system"] != STOCK:
+            column, least = wanted
+            name = f"{row['system']} {row['arch']} {row['tokens']} {row['precision']}"
+            print(f"{name}: {column} {row[column]}, target >= {least}")
+            print(f"{name}: speed_over_stock {row['speed_over_stock']}, target >= {SPEED_OVER_STOCK_TARGET}")
 
 
-def measure_memory(args: argparse.Namespace) -> None:
-    with tempfile.TemporaryDirectory() as save_dir:
-        run = Run(training_options(args, args.memory_of, args.tokens[0], args.rows[0], save_dir), 4)
-        if args.device == "cuda":
-            torch.cuda.reset_peak_memory_stats()
-            run.steps(6)
-            mib = torch.cuda.max_memory_allocated() / 2**20
-        else:
-            before = memory_status("VmRSS")
-            run.steps(6)
-            mib = memory_status("VmHWM") - before
-    print(json.dumps({"mib": mib}))
+def run_settings(
+    args: argparse.Namespace, settings: list[Setting], **compared: Any
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """Compare in each setting, writing ``--out`` after each; return all rows and what failed."""
+    rows: list[dict[str, Any]] = []
+    failed: list[str] = []
+    kept = read_csv(args.out) if args.append else []
+    for setting in settings:
+        found, lost = compare(setting, args.systems, steps=args.steps, turns=args.turns, **compared)
+        rows += found
+        failed += lost
+        if rows:
+            write_csv(args.out, [*kept, *rows])
+        if setting.device == "cuda":
+            torch.cuda.empty_cache()
+    if args.device == "cuda":
+        print_targets(rows)
+    return rows, failed
 
 
-def memory_status(field: str) -> float:
-    """Return a figure of /proc/self/status in MiB; getrusage's peak may be the parent's."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(f"{field}:"))
-
-
-def main() -> None:
-    args = arguments()
+def main(argv: list[str] | None = None) -> None:
+    args = arguments(argv)
     torch.set_num_threads(args.threads)
-    sys.argv = sys.argv[:1]  # fairseq's parsers look at it
+    settings = settings_of(args)
+    check_systems(args.systems)
     if args.memory_of:
-        measure_memory(args)
-        return
-    rows_of_csv = []
-    for tokens, rows in zip(args.tokens, args.rows, strict=True):
         with tempfile.TemporaryDirectory() as save_dir:
-            runs = {name: Run(training_options(args, name, tokens, rows, save_dir), 8) for name in SYSTEMS}
-            seconds: dict[str, list[float]] = {name: [] for name in SYSTEMS}
-            bounds = []
-            vocabulary = len(runs[SYSTEMS[0]].trainer.task.source_dictionary)
-            for turn in range(args.turns):
-                for name in SYSTEMS if turn % 2 else SYSTEMS[::-1]:
-                    times = runs[name].steps(args.steps)
-                    if turn:
-                        seconds[name] += times
-                bounds.append(matrix_products(args, tokens, rows, vocabulary))
-        bound = statistics.median(bounds)
-        stock = statistics.median(seconds["stock_fairseq"])
-        for name in SYSTEMS:
-            low, median, high = statistics.quantiles(seconds[name], n=4)
-            rows_of_csv.append(
-                {
-                    "system": name, "arch": args.arch, "tokens": tokens, "rows": rows,
-                    "vocabulary": vocabulary,
-                    "precision": args.precision, "step_ms": round(1000 * median, 3),
-                    "quartiles_ms": f"{1000 * low:.3f}-{1000 * high:.3f}",
-                    "tokens_per_s": round(tokens * rows / median), "matmul_bound_ms": round(1000 * bound, 3),
-                    "times_bound": round(median / bound, 3), "speed_over_stock": round(stock / median, 3),
-                    "peak_mib": round(peak_memory(args, name, tokens, rows), 1), **environment(args.device),
-                }
-            )  # fmt: skip
-            print({key: rows_of_csv[-1][key] for key in list(rows_of_csv[-1])[:13]}, flush=True)
-    out = Path(args.out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with out.open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows_of_csv[0])
-        writer.writeheader()
-        writer.writerows(rows_of_csv)
+            run = Run(settings[0], args.memory_of, save_dir, num_batches=4)
+            report_memory(lambda: _steps(run, STEPS_OF_MEMORY))
+        return
+    _, failed = run_settings(
+        args, settings, part_steps=args.part_steps, bound=not args.no_bound, memory=not args.no_memory
+    )
+    if failed:
+        raise SystemExit(f"these did not run: {', '.join(failed)}")
 
 
 if __name__ == "__main__":
-    assert fairseq_masking.__version__
     main()

@@ -1,0 +1,213 @@
+"""Every benchmark runs through on a toy, and its CSV says what and where; gpu.sh keeps to its budget."""
+
+import csv
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+from commands import ROOT, write_corpus
+
+BENCH = ROOT / "scripts/bench"
+TOY = ["--arch", "tiny", "--tokens", "16", "--rows", "4"]
+TURNS = ["--steps", "2", "--turns", "2"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A corpus large enough for batches of 4 x 16 tokens."""
+    folder = tmp_path_factory.mktemp("bench_data")
+    write_corpus(folder, {"train": 100, "valid": 20})
+    return str(folder)
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
+    """Import a benchmark in this process: a new one would spend five seconds on its imports."""
+    monkeypatch.syspath_prepend(str(BENCH))
+    monkeypatch.setattr(sys, "argv", sys.argv[:1])
+    monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
+
+    def load(name: str) -> ModuleType:
+        spec = importlib.util.spec_from_file_location(f"bench_{name}", BENCH / f"{name}.py")
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[spec.name] = module  # dataclasses look their module up
+        spec.loader.exec_module(module)
+        return module
+
+    return load
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with path.open() as file:
+        rows = list(csv.DictReader(file))
+    assert all(row["device"] and row["torch"] and row["commit"] for row in rows)
+    return rows
+
+
+def test_step(script: Callable[[str], ModuleType], data: str, tmp_path: Path) -> None:
+    out = tmp_path / "step.csv"
+    systems = ["fairseq_masking", "fairseq_masking+eager", "stock_fairseq"]
+    options = ["--part-steps", "2", "--no-memory", "--systems", *systems, "--out", str(out)]
+    script("step").main(["--data", data, *TOY, *TURNS, *options])
+    rows = rows_of(out)
+    assert [row["system"] for row in rows] == systems
+    for row in rows:
+        parts = [float(row[f"{part}_ms"]) for part in ("forward", "backward", "optimizer")]
+        assert all(part > 0 for part in parts)
+        assert sum(parts) < float(row["whole_ms"]) * 1.05  # medians of different steps
+        # 4 rows of 16 tokens, 2 masked each, V=204, D=128, F=512: forward of a layer 7,143,424, head 169,984.
+        layer = 2 * 16 * 128 * (4 * 128 + 2 * 512) + 4 * 16 * 16 * 128
+        head = 2 * 2 * 128 * (128 + 204)
+        assert float(row["gflop_per_step"]) == round(3 * 4 * (2 * layer + head) / 1e9, 3)
+        assert 0 < float(row["utilisation_of_matmul_peak"]) < 1.5
+    assert float(rows[-1]["speed_over_stock"]) == 1.0
+
+
+def test_step_measures_memory_in_a_process_of_its_own(script: Callable[[str], ModuleType], data: str) -> None:
+    step = script("step")
+    setting = step.Setting(data, "tiny", 16, 4, "fp32", "cpu")
+    arguments = [*setting.arguments(), "--memory-of", "fairseq_masking"]
+    mib = step.memory_of_child(str(BENCH / "step.py"), arguments)
+    assert 3 < mib < 500  # at least gradients and two moments of 0.5 M parameters
+
+
+def test_a_variant_that_does_not_work_costs_no_numbers(
+    script: Callable[[str], ModuleType], data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = script("step")
+    monkeypatch.setitem(sys.modules["systems"].VARIANTS, "eager", ("--compile", "perhaps"))
+    out = tmp_path / "step.csv"
+    systems = ["fairseq_masking+eager", "fairseq_masking"]
+    options = ["--part-steps", "0", "--no-bound", "--no-memory", "--systems", *systems, "--out", str(out)]
+    with pytest.raises(SystemExit, match=r"did not run: fairseq_masking\+eager"):
+        step.main(["--data", data, *TOY, *TURNS, *options])
+    assert [row["system"] for row in rows_of(out)] == ["fairseq_masking"]
+
+
+def test_unknown_system_is_one_line(script: Callable[[str], ModuleType]) -> None:
+    with pytest.raises(SystemExit, match=r"unknown system 'fairseq_masking\+fast'.*\+fused_adamw"):
+        script("step").main(["--systems", "fairseq_masking+fast"])
+    with pytest.raises(SystemExit, match="unknown system"):
+        script("scaling").main(["--systems", "stock_fairseq+eager"])
+
+
+def test_scaling(script: Callable[[str], ModuleType], data: str, tmp_path: Path) -> None:
+    out = tmp_path / "scaling.csv"
+    options = ["--arch", "tiny", "--tokens", "16", "32", "--batch-tokens", "64", "--no-memory"]
+    script("scaling").main(["--data", data, *options, *TURNS, "--out", str(out)])
+    assert [(row["tokens"], row["rows"]) for row in rows_of(out)] == [("16", "4")] * 2 + [("32", "2")] * 2
+
+
+def test_operations(script: Callable[[str], ModuleType], tmp_path: Path) -> None:
+    out = tmp_path / "operations.csv"
+    sizes = ["--masked", "8", "16", "--vocabulary", "50", "--width", "64", "--rows", "2", "--tokens", "8"]
+    script("operations").main([*sizes, *TURNS, "--no-memory", "--out", str(out)])
+    rows = rows_of(out)
+    assert {row["operation"] for row in rows} == {"linear_cross_entropy", "self_attention", "dropout"}
+    assert [row["masked"] for row in rows[:4]] == ["8", "8", "16", "16"]
+
+
+def test_child_of_operations_measures_the_same_case(script: Callable[[str], ModuleType]) -> None:
+    operations = script("operations")
+    args = operations.arguments(["--masked", "8", "16", "--width", "64", "--tokens", "8", "16"])
+    for name in operations.OPERATIONS:
+        size = operations.sizes_of(args, name)[1]
+        child = operations.arguments(operations.child_arguments(args, name, size, "naive"))
+        assert operations.sizes_of(child, name) == [size]
+        assert child.memory_of == "naive" and child.only == [name]
+
+
+def test_loading(script: Callable[[str], ModuleType], data: str, tmp_path: Path) -> None:
+    out = tmp_path / "loading.csv"
+    options = ["--tokens", "16", "--rows", "4", "--batches", "2", "--turns", "1", "--workers", "0", "1"]
+    loaders = ["--loaders", "fairseq_masking K=4", "stock_fairseq"]
+    script("loading").main(["--data", data, *options, *loaders, "--out", str(out)])
+    rows = rows_of(out)
+    assert len(rows) == 4 and all(float(row["rows_per_s"]) > 0 for row in rows)
+
+
+def test_profiling(script: Callable[[str], ModuleType], data: str, tmp_path: Path) -> None:
+    out, trace = tmp_path / "profile.csv", tmp_path / "trace.json.gz"
+    options = ["--steps", "2", "--warm-up", "1", "--trace", str(trace), "--out", str(out)]
+    script("profiling").main(["--data", data, *TOY, *options])
+    rows = rows_of(out)
+    for system in ("fairseq_masking", "stock_fairseq"):
+        share = {row["group"]: float(row["share_of_step"]) for row in rows if row["system"] == system}
+        for group in ("matmul", "attention", "dropout", "loss", "optimizer", "data loading"):
+            assert share[group] > 0, (system, group)
+        assert 0.95 < sum(share.values()) < 1.05, system
+    assert trace.stat().st_size > 0
+
+
+def test_huggingface(script: Callable[[str], ModuleType], tmp_path: Path) -> None:
+    if importlib.util.find_spec("transformers") is None:  # importing it here is what the script must do
+        pytest.skip("transformers is not installed")
+    out = tmp_path / "huggingface.csv"
+    options = ["--vocabulary", "100", "--no-memory", "--systems", "fairseq_masking", "bert", "roberta"]
+    script("huggingface").main([*TOY, *options, *TURNS, "--out", str(out)])
+    assert [row["system"] for row in rows_of(out)] == ["fairseq_masking", "bert", "roberta"]
+
+
+def test_huggingface_says_what_is_missing(
+    script: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    monkeypatch.setitem(sys.modules, "torchaudio", None)
+    with pytest.raises(SystemExit, match="pip install transformers"):
+        script("huggingface").main([*TOY, "--systems", "bert", "--vocabulary", "100"])
+
+
+def gpu_sh(*arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHON": sys.executable}
+    command = ["bash", str(BENCH / "gpu.sh"), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=180)
+
+
+def test_gpu_sh_refuses_what_it_does_not_know() -> None:
+    for arguments, expected in (
+        (["--fast"], "unknown option --fast"),
+        (["--only", "step,dance"], "unknown part dance"),
+        (["--budget"], "--budget needs a value"),
+        (["--budget", "soon"], "a number of seconds"),
+        (["--data", "/nonexistent"], "no prepared corpus in /nonexistent"),
+    ):
+        finished = gpu_sh(*arguments)
+        assert finished.returncode == 2 and expected in finished.stderr
+    assert "--budget SECONDS" in gpu_sh("--help").stdout
+
+
+def test_gpu_sh_runs_what_fits_and_lists_the_rest(data: str, tmp_path: Path) -> None:
+    # loading is expected to take 30 s, parity 150.
+    finished = gpu_sh(
+        "--dry", "--only", "parity,loading", "--budget", "140", "--data", data, "--out", str(tmp_path)
+    )
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    assert "skipped for want of time: parity" in finished.stdout
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["gpu.log", "loading_gpu.csv"]
+    assert (tmp_path / "gpu.log").read_text() == finished.stdout
+
+
+def test_gpu_sh_without_a_gpu_says_so(tmp_path: Path) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU here")
+    finished = gpu_sh("--only", "loading", "--out", str(tmp_path))
+    assert finished.returncode == 1 and "no CUDA GPU" in finished.stderr
+
+
+def test_gpu_sh_writes_at_most_eight_files() -> None:
+    text = (BENCH / "gpu.sh").read_text()
+    written = {part.split('"')[0].split()[0] for part in text.split('"$out/')[1:]}
+    assert len(written) == 8, written
+
+
+@pytest.mark.skipif(shutil.which("shellcheck") is None, reason="shellcheck is not installed")
+def test_gpu_sh_passes_shellcheck() -> None:
+    subprocess.run(["shellcheck", str(BENCH / "gpu.sh")], check=True)
