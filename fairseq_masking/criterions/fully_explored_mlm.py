@@ -13,7 +13,7 @@ from fairseq.criterions import register_criterion
 from fairseq.logging import metrics
 from torch import Tensor, nn
 
-from fairseq_masking.criterions.logging import masked_token_logs, reduce_masked_token_logs, total
+from fairseq_masking.criterions.logging import masked_token_logs, on_host, reduce_masked_token_logs, total
 from fairseq_masking.criterions.mlm import MLMCriterion, MLMCriterionConfig
 from fairseq_masking.errors import UserError
 from fairseq_masking.ops import rows_of_positions
@@ -90,6 +90,7 @@ class FullyExploredMLMCriterion(MLMCriterion):
         ``var_within`` is the mean W; ``var_between`` the variance of the K-means between sequences minus W/K,
         which estimates the sentence variance plus the mask covariance.
         """
+        logging_outputs = on_host(logging_outputs)
         reduce_masked_token_logs(logging_outputs)
         num_sequences = total(logging_outputs, "split_num_sequences")
         if num_sequences < 2:

@@ -16,7 +16,7 @@ from torch import Tensor
 from fairseq_masking.models.outputs import MaskedTokenOutput
 from fairseq_masking.ops import gather_positions
 
-__all__ = ["masked_token_logs", "reduce_masked_token_logs", "total"]
+__all__ = ["masked_token_logs", "on_host", "reduce_masked_token_logs", "total"]
 
 KINDS = ("mask", "random", "unchanged")  # in the order of ``kinds``: 0, 1, 2
 MEASURE = "measure_"  # before the names of what a model measures itself
@@ -47,6 +47,7 @@ def masked_token_logs(output: MaskedTokenOutput, sample: dict[str, Any]) -> dict
 
 def reduce_masked_token_logs(logging_outputs: Sequence[dict[str, Any]]) -> None:
     """Log loss (bits a masked token), perplexity, accuracy, and loss and perplexity by corruption."""
+    logging_outputs = on_host(logging_outputs)
     num_tokens = total(logging_outputs, "sample_size")
     if num_tokens > 0:
         _log_loss("loss", "ppl", total(logging_outputs, "loss"), num_tokens, priority=10)
@@ -66,6 +67,16 @@ def reduce_masked_token_logs(logging_outputs: Sequence[dict[str, Any]]) -> None:
     num_skipped = total(logging_outputs, "num_skipped")
     if num_skipped:
         metrics.log_scalar_sum("skipped", num_skipped, priority=30)
+
+
+def on_host(logging_outputs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the sums over ranks and micro-batches as Python numbers, with a single wait for the device."""
+    sums = {key: sum(log[key] for log in logging_outputs) for key in (logging_outputs or [{}])[0]}
+    tensors = {key: value for key, value in sums.items() if isinstance(value, Tensor)}
+    if tensors:
+        values = torch.stack([value.double() for value in tensors.values()]).tolist()
+        sums.update(zip(tensors, values, strict=True))
+    return [sums] if sums else []
 
 
 def total(logging_outputs: Sequence[dict[str, Any]], key: str) -> float:
