@@ -1,0 +1,76 @@
+"""MAP-Net's mask proposal network: a score for every position of the clean text.
+
+Source: 2008.05333, Section 3.3 and 4.1.1.
+Shapes: B batch, T length, D width of the encoder's embedding, W width of the proposal network.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from fairseq_masking.errors import UserError
+from fairseq_masking.modules.encoder import EncoderConfig, TransformerLayer, init_bert_weights
+from fairseq_masking.ops import dropout
+
+__all__ = ["ProposalNetwork"]
+
+
+class ProposalNetwork(nn.Module):
+    """A narrower Transformer on the encoder's token embeddings, ending in one score a position.
+
+    It has no token embedding: the encoder's is passed in, and gets gradients from both. Positions and
+    LayerNorms are its own; relative positions it has none. The last projection has no bias, which would
+    cancel in the softmax.
+
+    Args:
+        config: its layers and width W.
+        input_dim: D.
+    """
+
+    def __init__(self, config: EncoderConfig, *, input_dim: int) -> None:
+        super().__init__()
+        self.config = config
+        self.project_tokens = nn.Linear(input_dim, config.embed_dim, bias=False)
+        self.embed_positions = nn.Embedding(config.max_positions, config.embed_dim)
+        self.layernorm_embedding = nn.LayerNorm(config.embed_dim)
+        self.layers = nn.ModuleList(TransformerLayer(config) for _ in range(config.num_layers))
+        self.layer_norm = nn.LayerNorm(config.embed_dim) if config.normalize_before else None
+        self.score = nn.Linear(config.embed_dim, 1, bias=False)
+        self.apply(init_bert_weights)
+
+    def forward(
+        self, token_embeddings_BTD: Tensor, maskable_BT: Tensor, padding_BT: Tensor | None = None
+    ) -> Tensor:
+        """Return log p_prop, a softmax over the maskable positions of each row.
+
+        Args:
+            token_embeddings_BTD: the encoder's embeddings of the clean tokens.
+            maskable_BT: bool, True where a mask may be.
+            padding_BT: bool, True at padding; None where the batch has none.
+
+        Returns:
+            fp32 (fp64 for fp64) ``[B, T]`` in nats, -inf where nothing may be masked.
+
+        Raises:
+            UserError: the batch is longer than ``max_positions``.
+        """
+        length = token_embeddings_BTD.shape[1]
+        if length > self.config.max_positions:
+            raise UserError(
+                f"{length} tokens are more than the proposal network's {self.config.max_positions} positions"
+            )
+        embedded = self.project_tokens(token_embeddings_BTD) + self.embed_positions.weight[:length]
+        hidden = dropout(self.layernorm_embedding(embedded), self.config.dropout, self.training)
+        visible = None if padding_BT is None else ~padding_BT[:, None, None, :]
+        for layer in self.layers:
+            if self.config.checkpoint_activations and self.training:
+                hidden = checkpoint(layer, hidden, visible, use_reentrant=False)
+            else:
+                hidden = layer(hidden, visible)
+        if self.layer_norm is not None:
+            hidden = self.layer_norm(hidden)
+        scores_BT = self.score(hidden).squeeze(-1)
+        scores_BT = scores_BT if scores_BT.dtype == torch.float64 else scores_BT.float()
+        # A finite bottom, so that a row without a maskable position gives no NaN; its exp is still 0.
+        log_proposal_BT = scores_BT.masked_fill(~maskable_BT, -1e30).log_softmax(dim=1)
+        return log_proposal_BT.masked_fill(~maskable_BT, -torch.inf)

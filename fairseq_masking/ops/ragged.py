@@ -1,0 +1,62 @@
+"""Rows of different lengths, flat ``[N]`` one after the other, as the batch keeps its masked positions.
+
+Everything is a gather or a scatter by indices whose sizes the host knows: no synchronisation.
+Shapes: B rows, N values of all rows, K the most values of a row.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from fairseq_masking.ops.corruption import rows_of_positions
+
+__all__ = ["RaggedRows"]
+
+
+class RaggedRows(NamedTuple):
+    """Where each of N flat values stands.
+
+    Attributes:
+        rows_N: int64, the row of a value.
+        slots_N: int64, its place within the row, from 0.
+        starts_B: int64, flat index of a row's first value.
+        filled_BK: bool, which places of a padded ``[B, K]`` hold a value.
+    """
+
+    rows_N: Tensor
+    slots_N: Tensor
+    starts_B: Tensor
+    filled_BK: Tensor
+
+    @classmethod
+    def of(cls, counts_B: Tensor, *, num_values: int, width: int) -> "RaggedRows":
+        """Lay out rows of ``counts_B`` values.
+
+        Args:
+            counts_B: int64, on the device.
+            num_values: N, their sum, known on the host.
+            width: K, their maximum, known on the host.
+        """
+        rows_N = rows_of_positions(counts_B, num_values)
+        starts_B = counts_B.cumsum(0) - counts_B
+        device = counts_B.device
+        slots_N = torch.arange(num_values, device=device) - starts_B.index_select(0, rows_N)
+        filled_BK = torch.arange(width, device=device) < counts_B[:, None]
+        return cls(rows_N, slots_N, starts_B, filled_BK)
+
+    def pad(self, values_N: Tensor, fill: float = 0.0) -> Tensor:
+        """Return ``[B, K]`` with ``fill`` where a row has no value; gradients flow."""
+        padded = values_N.new_full((self.filled_BK.numel(),), fill)
+        return padded.index_copy(0, self._places(), values_N).view(self.filled_BK.shape)
+
+    def flatten(self, values_BK: Tensor) -> Tensor:
+        """Return ``[N]``: the inverse of ``pad``; gradients flow."""
+        return values_BK.flatten().index_select(0, self._places())
+
+    def spread(self, values_B: Tensor) -> Tensor:
+        """Return ``[N]``: a row's value for each of its places; gradients flow."""
+        return values_B.index_select(0, self.rows_N)
+
+    def _places(self) -> Tensor:
+        return self.rows_N * self.filled_BK.shape[1] + self.slots_N
