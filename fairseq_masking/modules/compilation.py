@@ -69,19 +69,19 @@ class Compilation:
         began = time.perf_counter()
         try:
             self._compile(model, scope, methods)
-            with torch.random.fork_rng([device] if device.type == "cuda" else []):
-                probe()
+            _try_out(probe, device)
         except (UserError, torch.OutOfMemoryError):
             raise
         except Exception as error:  # whatever dynamo, inductor, triton or a C++ compiler may raise
-            reason = _one_line(error)
             logger.debug("torch.compile: failed", exc_info=True)
+            self._undo(model, methods)
+            _try_out(probe, device)  # what fails without a compiler, too, has a clearer message there
+            reason = textwrap.shorten(f"{type(error).__name__}: {error}", 300, placeholder=" ...")
             if self.choice != "auto":
                 raise UserError(
                     f"--compile {self.choice} does not work here ({reason}): use --compile auto or none"
                 ) from error
             logger.warning("torch.compile: not used, it does not work here (%s)", reason)
-            self._undo(model, methods)
             return
         logger.info("torch.compile: %s compiled in %.0f s", scope, time.perf_counter() - began)
 
@@ -119,5 +119,6 @@ def _hindrance(device: torch.device) -> str | None:
     return None
 
 
-def _one_line(error: BaseException) -> str:
-    return textwrap.shorten(f"{type(error).__name__}: {error}", 300, placeholder=" ...")
+def _try_out(probe: Callable[[], None], device: torch.device) -> None:
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        probe()

@@ -47,7 +47,7 @@ def choose_impl(operation: str, impl: str, device: torch.device, dtype: torch.dt
         _log_choice(operation, chosen, device.type, obstacle)
         return chosen
     if obstacle:
-        raise UserError(f"implementation triton of {operation}: {obstacle}; choose auto or torch")
+        raise UserError(f"implementation triton of {operation}: {obstacle}; choose --ops-impl auto or torch")
     return "triton"
 
 
