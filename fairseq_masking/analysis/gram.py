@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-__all__ = ["GramMatrix", "gram_matrix"]
+__all__ = ["GramMatrix", "gram_matrix", "inner_products"]
 
 # Longest sum that is left to the gradients' own precision; the sums of such chunks are added in fp64.
 _CHUNK = 1 << 16
@@ -41,12 +41,12 @@ def gram_matrix(gradient_of: Callable[[int], Tensor], num_gradients: int, rows_i
     for start in range(0, num_gradients, rows_in_memory):
         stop = min(start + rows_in_memory, num_gradients)
         block = _stack(gradient_of, start, stop)
-        inner[start:stop, start:stop] = _products(block, block)
+        inner[start:stop, start:stop] = inner_products(block, block)
         total = block.sum(0) if total is None else total + block.sum(0)
         for later in range(stop, num_gradients):
-            inner[start:stop, later] = inner[later, start:stop] = _products(block, gradient_of(later)[None])[
-                :, 0
-            ]
+            inner[start:stop, later] = inner[later, start:stop] = inner_products(
+                block, gradient_of(later)[None]
+            )[:, 0]
     assert total is not None, "no gradients"
     return GramMatrix(inner, total / num_gradients)
 
@@ -60,6 +60,7 @@ def _stack(gradient_of: Callable[[int], Tensor], start: int, stop: int) -> Tenso
     return block
 
 
-def _products(left: Tensor, right: Tensor) -> npt.NDArray[np.float64]:
+def inner_products(left: Tensor, right: Tensor) -> npt.NDArray[np.float64]:
+    """Return float64 ``[L, R]``, the inner products of the rows of two matrices ``[L, P]`` and ``[R, P]``."""
     chunks = zip(left.split(_CHUNK, 1), right.split(_CHUNK, 1), strict=True)
     return sum((a @ b.t()).double() for a, b in chunks).cpu().numpy()

@@ -1,22 +1,15 @@
 """gradient_variance: measures what 2010.06040 claims about masks, on a checkpoint and a prepared corpus."""
 
 import argparse
-import csv
-import hashlib
-import logging
-import platform
 import shlex
-import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from tqdm import tqdm
 
 from fairseq_masking.analysis.gradients import select_parameters
@@ -29,7 +22,10 @@ from fairseq_masking.analysis.mask_report import (
     format_rows,
     variance_rows,
 )
-from fairseq_masking.data import BlockDataset, load_tokens
+from fairseq_masking.cli.parsing import OneLineParser, fail, warnings_only
+from fairseq_masking.cli.provenance import provenance_of, write_csv
+from fairseq_masking.cli.sequences import choose_sequences, load_blocks
+from fairseq_masking.data import BlockDataset
 from fairseq_masking.errors import UserError
 from fairseq_masking.masking import MaskingConfig
 from fairseq_masking.models import MLMModel
@@ -44,15 +40,9 @@ number (--loss); variances are traces of covariance matrices; dropout is off. Se
 by --seed."""
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        """One line, without the usage."""
-        self.exit(2, f"{self.prog}: error: {' '.join(message.split())} (see --help)\n")
-
-
 def get_parser() -> argparse.ArgumentParser:
     """Returns the command's parser."""
-    parser = _Parser(prog="gradient_variance", description=__doc__, allow_abbrev=False)
+    parser = OneLineParser(prog="gradient_variance", description=__doc__, allow_abbrev=False)
     commands = parser.add_subparsers(dest="command", required=True, metavar="variance|covariance")
 
     variance = _add_command(
@@ -119,32 +109,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     _check_options(parser, args)
     start = time.perf_counter()
     try:
-        with _warnings_only():
+        with warnings_only():
             rows = _variance(args) if args.command == "variance" else _covariance(args)
         if args.out is not None:
-            provenance = {"command": shlex.join(["gradient_variance", *argv]), **_provenance(args)}
+            provenance = {"command": shlex.join(["gradient_variance", *argv]), **provenance_of(args.path)}
             provenance["note"] = args.note
             provenance["seconds"] = f"{time.perf_counter() - start:.0f}"
-            _write_csv(args.out, rows, provenance)
+            write_csv(args.out, rows, provenance)
     except UserError as error:
-        return _fail(parser, str(error), 1)
+        return fail(parser, str(error), 1)
     except OSError as error:  # a full disk, a folder that may not be written
-        return _fail(parser, f"{error.filename or args.out or args.data}: {error.strerror or error}", 1)
+        return fail(parser, f"{error.filename or args.out or args.data}: {error.strerror or error}", 1)
     except KeyboardInterrupt:
-        return _fail(parser, "interrupted", 130)
+        return fail(parser, "interrupted", 130)
     return 0
-
-
-@contextmanager
-def _warnings_only() -> Iterator[None]:
-    # fairseq tells the root logger everything, which would drown the table.
-    root = logging.getLogger()
-    level = root.level
-    root.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        root.setLevel(level)
 
 
 def _check_options(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
@@ -239,14 +217,7 @@ def _load(args: argparse.Namespace, path: Path, **masking: Any) -> tuple[Measure
         scale=args.loss,
         memory=int(args.memory * 2**30),
     )
-    blocks = BlockDataset(
-        load_tokens(str(args.data / args.split), dictionary),
-        tokens_per_sample=args.tokens_per_sample,
-        bos=dictionary.bos(),
-        eos=dictionary.eos(),
-        pad=dictionary.pad(),
-        drop_last=True,
-    )
+    blocks = load_blocks(args.data, args.split, dictionary, tokens_per_sample=args.tokens_per_sample)
     return measurement, blocks
 
 
@@ -254,58 +225,13 @@ def _choose_sequences(
     args: argparse.Namespace, measurement: Measurement, blocks: BlockDataset
 ) -> list[tuple[int, npt.NDArray[np.int64]]]:
     """Full blocks at random, without repetition; the same for every checkpoint."""
-    chosen: list[tuple[int, npt.NDArray[np.int64]]] = []
-    for index in np.random.default_rng(args.seed).permutation(len(blocks)).tolist():
-        if len(chosen) == args.sequences:
-            break
-        tau, _ = count_masked(blocks[index], measurement.config, measurement.vocabulary)
-        if tau > 0:
-            chosen.append((index, blocks[index]))
-    if len(chosen) < args.sequences:
-        raise UserError(
-            f"--sequences {args.sequences}: {args.data / args.split} has only {len(chosen)} full blocks of"
-            f" --tokens-per-sample {args.tokens_per_sample} with enough tokens: lower one of them"
-        )
-    return chosen
-
-
-def _provenance(args: argparse.Namespace) -> dict[str, str]:
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=Path(__file__).parent
+    return choose_sequences(
+        blocks,
+        args.sequences,
+        lambda tokens: count_masked(tokens, measurement.config, measurement.vocabulary)[0] > 0,
+        seed=args.seed,
+        source=args.data / args.split,
     )
-    return {
-        "checkpoint_sha256": " ".join(
-            hashlib.sha256(path.read_bytes()).hexdigest()[:16] for path in args.path
-        ),
-        "device": f"{_cpu_name()} ({torch.get_num_threads()} threads)",
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "commit": commit.stdout.strip() or "unknown",
-    }
-
-
-def _cpu_name() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
-    return next(
-        (line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine()
-    )
-
-
-def _write_csv(path: Path, rows: Sequence[dict[str, Any]], provenance: dict[str, str]) -> None:
-    """Writes the rows; what holds for all of them stands in the first one alone."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=[*rows[0], *provenance])
-        writer.writeheader()
-        for number, row in enumerate(rows):
-            cells = {key: f"{value:.9g}" if isinstance(value, float) else value for key, value in row.items()}
-            writer.writerow({**cells, **(provenance if number == 0 else {})})
-
-
-def _fail(parser: argparse.ArgumentParser, message: str, status: int) -> int:
-    print(f"{parser.prog}: error: {' '.join(message.split())}", file=sys.stderr)
-    return status
 
 
 if __name__ == "__main__":

@@ -2,10 +2,34 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from fairseq_masking.evaluation.training_log import TrainingLog
 
-__all__ = ["plot_learning_curves"]
+__all__ = ["new_figure", "plot_learning_curves", "save_figure"]
+
+
+def new_figure(rows: int, columns: int, size: tuple[float, float]) -> tuple[Any, Any]:
+    """A figure and its axes, an array ``[rows, columns]``; needs no display.
+
+    Args:
+        size: in inches.
+    """
+    # A figure of its own backend: pyplot would keep it alive and might look for a display.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=size, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots(rows, columns, squeeze=False)
+
+
+def save_figure(figure: Any, path: Path) -> None:
+    """Writes a PNG, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}")
+    figure.savefig(partial, dpi=120, format="png")
+    partial.replace(path)
 
 
 def plot_learning_curves(logs: Mapping[str, TrainingLog], path: Path, *, unigram_ppl: float) -> None:
@@ -16,12 +40,7 @@ def plot_learning_curves(logs: Mapping[str, TrainingLog], path: Path, *, unigram
         path: PNG to write.
         unigram_ppl: perplexity of the unigram on the same masked tokens, drawn as a line.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")  # no display needed
-    from matplotlib import pyplot
-
-    figure, (perplexity, accuracy) = pyplot.subplots(1, 2, figsize=(11, 4.2), constrained_layout=True)
+    figure, ((perplexity, accuracy),) = new_figure(1, 2, (11, 4.2))
     for name, log in logs.items():
         perplexity.plot(*log.curve("ppl"), marker="o", markersize=3, label=name)
         accuracy.plot(*log.curve("accuracy"), marker="o", markersize=3, label=name)
@@ -32,7 +51,4 @@ def plot_learning_curves(logs: Mapping[str, TrainingLog], path: Path, *, unigram
         axes.set_xlabel("updates")
         axes.grid(alpha=0.3)
         axes.legend()
-    partial = path.with_name(f".{path.name}")
-    figure.savefig(partial, dpi=120, format="png")
-    pyplot.close(figure)
-    partial.replace(path)
+    save_figure(figure, path)

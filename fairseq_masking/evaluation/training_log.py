@@ -1,10 +1,12 @@
-"""Reads what fairseq-train writes with ``--log-format json --log-file FILE``.
+"""Reads what fairseq-train writes with ``--log-format json`` or ``simple``.
 
-The file holds one JSON object a line between lines of plain text; fairseq adds a handler with each progress
-bar, so that later lines stand there several times. All values are numbers in quotes.
+Of a ``--log-file`` (one JSON object a line between lines of plain text), of Hydra's log and of what stood on
+the terminal: whatever comes before the values is passed over. fairseq adds a handler with each progress bar,
+so that later lines stand there several times. All values are numbers in quotes.
 """
 
 import json
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from statistics import median
@@ -15,6 +17,8 @@ from fairseq_masking.errors import UserError
 __all__ = ["TrainingLog", "read_training_log"]
 
 _VALID = "valid_"
+_SIMPLE_TRAIN = re.compile(r"epoch \d+: +\d+ / \d+ (.*)")
+_SIMPLE_VALID = re.compile(r"epoch \d+ \| valid on '[^']*' subset \| (.*)")
 
 
 class TrainingLog(NamedTuple):
@@ -33,6 +37,11 @@ class TrainingLog(NamedTuple):
         """Median of the intervals' ``wps``: validations and hiccups do not count."""
         return median(values["wps"] for values in self.train.values())
 
+    def train_curve(self, key: str) -> tuple[list[int], list[float]]:
+        """Updates and training's ``key`` at each interval that has it."""
+        updates = [update for update, values in self.train.items() if key in values]
+        return updates, [self.train[update][key] for update in updates]
+
     def curve(self, key: str) -> tuple[list[int], list[float]]:
         """Updates and validation's ``key`` at each."""
         updates = [update for update, values in self.valid.items() if key in values]
@@ -43,8 +52,11 @@ class TrainingLog(NamedTuple):
         return self.curve(key)[1][-1]
 
 
-def read_training_log(path: str | Path) -> TrainingLog:
+def read_training_log(path: str | Path, *, needs_validation: bool = True) -> TrainingLog:
     """Reads a log file.
+
+    Args:
+        needs_validation: refuse a log without validations.
 
     Raises:
         UserError: the file is missing, or holds no interval or no validation.
@@ -55,7 +67,7 @@ def read_training_log(path: str | Path) -> TrainingLog:
     with path.open(encoding="utf-8", errors="replace") as lines:
         log = _collect(lines)
     for name, values in (("training interval", log.train), ("validation", log.valid)):
-        if not values:
+        if not values and (needs_validation or name != "validation"):
             raise UserError(
                 f"{path} holds no {name}: train longer, with --log-format json, a smaller --log-interval and"
                 " --validate-interval-updates"
@@ -77,17 +89,25 @@ def _collect(lines: Iterable[str]) -> TrainingLog:
 
 
 def _numbers(line: str) -> dict[str, float]:
-    """The numbers of a JSON object; {} for any other line, one cut short by a kill among them."""
-    if not line.startswith("{"):
-        return {}
-    try:
-        values = json.loads(line)
-    except ValueError:
-        return {}
+    """The numbers of a line of values; {} for any other line, one cut short by a kill among them."""
     numbers = {}
-    for key, value in values.items():
+    for key, value in _values(line).items():
         try:
             numbers[key] = float(value)
         except (TypeError, ValueError):
             continue
     return numbers
+
+
+def _values(line: str) -> dict[str, str]:
+    if found := _SIMPLE_TRAIN.search(line):
+        return dict(pair.split("=", 1) for pair in found[1].strip().split(", ") if "=" in pair)
+    if found := _SIMPLE_VALID.search(line):
+        pairs = (pair.split(" ", 1) for pair in found[1].strip().split(" | ") if " " in pair)
+        return {f"{_VALID}{key}": value for key, value in pairs}
+    start = line.find("{")
+    try:
+        values = json.loads(line[start:]) if start >= 0 else {}
+    except ValueError:
+        return {}
+    return values if isinstance(values, dict) else {}

@@ -71,7 +71,7 @@ def test_triton_that_cannot_run_is_one_clear_line(device, capability, installed,
         choose_impl("linear_cross_entropy", "triton", device, dtype)
     message = str(error.value)
     assert words in message
-    assert "linear_cross_entropy" in message and "choose auto or torch" in message
+    assert "linear_cross_entropy" in message and "choose --ops-impl auto or torch" in message
     assert "\n" not in message
 
 

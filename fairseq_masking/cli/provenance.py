@@ -1,0 +1,48 @@
+"""Tables of numbers as CSV, with what reproduces them."""
+
+import csv
+import hashlib
+import platform
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+__all__ = ["provenance_of", "write_csv"]
+
+
+def provenance_of(checkpoints: Sequence[Path]) -> dict[str, str]:
+    """Checkpoints' hashes, device, versions and commit."""
+    commit = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=Path(__file__).parent
+    )
+    return {
+        "checkpoint_sha256": " ".join(
+            hashlib.sha256(path.read_bytes()).hexdigest()[:16] for path in checkpoints
+        ),
+        "device": f"{_cpu_name()} ({torch.get_num_threads()} threads)",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "commit": commit.stdout.strip() or "unknown",
+    }
+
+
+def write_csv(path: Path, rows: Sequence[dict[str, Any]], provenance: dict[str, str]) -> None:
+    """Writes the rows; what holds for all of them stands in the first one alone."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, fieldnames=[*rows[0], *provenance])
+        writer.writeheader()
+        for number, row in enumerate(rows):
+            cells = {key: f"{value:.9g}" if isinstance(value, float) else value for key, value in row.items()}
+            writer.writerow({**cells, **(provenance if number == 0 else {})})
+
+
+def _cpu_name() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
+    return next(
+        (line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine()
+    )
