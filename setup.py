@@ -70,6 +70,9 @@ if __name__ == "__main__":
             "console_scripts": [
                 "fairseq-masking-prepare = fairseq_masking.cli.prepare_corpus:main",
                 "fairseq-masking-gradient-variance = fairseq_masking.cli.gradient_variance:main",
+                "fairseq-masking-show = fairseq_masking.cli.show_masks:main",
+                "fairseq-masking-proposal-variance = fairseq_masking.cli.proposal_variance:main",
+                "fairseq-masking-proposal-curves = fairseq_masking.cli.proposal_curves:main",
             ],
         },
     )
