@@ -1,5 +1,7 @@
 """Models registered with fairseq: which networks a method trains and where the [MASK]s enter."""
 
+from fairseq_masking.models.map_net import MapNetModel
 from fairseq_masking.models.mlm import MLMModel
+from fairseq_masking.models.three_ml import ThreeMLModel
 
-__all__ = ["MLMModel"]
+__all__ = ["MLMModel", "MapNetModel", "ThreeMLModel"]

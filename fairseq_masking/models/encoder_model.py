@@ -16,9 +16,9 @@ from fairseq_masking.errors import UserError
 from fairseq_masking.models.architectures import SIZES, fill_in_missing
 from fairseq_masking.models.config import EncoderModelConfig, encoder_config
 from fairseq_masking.modules import ClassificationHead, TransformerEncoder
-from fairseq_masking.modules.arrangement import MASK_KIND
 from fairseq_masking.modules.compilation import Compilation
 from fairseq_masking.ops import corrupt_tokens, gather_positions
+from fairseq_masking.ops.corruption import MASK_KIND
 
 __all__ = ["EncoderModel"]
 
@@ -106,7 +106,7 @@ class EncoderModel(BaseFairseqModel):
     def mask_states(
         self, src_tokens: Tensor, *, positions: Tensor, kinds: Tensor, replacements: Tensor, **_: Any
     ) -> list[Tensor]:
-        """Return the states ``[M, D]`` of the batch's [MASK]s: where they enter, and after every layer from there.
+        """Return the states ``[M, D]`` of the batch's [MASK]s: where they enter, and after every layer there.
 
         For measurements: it asks the device how many there are.
         """

@@ -49,6 +49,7 @@ class Selection(NamedTuple):
     def put_back(self, states_BSD: Tensor, others_D: Tensor) -> Tensor:
         """Return ``[B, T, D]``: the states at their columns, the vector ``others_D`` at all other ones."""
         rows, length = self.flat_BT.shape
+        others_D = others_D.to(states_BSD.dtype)  # under autocast they differ
         if self.empty_BS is not None:
             states_BSD = torch.where(self.empty_BS[..., None], others_D, states_BSD)
         starts_B1 = torch.arange(0, rows * length, length, device=self.flat_BT.device)[:, None]

@@ -1,0 +1,186 @@
+"""mutual_information: what a layer's states of [MASK]s say about the hidden tokens (2211.04898, Fig. 4)."""
+
+import argparse
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from tqdm import tqdm
+
+from fairseq_masking.analysis.mutual_information import entropy, layer_information, most_frequent
+from fairseq_masking.cli.parsing import OneLineParser, fail, warnings_only
+from fairseq_masking.cli.provenance import provenance_of, write_csv
+from fairseq_masking.cli.sequences import load_blocks
+from fairseq_masking.data import MaskedDataset
+from fairseq_masking.errors import UserError
+from fairseq_masking.evaluation.curves import new_figure, save_figure
+from fairseq_masking.evaluation.tables import format_table
+from fairseq_masking.masking import Masker, MaskingConfig
+from fairseq_masking.models.encoder_model import EncoderModel
+from fairseq_masking.ops import gather_positions
+from fairseq_masking.ops.corruption import MASK_KIND
+from fairseq_masking.tasks.vocabulary import masking_vocabulary
+
+__all__ = ["get_parser", "main"]
+
+_EPILOG = """All models read the same masks of the same text. Layer 0 is where the [MASK]s enter: an encoder's
+embedding, or what 3ML's decoder is given; of 3ML only the decoder has them. "chance" is what the estimate
+gives for shuffled tokens: with few states a cluster it is far above 0, so compare equal settings only. The
+paper's scale: 5,000,000 states a layer, 10,000 clusters, 1,000 tokens, masking rate 40%."""
+
+
+def get_parser() -> argparse.ArgumentParser:
+    """Returns the command's parser."""
+    parser = OneLineParser(
+        prog="mutual_information", description=__doc__, epilog=_EPILOG, allow_abbrev=False,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )  # fmt: skip
+    add = parser.add_argument
+    add("--checkpoint", type=Path, nargs="+", required=True, metavar="FILE", help="one or several models")
+    add("--name", nargs="+", metavar="NAME", help="of each, for table and figure (default: its folder's)")
+    add("--data", type=Path, required=True, metavar="DIR", help="prepared corpus that they were trained on")
+    add("--split", default="valid", help="of the corpus")
+    add("--tokens-per-sample", type=int, metavar="T", help="tokens of a sequence (default: the training's)")
+    add("--mask-prob", type=float, default=0.4, metavar="P", help="masking rate of the measurement")
+    add("--states", type=int, default=50_000, metavar="N", help="states of [MASK]s a layer, at most")
+    add("--frequent", type=int, default=1000, metavar="N", help="most frequent tokens that are looked at")
+    add("--clusters", type=int, default=100, metavar="N", help="clusters of k-means")
+    add("--batch-size", type=int, default=32, metavar="N", help="sequences at once")
+    add("--seed", type=int, default=1, help="of masks and clusters")
+    add("--out", type=Path, metavar="CSV", help="file for the numbers, with what reproduces them")
+    add("--figure", type=Path, metavar="PNG", help="file for the figure")
+    add("--note", default="", metavar="TEXT", help="kept in the file")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit status: 0, 1 for bad input, 130 interrupted (2: wrong options)."""
+    argv = sys.argv[1:] if argv is None else list(argv)
+    parser = get_parser()
+    args = parser.parse_args(argv)
+    for name in ("states", "frequent", "batch_size"):
+        if getattr(args, name) < 1:
+            parser.error(f"--{name.replace('_', '-')} {getattr(args, name)} is below 1")
+    args.name = args.name or [path.resolve().parent.name for path in args.checkpoint]
+    if len(args.name) != len(args.checkpoint) or len(set(args.name)) != len(args.name):
+        parser.error(f"--name: {len(args.checkpoint)} different names are needed, not {' '.join(args.name)}")
+    start = time.perf_counter()
+    try:
+        with warnings_only():
+            rows = _measure(args)
+            print(_table(rows))
+            if args.out is not None:
+                provenance = {"command": shlex.join(["mutual_information", *argv])}
+                provenance |= provenance_of(args.checkpoint)
+                provenance |= {"note": args.note, "seconds": f"{time.perf_counter() - start:.0f}"}
+                write_csv(args.out, rows, provenance)
+            if args.figure is not None:
+                _draw(rows, args.figure, title=args.note)
+    except UserError as error:
+        return fail(parser, str(error), 1)
+    except OSError as error:
+        return fail(parser, f"{error.filename or args.out or args.data}: {error.strerror or error}", 1)
+    except KeyboardInterrupt:
+        return fail(parser, "interrupted", 130)
+    return 0
+
+
+def _measure(args: argparse.Namespace) -> list[dict[str, Any]]:
+    rows = []
+    for name, path in zip(args.name, args.checkpoint, strict=True):
+        states, tokens_N = _collect(args, path)
+        layers = tqdm(states, unit="layer", desc=name, disable=None)
+        for number, states_ND in enumerate(layers):
+            found = layer_information(states_ND, tokens_N, args.clusters, seed=args.seed)
+            rows.append(
+                {
+                    "model": name,
+                    "layer": number,
+                    **found._asdict(),
+                    "entropy": entropy(tokens_N),
+                    "states": len(tokens_N),
+                    "tokens": len(np.unique(tokens_N)),
+                }
+            )
+    return rows
+
+
+@torch.no_grad()
+def _collect(
+    args: argparse.Namespace, path: Path
+) -> tuple[list[npt.NDArray[np.float32]], npt.NDArray[np.int64]]:
+    """States ``[N, D]`` of [MASK]s, a layer each, and the tokens ``[N]`` that they hide."""
+    hub = EncoderModel.from_pretrained(path, data=args.data)
+    dictionary, model = hub.dictionary, hub.model
+    length = args.tokens_per_sample or hub.cfg.task.tokens_per_sample
+    if length > model.max_positions():
+        raise UserError(f"--tokens-per-sample {length}: {path} has {model.max_positions()} positions")
+    vocabulary = masking_vocabulary(dictionary, folder=args.data)
+    dataset = MaskedDataset(
+        load_blocks(args.data, args.split, dictionary, tokens_per_sample=length),
+        Masker(MaskingConfig(mask_prob=args.mask_prob, seed=args.seed), vocabulary),
+        pad_index=dictionary.pad(),
+        seed=args.seed,
+        fixed_epoch=1,
+    )
+    counts_V = np.array(dictionary.count[: len(dictionary)], dtype=np.int64)
+    frequent = torch.from_numpy(most_frequent(counts_V, args.frequent, never=vocabulary.special))
+    states, tokens, total = [], [], 0
+    order = dataset.ordered_indices()
+    starts = tqdm(range(0, len(order), args.batch_size), unit="batch", desc=str(path), disable=None)
+    for start in starts:
+        batch = dataset.collater([dataset[index] for index in order[start : start + args.batch_size]])
+        net_input = batch["net_input"]
+        masked = net_input["positions"][net_input["kinds"] == MASK_KIND]
+        hidden = gather_positions(net_input["src_tokens"], masked)
+        chosen = torch.isin(hidden, frequent).nonzero().flatten()[: args.states - total]
+        states.append([state[chosen].float().numpy() for state in model.mask_states(**net_input)])
+        tokens.append(hidden[chosen].numpy())
+        total += len(chosen)
+        if total == args.states:
+            break
+    return [np.concatenate(layer) for layer in zip(*states, strict=True)], np.concatenate(tokens)
+
+
+def _table(rows: list[dict[str, Any]]) -> str:
+    header = ["model", "layer", "information, nats", "chance", "entropy", "clusters", "states"]
+    cells = [
+        [
+            row["model"],
+            str(row["layer"]),
+            f"{row['information']:.3f}",
+            f"{row['chance']:.3f}",
+            f"{row['entropy']:.3f}",
+            str(row["num_clusters"]),
+            f"{row['states']:,}",
+        ]
+        for row in rows
+    ]
+    return format_table(header, cells)
+
+
+def _draw(rows: list[dict[str, Any]], path: Path, *, title: str) -> None:
+    figure, ((axes,),) = new_figure(1, 1, (6.5, 4.2))
+    for number, name in enumerate(dict.fromkeys(row["model"] for row in rows)):
+        own = [row for row in rows if row["model"] == name]
+        layers, colour = [row["layer"] for row in own], f"C{number}"
+        axes.plot(layers, [row["information"] for row in own], "o-", color=colour, label=name)
+        axes.plot(layers, [row["chance"] for row in own], ":", color=colour)
+    axes.axhline(rows[0]["entropy"], color="0.5", linestyle="--", label="entropy of the tokens")
+    axes.set_xlabel("layer (0: where the [MASK]s enter); dotted: chance")
+    axes.set_ylabel("mutual information with the hidden token, nats")
+    axes.set_ylim(bottom=0)
+    axes.set_title(title, fontsize=9)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    save_figure(figure, path)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,115 @@
+"""sweep_table: one table of all runs under a folder: what differs, and their validation by corruption."""
+
+import argparse
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from fairseq import checkpoint_utils
+from omegaconf import OmegaConf
+
+import fairseq_masking  # checkpoints name its tasks and models
+from fairseq_masking.cli.parsing import OneLineParser, fail, warnings_only
+from fairseq_masking.cli.provenance import provenance_of, write_csv
+from fairseq_masking.errors import UserError
+from fairseq_masking.evaluation.tables import format_table
+from fairseq_masking.evaluation.training_log import read_training_log
+
+__all__ = ["get_parser", "main"]
+
+assert fairseq_masking.__version__
+
+# Column and where its value stands in a checkpoint's configuration.
+_OPTIONS = {
+    "arch": "model._name",
+    "decoder": "model.decoder_attention",
+    "masked": "task.mask_prob",
+    "left": "task.leave_unmasked_prob",
+    "random": "task.random_token_prob",
+    "layers": "model.decoder_layers",
+    "width": "model.decoder_embed_dim",
+    "valid masked": "task.valid_mask_prob",
+    "seed": "common.seed",
+}
+_METRICS = ("ppl", "ppl_mask", "ppl_random", "ppl_unchanged", "accuracy", "encoder_length", "flops_saved")
+
+
+def get_parser() -> argparse.ArgumentParser:
+    """Returns the command's parser."""
+    parser = OneLineParser(prog="sweep_table", description=__doc__, allow_abbrev=False)
+    parser.add_argument("folder", type=Path, nargs="+", help="each folder below with a checkpoint is a run")
+    parser.add_argument(
+        "--log", default="train.log", metavar="NAME", help="of each run, in its folder (default: train.log)"
+    )
+    parser.add_argument("--out", type=Path, metavar="CSV", help="also write the table, every column of it")
+    parser.add_argument("--note", default="", metavar="TEXT", help="kept in the file")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Prints the table; returns the exit status: 0, 1 for bad input (2: wrong options)."""
+    argv = sys.argv[1:] if argv is None else list(argv)
+    parser = get_parser()
+    args = parser.parse_args(argv)
+    try:
+        with warnings_only():
+            rows = _rows(args)
+            if args.out is not None:
+                provenance = {"command": shlex.join(["sweep_table", *argv]), **provenance_of([])}
+                write_csv(args.out, rows, {**provenance, "note": args.note})
+    except UserError as error:
+        return fail(parser, str(error), 1)
+    except OSError as error:
+        return fail(parser, f"{error.filename or args.out}: {error.strerror or error}", 1)
+    print(_table(rows))
+    return 0
+
+
+def _rows(args: argparse.Namespace) -> list[dict[str, Any]]:
+    checkpoints = sorted(path for folder in args.folder for path in folder.rglob("checkpoint_last.pt"))
+    if not checkpoints:
+        raise UserError(f"no checkpoint_last.pt under {' '.join(map(str, args.folder))}: train first")
+    return sorted((_row(path, args.log) for path in checkpoints), key=_order)
+
+
+def _row(checkpoint: Path, log_name: str) -> dict[str, Any]:
+    cfg = checkpoint_utils.load_checkpoint_to_cpu(str(checkpoint))["cfg"]
+    log = read_training_log(checkpoint.parent / log_name)
+    last = max(log.valid)
+    row = {column: OmegaConf.select(cfg, key) for column, key in _OPTIONS.items()}
+    row = {column: "" if value is None else value for column, value in row.items()}
+    row |= {"updates": last, **{name: log.valid[last].get(name, "") for name in _METRICS}}
+    # Validation may mask less than training does: what training saves stands in its own log.
+    training = log.train[max(log.train)]
+    row |= {name: training.get(name, "") for name in ("encoder_length", "flops_saved")}
+    return {**row, "tokens_per_s": round(log.tokens_per_second), "run": checkpoint.parent.name}
+
+
+def _order(row: dict[str, Any]) -> list[Any]:
+    return [(str(type(row[column]) is str), row[column]) for column in _OPTIONS]
+
+
+def _table(rows: list[dict[str, Any]]) -> str:
+    """What is the same in all runs is left out."""
+    varying = [column for column in _OPTIONS if len({str(row[column]) for row in rows}) > 1]
+    columns = [
+        *(varying or ["arch"]),
+        *(name for name in (*_METRICS, "tokens_per_s") if any(row[name] != "" for row in rows)),
+    ]
+    return format_table(columns, [[_cell(row[column]) for column in columns] for row in rows])
+
+
+def _cell(value: Any) -> str:
+    return (
+        f"{value:.3g}"
+        if isinstance(value, float) and value < 100
+        else f"{value:.0f}"
+        if isinstance(value, float)
+        else str(value)
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
