@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -97,6 +98,21 @@ def test_two_ranks_give_the_weights_of_one_with_two_micro_batches(small_data, tm
     assert_ok(start)
     moved = max((one[key] - weights(tmp_path / "start")[key]).abs().max().item() for key in one)
     assert moved > 1e-3, "weights that barely move would agree by themselves"
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs g++ on a CPU")
+def test_compiled_ranks_with_checkpointed_layers_train_as_one_uncompiled(small_data, tmp_path):
+    options = (*SPLITS, "--max-update", "3")
+    assert_ok(run_fairseq_train(small_data, tmp_path / "one", *options, "--update-freq", "2"))
+    compiled = ("--compile", "full", "--checkpoint-activations", "--ddp-backend", "pytorch_ddp")
+    two = run_fairseq_train(
+        small_data, tmp_path / "two", *options, *compiled, "--distributed-world-size", "2"
+    )
+    assert_ok(two)
+    assert "torch.compile: full compiled in" in two.stdout + two.stderr
+    one, other = weights(tmp_path / "one"), weights(tmp_path / "two")
+    for key in one:
+        torch.testing.assert_close(other[key], one[key], rtol=1e-4, atol=1e-5)
 
 
 def test_killed_again_and_again_it_ends_with_the_same_weights(small_data, tmp_path):

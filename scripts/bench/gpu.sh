@@ -8,7 +8,7 @@ usage() {
 usage: scripts/bench/gpu.sh [--only PART[,PART]] [--budget SECONDS] [--out DIR] [--data DIR] [--dry]
 
 Runs every GPU check and benchmark. Writes at most 8 files: one CSV for each benchmark and gpu.log.
-  --only PARTS      some of: tests,step,operations,huggingface,train,scaling,parity,profile,loading
+  --only PARTS      some of: tests,step,operations,huggingface,train,scaling,agreement,profile,loading
                     (default: all, in this order)
   --budget SECONDS  start no part that is not expected to fit, end one that overruns (default 540)
   --out DIR         where the files go (default scripts/bench/results)
@@ -18,7 +18,7 @@ PYTHON names the interpreter (default python3). It needs torch, fairseq and pyte
 TEXT
 }
 
-order="tests,step,operations,huggingface,train,scaling,parity,profile,loading"
+order="tests,step,operations,huggingface,train,scaling,agreement,profile,loading"
 data="" only="$order" budget=540 out="scripts/bench/results" dry=""
 while [ $# -gt 0 ]; do
   case "$1" in
@@ -92,7 +92,8 @@ run_tests() {
   else
     limited "$python" -m pytest -q --device cuda -p no:cacheprovider --maxfail 20 \
       tests/ops tests/modules tests/optim/test_adamw.py tests/optim/test_clipping.py \
-      tests/models/test_mlm.py tests/analysis/test_flops.py
+      tests/models/test_mlm.py tests/models/test_map_net.py tests/models/test_three_ml.py tests/criterions \
+      tests/test_host_sync.py tests/analysis/test_flops.py
   fi
 }
 
@@ -126,12 +127,12 @@ loss_fell() {
 
 # The real command in each precision: the loss must fall, the run must end well.
 run_train() {
-  local precision method criterion splits failed=0
+  local precision method model criterion splits failed=0
   for precision in $(size "bf16 fp16 fp32" "fp32 bf16"); do
-    for method in "mlm 1" "fully_explored_mlm 4"; do
-      read -r criterion splits <<<"$method"
+    for method in "mlm mlm 1" "mlm fully_explored_mlm 4" "map_net map_net 1"; do
+      read -r model criterion splits <<<"$method"
       echo "-- train $precision $criterion"
-      fairseq_train "$data" --user-dir fairseq_masking --task masked_pretraining --arch "mlm_$base" \
+      fairseq_train "$data" --user-dir fairseq_masking --task masked_pretraining --arch "${model}_$base" \
         --criterion "$criterion" --mask-splits "$splits" --tokens-per-sample "$(size 512 32)" \
         --batch-size "$(size 32 8)" --optimizer fused_adamw --adam-betas '(0.9,0.98)' --clip-norm 1.0 \
         --lr-scheduler polynomial_decay --lr 2e-4 --warmup-updates 10 --total-num-update "$(size 60 6)" \
@@ -152,9 +153,10 @@ run_scaling() {
     --out "$out/scaling_gpu.csv" $(size "" --no-memory)
 }
 
-run_parity() {
-  bench parity --data "$data" --updates "$(size 2000 2)" --seeds $(size "1 2 3" 1) --parallel "$(size 6 2)" \
-    --tokens "$(size 128 32)" --rows "$(size 32 8)" --work "$work/parity" --out "$out/parity_gpu.csv"
+# Curves with and without compilation, fused optimizer, Triton, CUDA graphs, in bf16 and fp16.
+run_agreement() {
+  bench agreement --data "$data" --updates "$(size 1000 2)" --dropout $(size "0.0 0.1" 0.0) --parallel "$(size 6 2)" \
+    $(size "" "--only fused_adamw") --work "$work/agreement" --out "$out/agreement_gpu.csv"
 }
 
 run_profile() {
@@ -170,8 +172,8 @@ run_loading() {
 
 # Seconds each part is expected to take on an H200, compilation included (estimates until it has run there);
 # one that takes half as much again is ended.
-declare -A expected=([tests]=90 [step]=180 [operations]=60 [huggingface]=130 [train]=120 [scaling]=120
-  [parity]=150 [profile]=60 [loading]=30)
+declare -A expected=([tests]=90 [step]=180 [operations]=60 [huggingface]=130 [train]=150 [scaling]=120
+  [agreement]=240 [profile]=60 [loading]=30)
 failed=() skipped=()
 run_parts() {
   make_data

@@ -185,12 +185,12 @@ def test_gpu_sh_refuses_what_it_does_not_know() -> None:
 
 
 def test_gpu_sh_runs_what_fits_and_lists_the_rest(data: str, tmp_path: Path) -> None:
-    # loading is expected to take 30 s, parity 150.
+    # loading is expected to take 30 s, agreement 240.
     finished = gpu_sh(
-        "--dry", "--only", "parity,loading", "--budget", "140", "--data", data, "--out", str(tmp_path)
+        "--dry", "--only", "agreement,loading", "--budget", "140", "--data", data, "--out", str(tmp_path)
     )
     assert finished.returncode == 0, finished.stdout + finished.stderr
-    assert "skipped for want of time: parity" in finished.stdout
+    assert "skipped for want of time: agreement" in finished.stdout
     assert sorted(path.name for path in tmp_path.iterdir()) == ["gpu.log", "loading_gpu.csv"]
     assert (tmp_path / "gpu.log").read_text() == finished.stdout
 
