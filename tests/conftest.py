@@ -18,6 +18,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Defines Triton's kernels for its interpreter, before torch.compile imports Triton for a GPU."""
+    if config.getoption("--device") == "cpu":
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("TRITON_INTERPRET", "1")
+            try:
+                import triton  # noqa: F401
+            except ImportError:
+                return
+            import fairseq_masking.ops.triton.linear_cross_entropy_rows  # noqa: F401
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if config.getoption("--device") == "cuda" and torch.cuda.is_available():
         return
