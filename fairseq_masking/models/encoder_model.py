@@ -45,6 +45,12 @@ class EncoderModel(BaseFairseqModel):
         self.compilation = Compilation(str(cfg.compile), str(cfg.compile_mode))
         self.build_pretraining(cfg)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy is not compiled: a compiled method would go on computing with this model's weights."""
+        return {
+            name: value for name, value in super().__getstate__().items() if name not in self.tensor_methods
+        }
+
     def build_pretraining(self, cfg: EncoderModelConfig) -> None:
         """Create the networks that only pre-training needs."""
         raise NotImplementedError

@@ -22,11 +22,11 @@ __all__ = ["COMPILATIONS", "COMPILE_MODES", "Compilation"]
 logger = logging.getLogger(__name__)
 
 COMPILATIONS = ("auto", "none", "encoder", "full")
-COMPILE_MODES = (
-    "default",
-    "reduce-overhead",
-    "max-autotune",
-)  # torch.compile's; the last two use CUDA graphs
+# torch.compile's; the last two use CUDA graphs.
+COMPILE_MODES = ("default", "reduce-overhead", "max-autotune")
+
+# Train and eval, with padding and without, fixed and varying lengths: more than dynamo's 8, and no more.
+_MOST_VARIANTS = 32
 
 
 class Compilation:
@@ -67,6 +67,8 @@ class Compilation:
         if scope == "none":
             return
         began = time.perf_counter()
+        config = torch._dynamo.config
+        config.cache_size_limit = max(config.cache_size_limit, _MOST_VARIANTS)
         try:
             self._compile(model, scope, methods)
             _try_out(probe, device)

@@ -1,5 +1,6 @@
 """The mlm model: its loss against a computation by loops, learning, and use from Python."""
 
+import copy
 from argparse import Namespace
 
 import numpy as np
@@ -124,3 +125,14 @@ def test_heads_of_a_checkpoint_are_kept_dropped_or_new(device):
     assert torch.equal(other.classification_heads["mood"].out_proj.weight, kept)
     with pytest.raises(UserError, match="number of classes"):
         plain.register_classification_head("topic")
+
+
+def test_a_copy_computes_with_its_own_weights(device):
+    model, sample = build(device).eval(), batch(device)
+    expected = model(**sample["net_input"]).losses_N
+    vars(model)["predict"] = type(model).predict.__get__(model)  # as --compile full leaves it
+    duplicate = copy.deepcopy(model)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+    assert torch.equal(duplicate(**sample["net_input"]).losses_N, expected)
