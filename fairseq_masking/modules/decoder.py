@@ -9,10 +9,9 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from fairseq_masking.modules.attention import CrossAttention
-from fairseq_masking.modules.encoder import EncoderConfig, TransformerLayer, init_bert_weights
+from fairseq_masking.modules.encoder import EncoderConfig, TransformerLayer, init_bert_weights, run_layers
 from fairseq_masking.ops import dropout
 from fairseq_masking.ops.selection import Selection
 
@@ -78,17 +77,14 @@ class _Decoder(nn.Module):
     def _run(self, embedded: Tensor, *context: Tensor | None, return_all_hiddens: bool) -> DecoderOutput:
         hidden = embedded if self.layernorm_embedding is None else self.layernorm_embedding(embedded)
         hidden = dropout(hidden, self.config.dropout, self.training)
-        inner_states = [hidden]
-        for layer in self.layers:
-            if self.config.checkpoint_activations and self.training:
-                hidden = checkpoint(layer, hidden, *context, use_reentrant=False)
-            else:
-                hidden = layer(hidden, *context)
-            inner_states.append(hidden)
-        if self.layer_norm is not None:
-            hidden = self.layer_norm(hidden)
-            inner_states[-1] = hidden
-        return DecoderOutput(hidden, inner_states if return_all_hiddens else None)
+        states = run_layers(
+            self.layers,
+            hidden,
+            *context,
+            final_norm=self.layer_norm,
+            checkpointed=self.config.checkpoint_activations and self.training,
+        )
+        return DecoderOutput(states[-1], states if return_all_hiddens else None)
 
 
 class SelfDecoder(_Decoder):

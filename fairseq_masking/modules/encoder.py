@@ -4,6 +4,7 @@ Its parameters correspond one to one to fairseq's RoBERTa (``models/roberta_mapp
 Shapes: B batch, T length, D width, H heads.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -17,7 +18,14 @@ from fairseq_masking.modules.attention import SelfAttention
 from fairseq_masking.modules.relative_position import RelativePositionBias
 from fairseq_masking.ops import dropout
 
-__all__ = ["EncoderConfig", "EncoderOutput", "TransformerEncoder", "TransformerLayer", "init_bert_weights"]
+__all__ = [
+    "EncoderConfig",
+    "EncoderOutput",
+    "TransformerEncoder",
+    "TransformerLayer",
+    "init_bert_weights",
+    "run_layers",
+]
 
 
 @dataclass(frozen=True)
@@ -145,17 +153,14 @@ class TransformerEncoder(nn.Module):
         hidden = dropout(hidden, self.config.dropout, self.training)
         attention_bias = self._attention_bias(length, positions_BT, padding_BT, hidden.dtype)
 
-        inner_states = [hidden]
-        for layer in self.layers:
-            if self.config.checkpoint_activations and self.training:
-                hidden = checkpoint(layer, hidden, attention_bias, use_reentrant=False)
-            else:
-                hidden = layer(hidden, attention_bias)
-            inner_states.append(hidden)
-        if self.layer_norm is not None:
-            hidden = self.layer_norm(hidden)
-            inner_states[-1] = hidden
-        return EncoderOutput(hidden, inner_states if return_all_hiddens else None)
+        states = run_layers(
+            self.layers,
+            hidden,
+            attention_bias,
+            final_norm=self.layer_norm,
+            checkpointed=self.config.checkpoint_activations and self.training,
+        )
+        return EncoderOutput(states[-1], states if return_all_hiddens else None)
 
     def _attention_bias(
         self, length: int, positions_BT: Tensor | None, padding_BT: Tensor | None, dtype: torch.dtype
@@ -165,6 +170,32 @@ class TransformerEncoder(nn.Module):
             return visible
         bias = self.relative_position(length, positions_BT).to(dtype)
         return bias if visible is None else bias.masked_fill(~visible, float("-inf"))
+
+
+def run_layers(
+    layers: Iterable[nn.Module],
+    hidden: Tensor,
+    *context: Tensor | None,
+    final_norm: nn.Module | None,
+    checkpointed: bool,
+) -> list[Tensor]:
+    """Run a stack of layers; return its input and each layer's output, the last one normalised.
+
+    Args:
+        context: what every layer is given beside the hidden states.
+        final_norm: of pre-LN stacks.
+        checkpointed: recompute each layer in backward.
+    """
+    states = [hidden]
+    for layer in layers:
+        if checkpointed:
+            hidden = checkpoint(layer, hidden, *context, use_reentrant=False)
+        else:
+            hidden = layer(hidden, *context)
+        states.append(hidden)
+    if final_norm is not None:
+        states[-1] = final_norm(hidden)
+    return states
 
 
 def init_bert_weights(module: nn.Module) -> None:

@@ -6,10 +6,9 @@ Shapes: B batch, T length, D width of the encoder's embedding, W width of the pr
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from fairseq_masking.errors import UserError
-from fairseq_masking.modules.encoder import EncoderConfig, TransformerLayer, init_bert_weights
+from fairseq_masking.modules.encoder import EncoderConfig, TransformerLayer, init_bert_weights, run_layers
 from fairseq_masking.ops import dropout
 
 __all__ = ["ProposalNetwork"]
@@ -62,14 +61,14 @@ class ProposalNetwork(nn.Module):
         embedded = self.project_tokens(token_embeddings_BTD) + self.embed_positions.weight[:length]
         hidden = dropout(self.layernorm_embedding(embedded), self.config.dropout, self.training)
         visible = None if padding_BT is None else ~padding_BT[:, None, None, :]
-        for layer in self.layers:
-            if self.config.checkpoint_activations and self.training:
-                hidden = checkpoint(layer, hidden, visible, use_reentrant=False)
-            else:
-                hidden = layer(hidden, visible)
-        if self.layer_norm is not None:
-            hidden = self.layer_norm(hidden)
-        scores_BT = self.score(hidden).squeeze(-1)
+        states = run_layers(
+            self.layers,
+            hidden,
+            visible,
+            final_norm=self.layer_norm,
+            checkpointed=self.config.checkpoint_activations and self.training,
+        )
+        scores_BT = self.score(states[-1]).squeeze(-1)
         scores_BT = scores_BT if scores_BT.dtype == torch.float64 else scores_BT.float()
         # A finite bottom, so that a row without a maskable position gives no NaN; its exp is still 0.
         log_proposal_BT = scores_BT.masked_fill(~maskable_BT, -1e30).log_softmax(dim=1)
