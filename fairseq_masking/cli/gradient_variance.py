@@ -1,7 +1,6 @@
 """gradient_variance: measures what 2010.06040 claims about masks, on a checkpoint and a prepared corpus."""
 
 import argparse
-import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -12,7 +11,6 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
-from fairseq_masking.analysis.gradients import select_parameters
 from fairseq_masking.analysis.mask_covariance import covariance_curve, hamming_distances
 from fairseq_masking.analysis.mask_draws import count_masked
 from fairseq_masking.analysis.mask_measurement import Measurement, measure_covariance, measure_variance
@@ -22,19 +20,17 @@ from fairseq_masking.analysis.mask_report import (
     format_rows,
     variance_rows,
 )
-from fairseq_masking.cli.parsing import OneLineParser, fail, warnings_only
+from fairseq_masking.cli.measurements import CORRUPTIONS, measurement_of, sequence_length
+from fairseq_masking.cli.parsing import OneLineParser, run_reporting
 from fairseq_masking.cli.provenance import provenance_of, write_csv
 from fairseq_masking.cli.sequences import choose_sequences, load_blocks
 from fairseq_masking.data import BlockDataset
 from fairseq_masking.errors import UserError
-from fairseq_masking.masking import MaskingConfig
 from fairseq_masking.models import MLMModel
 from fairseq_masking.models.outputs import MaskedTokenOutput
-from fairseq_masking.tasks.vocabulary import masking_vocabulary
 
 __all__ = ["get_parser", "main"]
 
-_CORRUPTION = {"mask": (0.0, 0.0), "bert": (0.1, 0.1)}
 _EPILOG = """Losses are in nats, gradients those of a mask's cross-entropies, summed and divided by their
 number (--loss); variances are traces of covariance matrices; dropout is off. Sequences are full blocks, drawn
 by --seed."""
@@ -85,7 +81,7 @@ def _add_command(commands: Any, name: str, text: str, *, mask_prob: float) -> ar
         metavar="P",
         help="share of a sequence that a mask takes",
     )
-    add("--corruption", choices=_CORRUPTION, default="mask",
+    add("--corruption", choices=CORRUPTIONS, default="mask",
         help="mask: always [MASK], as the paper's algebra; bert: 80/10/10")  # fmt: skip
     add(
         "--loss",
@@ -107,22 +103,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = get_parser()
     args = parser.parse_args(argv)
     _check_options(parser, args)
+    return run_reporting(parser, lambda: _report(args, argv), args.out, args.data)
+
+
+def _report(args: argparse.Namespace, argv: Sequence[str]) -> None:
     start = time.perf_counter()
-    try:
-        with warnings_only():
-            rows = _variance(args) if args.command == "variance" else _covariance(args)
-        if args.out is not None:
-            provenance = {"command": shlex.join(["gradient_variance", *argv]), **provenance_of(args.path)}
-            provenance["note"] = args.note
-            provenance["seconds"] = f"{time.perf_counter() - start:.0f}"
-            write_csv(args.out, rows, provenance)
-    except UserError as error:
-        return fail(parser, str(error), 1)
-    except OSError as error:  # a full disk, a folder that may not be written
-        return fail(parser, f"{error.filename or args.out or args.data}: {error.strerror or error}", 1)
-    except KeyboardInterrupt:
-        return fail(parser, "interrupted", 130)
-    return 0
+    rows = _variance(args) if args.command == "variance" else _covariance(args)
+    if args.out is not None:
+        seconds = f"{time.perf_counter() - start:.0f}"
+        command = ["gradient_variance", *argv]
+        write_csv(args.out, rows, provenance_of(command, args.path, note=args.note, seconds=seconds))
 
 
 def _check_options(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
@@ -195,30 +185,9 @@ def _load(args: argparse.Namespace, path: Path, **masking: Any) -> tuple[Measure
     hub = MLMModel.from_pretrained(path, data=args.data)
     if not issubclass(type(hub.model).output_class, MaskedTokenOutput):
         raise UserError(f"{path} is a {type(hub.model).__name__}: masks of a fixed law need mlm or three_ml")
-    if args.tokens_per_sample > hub.model.max_positions():
-        raise UserError(
-            f"--tokens-per-sample {args.tokens_per_sample} is more than the checkpoint's"
-            f" {hub.model.max_positions()} positions: lower it"
-        )
-    leave, random = _CORRUPTION[args.corruption]
-    config = MaskingConfig(
-        mask_prob=args.mask_prob,
-        leave_unmasked_prob=leave,
-        random_token_prob=random,
-        seed=args.seed,
-        **masking,
-    )
-    dictionary = hub.dictionary
-    measurement = Measurement(
-        model=hub.model,
-        parameters=select_parameters(hub.model, args.parameters),
-        config=config,
-        vocabulary=masking_vocabulary(dictionary, folder=args.data, need_words=config.unit != "subword"),
-        scale=args.loss,
-        memory=int(args.memory * 2**30),
-    )
-    blocks = load_blocks(args.data, args.split, dictionary, tokens_per_sample=args.tokens_per_sample)
-    return measurement, blocks
+    length = sequence_length(hub, args.tokens_per_sample)
+    measurement = measurement_of(hub, args, **masking)
+    return measurement, load_blocks(args.data, args.split, hub.dictionary, tokens_per_sample=length)
 
 
 def _choose_sequences(

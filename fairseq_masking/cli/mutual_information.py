@@ -1,7 +1,6 @@
 """mutual_information: what a layer's states of [MASK]s say about the hidden tokens (2211.04898, Fig. 4)."""
 
 import argparse
-import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -14,11 +13,11 @@ import torch
 from tqdm import tqdm
 
 from fairseq_masking.analysis.mutual_information import entropy, layer_information, most_frequent
-from fairseq_masking.cli.parsing import OneLineParser, fail, warnings_only
+from fairseq_masking.cli.measurements import sequence_length
+from fairseq_masking.cli.parsing import OneLineParser, run_reporting
 from fairseq_masking.cli.provenance import provenance_of, write_csv
 from fairseq_masking.cli.sequences import load_blocks
 from fairseq_masking.data import MaskedDataset
-from fairseq_masking.errors import UserError
 from fairseq_masking.evaluation.curves import new_figure, save_figure
 from fairseq_masking.evaluation.tables import format_table
 from fairseq_masking.masking import Masker, MaskingConfig
@@ -70,25 +69,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     args.name = args.name or [path.resolve().parent.name for path in args.checkpoint]
     if len(args.name) != len(args.checkpoint) or len(set(args.name)) != len(args.name):
         parser.error(f"--name: {len(args.checkpoint)} different names are needed, not {' '.join(args.name)}")
+    return run_reporting(parser, lambda: _report(args, argv), args.out, args.data)
+
+
+def _report(args: argparse.Namespace, argv: Sequence[str]) -> None:
     start = time.perf_counter()
-    try:
-        with warnings_only():
-            rows = _measure(args)
-            print(_table(rows))
-            if args.out is not None:
-                provenance = {"command": shlex.join(["mutual_information", *argv])}
-                provenance |= provenance_of(args.checkpoint)
-                provenance |= {"note": args.note, "seconds": f"{time.perf_counter() - start:.0f}"}
-                write_csv(args.out, rows, provenance)
-            if args.figure is not None:
-                _draw(rows, args.figure, title=args.note)
-    except UserError as error:
-        return fail(parser, str(error), 1)
-    except OSError as error:
-        return fail(parser, f"{error.filename or args.out or args.data}: {error.strerror or error}", 1)
-    except KeyboardInterrupt:
-        return fail(parser, "interrupted", 130)
-    return 0
+    rows = _measure(args)
+    print(_table(rows))
+    if args.out is not None:
+        seconds = f"{time.perf_counter() - start:.0f}"
+        command = ["mutual_information", *argv]
+        write_csv(args.out, rows, provenance_of(command, args.checkpoint, note=args.note, seconds=seconds))
+    if args.figure is not None:
+        _draw(rows, args.figure, title=args.note)
 
 
 def _measure(args: argparse.Namespace) -> list[dict[str, Any]]:
@@ -118,9 +111,7 @@ def _collect(
     """States ``[N, D]`` of [MASK]s, a layer each, and the tokens ``[N]`` that they hide."""
     hub = EncoderModel.from_pretrained(path, data=args.data)
     dictionary, model = hub.dictionary, hub.model
-    length = args.tokens_per_sample or hub.cfg.task.tokens_per_sample
-    if length > model.max_positions():
-        raise UserError(f"--tokens-per-sample {length}: {path} has {model.max_positions()} positions")
+    length = sequence_length(hub, args.tokens_per_sample)
     vocabulary = masking_vocabulary(dictionary, folder=args.data)
     dataset = MaskedDataset(
         load_blocks(args.data, args.split, dictionary, tokens_per_sample=length),

@@ -2,12 +2,16 @@
 
 import argparse
 import logging
+import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import NoReturn
 
-__all__ = ["OneLineParser", "fail", "warnings_only"]
+from fairseq_masking.errors import UserError
+
+__all__ = ["OneLineParser", "fail", "name_and_log", "run_reporting"]
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -24,8 +28,41 @@ def fail(parser: argparse.ArgumentParser, message: str, status: int) -> int:
     return status
 
 
+def name_and_log(run: str) -> tuple[str, Path]:
+    """Reads NAME=LOG, where LOG may be the folder with its train.log.
+
+    Raises:
+        UserError: that is not its form.
+    """
+    name, equals, path = run.partition("=")
+    if not equals or not name:
+        raise UserError(f"--run {run!r}: give NAME=LOG")
+    return name, Path(path) / "train.log" if Path(path).is_dir() else Path(path)
+
+
+def run_reporting(parser: argparse.ArgumentParser, work: Callable[[], None], *places: Path | None) -> int:
+    """Runs ``work``; returns the exit status: 0, 1 for bad input, 130 interrupted. Errors are one line.
+
+    Args:
+        places: what it reads and writes: the first that was given is named where an error names no file.
+    """
+    try:
+        with _warnings_only():
+            work()
+    except UserError as error:
+        return fail(parser, str(error), 1)
+    except BrokenPipeError:  # | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:  # a full disk, a folder that may not be written
+        place = error.filename or next((place for place in places if place is not None), parser.prog)
+        return fail(parser, f"{place}: {error.strerror or error}", 1)
+    except KeyboardInterrupt:
+        return fail(parser, "interrupted", 130)
+    return 0
+
+
 @contextmanager
-def warnings_only() -> Iterator[None]:
+def _warnings_only() -> Iterator[None]:
     """Lets only warnings through: fairseq tells the root logger everything, which would drown a table."""
     root = logging.getLogger()
     level = root.level

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from fairseq_masking.cli.parsing import OneLineParser, fail, warnings_only
+from fairseq_masking.cli.parsing import OneLineParser, name_and_log, run_reporting
 from fairseq_masking.cli.provenance import write_csv
 from fairseq_masking.errors import UserError
 from fairseq_masking.evaluation.proposal_curves import (
@@ -38,25 +38,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if args.smooth < 1:
         parser.error(f"--smooth {args.smooth} is below 1")
-    try:
-        with warnings_only():
-            _report(args)
-    except UserError as error:
-        return fail(parser, str(error), 1)
-    except OSError as error:
-        return fail(parser, f"{error.filename or args.figure}: {error.strerror or error}", 1)
-    return 0
+    return run_reporting(parser, lambda: _report(args), args.figure)
 
 
 def _report(args: argparse.Namespace) -> None:
     paths: dict[str, Path] = {}
     for run in args.runs:
-        name, equals, path = run.partition("=")
-        if not equals or not name:
-            raise UserError(f"--run {run!r}: give NAME=LOG")
+        name, path = name_and_log(run)
         if name in paths:
             raise UserError(f"--run {name}: two runs have this name; give each one of its own")
-        paths[name] = Path(path) / "train.log" if Path(path).is_dir() else Path(path)
+        paths[name] = path
     runs = {
         name: proposal_curves(name, read_training_log(path, needs_validation=False))
         for name, path in paths.items()

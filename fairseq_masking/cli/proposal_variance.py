@@ -6,7 +6,6 @@ MAP-Net trains with, and with none.
 """
 
 import argparse
-import shlex
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -18,7 +17,6 @@ import numpy.typing as npt
 import torch
 from tqdm import tqdm
 
-from fairseq_masking.analysis.gradients import select_parameters
 from fairseq_masking.analysis.mask_laws import WEIGHTINGS, law_proportional_to
 from fairseq_masking.analysis.mask_measurement import Measurement
 from fairseq_masking.analysis.position_difficulty import (
@@ -28,18 +26,16 @@ from fairseq_masking.analysis.position_difficulty import (
 )
 from fairseq_masking.analysis.proposal_report import estimator_rows, estimator_table, law_rows, law_table
 from fairseq_masking.analysis.proposal_variance import measure_proposals
-from fairseq_masking.cli.parsing import OneLineParser, fail, warnings_only
+from fairseq_masking.cli.measurements import CORRUPTIONS, measurement_of, sequence_length
+from fairseq_masking.cli.parsing import OneLineParser, run_reporting
 from fairseq_masking.cli.provenance import provenance_of, write_csv
 from fairseq_masking.cli.sequences import choose_sequences, load_blocks
-from fairseq_masking.errors import UserError
 from fairseq_masking.evaluation.tables import format_table
-from fairseq_masking.masking import MaskingConfig, num_masked
+from fairseq_masking.masking import num_masked
 from fairseq_masking.models import MLMModel
-from fairseq_masking.tasks.vocabulary import masking_vocabulary
 
 __all__ = ["get_parser", "main"]
 
-_CORRUPTION = {"mask": (0.0, 0.0), "bert": (0.1, 0.1)}
 _ENCODER = r"^(?!proposal\.)"  # the loss says nothing about a proposal network's own parameters
 _EPILOG = """Losses are in nats, gradients those of a mask's mean cross-entropy; variances are traces of
 covariance matrices; dropout is off. Laws: a position's loss (loss oracle) and the root mean square of its
@@ -81,7 +77,7 @@ def get_parser() -> argparse.ArgumentParser:
     add("--gradient-rounds", type=int, default=2, metavar="N",
         help="times that each position's gradient norm is measured; 0: no gradient oracle")  # fmt: skip
     add("--importance-clip", type=float, metavar="EPS", help="default: the checkpoint's, else 0.2")
-    add("--corruption", choices=_CORRUPTION, default="mask",
+    add("--corruption", choices=CORRUPTIONS, default="mask",
         help="mask: always [MASK], as the paper's algebra; bert: 80/10/10")  # fmt: skip
     add(
         "--parameters",
@@ -104,28 +100,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = get_parser()
     args = parser.parse_args(argv)
     _check_options(parser, args)
-    start = time.perf_counter()
-    try:
-        with warnings_only():
-            rows = _measure(args)
-            if args.out is not None:
-                provenance = {"command": shlex.join(["proposal_variance", *argv])}
-                provenance |= provenance_of([args.checkpoint])
-                provenance["note"] = args.note
-                provenance["seconds"] = f"{time.perf_counter() - start:.0f}"
-                write_csv(args.out, rows, provenance)
-            if args.figure is not None:
-                from fairseq_masking.analysis.proposal_figures import plot_laws  # matplotlib takes its time
+    return run_reporting(parser, lambda: _report(args, argv), args.out, args.data)
 
-                args.figure.parent.mkdir(parents=True, exist_ok=True)
-                plot_laws(rows, args.figure, title=args.note or str(args.checkpoint))
-    except UserError as error:
-        return fail(parser, str(error), 1)
-    except OSError as error:  # a full disk, a folder that may not be written
-        return fail(parser, f"{error.filename or args.out or args.data}: {error.strerror or error}", 1)
-    except KeyboardInterrupt:
-        return fail(parser, "interrupted", 130)
-    return 0
+
+def _report(args: argparse.Namespace, argv: Sequence[str]) -> None:
+    start = time.perf_counter()
+    rows = _measure(args)
+    if args.out is not None:
+        seconds = f"{time.perf_counter() - start:.0f}"
+        command = ["proposal_variance", *argv]
+        write_csv(args.out, rows, provenance_of(command, [args.checkpoint], note=args.note, seconds=seconds))
+    if args.figure is not None:
+        from fairseq_masking.analysis.proposal_figures import plot_laws  # matplotlib takes its time
+
+        args.figure.parent.mkdir(parents=True, exist_ok=True)
+        plot_laws(rows, args.figure, title=args.note or str(args.checkpoint))
 
 
 def _check_options(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
@@ -143,8 +132,8 @@ def _check_options(parser: argparse.ArgumentParser, args: argparse.Namespace) ->
 
 def _measure(args: argparse.Namespace) -> list[dict[str, Any]]:
     hub = MLMModel.from_pretrained(args.checkpoint, data=args.data)
-    measurement, clip = _measurement(args, hub)
-    length = _tokens_per_sample(args, hub)
+    measurement, clip = measurement_of(hub, args), _clip(args, hub)
+    length = sequence_length(hub, args.tokens_per_sample)
     blocks = load_blocks(args.data, args.split, hub.dictionary, tokens_per_sample=length)
     counts = sorted(set(args.num_masks or [num_masked(length - 2, length - 2, args.mask_prob)]))
     chosen = choose_sequences(
@@ -234,31 +223,9 @@ def _maskable(measurement: Measurement, tokens_T: Tokens) -> npt.NDArray[np.int6
     return np.flatnonzero(~measurement.vocabulary.special[tokens_T[1:-1]]) + 1
 
 
-def _measurement(args: argparse.Namespace, hub: Any) -> tuple[Measurement, float]:
-    leave, random = _CORRUPTION[args.corruption]
-    config = MaskingConfig(
-        mask_prob=args.mask_prob, leave_unmasked_prob=leave, random_token_prob=random, seed=args.seed
-    )
-    measurement = Measurement(
-        model=hub.model,
-        parameters=select_parameters(hub.model, args.parameters),
-        config=config,
-        vocabulary=masking_vocabulary(hub.dictionary, folder=args.data),
-        memory=int(args.memory * 2**30),
-    )
+def _clip(args: argparse.Namespace, hub: Any) -> float:
     trained_with = getattr(getattr(hub.cfg, "criterion", None), "importance_clip", None)
-    clip = next(value for value in (args.importance_clip, trained_with, 0.2) if value is not None)
-    return measurement, float(clip)
-
-
-def _tokens_per_sample(args: argparse.Namespace, hub: Any) -> int:
-    length = args.tokens_per_sample or hub.cfg.task.tokens_per_sample
-    if length > hub.model.max_positions():
-        raise UserError(
-            f"--tokens-per-sample {length} is more than the checkpoint's {hub.model.max_positions()}"
-            " positions: lower it"
-        )
-    return int(length)
+    return float(next(value for value in (args.importance_clip, trained_with, 0.2) if value is not None))
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import platform
+import shlex
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,19 +11,33 @@ from typing import Any
 
 import torch
 
-__all__ = ["provenance_of", "write_csv"]
+__all__ = ["environment", "provenance_of", "write_csv"]
 
 
-def provenance_of(checkpoints: Sequence[Path]) -> dict[str, str]:
-    """Checkpoints' hashes, device, versions and commit."""
+def provenance_of(command: Sequence[str], checkpoints: Sequence[Path] = (), **more: str) -> dict[str, str]:
+    """What reproduces numbers: the command line, checkpoints' hashes, ``environment`` and ``more``."""
+    hashes = [hashlib.sha256(path.read_bytes()).hexdigest()[:16] for path in checkpoints]
+    return {
+        "command": shlex.join(command),
+        "checkpoint_sha256": " ".join(hashes),
+        **environment(),
+        **more,
+    }
+
+
+def environment(device: str = "cpu") -> dict[str, str]:
+    """Device, versions and commit.
+
+    Args:
+        device: ``cpu`` or ``cuda``.
+    """
     commit = subprocess.run(
         ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=Path(__file__).parent
     )
     return {
-        "checkpoint_sha256": " ".join(
-            hashlib.sha256(path.read_bytes()).hexdigest()[:16] for path in checkpoints
-        ),
-        "device": f"{_cpu_name()} ({torch.get_num_threads()} threads)",
+        "device": torch.cuda.get_device_name()
+        if device == "cuda"
+        else f"{_cpu_name()} ({torch.get_num_threads()} threads)",
         "python": platform.python_version(),
         "torch": torch.__version__,
         "commit": commit.stdout.strip() or "unknown",

@@ -16,7 +16,8 @@ from typing import Any
 
 import torch
 
-from fairseq_masking.cli.parsing import OneLineParser, fail, warnings_only
+from fairseq_masking.cli.measurements import sequence_length
+from fairseq_masking.cli.parsing import OneLineParser, run_reporting
 from fairseq_masking.errors import UserError
 from fairseq_masking.evaluation.mask_page import render_page
 from fairseq_masking.evaluation.mask_terminal import legend_line, render_blocks
@@ -65,19 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = get_parser()
     args = parser.parse_args(argv)
     _check_options(parser, args)
-    try:
-        with warnings_only():
-            _show(args)
-    except UserError as error:
-        return fail(parser, str(error), 1)
-    except BrokenPipeError:  # | head
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except OSError as error:
-        return fail(parser, f"{error.filename or args.html}: {error.strerror or error}", 1)
-    except KeyboardInterrupt:
-        return fail(parser, "interrupted", 130)
-    return 0
+    return run_reporting(parser, lambda: _show(args), args.html)
 
 
 def wants_colour(choice: str) -> bool:
@@ -101,12 +90,7 @@ def _show(args: argparse.Namespace) -> None:
     lines = _read(args)
     hub = MLMModel.from_pretrained(args.checkpoint, data=args.data)
     law, notice = _law(args, hub)
-    length = args.tokens_per_sample or hub.cfg.task.tokens_per_sample
-    if length > hub.model.max_positions():
-        raise UserError(
-            f"--tokens-per-sample {length} is more than the checkpoint's {hub.model.max_positions()}"
-            " positions: lower it"
-        )
+    length = sequence_length(hub, args.tokens_per_sample)
     texts = [cut_blocks(hub, text, length) for text in lines]
     blocks = [block for text in texts for block in text]
     if not blocks:

@@ -1,7 +1,6 @@
 """sweep_table: one table of all runs under a folder: what differs, and their validation by corruption."""
 
 import argparse
-import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ from fairseq import checkpoint_utils
 from omegaconf import OmegaConf
 
 import fairseq_masking  # checkpoints name its tasks and models
-from fairseq_masking.cli.parsing import OneLineParser, fail, warnings_only
+from fairseq_masking.cli.parsing import OneLineParser, run_reporting
 from fairseq_masking.cli.provenance import provenance_of, write_csv
 from fairseq_masking.errors import UserError
 from fairseq_masking.evaluation.tables import format_table
@@ -53,18 +52,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else list(argv)
     parser = get_parser()
     args = parser.parse_args(argv)
-    try:
-        with warnings_only():
-            rows = _rows(args)
-            if args.out is not None:
-                provenance = {"command": shlex.join(["sweep_table", *argv]), **provenance_of([])}
-                write_csv(args.out, rows, {**provenance, "note": args.note})
-    except UserError as error:
-        return fail(parser, str(error), 1)
-    except OSError as error:
-        return fail(parser, f"{error.filename or args.out}: {error.strerror or error}", 1)
+    return run_reporting(parser, lambda: _report(args, argv), args.out)
+
+
+def _report(args: argparse.Namespace, argv: Sequence[str]) -> None:
+    rows = _rows(args)
+    if args.out is not None:
+        write_csv(args.out, rows, provenance_of(["sweep_table", *argv], note=args.note))
     print(_table(rows))
-    return 0
 
 
 def _rows(args: argparse.Namespace) -> list[dict[str, Any]]:
@@ -102,13 +97,9 @@ def _table(rows: list[dict[str, Any]]) -> str:
 
 
 def _cell(value: Any) -> str:
-    return (
-        f"{value:.3g}"
-        if isinstance(value, float) and value < 100
-        else f"{value:.0f}"
-        if isinstance(value, float)
-        else str(value)
-    )
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:.3g}" if value < 100 else f"{value:.0f}"
 
 
 if __name__ == "__main__":

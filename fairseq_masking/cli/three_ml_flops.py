@@ -1,7 +1,6 @@
 """three_ml_flops: what pre-training with 3ML costs beside plain masking (2211.04898, Appendix D)."""
 
 import argparse
-import shlex
 import sys
 from collections.abc import Sequence
 from itertools import product
@@ -19,7 +18,7 @@ from fairseq_masking.analysis.three_ml_flops import (
     speedup,
     three_ml_flops,
 )
-from fairseq_masking.cli.parsing import OneLineParser, fail
+from fairseq_masking.cli.parsing import OneLineParser, run_reporting
 from fairseq_masking.cli.provenance import provenance_of, write_csv
 from fairseq_masking.errors import UserError
 from fairseq_masking.evaluation.tables import format_table
@@ -65,16 +64,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     parser = get_parser()
     args = parser.parse_args(argv)
-    try:
-        rows = _rows(args)
-        if args.out is not None:
-            write_csv(args.out, rows, {"command": shlex.join(["three_ml_flops", *argv]), **provenance_of([])})
-    except UserError as error:
-        return fail(parser, str(error), 1)
-    except OSError as error:
-        return fail(parser, f"{error.filename or args.out}: {error.strerror or error}", 1)
+    return run_reporting(parser, lambda: _report(args, argv), args.out)
+
+
+def _report(args: argparse.Namespace, argv: Sequence[str]) -> None:
+    rows = _rows(args)
+    if args.out is not None:
+        write_csv(args.out, rows, provenance_of(["three_ml_flops", *argv]))
     print(_format(args, rows))
-    return 0
 
 
 def _rows(args: argparse.Namespace) -> list[dict[str, Any]]:
