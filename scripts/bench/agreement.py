@@ -8,21 +8,16 @@ says how far two honest runs lie apart. Losses are bits a masked token.
 """
 
 import argparse
-import os
-import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from common import environment, write_csv
+from common import environment, train_once, write_csv
 
-import fairseq_masking
 from fairseq_masking.evaluation.training_log import TrainingLog, read_training_log
 
-PACKAGE = Path(fairseq_masking.__file__).parent
-TRAIN = "import sys; from fairseq_cli.train import cli_main; sys.exit(cli_main())"
 FUSED = ["--optimizer", "fused_adamw"]
 BASELINE = "baseline"
 VARIANTS = {
@@ -62,22 +57,16 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
 def train(args: argparse.Namespace, variant: str, options: list[str], dropout: float) -> TrainingLog:
     """Train one variant, unless its log is there already; return the log."""
     folder = args.work / f"{variant}-{dropout}-{args.updates}"
-    finished, log = folder / "finished", folder / "train.json"
-    if not finished.exists():
-        command = [sys.executable, "-c", TRAIN, args.data, "--user-dir", str(PACKAGE)]
-        command += f"""--task masked_pretraining --criterion mlm --arch mlm_tiny
+    log = folder / "train.json"
+    command = f"""{args.data} --task masked_pretraining --criterion mlm --arch mlm_tiny
             --tokens-per-sample {args.tokens} --batch-size {args.rows}
             --max-update {args.updates} --total-num-update {args.updates} --lr 1e-3
             --warmup-updates {args.updates // 10} --lr-scheduler polynomial_decay --optimizer adam
             --adam-betas (0.9,0.98) --adam-eps 1e-6 --weight-decay 0.01 --clip-norm 1.0 --dropout {dropout}
-            --attention-dropout {dropout} --num-workers 1 --no-save --save-dir {folder} --log-format json
+            --attention-dropout {dropout} --num-workers 1 --no-save --log-format json
             --log-interval {max(1, args.updates // 20)} --log-file {log}""".split()
-        command += ["--cpu"] if args.device == "cpu" else []
-        folder.mkdir(parents=True, exist_ok=True)
-        with (folder / "train.out").open("w") as output:
-            environ = {**os.environ, "OMP_NUM_THREADS": "1"}
-            subprocess.run([*command, *options], check=True, stdout=output, stderr=output, env=environ)
-        finished.touch()
+    command += ["--cpu"] if args.device == "cpu" else []
+    train_once(folder, [*command, *options])
     return read_training_log(log)
 
 

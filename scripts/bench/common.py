@@ -7,7 +7,7 @@ contender: on a CPU in a process of its own, on a GPU above what stood there bef
 import csv
 import itertools
 import json
-import platform
+import os
 import statistics
 import subprocess
 import sys
@@ -18,6 +18,9 @@ from typing import Any
 
 import numpy as np
 import torch
+
+import fairseq_masking
+from fairseq_masking.cli.provenance import environment
 
 __all__ = [
     "PRECISIONS",
@@ -32,10 +35,14 @@ __all__ = [
     "seconds_of",
     "synchronize",
     "take_turns",
+    "train_once",
     "utilisation",
     "write_corpus",
     "write_csv",
 ]
+
+# The console script may be missing where fairseq was carried as a wheel.
+_FAIRSEQ_TRAIN = "import sys; from fairseq_cli.train import cli_main; sys.exit(cli_main())"
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -46,26 +53,6 @@ _DATASHEET = (
     ("A100", ("bf16", "fp16"), 312e12),
     ("V100", ("fp16",), 125e12),
 )
-
-
-def environment(device: str) -> dict[str, str]:
-    """Return device, versions and commit, for a row of a CSV."""
-    if device == "cuda":
-        name = torch.cuda.get_device_name()
-    else:
-        cpu = [
-            line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")
-        ]
-        name = f"{cpu[0].split(':')[1].strip()} ({torch.get_num_threads()} threads)"
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=Path(__file__).parent
-    )
-    return {
-        "device": name,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "commit": commit.stdout.strip() or "unknown",
-    }
 
 
 def write_csv(path: str | Path, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -201,6 +188,22 @@ def _memory_status(field: str) -> float:
     """Return a figure of /proc/self/status in MiB; getrusage's peak may be the parent's."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(f"{field}:"))
+
+
+def train_once(folder: Path, options: Sequence[str], *, finished: str = "finished") -> None:
+    """Run fairseq-train with ``options`` on one CPU thread, its output in ``folder``/train.log.
+
+    Does nothing where the file ``finished`` says that this was done before.
+    """
+    if (folder / finished).exists():
+        return
+    package = Path(fairseq_masking.__file__).parent
+    command = [sys.executable, "-c", _FAIRSEQ_TRAIN, "--user-dir", str(package), "--save-dir", str(folder)]
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "train.log").open("w") as log:
+        environ = {**os.environ, "OMP_NUM_THREADS": "1"}
+        subprocess.run([*command, *options], check=True, stdout=log, stderr=log, env=environ)
+    (folder / finished).touch()
 
 
 def write_corpus(

@@ -16,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from common import environment, write_csv
 
+from fairseq_masking.cli.parsing import name_and_log
 from fairseq_masking.evaluation.tables import format_table
 from fairseq_masking.evaluation.training_log import read_training_log
 
@@ -35,11 +36,11 @@ def main(argv: list[str] | None = None) -> None:
     args = arguments(argv)
     rows, losses = [], defaultdict(list)
     for run in args.run:
-        name, _, path = run.partition("=")
+        name, path = name_and_log(run)
         log = read_training_log(path)
         final = {column: log.final(column) for column in COLUMNS}
         losses[name].append(final["loss"])
-        rows.append({"name": name, "log": Path(path).name, "updates": max(log.valid), **final})
+        rows.append({"name": name, "log": path.name, "updates": max(log.valid), **final})
         rows[-1] |= {"tokens_per_s": round(log.tokens_per_second), **environment("cpu")}
         write_csv(args.out, rows)
     print(format_table(list(rows[0])[:9], [[str(value) for value in list(row.values())[:9]] for row in rows]))

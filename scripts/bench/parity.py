@@ -9,9 +9,7 @@ fixed validation masks. Perplexities are 2^(bits a masked token), as fairseq pri
 
 import argparse
 import math
-import os
 import statistics
-import subprocess
 import sys
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -21,23 +19,20 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import numpy as np
 import torch
-from common import environment, write_csv
+from common import environment, train_once, write_csv
 from fairseq import checkpoint_utils, tasks, utils
 from omegaconf import OmegaConf
 
-import fairseq_masking
 from fairseq_masking.models.mlm import MLMConfig
 from fairseq_masking.models.roberta_mapping import from_roberta
 from fairseq_masking.tasks.masked_pretraining import MaskedPretrainingConfig
 
-PACKAGE = Path(fairseq_masking.__file__).parent
 SHAPE = {
     "encoder_layers": 2,
     "encoder_embed_dim": 128,
     "encoder_ffn_embed_dim": 512,
     "encoder_attention_heads": 2,
 }
-TRAIN = "import sys; from fairseq_cli.train import cli_main; sys.exit(cli_main())"
 
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -61,29 +56,20 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
 def train(args: argparse.Namespace, system: str, seed: int) -> Path:
     """Train one run, unless it is finished in its folder already; return its last checkpoint."""
     folder = args.work / f"{system}-{seed}"
-    checkpoint, finished = folder / "checkpoint_last.pt", folder / f"finished-{args.updates}"
-    if finished.exists():
-        return checkpoint
-    command = [sys.executable, "-c", TRAIN, args.data, "--user-dir", str(PACKAGE)]
-    command += f"""--tokens-per-sample {args.tokens} --batch-size {args.rows} --seed {seed}
+    command = f"""{args.data} --tokens-per-sample {args.tokens} --batch-size {args.rows} --seed {seed}
         --max-update {args.updates} --total-num-update {args.updates} --warmup-updates {args.updates // 10}
         --lr 1e-3 --lr-scheduler polynomial_decay --optimizer adam --adam-betas (0.9,0.98) --adam-eps 1e-6
         --weight-decay 0.01
         --clip-norm 1.0 --max-positions 512 --num-workers 1 --log-format simple --log-interval 100
-        --no-epoch-checkpoints --save-dir {folder}""".split()
+        --no-epoch-checkpoints""".split()
     command += ["--cpu"] if args.device == "cpu" else []
     if system == "stock_fairseq":
         shape = [text for key, value in SHAPE.items() for text in (f"--{key.replace('_', '-')}", str(value))]
         command += ["--task", "masked_lm", "--criterion", "masked_lm", "--arch", "roberta", *shape]
     else:
         command += ["--task", "masked_pretraining", "--criterion", "mlm", "--arch", "mlm_tiny"]
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "train.log").open("w") as log:
-        subprocess.run(
-            command, check=True, stdout=log, stderr=log, env={**os.environ, "OMP_NUM_THREADS": "1"}
-        )
-    finished.touch()
-    return checkpoint
+    train_once(folder, command, finished=f"finished-{args.updates}")
+    return folder / "checkpoint_last.pt"
 
 
 class Scorer:

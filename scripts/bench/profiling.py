@@ -80,7 +80,7 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=0, help="data loading processes")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     parser.add_argument("--trace", help="Chrome trace of the first system: a .json or .json.gz file")
-    parser.add_argument("--out", default="scripts/bench/results/profile.csv")
+    parser.add_argument("--out", default="scripts/bench/results/profiling.csv")
     return parser.parse_args(argv)
 
 
