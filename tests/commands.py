@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -81,6 +81,14 @@ def run_fairseq_train(
     defaults = TINY_TRAINING.split()
     places = ["--user-dir", user_dir, "--save-dir", save_dir]
     return run_command([*program, data, *places, *defaults, *options], cwd=cwd, environment=environment)
+
+
+def status_of(main: Callable[[], int]) -> int:
+    """The exit status of a command called in this process, whether it returns it or exits with it."""
+    try:
+        return main()
+    except SystemExit as stop:
+        return stop.code
 
 
 def error_lines(finished: Finished) -> list[str]:

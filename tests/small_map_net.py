@@ -2,16 +2,13 @@
 
 from argparse import Namespace
 
-import numpy as np
+import small_batches
 import torch
-from fairseq.data import Dictionary
+from small_batches import dictionary
 
 from fairseq_masking.criterions.map_net import MapNetCriterion, MapNetCriterionConfig
-from fairseq_masking.data import MaskedExample, collate
-from fairseq_masking.masking import Masker, MaskingConfig, MaskingVocabulary
 from fairseq_masking.models.map_net import MapNetConfig, MapNetModel
 
-NUM_SYMBOLS, MASK_INDEX = 45, 44  # 4 of fairseq's own, 40 words, <mask>
 SHAPE = {
     "encoder_layers": 2,
     "encoder_embed_dim": 32,
@@ -22,14 +19,6 @@ SHAPE = {
     "proposal_ffn_embed_dim": 32,
     "proposal_attention_heads": 2,
 }
-
-
-def dictionary() -> Dictionary:
-    result = Dictionary()
-    for index in range(40):
-        result.add_symbol(f"w{index}")
-    result.add_symbol("<mask>")
-    return result
 
 
 def build(device, *, seed=1, sharpen=20.0, **options) -> MapNetModel:
@@ -49,21 +38,9 @@ def criterion_of(**options) -> MapNetCriterion:
     return MapNetCriterion(MapNetCriterionConfig(**options), Namespace())
 
 
-def batch(device, lengths, *, noise_seed=1, mask_prob=0.3, num_splits=1, specials_inside=True):
-    """A batch as the task makes it, with ids 0 and 2 around each row and now and then a </s> inside."""
-    vocabulary = MaskingVocabulary.build(NUM_SYMBOLS, special_ids=range(4), mask_index=MASK_INDEX)
-    masker = Masker(MaskingConfig(mask_prob=mask_prob, num_splits=num_splits), vocabulary)
-    rng = np.random.default_rng(0)
-    items = []
-    for index, length in enumerate(lengths):
-        tokens = np.concatenate([[0], rng.integers(4, 44, length - 2), [2]])
-        if specials_inside and length > 8:
-            tokens[5] = 2
-        items.append(MaskedExample(index, tokens, masker(tokens, epoch=1, index=index), num_splits))
-    sample = collate(items, 1)
-    sample["net_input"] = {
-        key: value.to(device) if torch.is_tensor(value) else value
-        for key, value in sample["net_input"].items()
-    }
+def batch(device, lengths, *, noise_seed=1, mask_prob=0.3, specials_inside=True, **options):
+    """``small_batches.batch`` whose device noise has ``noise_seed``."""
+    options = {"mask_prob": mask_prob, "specials_inside": specials_inside, **options}
+    sample = small_batches.batch(device, lengths, **options)
     sample["net_input"]["shape"]["noise_seed"] = noise_seed
     return sample

@@ -6,16 +6,13 @@ The reference shares no code with the package: it reads a model's parameters by 
 from argparse import Namespace
 from typing import NamedTuple
 
-import numpy as np
+import small_batches
 import torch
-from fairseq.data import Dictionary
+from small_batches import dictionary
 from torch import Tensor
 
-from fairseq_masking.data import MaskedExample, collate
-from fairseq_masking.masking import Masker, MaskingConfig, MaskingVocabulary
 from fairseq_masking.models.three_ml import ThreeMLConfig, ThreeMLModel
 
-NUM_SYMBOLS, MASK_INDEX, PAD_INDEX = 45, 44, 1  # 4 of fairseq's own, 40 words, <mask>
 SHAPE = {
     "encoder_layers": 2,
     "encoder_embed_dim": 32,
@@ -24,14 +21,6 @@ SHAPE = {
     "decoder_layers": 2,
 }
 STRATEGIES = {"80-10-10": (0.1, 0.1), "100-0-0": (0.0, 0.0), "80-20-0": (0.0, 0.2), "80-0-20": (0.2, 0.0)}
-
-
-def dictionary() -> Dictionary:
-    result = Dictionary()
-    for index in range(40):
-        result.add_symbol(f"w{index}")
-    result.add_symbol("<mask>")
-    return result
 
 
 def build(device, attention: str = "self", *, double: bool = True, **options) -> ThreeMLModel:
@@ -47,40 +36,19 @@ def build(device, attention: str = "self", *, double: bool = True, **options) ->
 
 
 def batch(
-    device,
-    lengths=(20, 20, 20),
-    *,
-    mask_prob: float = 0.4,
-    strategy: str = "80-10-10",
-    num_splits: int = 1,
-    unit: str = "subword",
-    specials_inside: bool = True,
+    device, lengths=(20, 20, 20), *, mask_prob=0.4, strategy="80-10-10", specials_inside=True, **options
 ):
-    """A batch as the task makes it: ids 0 and 2 around each row, a </s> inside long ones."""
+    """``small_batches.batch`` with one of the paper's corruption strategies."""
     leave, random = STRATEGIES[strategy]
-    starts_word = np.arange(NUM_SYMBOLS) % 3 != 0
-    vocabulary = MaskingVocabulary.build(
-        NUM_SYMBOLS, special_ids=range(4), mask_index=MASK_INDEX, starts_word=starts_word
-    )
-    config = MaskingConfig(
+    return small_batches.batch(
+        device,
+        lengths,
         mask_prob=mask_prob,
         leave_unmasked_prob=leave,
         random_token_prob=random,
-        num_splits=num_splits,
-        unit=unit,
+        specials_inside=specials_inside,
+        **options,
     )
-    masker, rng, items = Masker(config, vocabulary), np.random.default_rng(0), []
-    for index, length in enumerate(lengths):
-        tokens = np.concatenate([[0], rng.integers(4, 44, length - 2), [2]])
-        if specials_inside and length > 8:
-            tokens[5] = 2
-        items.append(MaskedExample(index, tokens, masker(tokens, epoch=1, index=index), num_splits))
-    sample = collate(items, PAD_INDEX)
-    sample["net_input"] = {
-        key: value.to(device) if torch.is_tensor(value) else value
-        for key, value in sample["net_input"].items()
-    }
-    return sample
 
 
 class Slow(NamedTuple):

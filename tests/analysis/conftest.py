@@ -1,12 +1,15 @@
 """A problem so small that all masks, all K-tuples of masks and their gradients can be listed, in fp64."""
 
+import csv
 import itertools
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pytest
 import torch
+from fairseq.data.indexed_dataset import MMapIndexedDatasetBuilder
 from torch import Tensor, nn
 
 from fairseq_masking.analysis.gradients import MaskGradient, Masks, select_parameters
@@ -122,3 +125,24 @@ def problem_of(tiny_model: TinyMLM, sequence: Callable[[int], np.ndarray]) -> Ca
         return Problem(tokens_T, columns, gradients, gradients.mean(0), gradients @ gradients.T)
 
     return build
+
+
+@pytest.fixture
+def tiny_data(tmp_path: Path) -> Path:
+    """A corpus for ``TinyMLM`` in fairseq's format; beside it ``model.pt`` stands for a checkpoint."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    (folder / "dict.txt").write_text("".join(f"w{i} 1\n" for i in range(8)) + "<mask> 1\n")
+    builder = MMapIndexedDatasetBuilder(str(folder / "train.bin"), dtype=np.uint16)
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        builder.add_item(torch.from_numpy(np.append(rng.integers(4, 12, size=15), 2)))
+    builder.finalize(str(folder / "train.idx"))
+    (tmp_path / "model.pt").write_bytes(b"stands for a checkpoint")
+    return folder
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV."""
+    with path.open(encoding="utf-8") as file:
+        return list(csv.DictReader(file))

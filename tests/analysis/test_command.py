@@ -1,36 +1,24 @@
 """The command end to end on a corpus in fairseq's format, with a model that needs no checkpoint."""
 
-import csv
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import torch
-from fairseq.data.indexed_dataset import MMapIndexedDatasetBuilder
+from commands import status_of
 
 from fairseq_masking.cli import gradient_variance
 from fairseq_masking.data import load_dictionary
 
-from .conftest import TinyMLM
+from .conftest import TinyMLM, rows_of
 
 
 @pytest.fixture
-def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_model: TinyMLM) -> Path:
-    folder = tmp_path / "data"
-    folder.mkdir()
-    (folder / "dict.txt").write_text("".join(f"w{i} 1\n" for i in range(8)) + "<mask> 1\n")
-    builder = MMapIndexedDatasetBuilder(str(folder / "train.bin"), dtype=np.uint16)
-    rng = np.random.default_rng(0)
-    for _ in range(20):
-        builder.add_item(torch.from_numpy(np.append(rng.integers(4, 12, size=15), 2)))
-    builder.finalize(str(folder / "train.idx"))
-    dictionary = load_dictionary(folder / "dict.txt")
-    hub = SimpleNamespace(model=tiny_model, dictionary=dictionary)
+def data(tiny_data: Path, monkeypatch: pytest.MonkeyPatch, tiny_model: TinyMLM) -> Path:
+    hub = SimpleNamespace(model=tiny_model, dictionary=load_dictionary(tiny_data / "dict.txt"))
     monkeypatch.setattr(gradient_variance.MLMModel, "from_pretrained", lambda path, data: hub)
-    (tmp_path / "model.pt").write_bytes(b"stands for a checkpoint")
-    return folder
+    return tiny_data
 
 
 @pytest.fixture
@@ -40,11 +28,6 @@ def run(data: Path, tmp_path: Path) -> Callable[..., int]:
         return gradient_variance.main([*given, "--sequences", "3", *options])
 
     return run
-
-
-def rows_of(path: Path) -> list[dict[str, str]]:
-    with path.open(encoding="utf-8") as file:
-        return list(csv.DictReader(file))
 
 
 def test_variance(run: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -125,9 +108,6 @@ def test_bad_input_is_one_line(
     status: int,
     message: str,
 ) -> None:
-    try:
-        found = run(*options)
-    except SystemExit as stop:
-        found = stop.code
+    found = status_of(lambda: run(*options))
     printed = capsys.readouterr().err.strip()
     assert found == status and message in printed and "\n" not in printed

@@ -1,20 +1,18 @@
 """proposal_variance end to end on a corpus in fairseq's format, with models that need no checkpoint."""
 
-import csv
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
-from fairseq.data.indexed_dataset import MMapIndexedDatasetBuilder
+from commands import status_of
 from torch import Tensor
 
 from fairseq_masking.cli import proposal_variance
 from fairseq_masking.data import load_dictionary
 
-from .conftest import TinyMLM
+from .conftest import TinyMLM, rows_of
 
 
 class TinyMapNet(TinyMLM):
@@ -28,16 +26,9 @@ class TinyMapNet(TinyMLM):
 
 
 @pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_model: TinyMLM) -> Callable[..., int]:
-    folder = tmp_path / "data"
-    folder.mkdir()
-    (folder / "dict.txt").write_text("".join(f"w{i} 1\n" for i in range(8)) + "<mask> 1\n")
-    builder = MMapIndexedDatasetBuilder(str(folder / "train.bin"), dtype=np.uint16)
-    rng = np.random.default_rng(0)
-    for _ in range(20):
-        builder.add_item(torch.from_numpy(np.append(rng.integers(4, 12, size=15), 2)))
-    builder.finalize(str(folder / "train.idx"))
-    (tmp_path / "model.pt").write_bytes(b"stands for a checkpoint")
+def run(
+    tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_model: TinyMLM
+) -> Callable[..., int]:
     map_net = TinyMapNet().double()
     map_net.load_state_dict(tiny_model.state_dict())
     cfg = SimpleNamespace(task=SimpleNamespace(tokens_per_sample=14), criterion=SimpleNamespace())
@@ -45,20 +36,15 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_model: TinyMLM) ->
     def run(*options: str, proposes: bool = True) -> int:
         hub = SimpleNamespace(
             model=map_net if proposes else tiny_model,
-            dictionary=load_dictionary(folder / "dict.txt"),
+            dictionary=load_dictionary(tiny_data / "dict.txt"),
             cfg=cfg,
         )
         monkeypatch.setattr(proposal_variance.MLMModel, "from_pretrained", lambda path, data: hub)
-        given = ["--checkpoint", str(tmp_path / "model.pt"), "--data", str(folder)]
+        given = ["--checkpoint", str(tmp_path / "model.pt"), "--data", str(tiny_data)]
         small = ["--sequences", "3", "--draws", "5", "--replicates", "100", "--oracle-rounds", "1"]
         return proposal_variance.main([*given, *small, "--gradient-rounds", "1", *options])
 
     return run
-
-
-def rows_of(path: Path) -> list[dict[str, str]]:
-    with path.open(encoding="utf-8") as file:
-        return list(csv.DictReader(file))
 
 
 def test_all_laws_of_a_map_net(
@@ -122,10 +108,7 @@ def test_bad_input_is_one_line(
     status: int,
     message: str,
 ) -> None:
-    try:
-        found = run(*options)
-    except SystemExit as stop:
-        found = stop.code
+    found = status_of(lambda: run(*options))
     printed = capsys.readouterr().err.strip()
     assert found == status and message in printed and "\n" not in printed
 

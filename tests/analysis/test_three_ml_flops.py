@@ -1,7 +1,8 @@
 """Eq. 2-4 give the paper's figures, and what the real modules compute."""
 
 import pytest
-from small_three_ml import NUM_SYMBOLS, batch, build
+from small_batches import NUM_SYMBOLS
+from small_three_ml import batch, build
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 

@@ -4,6 +4,7 @@ import csv
 import sys
 
 import pytest
+from commands import status_of
 
 from fairseq_masking.cli import proposal_variance, show_masks
 from fairseq_masking.cli.prepare_corpus import main as prepare_corpus
@@ -125,10 +126,7 @@ def test_standard_input(show, capsys, monkeypatch, tmp_path):
     ],
 )
 def test_bad_input_is_one_line(show, capsys, method, options, status, message):
-    try:
-        found = show(method, *options)
-    except SystemExit as stop:
-        found = stop.code
+    found = status_of(lambda: show(method, *options))
     printed = capsys.readouterr().err.strip()
     assert (found, printed.count("\n")) == (status, 0) and message in printed
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from fairseq.logging import metrics
-from small_map_net import batch, build, criterion_of, dictionary
+from small_batches import dictionary
+from small_map_net import batch, build, criterion_of
 
 from fairseq_masking.criterions.map_net import MapNetCriterion, proposal_loss
 from fairseq_masking.criterions.mlm import MLMCriterion

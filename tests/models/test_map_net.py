@@ -7,7 +7,8 @@ from collections import Counter
 import pytest
 import torch
 from fairseq.models import ARCH_CONFIG_REGISTRY
-from small_map_net import MASK_INDEX, NUM_SYMBOLS, batch, build, criterion_of, dictionary
+from small_batches import MASK_INDEX, NUM_SYMBOLS, dictionary
+from small_map_net import batch, build, criterion_of
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 

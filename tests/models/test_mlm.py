@@ -3,16 +3,13 @@
 import copy
 from argparse import Namespace
 
-import numpy as np
 import pytest
+import small_batches
 import torch
 import torch.nn.functional as F
-from fairseq.data import Dictionary
 
 from fairseq_masking.criterions.logging import masked_token_logs
-from fairseq_masking.data import MaskedExample, collate
 from fairseq_masking.errors import UserError
-from fairseq_masking.masking import Masker, MaskingConfig, MaskingVocabulary
 from fairseq_masking.models.mlm import MLMConfig, MLMModel
 
 TINY = {
@@ -24,30 +21,14 @@ TINY = {
 
 
 def build(device, **options):
-    dictionary = Dictionary()
-    for index in range(40):
-        dictionary.add_symbol(f"w{index}")
-    dictionary.add_symbol("<mask>")
     torch.manual_seed(0)
     cfg = MLMConfig(**{"dropout": 0.0, "attention_dropout": 0.0, "max_positions": 32, **TINY, **options})
-    return MLMModel.build_model(cfg, Namespace(source_dictionary=dictionary)).to(device)
+    return MLMModel.build_model(cfg, Namespace(source_dictionary=small_batches.dictionary())).to(device)
 
 
 def batch(device, lengths=(20, 12, 3), num_splits=2):
     """Rows of several lengths; the last has too few tokens for two masks, so it is skipped."""
-    vocabulary = MaskingVocabulary.build(45, special_ids=range(4), mask_index=44)
-    masker = Masker(MaskingConfig(mask_prob=0.3, num_splits=num_splits), vocabulary)
-    rng = np.random.default_rng(0)
-    items = []
-    for index, length in enumerate(lengths):
-        tokens = np.concatenate([[0], rng.integers(4, 44, length - 2), [2]])
-        items.append(MaskedExample(index, tokens, masker(tokens, epoch=1, index=index), num_splits))
-    sample = collate(items, 1)
-    sample["net_input"] = {
-        key: value.to(device) if torch.is_tensor(value) else value
-        for key, value in sample["net_input"].items()
-    }
-    return sample
+    return small_batches.batch(device, lengths, num_splits=num_splits, mask_prob=0.3)
 
 
 @pytest.mark.parametrize("num_splits", [1, 2])

@@ -6,7 +6,8 @@ import pytest
 import torch
 from fairseq.logging import metrics
 from fairseq.models import ARCH_CONFIG_REGISTRY
-from small_three_ml import MASK_INDEX, PAD_INDEX, SHAPE, batch, build, dictionary, slow_three_ml
+from small_batches import MASK_INDEX, PAD_INDEX, dictionary
+from small_three_ml import SHAPE, batch, build, slow_three_ml
 from torch import nn
 
 from fairseq_masking.analysis.three_ml_flops import exact_counts, share_saved
