@@ -1,5 +1,7 @@
 """A dictionary of 45 symbols and batches as the task makes them: for models of a few thousand parameters."""
 
+from argparse import Namespace
+
 import numpy as np
 import torch
 from fairseq.data import Dictionary
@@ -16,6 +18,11 @@ def dictionary() -> Dictionary:
         result.add_symbol(f"w{index}")
     result.add_symbol("<mask>")
     return result
+
+
+def pretraining_task(symbols: Dictionary | None = None, **more) -> Namespace:
+    """What a model asks of its task."""
+    return Namespace(source_dictionary=symbols or dictionary(), pretrains=True, **more)
 
 
 def batch(device, lengths, *, num_splits=1, specials_inside=False, **masking):

@@ -4,7 +4,7 @@ from argparse import Namespace
 
 import small_batches
 import torch
-from small_batches import dictionary
+from small_batches import pretraining_task
 
 from fairseq_masking.criterions.map_net import MapNetCriterion, MapNetCriterionConfig
 from fairseq_masking.models.map_net import MapNetConfig, MapNetModel
@@ -25,7 +25,7 @@ def build(device, *, seed=1, sharpen=20.0, **options) -> MapNetModel:
     """Without dropout; ``sharpen`` scales the scores, so that the proposal is far from uniform."""
     torch.manual_seed(0)
     cfg = MapNetConfig(**{"dropout": 0.0, "attention_dropout": 0.0, "max_positions": 32, **SHAPE, **options})
-    task = Namespace(source_dictionary=dictionary(), cfg=Namespace(seed=seed))
+    task = pretraining_task(cfg=Namespace(seed=seed))
     model = MapNetModel.build_model(cfg, task).to(device)
     with torch.no_grad():
         model.proposal.score.weight.mul_(sharpen)

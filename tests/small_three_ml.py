@@ -3,12 +3,11 @@
 The reference shares no code with the package: it reads a model's parameters by name and computes with them.
 """
 
-from argparse import Namespace
 from typing import NamedTuple
 
 import small_batches
 import torch
-from small_batches import dictionary
+from small_batches import pretraining_task
 from torch import Tensor
 
 from fairseq_masking.models.three_ml import ThreeMLConfig, ThreeMLModel
@@ -28,7 +27,7 @@ def build(device, attention: str = "self", *, double: bool = True, **options) ->
     torch.manual_seed(0)
     fixed = {"dropout": 0.0, "attention_dropout": 0.0, "max_positions": 32, "decoder_attention": attention}
     cfg = ThreeMLConfig(**{**fixed, **SHAPE, **options})
-    model = ThreeMLModel.build_model(cfg, Namespace(source_dictionary=dictionary())).to(device)
+    model = ThreeMLModel.build_model(cfg, pretraining_task()).to(device)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))

@@ -30,20 +30,24 @@ class EncoderModel(BaseFairseqModel):
 
     A subclass sets ``output_class``, builds its other networks in ``build_pretraining`` and computes
     ``pretrain``; its ``tensor_methods`` take and return tensors only and hold all that ``pretrain`` computes,
-    so that ``--compile full`` compiles them.
+    so that ``--compile full`` compiles them. Fine-tuned, all models are the same: encoder and heads.
     """
 
     output_class: ClassVar[type]
     tensor_methods: ClassVar[tuple[str, ...]] = ()
 
-    def __init__(self, cfg: EncoderModelConfig, *, vocab_size: int, pad_index: int) -> None:
+    def __init__(
+        self, cfg: EncoderModelConfig, *, vocab_size: int, pad_index: int, pretrains: bool = True
+    ) -> None:
         super().__init__()
         self.cfg = cfg
+        self.pretrains = pretrains
         self.pad_index = pad_index
         self.encoder = TransformerEncoder(encoder_config(cfg, vocab_size=vocab_size, pad_index=pad_index))
         self.classification_heads = nn.ModuleDict()
         self.compilation = Compilation(str(cfg.compile), str(cfg.compile_mode))
-        self.build_pretraining(cfg)
+        if pretrains:
+            self.build_pretraining(cfg)
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy is not compiled: a compiled method would go on computing with this model's weights."""
@@ -67,12 +71,18 @@ class EncoderModel(BaseFairseqModel):
     def build_model(cls, cfg: EncoderModelConfig, task: Any) -> "EncoderModel":
         """Build from a config; sizes that neither an option nor ``--arch`` gave are those of ``base``.
 
-        A checkpoint may be older than an option: what its config lacks gets the option's default.
+        A task that does not say ``pretrains`` gets the encoder alone, for its heads. A checkpoint may be older
+        than an option: what its config lacks gets the option's default.
         """
         defaults = {option.name: option.default for option in fields(getattr(cls, "__dataclass"))}
         fill_in_missing(cfg, {**defaults, **vars(SIZES["base"])})
         dictionary = task.source_dictionary
-        return cls(cfg, vocab_size=len(dictionary), pad_index=dictionary.pad())
+        return cls(
+            cfg,
+            vocab_size=len(dictionary),
+            pad_index=dictionary.pad(),
+            pretrains=getattr(task, "pretrains", False),
+        )
 
     def forward(
         self,
@@ -95,7 +105,15 @@ class EncoderModel(BaseFairseqModel):
         Returns:
             ``output_class`` for a pre-training batch; else ``(tensor, {"inner_states": ...})``, the tensor
             being scores, hidden states or, with neither asked for, the vocabulary's logits ``[B, T, V]``.
+
+        Raises:
+            UserError: only the encoder was built, and neither hidden states nor scores are asked for.
         """
+        if not (self.pretrains or features_only or classification_head_name):
+            raise UserError(
+                f"{type(self).__name__} predicts tokens only with --task masked_pretraining: under other tasks it"
+                " is the encoder with classification heads, as --task sentence_prediction needs it"
+            )
         if "positions" in batch and not features_only and classification_head_name is None:
             if self.training:
                 self.compilation.start(
@@ -152,6 +170,9 @@ class EncoderModel(BaseFairseqModel):
         super().upgrade_state_dict_named(state_dict, name)
         self._reconcile_heads(state_dict)
         own = self.state_dict()
+        if not self.pretrains:
+            for key in [key for key in state_dict if not key.startswith(("encoder.", "classification_heads."))]:
+                del state_dict[key]
         if not any(key.startswith("encoder.") for key in state_dict):
             raise UserError("the checkpoint holds no 'encoder.*' weights: it is not one of fairseq_masking's")
         embedding = "encoder.embed_tokens.weight"

@@ -133,8 +133,9 @@ class MapNetModel(MLMModel):
         """Build from a config; sizes that neither an option nor ``--arch`` gave are those of ``base``."""
         fill_in_missing(cfg, PROPOSAL_SIZES["base"])
         model = super().build_model(cfg, task)
-        model.learn_vocabulary(task.source_dictionary)
-        model.seed = getattr(getattr(task, "cfg", None), "seed", model.seed)
+        if model.pretrains:
+            model.learn_vocabulary(task.source_dictionary)
+            model.seed = getattr(getattr(task, "cfg", None), "seed", model.seed)
         return model
 
     def build_pretraining(self, cfg: EncoderModelConfig) -> None:

@@ -81,9 +81,9 @@ class ThreeMLModel(EncoderModel):
 
     mask_index: int
 
-    def __init__(self, cfg: ThreeMLConfig, *, vocab_size: int, pad_index: int) -> None:
+    def __init__(self, cfg: ThreeMLConfig, **options: Any) -> None:
         cfg.normalize_before = _normalize_before(cfg)
-        super().__init__(cfg, vocab_size=vocab_size, pad_index=pad_index)
+        super().__init__(cfg, **options)
 
     @classmethod
     def build_model(cls, cfg: ThreeMLConfig, task: Any) -> "ThreeMLModel":
@@ -156,7 +156,7 @@ class ThreeMLModel(EncoderModel):
 
         Features and classification scores are the encoder's alone, which then reads every token.
         """
-        if "positions" in options or features_only or classification_head_name is not None:
+        if "positions" in options or features_only or classification_head_name or not self.pretrains:
             return super().forward(
                 src_tokens,
                 src_lengths,

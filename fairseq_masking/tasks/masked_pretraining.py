@@ -85,6 +85,7 @@ class MaskedPretrainingTask(FairseqTask):
     """Blocks of clean text with their corruption beside it (design.md, "The batch")."""
 
     cfg: MaskedPretrainingConfig
+    pretrains = True  # models build what pre-training needs besides the encoder
 
     def __init__(self, cfg: MaskedPretrainingConfig, dictionary: Dictionary) -> None:
         super().__init__(cfg)

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from fairseq.logging import metrics
-from small_batches import dictionary
+from small_batches import pretraining_task
 from small_map_net import batch, build, criterion_of
 
 from fairseq_masking.criterions.map_net import MapNetCriterion, proposal_loss
@@ -183,7 +183,7 @@ def test_value_of_the_proposal_loss_by_hand():
 def test_validation_is_the_loss_of_mlm(device):
     """The batch's own masks, no weights, the same sums under the same names; nothing of the proposal."""
     model, sample = build(device, explore_start=0.0, explore_end=0.0).eval(), batch(device, SENTENCES)
-    plain = MLMModel.build_model(model.cfg, Namespace(source_dictionary=dictionary())).to(device).eval()
+    plain = MLMModel.build_model(model.cfg, pretraining_task()).to(device).eval()
     plain.load_state_dict({k: v for k, v in model.state_dict().items() if not k.startswith("proposal.")})
     ours = criterion_of().eval()(model, sample)
     theirs = MLMCriterion(None, Namespace()).eval()(plain, sample)

@@ -1,13 +1,12 @@
 """MAP-Net's model: whose masks a sentence gets, when the proposal network runs, and what it may look at."""
 
 import math
-from argparse import Namespace
 from collections import Counter
 
 import pytest
 import torch
 from fairseq.models import ARCH_CONFIG_REGISTRY
-from small_batches import MASK_INDEX, NUM_SYMBOLS, dictionary
+from small_batches import MASK_INDEX, NUM_SYMBOLS, pretraining_task
 from small_map_net import batch, build, criterion_of
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
@@ -163,7 +162,7 @@ def test_a_skipped_network_costs_no_flops(device):
     sample = batch(device, LENGTHS)
     skip = {"explore_unit": "batch", "proposal_learn_from": "proposed"}
     skipping, running = build(device, **skip, **ALWAYS), build(device, **skip, **NEVER)
-    plain = MLMModel.build_model(skipping.cfg, Namespace(source_dictionary=dictionary())).to(device)
+    plain = MLMModel.build_model(skipping.cfg, pretraining_task()).to(device)
     flops = []
     for model in (skipping, running, plain):
         with FlopCounterMode(display=False) as counter:
@@ -286,7 +285,7 @@ def test_it_learns_where_the_losses_are(device):
 
 def test_features_logits_and_heads_are_mlms(device):
     model = build(device).eval()
-    plain = MLMModel.build_model(model.cfg, Namespace(source_dictionary=dictionary())).to(device).eval()
+    plain = MLMModel.build_model(model.cfg, pretraining_task()).to(device).eval()
     plain.load_state_dict({k: v for k, v in model.state_dict().items() if not k.startswith("proposal.")})
     tokens = batch(device, LENGTHS)["net_input"]["src_tokens"]
     for options in ({}, {"features_only": True}):
@@ -340,4 +339,4 @@ def test_a_checkpoint_of_mlm_is_told_apart(device):
     model = build(device)
     state = {key: value for key, value in model.state_dict().items() if not key.startswith("proposal.")}
     with pytest.raises(UserError, match=r"of another model: it lacks proposal\."):
-        MapNetModel.build_model(model.cfg, Namespace(source_dictionary=dictionary())).load_state_dict(state)
+        MapNetModel.build_model(model.cfg, pretraining_task()).load_state_dict(state)

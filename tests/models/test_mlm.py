@@ -1,7 +1,6 @@
 """The mlm model: its loss against a computation by loops, learning, and use from Python."""
 
 import copy
-from argparse import Namespace
 
 import pytest
 import small_batches
@@ -23,7 +22,7 @@ TINY = {
 def build(device, **options):
     torch.manual_seed(0)
     cfg = MLMConfig(**{"dropout": 0.0, "attention_dropout": 0.0, "max_positions": 32, **TINY, **options})
-    return MLMModel.build_model(cfg, Namespace(source_dictionary=small_batches.dictionary())).to(device)
+    return MLMModel.build_model(cfg, small_batches.pretraining_task()).to(device)
 
 
 def batch(device, lengths=(20, 12, 3), num_splits=2):

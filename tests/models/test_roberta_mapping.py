@@ -6,6 +6,7 @@ import pytest
 import torch
 from fairseq.data import Dictionary
 from fairseq.models.roberta import RobertaModel
+from small_batches import pretraining_task
 
 from fairseq_masking.models.mlm import MLMConfig, MLMModel
 from fairseq_masking.models.roberta_mapping import from_roberta, to_roberta
@@ -50,7 +51,7 @@ def ours(dictionary, normalize_before):
         max_positions=20,
         normalize_before=normalize_before,
     )
-    model = MLMModel.build_model(cfg, Namespace(source_dictionary=dictionary))
+    model = MLMModel.build_model(cfg, pretraining_task(dictionary))
     model.register_classification_head("topic", num_classes=3)
     return model.eval()
 

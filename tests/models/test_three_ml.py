@@ -6,7 +6,7 @@ import pytest
 import torch
 from fairseq.logging import metrics
 from fairseq.models import ARCH_CONFIG_REGISTRY
-from small_batches import MASK_INDEX, PAD_INDEX, dictionary
+from small_batches import MASK_INDEX, PAD_INDEX, dictionary, pretraining_task
 from small_three_ml import SHAPE, batch, build, slow_three_ml
 from torch import nn
 
@@ -267,7 +267,7 @@ def test_states_of_masks_are_those_that_predict(attention, lengths, device):
     """By layer, for mutual information: of an encoder for mlm, of the decoder for 3ML."""
     if attention == "none":
         cfg = MLMConfig(max_positions=32, dropout=0.0, attention_dropout=0.0, **ENCODER)
-        model = MLMModel.build_model(cfg, Namespace(source_dictionary=dictionary())).to(device).eval()
+        model = MLMModel.build_model(cfg, pretraining_task()).to(device).eval()
     else:
         model = build(device, attention, double=False, decoder_layers=3).eval()
     net_input = batch(device, lengths)["net_input"]

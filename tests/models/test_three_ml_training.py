@@ -129,6 +129,7 @@ def test_it_fine_tunes_with_the_stock_task(trained, tmp_path):
     encoder = [key for key in before if key.startswith("encoder.")]
     assert encoder and all(torch.equal(before[key], after[key]) for key in encoder)
     assert "classification_heads.sentence_classification_head.dense.weight" in after
+    assert {key.split(".")[0] for key in after} == {"encoder", "classification_heads"}
 
 
 def write_items(path, items):
