@@ -13,17 +13,20 @@ REQUIREMENTS = [
     "omegaconf>=2.2,<2.4",
     "hydra-core>=1.3,<1.4",
     "numpy>=1.26",
-    "sentencepiece>=0.2",
+    "sentencepiece>=0.2.3",  # the first one that tells where in the text its pieces stand
     "sacremoses>=0.1",
     "tokenizers>=0.20",
     "tqdm",
     "matplotlib>=3.8",
+    "scikit-learn>=1.4",
+    "scipy>=1.11",
 ]
 
 EXTRAS = {
     "test": [
         "mypy==2.4.1",
         "pytest==9.2.0",
+        "pytest-xdist>=3.6",
         "ruff==0.17.5",
         "setuptools>=68",
         "tensorboard>=2.16",

@@ -71,8 +71,8 @@ class EncoderModel(BaseFairseqModel):
     def build_model(cls, cfg: EncoderModelConfig, task: Any) -> "EncoderModel":
         """Build from a config; sizes that neither an option nor ``--arch`` gave are those of ``base``.
 
-        A task that does not say ``pretrains`` gets the encoder alone, for its heads. A checkpoint may be older
-        than an option: what its config lacks gets the option's default.
+        A task that does not say ``pretrains`` gets the encoder alone, for its heads. A checkpoint may be
+        older than an option: what its config lacks gets the option's default.
         """
         defaults = {option.name: option.default for option in fields(getattr(cls, "__dataclass"))}
         fill_in_missing(cfg, {**defaults, **vars(SIZES["base"])})
@@ -111,8 +111,8 @@ class EncoderModel(BaseFairseqModel):
         """
         if not (self.pretrains or features_only or classification_head_name):
             raise UserError(
-                f"{type(self).__name__} predicts tokens only with --task masked_pretraining: under other tasks it"
-                " is the encoder with classification heads, as --task sentence_prediction needs it"
+                f"{type(self).__name__} predicts tokens only with --task masked_pretraining: under others"
+                " it is the encoder with classification heads, as --task sentence_prediction needs it"
             )
         if "positions" in batch and not features_only and classification_head_name is None:
             if self.training:
@@ -171,7 +171,9 @@ class EncoderModel(BaseFairseqModel):
         self._reconcile_heads(state_dict)
         own = self.state_dict()
         if not self.pretrains:
-            for key in [key for key in state_dict if not key.startswith(("encoder.", "classification_heads."))]:
+            for key in [
+                key for key in state_dict if not key.startswith(("encoder.", "classification_heads."))
+            ]:
                 del state_dict[key]
         if not any(key.startswith("encoder.") for key in state_dict):
             raise UserError("the checkpoint holds no 'encoder.*' weights: it is not one of fairseq_masking's")

@@ -5,13 +5,10 @@ Shapes: B batch, T length, S visible tokens, M [MASK]s of a row, N masked tokens
 encoder, W width of the decoder, V vocabulary.
 """
 
-import logging
-from dataclasses import dataclass, field, replace
-from typing import Any, Optional
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from fairseq.dataclass import ChoiceEnum
 from fairseq.models import register_model
 from torch import Tensor
 
@@ -24,10 +21,10 @@ from fairseq_masking.analysis.three_ml_flops import (
 )
 from fairseq_masking.errors import UserError
 from fairseq_masking.models.architectures import register_architectures
-from fairseq_masking.models.config import EncoderModelConfig
 from fairseq_masking.models.encoder_model import EncoderModel
 from fairseq_masking.models.outputs import MaskedTokenOutput
-from fairseq_masking.modules import EncoderConfig, MaskedLMHead
+from fairseq_masking.models.three_ml_options import ThreeMLConfig, decoder_config, normalization
+from fairseq_masking.modules import MaskedLMHead
 from fairseq_masking.modules.arrangement import Arrangement, arrange_batch, arrange_text
 from fairseq_masking.modules.decoder import CrossDecoder, SelfDecoder
 from fairseq_masking.modules.two_sided_head import TwoSidedLMHead
@@ -35,41 +32,7 @@ from fairseq_masking.ops import LinearCrossEntropyOutput, corrupt_tokens, gather
 from fairseq_masking.ops.corruption import MASK_KIND
 from fairseq_masking.ops.selection import Selection
 
-__all__ = ["ThreeMLConfig", "ThreeMLModel"]
-
-logger = logging.getLogger(__name__)
-
-DECODER_ATTENTION_CHOICES = ChoiceEnum(["self", "cross"])
-_HEAD_SIZE = 64
-
-
-@dataclass
-class ThreeMLConfig(EncoderModelConfig):
-    """Options of ``three_ml`` beside the encoder's; dropout and activation are shared by both."""
-
-    # None: what the paper found best for encoder and decoder (``_normalize_before``, the table of archs).
-    normalize_before: Optional[bool] = field(
-        default=None,
-        metadata={
-            "help": "pre-LN layers and a final LayerNorm in encoder and decoder (default: as the paper,"
-            " pre-LN for large and with --decoder-attention cross, post-LN otherwise)"
-        },
-    )
-    force_post_ln: bool = field(
-        default=False, metadata={"help": "post-LN all the same, even where the paper found it not to train"}
-    )
-    decoder_attention: DECODER_ATTENTION_CHOICES = field(
-        default="self",
-        metadata={
-            "help": "self: the decoder reads the whole sequence; cross: only the [MASK]s, which attend to the"
-            " encoder's output"
-        },
-    )
-    decoder_layers: int = field(default=2, metadata={"help": "number of decoder layers"})
-    decoder_embed_dim: Optional[int] = field(
-        default=None,
-        metadata={"help": "width of the decoder, a head for every 64 (default: half of the encoder's)"},
-    )
+__all__ = ["ThreeMLModel"]
 
 
 @register_model("three_ml", dataclass=ThreeMLConfig)
@@ -82,7 +45,7 @@ class ThreeMLModel(EncoderModel):
     mask_index: int
 
     def __init__(self, cfg: ThreeMLConfig, **options: Any) -> None:
-        cfg.normalize_before = _normalize_before(cfg)
+        cfg.normalize_before = normalization(cfg)
         super().__init__(cfg, **options)
 
     @classmethod
@@ -94,7 +57,7 @@ class ThreeMLModel(EncoderModel):
 
     def build_pretraining(self, cfg: ThreeMLConfig) -> None:
         """Create the decoder and the prediction layer."""
-        config = _decoder_config(self.encoder.config, cfg)
+        config = decoder_config(self.encoder.config, cfg)
         width, vocab_size = cfg.encoder_embed_dim, self.encoder.config.vocab_size
         options = {
             "activation": str(cfg.activation_fn),
@@ -237,48 +200,6 @@ class ThreeMLModel(EncoderModel):
         length = src_tokens.shape[1]
         if length > self.max_positions():
             raise UserError(f"{length} tokens are more than the model's {self.max_positions()} positions")
-
-
-def _normalize_before(cfg: ThreeMLConfig) -> bool:
-    """Pre-LN or post-LN: what the options say, else what Section 3.3 found best.
-
-    Raises:
-        UserError: post-LN with cross-attention, which does not train.
-    """
-    crossing = str(cfg.decoder_attention) == "cross"
-    if cfg.force_post_ln:
-        if crossing:
-            logger.warning("post-LN with --decoder-attention cross: the paper could not train it")
-        return False
-    if cfg.normalize_before is None:
-        return crossing
-    if crossing and not cfg.normalize_before:
-        raise UserError(
-            'normalize_before=false with --decoder-attention cross: "Post-LN doesn\'t work for 3ML_cross"'
-            " (2211.04898, Section 3.3): leave it unset for pre-LN, or insist with --force-post-ln"
-        )
-    return bool(cfg.normalize_before)
-
-
-def _decoder_config(encoder: EncoderConfig, cfg: ThreeMLConfig) -> EncoderConfig:
-    """A decoder of the encoder's kind; relative positions it has none."""
-    width = encoder.embed_dim // 2 if cfg.decoder_embed_dim is None else cfg.decoder_embed_dim
-    heads = max(1, width // _HEAD_SIZE)
-    if cfg.decoder_layers < 1:
-        raise UserError(f"--decoder-layers {cfg.decoder_layers}: at least 1 is needed, the paper takes 2")
-    if width < 1 or width % heads:
-        raise UserError(
-            f"--decoder-embed-dim {width}: a multiple of {_HEAD_SIZE} is needed, the width of a head (or any"
-            f" width below {2 * _HEAD_SIZE})"
-        )
-    return replace(
-        encoder,
-        num_layers=cfg.decoder_layers,
-        embed_dim=width,
-        ffn_dim=4 * width,
-        num_heads=heads,
-        relative_position="none",
-    )
 
 
 register_architectures("three_ml", ThreeMLConfig, {"large": {"normalize_before": True}})
