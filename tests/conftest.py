@@ -27,6 +27,7 @@ def pytest_configure(config: pytest.Config) -> None:
                 import triton  # noqa: F401
             except ImportError:
                 return
+            import fairseq_masking.ops.triton.gumbel_mixture_rows
             import fairseq_masking.ops.triton.linear_cross_entropy_rows  # noqa: F401
 
 

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["Inputs", "RowStatistics", "backward", "fits_one_chunk", "forward"]
+__all__ = ["Inputs", "RowStatistics", "backward", "fits_one_chunk", "forward", "row_parts"]
 
 
 class Inputs(NamedTuple):
@@ -74,7 +74,7 @@ def forward(
     targets = targets_N.masked_fill(ignored, 0)
     weight = weight_VD.to(hidden_ND.dtype)
     statistics = RowStatistics.empty(hidden_ND)
-    parts = list(_parts(hidden_ND.shape[0], num_columns, chunk_elements))
+    parts = list(row_parts(hidden_ND.shape[0], num_columns, chunk_elements))
     buffer = rows.allocate(hidden_ND, parts[0].stop if parts else 0, num_columns)
     for part in parts:
         logits = buffer[: part.stop - part.start, :num_columns]
@@ -110,7 +110,7 @@ def backward(
     weight = weight_VD.to(hidden_ND.dtype)
     grad_hidden = hidden_ND.new_empty(hidden_ND.shape) if wanted[0] else None
     grad_weight, grad_bias = None, None
-    parts = list(_parts(num_rows, num_columns, chunk_elements))
+    parts = list(row_parts(num_rows, num_columns, chunk_elements))
     buffer = kept if kept is not None and overwrite else None
     if buffer is None:
         buffer = rows.allocate(hidden_ND, parts[0].stop if parts else 0, num_columns)
@@ -145,7 +145,7 @@ def backward(
     return grad_hidden, grad_weight, grad_bias
 
 
-def _parts(num_rows: int, num_columns: int, chunk_elements: int) -> Iterator[slice]:
+def row_parts(num_rows: int, num_columns: int, chunk_elements: int) -> Iterator[slice]:
     """Cut the rows into as few chunks as allowed, of one size but for the last: one shape of product."""
     most = max(1, chunk_elements // num_columns)
     num_parts = -(-num_rows // most)

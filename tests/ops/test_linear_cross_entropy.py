@@ -1,10 +1,10 @@
 """linear_cross_entropy: both implementations against the reference, the reference against numbers by hand."""
 
 import math
-import warnings
 
 import pytest
 import torch
+from peak_memory import peak_bytes
 
 from fairseq_masking.ops import linear_cross_entropy, reference
 
@@ -283,24 +283,6 @@ def test_a_target_outside_of_the_vocabulary_does_not_pass(target, impl, device):
         tensors = [tensor.detach().to(device) for tensor in tensors]
         losses = linear_cross_entropy(*tensors, targets.to(device), impl=impl).losses_N
         assert losses.isnan().nonzero().flatten().tolist() == [4]
-
-
-def peak_bytes(function, device):
-    """Most memory allocated at once while ``function`` runs, beyond what was there before."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        function()
-        return torch.cuda.max_memory_allocated() - before
-    with warnings.catch_warnings(), torch.profiler.profile(profile_memory=True) as profile:
-        warnings.simplefilter("ignore")
-        function()
-    events = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
-    held = peak = 0
-    for event in sorted(events, key=lambda event: event.start_ns()):
-        held += event.nbytes()
-        peak = max(peak, held)
-    return peak
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

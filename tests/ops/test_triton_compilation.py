@@ -10,12 +10,14 @@ import re
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-import fairseq_masking.ops.triton.linear_cross_entropy_rows as rows
+import fairseq_masking.ops.triton.gumbel_mixture_rows as mixture
+import fairseq_masking.ops.triton.linear_cross_entropy_rows as loss
 
 def compile(kernel, capability, dtype, constants):
     names = kernel.arg_names
-    fixed = {"targets": "*i64", "predictions": "*i64", "logits_stride": "i32"}
-    low = {name: f"*{dtype}" for name in ("out", "logits", "bias")}
+    fixed = {name: "*i64" for name in ("targets", "predictions", "tokens")} | {"keys": "*i32"}
+    fixed |= {"logits_stride": "i32", "noise_stride": "i32", "inverse_temperature": "fp32"}
+    low = {name: f"*{dtype}" for name in ("out", "logits", "bias", "grad")}
     signature = {
         name: "constexpr" if name in constants else (fixed | low).get(name, "*fp32") for name in names
     }
@@ -23,13 +25,20 @@ def compile(kernel, capability, dtype, constants):
         fn=kernel,
         signature=signature,
         constexprs={(names.index(name),): value for name, value in constants.items()},
-        attrs={(i,): [["tt.divisibility", 16]] for i, name in enumerate(names) if name not in constants},
+        attrs={(i,): [["tt.divisibility", 16]] for i, name in enumerate(names) if signature[name][0] in "*i"},
     )
     return triton.compile(source, target=GPUTarget("cuda", capability, 32), options={"num_warps": 8})
 
 for capability, dtype in ((80, "fp16"), (90, "bf16"), (90, "fp32")):
     constants = {"HAS_BIAS": True, "BLOCK": 2048}
-    for kernel, more in ((rows._statistics_kernel, {"NUM_COLUMNS": 50265}), (rows._gradient_kernel, {})):
+    columns = {"NUM_COLUMNS": 50265}
+    for kernel, more in (
+        (loss._statistics_kernel, columns),
+        (loss._gradient_kernel, {}),
+        (mixture._sample_kernel, columns | {"HAS_NOISE": False}),
+        (mixture._gradient_kernel, columns | {"HAS_NOISE": False}),
+        (mixture._gradient_kernel, columns | {"HAS_NOISE": True}),
+    ):
         ptx = compile(kernel, capability, dtype, constants | more).asm["ptx"]
         print(kernel.__name__, capability, dtype, len(re.findall(r"ld.global\\S*v4", ptx)))
 """
@@ -44,5 +53,5 @@ def test_kernels_compile_with_wide_loads(tmp_path):
     )
     assert result.returncode == 0, result.stderr
     lines = [line.split() for line in result.stdout.splitlines()]
-    assert len(lines) == 6
+    assert len(lines) == 15
     assert all(int(wide) >= 2 for *_, wide in lines), result.stdout

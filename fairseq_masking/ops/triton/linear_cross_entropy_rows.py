@@ -26,7 +26,7 @@ __all__ = ["allocate", "default_chunk_elements", "gradients_", "logits_", "stati
 
 _CHUNK_BYTES = 512 << 20
 _ROW_ELEMENTS = 64
-_MAX_BLOCK = 2048  # of bf16, 16 bytes for each of 256 threads
+MAX_BLOCK = 2048  # of bf16, 16 bytes for each of 256 threads
 
 
 def default_chunk_elements(hidden_ND: Tensor) -> int:
@@ -49,18 +49,18 @@ def statistics_(
 ) -> None:
     """Fill ``statistics``; the logits stay as they are."""
     num_rows, num_columns = logits_NV.shape
-    block = min(_MAX_BLOCK, triton.next_power_of_2(num_columns))
-    with _device(logits_NV):
+    block = min(MAX_BLOCK, triton.next_power_of_2(num_columns))
+    with device_of(logits_NV):
         _statistics_kernel[(num_rows,)](
             logits_NV,
             logits_NV.stride(0),
-            logits_NV if bias_V is None else _to_row_end(bias_V),
+            logits_NV if bias_V is None else to_row_end(bias_V),
             targets_N,
             *statistics,
             NUM_COLUMNS=num_columns,
             HAS_BIAS=bias_V is not None,
             BLOCK=block,
-            num_warps=_num_warps(block),
+            num_warps=num_warps_for(block),
         )
 
 
@@ -79,34 +79,34 @@ def gradients_(
     Both are views of what ``allocate`` gave; what stands beyond their last column stays meaningless.
     """
     num_rows, row_elements = values_NV.shape[0], values_NV.stride(0)
-    block = min(_MAX_BLOCK, triton.next_power_of_2(row_elements))
-    with _device(values_NV):
+    block = min(MAX_BLOCK, triton.next_power_of_2(row_elements))
+    with device_of(values_NV):
         _gradient_kernel[(num_rows, triton.cdiv(row_elements, block))](
             out_NV,
             values_NV,
             values_NV.stride(0),
-            values_NV if bias_V is None else _to_row_end(bias_V),
+            values_NV if bias_V is None else to_row_end(bias_V),
             targets_N,
             highest_N,
             total_N,
             grad_losses_N,
             HAS_BIAS=bias_V is not None,
             BLOCK=block,
-            num_warps=_num_warps(block),
+            num_warps=num_warps_for(block),
         )
 
 
-def _to_row_end(bias_V: Tensor) -> Tensor:
+def to_row_end(bias_V: Tensor) -> Tensor:
     """Return the bias as long as a row."""
     missing = -bias_V.shape[0] % _ROW_ELEMENTS
     return F.pad(bias_V, (0, missing)) if missing else bias_V.contiguous()
 
 
-def _num_warps(block: int) -> int:
+def num_warps_for(block: int) -> int:
     return max(1, min(8, block // 256))
 
 
-def _device(tensor: Tensor) -> AbstractContextManager:
+def device_of(tensor: Tensor) -> AbstractContextManager:
     """Triton launches on the current device, which need not be the tensors'."""
     return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()
 
