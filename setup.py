@@ -22,8 +22,12 @@ REQUIREMENTS = [
     "scipy>=1.11",
 ]
 
+HUGGING_FACE = ["huggingface_hub>=0.24", "protobuf>=4.25", "safetensors>=0.4", "transformers>=4.46"]
+
 EXTRAS = {
+    "hf": HUGGING_FACE,
     "test": [
+        *HUGGING_FACE,
         "mypy==2.4.1",
         "pytest==9.2.0",
         "pytest-xdist>=3.6",
@@ -73,12 +77,20 @@ if __name__ == "__main__":
             "console_scripts": [
                 "fairseq-masking-prepare = fairseq_masking.cli.prepare_corpus:main",
                 "fairseq-masking-gradient-variance = fairseq_masking.cli.gradient_variance:main",
+                "fairseq-masking-export-hf = fairseq_masking.cli.export_hf:main",
                 "fairseq-masking-show = fairseq_masking.cli.show_masks:main",
                 "fairseq-masking-proposal-variance = fairseq_masking.cli.proposal_variance:main",
                 "fairseq-masking-mutual-information = fairseq_masking.cli.mutual_information:main",
                 "fairseq-masking-sweep-table = fairseq_masking.cli.sweep_table:main",
                 "fairseq-masking-three-ml-flops = fairseq_masking.cli.three_ml_flops:main",
                 "fairseq-masking-proposal-curves = fairseq_masking.cli.proposal_curves:main",
+                "fairseq-masking-amos-curves = fairseq_masking.cli.amos_curves:main",
+                "fairseq-masking-show-replacements = fairseq_masking.cli.show_replacements:main",
+                "fairseq-masking-replacement-losses = fairseq_masking.cli.replacement_losses:main",
+                "fairseq-masking-adversary = fairseq_masking.cli.adversary:main",
+                "fairseq-masking-prepare-finetune = fairseq_masking.cli.prepare_finetune:main",
+                "fairseq-masking-finetune-baselines = fairseq_masking.cli.finetune_baselines:main",
+                "fairseq-masking-predict = fairseq_masking.cli.predict:main",
             ],
         },
     )

@@ -2,11 +2,13 @@
 
 import argparse
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
 from fairseq_masking.errors import UserError
+from fairseq_masking.export.tokenizer_import import tokenizer_of
 from fairseq_masking.preparation.corpus import DOCUMENT_BOUNDS
 from fairseq_masking.preparation.manifest import Manifest
 from fairseq_masking.preparation.normalization import TextNormalizer
@@ -91,6 +93,9 @@ def get_parser() -> argparse.ArgumentParser:
     add(
         "--tokenizer", choices=_TOKENIZERS, default="train-bpe", help="train a SentencePiece BPE, or take one"
     )
+    add("--tokenizer-from", metavar="MODEL",
+        help="instead of --tokenizer: a Hugging Face folder or name on the hub, or a prepared corpus, whose"
+        " tokeniser and dictionary to take (for --init-from)")  # fmt: skip
     add("--dictionary", type=Path, metavar="FILE",
         help="dict.txt of a checkpoint to go on from, instead of the tokeniser's own order")  # fmt: skip
     add("--vocab-size", type=int, metavar="N",
@@ -119,7 +124,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     _check_options(parser, args)
     reporter = Reporter(bars=True if args.progress else None)
     try:
-        prepared = prepare(_preparation(args), workers=args.workers, force=args.force, reporter=reporter)
+        with tempfile.TemporaryDirectory() as scratch:
+            preparation = _preparation(args, Path(scratch))
+            prepared = prepare(preparation, workers=args.workers, force=args.force, reporter=reporter)
     except UserError as error:
         return _fail(parser, str(error), 1)
     except OSError as error:  # a full disk, a folder that may not be written
@@ -140,6 +147,12 @@ def _check_options(parser: argparse.ArgumentParser, args: argparse.Namespace) ->
                 parser.error(f"{option} belongs to --tokenizer {tokenizer}, not to {args.tokenizer}")
             if tokenizer == args.tokenizer and name in required and not hasattr(args, name):
                 parser.error(f"--tokenizer {tokenizer} needs {option}")
+    if hasattr(args, "tokenizer_from"):
+        others = ("dictionary", *(name for names, _ in _TOKENIZERS.values() for name in names))
+        if given := next((name for name in others if hasattr(args, name)), None):
+            parser.error(f"--tokenizer-from brings what --{given.replace('_', '-')} says; leave that out")
+        if args.tokenizer != "train-bpe":
+            parser.error(f"--tokenizer-from and --tokenizer {args.tokenizer} exclude each other; give one")
     if hasattr(args, "valid_fraction"):
         if hasattr(args, "valid"):
             parser.error("--valid and --valid-fraction exclude each other; give one")
@@ -158,13 +171,16 @@ def _check_options(parser: argparse.ArgumentParser, args: argparse.Namespace) ->
         parser.error(f"--character-coverage {args.character_coverage} is not in (0, 1]")
 
 
-def _preparation(args: argparse.Namespace) -> Preparation:
+def _preparation(args: argparse.Namespace, scratch: Path) -> Preparation:
     optional = {name: getattr(args, name) for name in ("valid_fraction", "dictionary") if hasattr(args, name)}
+    tokenizer = _tokenizer(args)
+    if hasattr(args, "tokenizer_from"):
+        tokenizer, optional["dictionary"] = tokenizer_of(args.tokenizer_from, scratch)
     return Preparation(
         train=tuple(args.train),
         valid=tuple(getattr(args, "valid", ())),
         output=args.out,
-        tokenizer=_tokenizer(args),
+        tokenizer=tokenizer,
         documents=args.documents,
         normalizer=TextNormalizer(
             moses_normalize=args.moses_normalize,

@@ -7,7 +7,7 @@ class of fairseq, leaves everything alone that already works, and may be called 
 |---|---|
 | checkpoints.py | loading under weights_only, refusing checkpoints that run code, atomic copies |
 | distributed.py | several processes on CPU, torchrun, DDP without a GPU |
-| environment.py | NumPy names that are gone, PyPI's unrelated package ``apex`` |
+| environment.py | NumPy names that are gone, PyPI's unrelated ``apex``, a torchaudio that does not load |
 | errors.py | a ``UserError`` ends the program with one line instead of a traceback, on every rank |
 | finished.py | a run that has reached --max-update is left as it is |
 | launch.py | the one wrapper around ``call_main`` through which every fairseq command starts its work |
@@ -25,6 +25,7 @@ def apply() -> None:
     """Applies every fix. Idempotent; ``import fairseq_masking`` calls it before it registers anything."""
     environment.restore_numpy_compat()
     environment.warn_about_wrong_apex()
+    environment.hide_broken_torchaudio()
     checkpoints.allow_safe_globals()
     checkpoints.guard_checkpoint_loading()
     checkpoints.allow_broadcast_of_checkpoints()

@@ -36,6 +36,7 @@ __all__ = [
     "allow_safe_globals",
     "copy_checkpoints_atomically",
     "guard_checkpoint_loading",
+    "load_tensors",
     "remove_leftover_temporaries",
 ]
 
@@ -87,6 +88,22 @@ def guard_checkpoint_loading() -> None:
     replace(checkpoint_utils, "load_checkpoint_to_cpu", _load_guarded)
 
 
+def load_tensors(path: Path) -> Any:
+    """Loads a PyTorch file on the CPU without running its code; its tensors are read when they are used.
+
+    Raises:
+        UserError: the file would run code, is cut short or is no PyTorch file.
+    """
+    try:
+        with _without_environment(_UNSAFE_SWITCH), path.open("rb") as file:
+            is_archive = file.read(4) == b"PK\x03\x04"  # PyTorch files of before 1.6 cannot be mapped
+            return torch.load(path, map_location="cpu", mmap=is_archive, weights_only=True)
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:
+        raise UserError(f"{path}: {_why_not_loadable(error, 'get it again')}") from error
+
+
 def allow_broadcast_of_checkpoints() -> None:
     """Lets ranks above 0 resume: what rank 0 broadcasts (its loaded state, as OmegaConf) may be unpickled.
 
@@ -124,7 +141,10 @@ def _load_guarded(original: Callable[..., Any]) -> Callable[..., Any]:
     return load_checkpoint_to_cpu
 
 
-def _why_not_loadable(error: Exception) -> str | None:
+def _why_not_loadable(
+    error: Exception,
+    way_out: str = "delete it and resume from an earlier checkpoint with --restore-file",
+) -> str | None:
     """The end of the user's line, or None where the file is not to blame."""
     codes = [frame.f_code for frame, _ in traceback.walk_tb(error.__traceback__)]
     if torch.load.__code__ in codes:
@@ -135,10 +155,7 @@ def _why_not_loadable(error: Exception) -> str | None:
                     f"refused, because loading it would call or build {culprit}, and a checkpoint may hold "
                     "only tensors, plain Python values and argparse.Namespace; use one from a trusted source"
                 )
-        return (
-            f"cannot be read, it is cut short or no PyTorch file ({type(error).__name__}); delete it and "
-            "resume from an earlier checkpoint with --restore-file"
-        )
+        return f"cannot be read, it is cut short or no PyTorch file ({type(error).__name__}); {way_out}"
     in_fairseq = bool(codes) and _is_in(checkpoint_utils.__file__, codes[-1])
     if in_fairseq and isinstance(error, (KeyError, TypeError, AttributeError, IndexError)):
         return "a PyTorch file, but not a fairseq checkpoint (no model with its training state inside)"

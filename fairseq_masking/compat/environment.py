@@ -1,15 +1,17 @@
-"""Installed packages that fairseq expects otherwise: NumPy 2, and PyPI's ``apex``, another project."""
+"""Installed packages that are not what their importers expect: NumPy 2, ``apex``, ``torchaudio``."""
 
+import ctypes
 import importlib.util
 import logging
 import multiprocessing
 import os
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 
-__all__ = ["restore_numpy_compat", "warn_about_wrong_apex"]
+__all__ = ["hide_broken_torchaudio", "restore_numpy_compat", "warn_about_wrong_apex"]
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +36,20 @@ def warn_about_wrong_apex() -> None:
             f"the package apex in {folders[0]} is not NVIDIA's (PyPI's apex is an unrelated web toolkit), so "
             "no fused kernels are used: pip uninstall apex, then build github.com/NVIDIA/apex or go without"
         )
+
+
+def hide_broken_torchaudio() -> None:
+    """Makes ``import torchaudio`` an ImportError, which importers catch, where its library does not load.
+
+    ve-fairseq brings the newest torchaudio, which may be built for CUDA beside a PyTorch without it. It then
+    raises OSError on import, and every model of transformers with it.
+    """
+    libraries = [path for folder in _folders_of("torchaudio") for path in folder.glob("lib/_torchaudio*.so")]
+    try:
+        for library in libraries:
+            ctypes.CDLL(str(library))
+    except OSError:
+        sys.modules["torchaudio"] = None  # type: ignore[assignment]
 
 
 def _folders_of(package: str) -> list[Path]:

@@ -24,7 +24,10 @@ from fairseq_masking.compat.finished import leave_finished_runs_alone
 from fairseq_masking.compat.patching import replace
 from fairseq_masking.compat.state import reset_process_state
 
-__all__ = ["RankMain", "wrap_call_main"]
+__all__ = ["RankMain", "before_start", "wrap_call_main"]
+
+# Called with the configuration before a command's work, in every process that does some of it.
+before_start: list[Callable[[DictConfig], None]] = []
 
 
 def wrap_call_main() -> None:
@@ -52,6 +55,7 @@ class RankMain:
         leave_finished_runs_alone()
         leave_no_checkpoint_of_user_errors()
         try:
+            _prepare(cfg)
             self.main(cfg, **options)
         except Exception as error:
             user_error = user_error_in(error)
@@ -70,6 +74,7 @@ def _call_main(original: Callable[..., Any]) -> Callable[..., Any]:
         try:
             _set_user_dir(cfg)
             complete_launch_settings(cfg)
+            _prepare(cfg)
             if cfg.distributed_training.distributed_init_method is None or _is_a_rank(cfg):
                 original(cfg, main, **options)
             else:
@@ -83,6 +88,11 @@ def _call_main(original: Callable[..., Any]) -> Callable[..., Any]:
             exit_with(one_line(user_error))
 
     return call_main
+
+
+def _prepare(cfg: DictConfig) -> None:
+    for prepare in before_start:
+        prepare(cfg)
 
 
 def _set_user_dir(cfg: DictConfig) -> None:

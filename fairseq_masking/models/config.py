@@ -27,6 +27,14 @@ RELATIVE_POSITION_CHOICES = ChoiceEnum(["none", *BUCKETINGS])
 class EncoderModelConfig(FairseqDataclass):
     """What is None here comes from the architecture's row in ``architectures.SIZES``."""
 
+    init_from: Optional[str] = field(
+        default=None,
+        metadata={
+            "help": "checkpoint or Hugging Face model to start from, whose shape the encoder takes: one of"
+            " any method or of fairseq's RoBERTa, a folder with config.json, or a name on the hub; read at"
+            " a fresh start only"
+        },
+    )
     encoder_layers: Optional[int] = field(default=None, metadata={"help": "number of encoder layers"})
     encoder_embed_dim: Optional[int] = field(default=None, metadata={"help": "width of the encoder"})
     encoder_ffn_embed_dim: Optional[int] = field(
@@ -39,6 +47,9 @@ class EncoderModelConfig(FairseqDataclass):
     activation_fn: ACTIVATION_CHOICES = field(default="gelu", metadata={"help": "activation function"})
     normalize_before: bool = field(
         default=False, metadata={"help": "pre-LN layers and a final LayerNorm (default: post-LN, as BERT)"}
+    )
+    layer_norm_eps: float = field(
+        default=1e-5, metadata={"help": "what LayerNorm adds to the variance (BERT's own: 1e-12)"}
     )
     dropout: float = field(default=0.1, metadata={"help": "dropout probability"})
     attention_dropout: float = field(
@@ -99,6 +110,7 @@ def encoder_config(cfg: EncoderModelConfig, *, vocab_size: int, pad_index: int) 
         attention_dropout=cfg.attention_dropout,
         activation_dropout=cfg.activation_dropout,
         activation=str(cfg.activation_fn),
+        layer_norm_eps=cfg.layer_norm_eps,
         normalize_before=cfg.normalize_before,
         relative_position=str(cfg.relative_position),
         relative_position_buckets=cfg.relative_position_buckets,

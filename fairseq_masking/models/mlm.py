@@ -38,6 +38,7 @@ class MLMModel(EncoderModel):
             cfg.encoder_embed_dim,
             self.encoder.config.vocab_size,
             activation=str(cfg.activation_fn),
+            layer_norm_eps=cfg.layer_norm_eps,
             impl=str(cfg.ops_impl),
         )
 

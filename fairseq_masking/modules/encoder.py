@@ -1,6 +1,6 @@
 """The one Transformer encoder that every method trains.
 
-Its parameters correspond one to one to fairseq's RoBERTa (``models/roberta_mapping.py``).
+Its parameters correspond one to one to fairseq's RoBERTa (``export/key_table.py``).
 Shapes: B batch, T length, D width, H heads.
 """
 
@@ -23,6 +23,8 @@ __all__ = [
     "EncoderOutput",
     "TransformerEncoder",
     "TransformerLayer",
+    "build_attention_bias",
+    "build_relative_position",
     "init_bert_weights",
     "run_layers",
 ]
@@ -43,6 +45,7 @@ class EncoderConfig:
     attention_dropout: float = 0.1
     activation_dropout: float = 0.0
     activation: str = "gelu"
+    layer_norm_eps: float = 1e-5
     normalize_before: bool = False
     relative_position: str = "none"
     relative_position_buckets: int = 32
@@ -67,10 +70,10 @@ class TransformerLayer(nn.Module):
         self.activation_dropout = config.activation_dropout
         self.activation = get_activation(config.activation)
         self.self_attn = SelfAttention(config.embed_dim, config.num_heads, dropout=config.attention_dropout)
-        self.self_attn_layer_norm = nn.LayerNorm(config.embed_dim)
+        self.self_attn_layer_norm = nn.LayerNorm(config.embed_dim, config.layer_norm_eps)
         self.fc1 = nn.Linear(config.embed_dim, config.ffn_dim)
         self.fc2 = nn.Linear(config.ffn_dim, config.embed_dim)
-        self.final_layer_norm = nn.LayerNorm(config.embed_dim)
+        self.final_layer_norm = nn.LayerNorm(config.embed_dim, config.layer_norm_eps)
 
     def forward(self, hidden_BTD: Tensor, attention_bias: Tensor | None = None) -> Tensor:
         """Return float ``[B, T, D]``; ``attention_bias`` as in ``SelfAttention``."""
@@ -101,20 +104,12 @@ class TransformerEncoder(nn.Module):
         self.config = config
         self.embed_tokens = nn.Embedding(config.vocab_size, config.embed_dim, config.pad_index)
         self.embed_positions = nn.Embedding(config.max_positions, config.embed_dim)
-        self.layernorm_embedding = nn.LayerNorm(config.embed_dim)
+        self.layernorm_embedding = nn.LayerNorm(config.embed_dim, config.layer_norm_eps)
         self.layers = nn.ModuleList(TransformerLayer(config) for _ in range(config.num_layers))
-        self.layer_norm = nn.LayerNorm(config.embed_dim) if config.normalize_before else None
-        self.relative_position = (
-            None
-            if config.relative_position == "none"
-            else RelativePositionBias(
-                config.relative_position,
-                num_heads=config.num_heads,
-                num_buckets=config.relative_position_buckets,
-                max_distance=config.relative_position_max_distance,
-                max_positions=config.max_positions,
-            )
+        self.layer_norm = (
+            nn.LayerNorm(config.embed_dim, config.layer_norm_eps) if config.normalize_before else None
         )
+        self.relative_position = build_relative_position(config)
         self.apply(init_bert_weights)
 
     def forward(
@@ -151,7 +146,9 @@ class TransformerEncoder(nn.Module):
         )
         hidden = self.layernorm_embedding(embedded + places)
         hidden = dropout(hidden, self.config.dropout, self.training)
-        attention_bias = self._attention_bias(length, positions_BT, padding_BT, hidden.dtype)
+        attention_bias = build_attention_bias(
+            self.relative_position, length, positions_BT, padding_BT, hidden.dtype
+        )
 
         states = run_layers(
             self.layers,
@@ -162,14 +159,33 @@ class TransformerEncoder(nn.Module):
         )
         return EncoderOutput(states[-1], states if return_all_hiddens else None)
 
-    def _attention_bias(
-        self, length: int, positions_BT: Tensor | None, padding_BT: Tensor | None, dtype: torch.dtype
-    ) -> Tensor | None:
-        visible = None if padding_BT is None else ~padding_BT[:, None, None, :]
-        if self.relative_position is None:
-            return visible
-        bias = self.relative_position(length, positions_BT).to(dtype)
-        return bias if visible is None else bias.masked_fill(~visible, float("-inf"))
+
+def build_relative_position(config: EncoderConfig) -> RelativePositionBias | None:
+    """Return the table that all layers of a network share, or None where ``config`` has none."""
+    if config.relative_position == "none":
+        return None
+    return RelativePositionBias(
+        config.relative_position,
+        num_heads=config.num_heads,
+        num_buckets=config.relative_position_buckets,
+        max_distance=config.relative_position_max_distance,
+        max_positions=config.max_positions,
+    )
+
+
+def build_attention_bias(
+    relative_position: RelativePositionBias | None,
+    length: int,
+    positions_BT: Tensor | None,
+    padding_BT: Tensor | None,
+    dtype: torch.dtype,
+) -> Tensor | None:
+    """Return what every layer's attention is given: relative positions, -inf (or False) at padding."""
+    visible = None if padding_BT is None else ~padding_BT[:, None, None, :]
+    if relative_position is None:
+        return visible
+    bias = relative_position(length, positions_BT).to(dtype)
+    return bias if visible is None else bias.masked_fill(~visible, float("-inf"))
 
 
 def run_layers(

@@ -27,13 +27,14 @@ class MaskedLMHead(nn.Module):
         *,
         activation: str = "gelu",
         input_dim: int | None = None,
+        layer_norm_eps: float = 1e-5,
         impl: str = "auto",
     ) -> None:
         super().__init__()
         self.impl = impl
         self.dense = nn.Linear(input_dim or embed_dim, embed_dim)
         self.activation = get_activation(activation)
-        self.layer_norm = nn.LayerNorm(embed_dim)
+        self.layer_norm = nn.LayerNorm(embed_dim, layer_norm_eps)
         self.bias = nn.Parameter(torch.zeros(vocab_size))
         self.apply(init_bert_weights)
 
@@ -43,7 +44,11 @@ class MaskedLMHead(nn.Module):
 
     def forward(self, features_ND: Tensor, embedding_VD: Tensor) -> Tensor:
         """Return the logits ``[..., V]``."""
-        return F.linear(self.project(features_ND), embedding_VD, self.bias)
+        return self.projected_logits(self.project(features_ND), embedding_VD)
+
+    def projected_logits(self, projected_ND: Tensor, embedding_VD: Tensor) -> Tensor:
+        """The same for what ``project`` returned."""
+        return F.linear(projected_ND, embedding_VD, self.bias)
 
     def losses(
         self, features_ND: Tensor, embedding_VD: Tensor, targets_N: Tensor

@@ -3,7 +3,6 @@
 import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,6 @@ from fairseq_masking.preparation.corpus import (
 )
 from fairseq_masking.preparation.manifest import (
     DICTIONARY_FILE,
-    MANIFEST_FILE,
     TOKENIZER_FOLDER,
     Manifest,
     read_manifest,
@@ -28,13 +26,18 @@ from fairseq_masking.preparation.manifest import (
 from fairseq_masking.preparation.normalization import TextNormalizer
 from fairseq_masking.preparation.progress import Reporter
 from fairseq_masking.preparation.reading import hash_file
+from fairseq_masking.preparation.record import (
+    check_same,
+    describe_inputs,
+    file_sizes,
+    library_versions,
+    tokenizer_hashes,
+)
 from fairseq_masking.preparation.tokenizers import SentencePieceTokenizer, Tokenizer
 from fairseq_masking.preparation.vocabulary import BpeTraining, dictionary_of, read_dictionary, train_bpe
 from fairseq_masking.preparation.workspace import check_output, workspace
 
 __all__ = ["Preparation", "Prepared", "prepare"]
-
-_LIBRARIES = ("fairseq-masking", "ve-fairseq", "torch", "numpy", "sentencepiece", "tokenizers", "sacremoses")
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,11 @@ class Preparation:
         if isinstance(self.tokenizer, BpeTraining):
             tokenizer: dict[str, Any] = {"trained": dataclasses.asdict(self.tokenizer)}
         else:
-            tokenizer = {"kind": self.tokenizer.kind, **self.tokenizer.options(), **_hashes(self.tokenizer)}
+            tokenizer = {
+                "kind": self.tokenizer.kind,
+                **self.tokenizer.options(),
+                **tokenizer_hashes(self.tokenizer),
+            }
         return {
             "documents": self.documents,
             "text": dataclasses.asdict(self.normalizer),
@@ -115,13 +122,13 @@ def prepare(
     output = preparation.output
     check_output(output)
     inputs = {
-        split: _describe(paths, reporter)
+        split: describe_inputs(paths, reporter)
         for split, paths in (("train", preparation.train), ("valid", preparation.valid))
     }
     settings = preparation.settings()
     present = read_manifest(output)
     if present is not None and not force:
-        _check_same(present, settings, inputs, output)
+        check_same(present, settings, inputs, output)
         return Prepared(_data(output, present.num_shards), present, is_new=False)
     with workspace(output) as folder:
         manifest = _make(preparation, folder, inputs, settings, workers, reporter)
@@ -178,12 +185,12 @@ def _make(
             tokenizer={
                 "kind": tokenizer.kind,
                 "symbols": len(tokenizer.symbols),
-                "files": _hashes(tokenizer),
+                "files": tokenizer_hashes(tokenizer),
             },
             dictionary_sha256="",
             counts={},
             outputs={},
-            versions=_versions(),
+            versions=library_versions(),
             num_shards=preparation.num_shards,
         ),
     )
@@ -277,78 +284,14 @@ def _record(
     manifest = dataclasses.replace(manifest, dictionary_sha256=sha256, counts=whole)
     for shard, (home, split_counts) in enumerate(homes.items()):
         if home != folder:
-            one = dataclasses.replace(manifest, counts=split_counts, shard=shard, outputs=_sizes(home))
+            one = dataclasses.replace(manifest, counts=split_counts, shard=shard, outputs=file_sizes(home))
             one.save(home)
-    manifest = dataclasses.replace(manifest, outputs=_sizes(folder))
+    manifest = dataclasses.replace(manifest, outputs=file_sizes(folder))
     manifest.save(folder)
     return manifest
-
-
-def _check_same(
-    present: Manifest, settings: dict[str, Any], inputs: dict[str, list[dict[str, Any]]], output: Path
-) -> None:
-    changes = _changes(present.settings, settings)
-    for split, files in inputs.items():
-        before = [file["sha256"] for file in present.inputs.get(split, [])]
-        if before != [file["sha256"] for file in files]:
-            changes.append(f"the contents of the --{split} files")
-    if changes:
-        raise UserError(
-            f"{output} was prepared with other settings or inputs, changed: {'; '.join(changes)}; give "
-            "another --out, or --force to replace it"
-        )
-    if missing := present.missing_outputs(output):
-        raise UserError(
-            f"{output} is damaged: {', '.join(missing)} missing or of another size; --force prepares it again"
-        )
-
-
-def _changes(before: Any, now: Any, name: str = "") -> list[str]:
-    """Names each setting that differs, as "name before -> now"."""
-    if isinstance(before, dict) and isinstance(now, dict):
-        return [
-            change
-            for key in dict.fromkeys([*before, *now])
-            for change in _changes(before.get(key), now.get(key), f"{name}.{key}" if name else key)
-        ]
-    if before == now:
-        return []
-    if isinstance(before, dict) or isinstance(now, dict) or len(f"{before}{now}") > 80:
-        return [name]  # too long to print: a hash, or another kind of tokeniser
-    return [f"{name} {before} -> {now}"]
-
-
-def _describe(paths: Iterable[Path], reporter: Reporter) -> list[dict[str, Any]]:
-    files = []
-    for path in paths:
-        size = path.stat().st_size if path.is_file() else 0
-        with reporter.bar(f"hashing {path.name}", size) as progress:
-            files.append({"name": str(path), "sha256": hash_file(path, progress), "size": size})
-    return files
-
-
-def _hashes(tokenizer: Tokenizer) -> dict[str, str]:
-    return {name: hash_file(path) for name, path in tokenizer.files.items()}
-
-
-def _sizes(folder: Path) -> dict[str, int]:
-    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / MANIFEST_FILE)
-    return {
-        str(path.relative_to(folder)): path.stat().st_size for path in paths if not path.name.startswith(".")
-    }
 
 
 def _data(output: Path, num_shards: int) -> str:
     if num_shards == 1:
         return str(output)
     return ":".join(str(output / f"shard{shard}") for shard in range(num_shards))
-
-
-def _versions() -> dict[str, str]:
-    versions = {}
-    for library in _LIBRARIES:
-        try:
-            versions[library] = version(library)
-        except PackageNotFoundError:
-            continue
-    return versions

@@ -20,6 +20,7 @@ from fairseq_masking.preparation.reading import hash_file
 
 __all__ = [
     "KINDS",
+    "Offsets",
     "SPECIAL_SYMBOLS",
     "BertTokenizer",
     "Gpt2Tokenizer",
@@ -35,6 +36,9 @@ _OPTIONS_FILE = "options.json"
 
 # Worker processes are our own; the library's thread pool on top of them only gets in the way of fork.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+Offsets = tuple[int, int]  # first character, and the one after the last
 
 
 class Tokenizer(ABC):
@@ -53,6 +57,10 @@ class Tokenizer(ABC):
     @abstractmethod
     def encode(self, text: str) -> list[str]:
         """Returns dictionary symbols, without <s> and </s>; "<unk>" for what the vocabulary cannot write."""
+
+    @abstractmethod
+    def encode_with_offsets(self, text: str) -> tuple[list[str], list[Offsets]]:
+        """Returns what ``encode`` does, and for each symbol where in ``text`` its characters stand."""
 
     @abstractmethod
     def decode(self, symbols: Sequence[str]) -> str:
@@ -125,6 +133,11 @@ class SentencePieceTokenizer(Tokenizer):
         pieces = self._model.encode(text, out_type=str)
         return [piece if piece in known else _UNKNOWN for piece in pieces]
 
+    def encode_with_offsets(self, text: str) -> tuple[list[str], list[Offsets]]:
+        encoded = self._model.encode(text, return_type="offset_mapping")
+        symbols = [piece if piece in self._known else _UNKNOWN for piece in encoded["pieces"]]
+        return symbols, encoded["offsets"]
+
     def decode(self, symbols: Sequence[str]) -> str:
         text = ""
         for run, special in _runs(symbols):
@@ -180,6 +193,10 @@ class Gpt2Tokenizer(Tokenizer):
         symbols = self.symbols
         return [symbols[index] for index in self._backend.encode(text).ids]
 
+    def encode_with_offsets(self, text: str) -> tuple[list[str], list[Offsets]]:
+        encoded = self._backend.encode(text)
+        return [self.symbols[index] for index in encoded.ids], encoded.offsets
+
     def decode(self, symbols: Sequence[str]) -> str:
         text = ""
         for run, special in _runs(symbols):
@@ -230,7 +247,11 @@ class BertTokenizer(Tokenizer):
         return cls(folder / cls._FILE, **_read_options(folder))
 
     def encode(self, text: str) -> list[str]:
-        return [_UNKNOWN if token == "[UNK]" else token for token in self._backend.encode(text).tokens]
+        return self.encode_with_offsets(text)[0]
+
+    def encode_with_offsets(self, text: str) -> tuple[list[str], list[Offsets]]:
+        encoded = self._backend.encode(text)
+        return [_UNKNOWN if token == "[UNK]" else token for token in encoded.tokens], encoded.offsets
 
     def decode(self, symbols: Sequence[str]) -> str:
         return self._decoder.decode([symbol for symbol in symbols if symbol not in _SILENT])

@@ -1,7 +1,7 @@
 """Does ``mlm`` learn what stock fairseq's ``masked_lm`` + ``roberta`` learn? Both scored on the same masks.
 
 Trains each system with each seed through the real ``fairseq-train`` (same shape, rate, batch, schedule and
-data), carries the stock weights over through ``models/roberta_mapping.py`` and scores all of them on our
+data), carries the stock weights over through ``export/key_table.py`` and scores all of them on our
 fixed validation masks. Perplexities are 2^(bits a masked token), as fairseq prints them.
 
     python scripts/bench/parity.py --data DATA --updates 2000 --seeds 1 2 3 --parallel 2
@@ -23,8 +23,8 @@ from common import environment, train_once, write_csv
 from fairseq import checkpoint_utils, tasks, utils
 from omegaconf import OmegaConf
 
+from fairseq_masking.export.key_table import FAMILIES, to_ours
 from fairseq_masking.models.mlm import MLMConfig
-from fairseq_masking.models.roberta_mapping import from_roberta
 from fairseq_masking.tasks.masked_pretraining import MaskedPretrainingConfig
 
 SHAPE = {
@@ -88,7 +88,7 @@ class Scorer:
     def model_bits(self, checkpoint: Path, system: str) -> float:
         """Return the bits a masked token of a checkpoint."""
         state = checkpoint_utils.load_checkpoint_to_cpu(str(checkpoint))["model"]
-        state = from_roberta(state) if system == "stock_fairseq" else state
+        state = to_ours(state, FAMILIES["fairseq"]).state if system == "stock_fairseq" else state
         model = self.task.build_model(OmegaConf.structured(MLMConfig(**SHAPE, _name="mlm")))
         model.load_state_dict(state, strict=True)
         model.to(self.device).eval()

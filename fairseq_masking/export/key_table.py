@@ -1,0 +1,385 @@
+"""How other families of models name our encoder's parameters: one table, both directions.
+
+``#`` is a layer's number, ``@`` a head's name, ``*`` weight or bias. Beside the names, families differ in
+form: query, key and value apart; rows of the position table that no token uses (RoBERTa counts positions from
+``pad_index + 1``); token types, of which our text only has the first, so that it can be added to the
+positions; tied weights that are stored twice.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from fairseq_masking.errors import UserError
+
+__all__ = ["FAMILIES", "POSITIONS", "TOKENS", "Converted", "Family", "from_ours", "listed", "to_ours"]
+
+TOKENS = "encoder.embed_tokens.weight"
+POSITIONS = "encoder.embed_positions.weight"
+SPAN_HEAD = "classification_heads.span.out_proj.*"  # of --task squad
+
+Names = Mapping[str, str | tuple[str, ...]]
+
+
+@dataclass(frozen=True)
+class Family:
+    """What one family of models makes of our parameters.
+
+    Attributes:
+        title: its name in messages.
+        prefix: of the encoder's keys; files without any head leave it out.
+        encoder: our names -> theirs, without the prefix.
+        heads: the same for heads.
+        unused_positions: rows of the position table before the first position.
+        token_types: their table of token types, without the prefix, and its rows in what we write.
+        copies: keys that repeat another one.
+        writes_copies: whether its own loader asks for them.
+        dropped: keys that have no place in our models.
+        older: more names that are read but not written, as ``encoder``.
+        renamed: parts of keys that older files spell otherwise, and what to put there.
+    """
+
+    title: str
+    prefix: str
+    encoder: Names
+    heads: Names = field(default_factory=dict)
+    unused_positions: int = 0
+    token_types: tuple[str, int] | None = None
+    copies: Mapping[str, str] = field(default_factory=dict)
+    writes_copies: bool = False
+    dropped: tuple[str, ...] = ()
+    older: Names = field(default_factory=dict)
+    renamed: tuple[tuple[str, str], ...] = ()
+
+    @cached_property
+    def rules(self) -> "list[_Rule]":
+        """The table's rows as patterns, those that are written first."""
+        rows = [*self.encoder.items(), *self.older.items()]
+        return [
+            *(_Rule.of(ours, theirs, self.prefix) for ours, theirs in rows),
+            *(_Rule.of(ours, theirs, "") for ours, theirs in self.heads.items()),
+        ]
+
+    @cached_property
+    def dropped_patterns(self) -> list[re.Pattern[str]]:
+        """``dropped`` as patterns."""
+        return [_pattern(name) for name in self.dropped]
+
+
+class Converted(NamedTuple):
+    """A state dict in our names, and the keys of the other one that have no place in it."""
+
+    state: dict[str, Tensor]
+    dropped: list[str]
+
+
+_BERT_EMBEDDINGS: Names = {
+    TOKENS: "embeddings.word_embeddings.weight",
+    POSITIONS: "embeddings.position_embeddings.weight",
+    "encoder.layernorm_embedding.*": "embeddings.LayerNorm.*",
+}
+_BERT_LAYERS: Names = {
+    "encoder.layers.#.self_attn.in_proj.*": (
+        "encoder.layer.#.attention.self.query.*",
+        "encoder.layer.#.attention.self.key.*",
+        "encoder.layer.#.attention.self.value.*",
+    ),
+    "encoder.layers.#.self_attn.out_proj.*": "encoder.layer.#.attention.output.dense.*",
+    "encoder.layers.#.self_attn_layer_norm.*": "encoder.layer.#.attention.output.LayerNorm.*",
+    "encoder.layers.#.fc1.*": "encoder.layer.#.intermediate.dense.*",
+    "encoder.layers.#.fc2.*": "encoder.layer.#.output.dense.*",
+    "encoder.layers.#.final_layer_norm.*": "encoder.layer.#.output.LayerNorm.*",
+}
+_PRE_LN_LAYERS: Names = {
+    **_BERT_LAYERS,
+    "encoder.layers.#.self_attn_layer_norm.*": "encoder.layer.#.attention.LayerNorm.*",
+    "encoder.layers.#.final_layer_norm.*": "encoder.layer.#.intermediate.LayerNorm.*",
+    "encoder.layer_norm.*": "LayerNorm.*",
+}
+_MPNET_LAYERS: Names = {
+    **_BERT_LAYERS,
+    "encoder.layers.#.self_attn.in_proj.*": (
+        "encoder.layer.#.attention.attn.q.*",
+        "encoder.layer.#.attention.attn.k.*",
+        "encoder.layer.#.attention.attn.v.*",
+    ),
+    "encoder.layers.#.self_attn.out_proj.*": "encoder.layer.#.attention.attn.o.*",
+    "encoder.layers.#.self_attn_layer_norm.*": "encoder.layer.#.attention.LayerNorm.*",
+    "encoder.relative_position.weight": "encoder.relative_attention_bias.weight",
+}
+_FAIRSEQ_LAYERS: Names = {
+    TOKENS: "embed_tokens.weight",
+    POSITIONS: "embed_positions.weight",
+    "encoder.layernorm_embedding.*": "layernorm_embedding.*",
+    "encoder.layers.#.self_attn.in_proj.*": "layers.#.self_attn.in_proj.*",
+    "encoder.layers.#.self_attn.out_proj.*": "layers.#.self_attn.out_proj.*",
+    "encoder.layers.#.self_attn_layer_norm.*": "layers.#.self_attn_layer_norm.*",
+    "encoder.layers.#.fc1.*": "layers.#.fc1.*",
+    "encoder.layers.#.fc2.*": "layers.#.fc2.*",
+    "encoder.layers.#.final_layer_norm.*": "layers.#.final_layer_norm.*",
+}
+_ROBERTA_HEADS: Names = {
+    "lm_head.dense.*": "lm_head.dense.*",
+    "lm_head.layer_norm.*": "lm_head.layer_norm.*",
+    "lm_head.bias": "lm_head.bias",
+    SPAN_HEAD: "qa_outputs.*",
+    "classification_heads.@.dense.*": "classifier.dense.*",
+    "classification_heads.@.out_proj.*": "classifier.out_proj.*",
+}
+
+
+def _roberta(title: str, prefix: str, layers: Names, token_types: bool = True) -> Family:
+    return Family(
+        title,
+        f"{prefix}.",
+        {**_BERT_EMBEDDINGS, **layers},
+        _ROBERTA_HEADS,
+        unused_positions=2,
+        token_types=("embeddings.token_type_embeddings.weight", 1) if token_types else None,
+        copies={
+            "lm_head.decoder.weight": f"{prefix}.embeddings.word_embeddings.weight",
+            "lm_head.decoder.bias": "lm_head.bias",
+        },
+        dropped=(f"{prefix}.embeddings.position_ids", f"{prefix}.pooler.dense.*"),
+    )
+
+
+FAMILIES: dict[str, Family] = {
+    "fairseq": Family(
+        "fairseq's RoBERTa",
+        "encoder.sentence_encoder.",
+        {
+            **_FAIRSEQ_LAYERS,
+            "encoder.layers.#.self_attn.in_proj.*": (
+                "layers.#.self_attn.q_proj.*",
+                "layers.#.self_attn.k_proj.*",
+                "layers.#.self_attn.v_proj.*",
+            ),
+            "encoder.layer_norm.*": "layer_norm.*",
+        },
+        {
+            "lm_head.dense.*": "encoder.lm_head.dense.*",
+            "lm_head.layer_norm.*": "encoder.lm_head.layer_norm.*",
+            "lm_head.bias": "encoder.lm_head.bias",
+            "classification_heads.@.dense.*": "classification_heads.@.dense.*",
+            "classification_heads.@.out_proj.*": "classification_heads.@.out_proj.*",
+        },
+        unused_positions=2,
+        copies={"encoder.lm_head.weight": "encoder.sentence_encoder.embed_tokens.weight"},
+        writes_copies=True,
+        dropped=("encoder.sentence_encoder.version",),
+        older={
+            "encoder.layernorm_embedding.*": "emb_layer_norm.*",
+            "encoder.layers.#.self_attn.in_proj.*": "layers.#.self_attn.in_proj_*",
+        },
+        renamed=((r"^decoder\.", "encoder."),),
+    ),
+    "amos_release": Family(
+        "a released AMOS",
+        "encoder.sentence_encoder.",
+        {
+            **_FAIRSEQ_LAYERS,
+            "encoder.layernorm_embedding.*": "emb_layer_norm.*",
+            "encoder.relative_position.weight": "relative_attention_bias.weight",
+        },
+        {
+            "detection_head.*": "encoder.binary_head.out_proj.*",
+            "classification_heads.@.dense.*": "classification_heads.@.dense.*",
+            "classification_heads.@.out_proj.*": "classification_heads.@.out_proj.*",
+        },
+    ),
+    "bert": Family(
+        "BERT",
+        "bert.",
+        {**_BERT_EMBEDDINGS, **_BERT_LAYERS},
+        {
+            "lm_head.dense.*": "cls.predictions.transform.dense.*",
+            "lm_head.layer_norm.*": "cls.predictions.transform.LayerNorm.*",
+            "lm_head.bias": "cls.predictions.bias",
+            SPAN_HEAD: "qa_outputs.*",
+            "classification_heads.@.dense.*": "bert.pooler.dense.*",
+            "classification_heads.@.out_proj.*": "classifier.*",
+        },
+        token_types=("embeddings.token_type_embeddings.weight", 2),
+        copies={
+            "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
+            "cls.predictions.decoder.bias": "cls.predictions.bias",
+        },
+        dropped=("bert.embeddings.position_ids", "cls.seq_relationship.*"),
+        renamed=((r"LayerNorm\.gamma$", "LayerNorm.weight"), (r"LayerNorm\.beta$", "LayerNorm.bias")),
+    ),
+    "electra": Family(
+        "ELECTRA",
+        "electra.",
+        {**_BERT_EMBEDDINGS, **_BERT_LAYERS},
+        token_types=("embeddings.token_type_embeddings.weight", 2),
+        # The discriminator's head has a layer more than AMOS's; sentences are scored through a GELU.
+        dropped=(
+            "electra.embeddings.position_ids",
+            "discriminator_predictions.dense.*",
+            "discriminator_predictions.dense_prediction.*",
+            "classifier.dense.*",
+            "classifier.out_proj.*",
+        ),
+    ),
+    "roberta": _roberta("RoBERTa", "roberta", _BERT_LAYERS),
+    "roberta-prelayernorm": _roberta("RoBERTa-PreLayerNorm", "roberta_prelayernorm", _PRE_LN_LAYERS),
+    "mpnet": _roberta("MPNet", "mpnet", _MPNET_LAYERS, token_types=False),
+    "fairseq_masking": Family(
+        "fairseq_masking",
+        "encoder.",
+        {
+            **_FAIRSEQ_LAYERS,
+            "encoder.layer_norm.*": "layer_norm.*",
+            "encoder.relative_position.weight": "relative_position.weight",
+        },
+        {**_ROBERTA_HEADS, "detection_head.*": "detection_head.*"},
+    ),
+}
+
+
+def to_ours(
+    state: Mapping[str, Tensor], family: Family, *, head: str = "sentence_classification_head"
+) -> Converted:
+    """Return our state dict for one of another family.
+
+    Args:
+        head: our name for a classification head that has none of its own there.
+
+    Raises:
+        UserError: keys that the table does not name, parts of a projection missing, copies that differ.
+    """
+    state = _modern_keys(state, family)
+    token_types = family.token_types and family.prefix + family.token_types[0]
+    parts: dict[str, dict[int, Tensor]] = {}
+    sizes: dict[str, int] = {}
+    origins: dict[str, str] = {}
+    dropped, unknown = [], []
+    for key, value in state.items():
+        if key in family.copies:
+            _check_copy(key, family.copies[key], state, family)
+        elif any(pattern.fullmatch(key) for pattern in family.dropped_patterns):
+            dropped.append(key)
+        elif key != token_types:
+            rule, found = next(
+                ((rule, found) for rule in family.rules if (found := rule.match(key))), (None, None)
+            )
+            if rule is None or found is None:
+                unknown.append(key)
+                continue
+            part, wildcards = found
+            name = _fill(rule.ours, {"@": head, **wildcards})
+            parts.setdefault(name, {})[part] = value
+            sizes[name] = len(rule.theirs)
+            origins[name] = key
+    if unknown:
+        raise UserError(f"not parameters of {family.title} as this package knows it: {listed(unknown)}")
+    if halves := [name for name, found in parts.items() if len(found) != sizes[name]]:
+        raise UserError(f"{family.title} without one of query, key and value of {listed(halves)}")
+    result = {
+        name: torch.cat([found[part] for part in range(len(found))]) if len(found) > 1 else found[0]
+        for name, found in parts.items()
+    }
+    if POSITIONS in result:
+        positions = result[POSITIONS][family.unused_positions :]
+        result[POSITIONS] = positions + state[token_types][0] if token_types in state else positions
+    # BERT's pooler is there whether or not it was ever trained; without scores behind it, it is no head.
+    if not any(key.startswith("classification_heads.") and ".out_proj." in key for key in result):
+        lone = [key for key in result if key.startswith("classification_heads.")]
+        dropped += [origins[key] for key in lone]
+        result = {key: value for key, value in result.items() if key not in lone}
+    return Converted(result, dropped)
+
+
+def from_ours(state: Mapping[str, Tensor], family: Family) -> dict[str, Tensor]:
+    """Return another family's state dict for ours, with one classification head at most.
+
+    Raises:
+        UserError: parameters that the family has no place for, such as a relative position table in RoBERTa.
+    """
+    result: dict[str, Tensor] = {}
+    unknown = []
+    for key, value in state.items():
+        rule, found = next(
+            ((rule, found) for rule in family.rules if (found := rule.pattern.fullmatch(key))), (None, None)
+        )
+        if rule is None or found is None:
+            unknown.append(key)
+            continue
+        if key == POSITIONS:
+            value = torch.cat([value.new_zeros(family.unused_positions, value.shape[1]), value])
+        for name, part in zip(rule.theirs, value.chunk(len(rule.theirs)), strict=True):
+            result[_fill(name, _wildcards(found))] = part
+    if unknown:
+        raise UserError(f"{family.title} has no place for {listed(unknown)}")
+    if family.token_types is not None:
+        name, rows = family.token_types
+        result[family.prefix + name] = state[TOKENS].new_zeros(rows, state[TOKENS].shape[1])
+    if family.writes_copies:
+        result.update({copy: result[of] for copy, of in family.copies.items() if "lm_head.bias" in state})
+    return result
+
+
+def listed(keys: Iterable[str]) -> str:
+    """Keys as a line of text, the first eight of many."""
+    keys = list(keys)
+    return ", ".join(keys[:8]) + (f" and {len(keys) - 8} more" if len(keys) > 8 else "")
+
+
+class _Rule(NamedTuple):
+    ours: str
+    pattern: re.Pattern[str]  # of ours
+    theirs: tuple[str, ...]  # query, key and value, or one
+    their_patterns: tuple[re.Pattern[str], ...]
+
+    @classmethod
+    def of(cls, ours: str, theirs: str | tuple[str, ...], prefix: str) -> "_Rule":
+        names = tuple(prefix + name for name in ((theirs,) if isinstance(theirs, str) else theirs))
+        return cls(ours, _pattern(ours), names, tuple(_pattern(name) for name in names))
+
+    def match(self, key: str) -> tuple[int, dict[str, str]] | None:
+        """Which of ``theirs`` it is, and its wildcards."""
+        for part, pattern in enumerate(self.their_patterns):
+            if found := pattern.fullmatch(key):
+                return part, _wildcards(found)
+        return None
+
+
+def _pattern(name: str) -> re.Pattern[str]:
+    text = re.escape(name).replace(r"\#", r"(?P<number>\d+)").replace(r"\*", "(?P<leaf>weight|bias)")
+    return re.compile(text.replace("@", r"(?P<head>[^.]+)"))
+
+
+def _wildcards(found: re.Match[str]) -> dict[str, str]:
+    signs = {"number": "#", "leaf": "*", "head": "@"}
+    return {signs[name]: text for name, text in found.groupdict().items() if text is not None}
+
+
+def _fill(name: str, wildcards: Mapping[str, str]) -> str:
+    for sign, text in wildcards.items():
+        name = name.replace(sign, text)
+    return name
+
+
+def _modern_keys(state: Mapping[str, Tensor], family: Family) -> dict[str, Tensor]:
+    """Keys as the family spells them today, with the prefix that files of the bare encoder leave out."""
+    result = {}
+    for key, value in state.items():
+        for part, replacement in family.renamed:
+            key = re.sub(part, replacement, key)
+        result[key] = value
+    if any(key.startswith(family.prefix) for key in result):
+        return result
+    return {family.prefix + key: value for key, value in result.items()}
+
+
+def _check_copy(copy: str, of: str, state: Mapping[str, Tensor], family: Family) -> None:
+    if of not in state or not torch.equal(state[copy], state[of]):
+        raise UserError(
+            f"{family.title} with {copy} that is not tied to {of}: our heads share the token embedding"
+        )

@@ -1,0 +1,188 @@
+"""--init-from: the source gives the shape, explicit options may not contradict, a resume needs no source."""
+
+import re
+import shutil
+import sys
+
+import pytest
+import torch
+from fairseq import options
+from fairseq.dataclass.initialize import add_defaults, hydra_init
+from fairseq.dataclass.utils import convert_namespace_to_omegaconf
+from foreign_models import SHAPE, own_checkpoint, prepare
+from hydra import compose, initialize_config_module
+from hydra.core.global_hydra import GlobalHydra
+
+from fairseq_masking.errors import UserError
+from fairseq_masking.models import initialization
+from fairseq_masking.models.initialization import resolve_shape
+from fairseq_masking.models.mlm import MLMConfig, MLMModel
+
+SOURCE = {"normalize_before": True, "activation_fn": "relu", "layer_norm_eps": 1e-6}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return prepare(tmp_path_factory.mktemp("corpus"), "--vocab-size", "90")
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory, data):
+    path = tmp_path_factory.mktemp("source") / "source.pt"
+    own_checkpoint(MLMModel, MLMConfig, path, data, **SOURCE)
+    return path
+
+
+@pytest.fixture
+def from_command_line(monkeypatch, tmp_path):
+    def build(arch, *more):
+        fixed = ["DATA", "--task", "masked_pretraining", "--arch", arch, "--criterion", "mlm", "--optimizer"]
+        fixed += ["adam", "--max-update", "1", "--save-dir", str(tmp_path / "run")]
+        argv = [*fixed, *(str(part) for part in more)]
+        monkeypatch.setattr(sys, "argv", ["fairseq-train", *argv])
+        return convert_namespace_to_omegaconf(
+            options.parse_args_and_arch(options.get_training_parser(), argv)
+        )
+
+    return build
+
+
+@pytest.fixture
+def from_hydra(monkeypatch, tmp_path):
+    def build(arch, *more):
+        fixed = ["task=masked_pretraining", "task.data=DATA", f"model={arch}", "criterion=mlm"]
+        fixed += ["optimizer=adam", f"checkpoint.save_dir={tmp_path / 'run'}"]
+        argv = [*fixed, *(str(part) for part in more)]
+        monkeypatch.setattr(sys, "argv", ["fairseq-hydra-train", *argv])
+        hydra_init("config")
+        GlobalHydra.instance().clear()
+        with initialize_config_module("fairseq.config", version_base="1.1"):
+            cfg = compose("config", overrides=argv)
+        add_defaults(cfg)
+        return cfg
+
+    return build
+
+
+@pytest.fixture(autouse=True)
+def unwrapped(monkeypatch):
+    """Nothing is left behind in fairseq's trainer."""
+    monkeypatch.setattr(initialization, "replace", lambda *_: None)
+
+
+def assert_resolved(cfg):
+    for name in ("encoder_layers", "encoder_embed_dim", "encoder_ffn_embed_dim", "max_positions"):
+        assert cfg.model[name] == SHAPE[name]
+    assert cfg.model.encoder_attention_heads == 4 and cfg.model.layer_norm_eps == 1e-6
+    assert cfg.model.normalize_before is True and str(cfg.model.activation_fn) == "relu"
+    assert str(cfg.model.relative_position) == "none"
+
+
+@pytest.mark.parametrize("arch", ["mlm_base", "mlm", "amos_tiny"])
+def test_archs_defaults_give_way(from_command_line, from_hydra, source, arch):
+    relative = ("--relative-position", "none") if arch == "amos_tiny" else ()
+    cfg = from_command_line(arch, "--init-from", source)
+    resolve_shape(cfg)
+    assert_resolved(cfg)
+    cfg = from_hydra(arch, f"model.init_from={source}")
+    resolve_shape(cfg)
+    assert_resolved(cfg)
+    cfg = from_command_line(arch, "--init-from", source, "--encoder-layers", "2", *relative)
+    resolve_shape(cfg)
+    assert_resolved(cfg)
+
+
+# The second and third are what the arch and the option's default say: it counts that they were typed.
+CONTRADICTIONS = {
+    ("mlm_tiny", "encoder_layers", "3"): "2",
+    ("mlm_base", "encoder_layers", "12"): "2",
+    ("mlm_base", "activation_fn", "gelu"): "relu",
+    ("mlm_base", "max_positions", "512"): "24",
+    ("mlm_base", "relative_position", "t5"): "none",
+}
+
+
+def told_of(option, value, there):
+    return (
+        re.escape(f"--{option.replace('_', '-')} {value} contradicts ")
+        + f".*, whose encoder has {there}: leave"
+    )
+
+
+@pytest.mark.parametrize("arch, option, value", CONTRADICTIONS)
+def test_contradictions_are_one_line(from_command_line, source, arch, option, value):
+    told = told_of(option, value, CONTRADICTIONS[arch, option, value])
+    with pytest.raises(UserError, match=told):
+        resolve_shape(from_command_line(arch, "--init-from", source, "--" + option.replace("_", "-"), value))
+
+
+@pytest.mark.parametrize(
+    "option, value, there", [("encoder_layers", "12", "2"), ("normalize_before", "false", "True")]
+)
+def test_so_they_are_under_hydra(from_hydra, source, option, value, there):
+    with pytest.raises(UserError, match=told_of(option, value.title(), there)):
+        resolve_shape(from_hydra("mlm_base", f"model.init_from={source}", f"model.{option}={value}"))
+
+
+def test_a_resumed_run_asks_its_own_checkpoint(from_command_line, data, tmp_path):
+    """The source is gone; the shape, and what contradicts it, comes from the checkpoint."""
+    (tmp_path / "run").mkdir()
+    own_checkpoint(MLMModel, MLMConfig, tmp_path / "run" / "checkpoint_last.pt", data, **SOURCE)
+    cfg = from_command_line("mlm_base", "--init-from", "/gone.pt")
+    resolve_shape(cfg)
+    assert_resolved(cfg)
+    with pytest.raises(UserError, match=r"--encoder-layers 12 contradicts .*checkpoint_last"):
+        resolve_shape(from_command_line("mlm_base", "--init-from", "/gone.pt", "--encoder-layers", "12"))
+    with pytest.raises(UserError, match=r"no such checkpoint or model folder: /gone\.pt"):
+        resolve_shape(from_command_line("mlm_base", "--init-from", "/gone.pt", "--save-dir", "/new"))
+
+
+def test_without_it_nothing_changes(from_command_line):
+    cfg = from_command_line("mlm_tiny")
+    before = str(cfg)
+    resolve_shape(cfg)
+    assert str(cfg) == before
+
+
+@pytest.mark.parametrize(
+    "more, told",
+    [
+        (("--finetune-from-model", "x.pt"), "exclude each other"),
+        (("--ddp-backend", "fully_sharded"), "fully_sharded: start with pytorch_ddp"),
+    ],
+)
+def test_what_does_not_go_together(from_command_line, source, more, told):
+    with pytest.raises(UserError, match=told):
+        resolve_shape(from_command_line("mlm_tiny", "--init-from", source, *more))
+
+
+def test_a_fresh_start_takes_the_weights_and_a_resume_needs_no_source(run_train, data, source, tmp_path):
+    moved = tmp_path / "source.pt"
+    shutil.copyfile(source, moved)
+    start = (
+        "--arch",
+        "mlm_base",
+        "--init-from",
+        moved,
+        "--tokens-per-sample",
+        "24",
+        "--save-interval-updates",
+        "1",
+    )
+    finished = run_train(data, tmp_path / "run", *start, "--max-update", "1", "--lr", "1e-9")
+    assert finished.returncode == 0, finished.stderr[-3000:]
+    assert "encoder, lm_head taken from" in finished.stderr + finished.stdout
+    saved = torch.load(tmp_path / "run" / "checkpoint_last.pt", weights_only=True)
+    assert saved["cfg"]["model"]["encoder_layers"] == 2 and saved["cfg"]["model"]["activation_fn"] == "relu"
+    expected = torch.load(source, weights_only=True)["model"]
+    assert saved["model"].keys() == expected.keys()
+    for key, value in expected.items():
+        torch.testing.assert_close(saved["model"][key], value, rtol=0, atol=1e-6)
+    moved.unlink()
+    finished = run_train(data, tmp_path / "run", *start, "--max-update", "2")
+    assert finished.returncode == 0, finished.stderr[-3000:]
+    assert "taken from" not in finished.stderr + finished.stdout
+    again = torch.load(tmp_path / "run" / "checkpoint_last.pt", weights_only=True)
+    assert again["optimizer_history"][-1]["num_updates"] == 2
+    checkpoint = tmp_path / "run" / "checkpoint_last.pt"
+    assert MLMModel.from_pretrained(checkpoint).model.cfg.max_positions == 24, "evaluation needs no source"
