@@ -1,16 +1,20 @@
 """What measurements on a checkpoint have in common: sequences' length, model and corruption."""
 
 import argparse
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from fairseq_masking.analysis.gradients import select_parameters
 from fairseq_masking.analysis.mask_measurement import Measurement
+from fairseq_masking.cli.sequences import masked_batches
 from fairseq_masking.errors import UserError
 from fairseq_masking.masking import MaskingConfig
+from fairseq_masking.models import AmosModel
 from fairseq_masking.models.hub import HubInterface
 from fairseq_masking.tasks.vocabulary import masking_vocabulary
 
-__all__ = ["CORRUPTIONS", "measurement_of", "sequence_length"]
+__all__ = ["CORRUPTIONS", "amos_batches", "load_amos", "measurement_of", "sequence_length"]
 
 # Of --corruption: shares of the predicted tokens that stay and that become random ones.
 CORRUPTIONS = {"mask": (0.0, 0.0), "bert": (0.1, 0.1)}
@@ -29,6 +33,37 @@ def sequence_length(hub: HubInterface, wanted: int | None) -> int:
             " positions: lower it"
         )
     return int(length)
+
+
+def load_amos(checkpoint: Path, data: Path | None) -> HubInterface:
+    """The checkpoint of an AMOS model.
+
+    Raises:
+        UserError: it is one of another method.
+    """
+    hub = AmosModel.from_pretrained(checkpoint, data=data)
+    if not isinstance(hub.model, AmosModel):
+        raise UserError(f"{checkpoint} is a {type(hub.model).__name__}, not one of --arch amos_*: give one")
+    return hub
+
+
+def amos_batches(hub: HubInterface, args: argparse.Namespace, split: str) -> Iterator[dict[str, Any]]:
+    """Batches of a split, all masked tokens as [MASK].
+
+    Args:
+        args: --data, --tokens-per-sample, --mask-prob, --batch-size and --seed.
+    """
+    leave, random = CORRUPTIONS["mask"]
+    return masked_batches(
+        args.data,
+        split,
+        hub.dictionary,
+        masking=MaskingConfig(
+            mask_prob=args.mask_prob, leave_unmasked_prob=leave, random_token_prob=random, seed=args.seed
+        ),
+        tokens_per_sample=sequence_length(hub, args.tokens_per_sample),
+        batch_size=args.batch_size,
+    )
 
 
 def measurement_of(hub: HubInterface, args: argparse.Namespace, **masking: Any) -> Measurement:

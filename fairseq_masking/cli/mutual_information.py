@@ -16,11 +16,10 @@ from fairseq_masking.analysis.mutual_information import entropy, layer_informati
 from fairseq_masking.cli.measurements import sequence_length
 from fairseq_masking.cli.parsing import OneLineParser, run_reporting
 from fairseq_masking.cli.provenance import provenance_of, write_csv
-from fairseq_masking.cli.sequences import load_blocks
-from fairseq_masking.data import MaskedDataset
+from fairseq_masking.cli.sequences import masked_batches
 from fairseq_masking.evaluation.curves import new_figure, save_figure
 from fairseq_masking.evaluation.tables import format_table
-from fairseq_masking.masking import Masker, MaskingConfig
+from fairseq_masking.masking import MaskingConfig
 from fairseq_masking.models.encoder_model import EncoderModel
 from fairseq_masking.ops import gather_positions
 from fairseq_masking.ops.corruption import MASK_KIND
@@ -111,23 +110,19 @@ def _collect(
     """States ``[N, D]`` of [MASK]s, a layer each, and the tokens ``[N]`` that they hide."""
     hub = EncoderModel.from_pretrained(path, data=args.data)
     dictionary, model = hub.dictionary, hub.model
-    length = sequence_length(hub, args.tokens_per_sample)
-    vocabulary = masking_vocabulary(dictionary, folder=args.data)
-    dataset = MaskedDataset(
-        load_blocks(args.data, args.split, dictionary, tokens_per_sample=length),
-        Masker(MaskingConfig(mask_prob=args.mask_prob, seed=args.seed), vocabulary),
-        pad_index=dictionary.pad(),
-        seed=args.seed,
-        fixed_epoch=1,
+    batches = masked_batches(
+        args.data,
+        args.split,
+        dictionary,
+        masking=MaskingConfig(mask_prob=args.mask_prob, seed=args.seed),
+        tokens_per_sample=sequence_length(hub, args.tokens_per_sample),
+        batch_size=args.batch_size,
     )
+    special_V = masking_vocabulary(dictionary, folder=args.data).special
     counts_V = np.array(dictionary.count[: len(dictionary)], dtype=np.int64)
-    frequent = torch.from_numpy(most_frequent(counts_V, args.frequent, never=vocabulary.special))
+    frequent = torch.from_numpy(most_frequent(counts_V, args.frequent, never=special_V))
     states, tokens, total = [], [], 0
-    order = dataset.ordered_indices()
-    starts = tqdm(range(0, len(order), args.batch_size), unit="batch", desc=str(path), disable=None)
-    for start in starts:
-        batch = dataset.collater([dataset[index] for index in order[start : start + args.batch_size]])
-        net_input = batch["net_input"]
+    for net_input in tqdm(batches, unit="batch", desc=str(path), disable=None):
         masked = net_input["positions"][net_input["kinds"] == MASK_KIND]
         hidden = gather_positions(net_input["src_tokens"], masked)
         chosen = torch.isin(hidden, frequent).nonzero().flatten()[: args.states - total]

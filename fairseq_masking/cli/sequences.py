@@ -1,16 +1,19 @@
 """The fixed sequences that a measurement is made on: full blocks of a prepared corpus."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from fairseq.data import Dictionary
 
-from fairseq_masking.data import BlockDataset, load_tokens
+from fairseq_masking.data import BlockDataset, MaskedDataset, load_tokens
 from fairseq_masking.errors import UserError
+from fairseq_masking.masking import Masker, MaskingConfig
+from fairseq_masking.tasks.vocabulary import masking_vocabulary
 
-__all__ = ["choose_sequences", "load_blocks"]
+__all__ = ["choose_sequences", "load_blocks", "masked_batches"]
 
 Tokens = npt.NDArray[np.int64]
 
@@ -51,3 +54,26 @@ def choose_sequences(
             f" {blocks.tokens_per_sample} with enough tokens: lower one of them"
         )
     return chosen
+
+
+def masked_batches(
+    data: Path,
+    split: str,
+    dictionary: Dictionary,
+    *,
+    masking: MaskingConfig,
+    tokens_per_sample: int,
+    batch_size: int,
+) -> Iterator[dict[str, Any]]:
+    """Yields the ``net_input`` of batches of full blocks in a random order, masked once."""
+    dataset = MaskedDataset(
+        load_blocks(data, split, dictionary, tokens_per_sample=tokens_per_sample),
+        Masker(masking, masking_vocabulary(dictionary, folder=data)),
+        pad_index=dictionary.pad(),
+        seed=masking.seed,
+        fixed_epoch=1,
+    )
+    order = dataset.ordered_indices()
+    for start in range(0, len(order), batch_size):
+        rows = [dataset[index] for index in order[start : start + batch_size]]
+        yield dataset.collater(rows)["net_input"]

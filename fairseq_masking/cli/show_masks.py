@@ -7,8 +7,6 @@ shows the encoder's own loss of each position instead.
 
 import argparse
 import math
-import os
-import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,16 +16,27 @@ import torch
 
 from fairseq_masking.cli.measurements import sequence_length
 from fairseq_masking.cli.parsing import OneLineParser, run_reporting
+from fairseq_masking.cli.shown_text import (
+    add_page_options,
+    add_text_options,
+    check_least,
+    print_text,
+    read_texts,
+    terminal_width,
+    wants_colour,
+    write_page,
+)
 from fairseq_masking.errors import UserError
 from fairseq_masking.evaluation.mask_page import render_page
 from fairseq_masking.evaluation.mask_terminal import legend_line, render_blocks
-from fairseq_masking.evaluation.shown_masks import LawName, ShownBlock, cut_blocks, show_masks
+from fairseq_masking.evaluation.shown_masks import LawName, ShownBlock, show_masks
+from fairseq_masking.evaluation.text_blocks import cut_texts
 from fairseq_masking.masking import MaskingConfig
 from fairseq_masking.models import MLMModel
 from fairseq_masking.ops.rank_correlation import rank_correlation
 from fairseq_masking.tasks.vocabulary import masking_vocabulary
 
-__all__ = ["get_parser", "main", "wants_colour"]
+__all__ = ["get_parser", "main"]
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -38,26 +47,14 @@ def get_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     add = parser.add_argument
     add("--checkpoint", type=Path, required=True, metavar="FILE", help="of any method")
-    add("--data", type=Path, metavar="DIR", help="corpus that it was trained on (default: as stored in it)")
-    text = parser.add_mutually_exclusive_group(required=True)
-    text.add_argument("--text", action="append", metavar="TEXT", help="text to show; repeat for several")
-    text.add_argument("--file", metavar="FILE", help="UTF-8 text file, - for standard input")
-    add("--lines", type=int, metavar="N", help="of the file, the first N only")
+    add_text_options(parser)
     add("--law", choices=("auto", "proposal", "uniform", "oracle"), default="auto",
         help="proposal: the checkpoint's network. oracle: proportional to the encoder's loss."
         " auto: the proposal where there is one, else uniform (default)")  # fmt: skip
     add("--losses", action="store_true", help="measure the encoder's loss of each position as well")
-    masks = parser.add_mutually_exclusive_group()
-    masks.add_argument("--num-masks", type=int, metavar="K", help="positions to draw in each block of text")
-    masks.add_argument("--mask-prob", type=float, default=0.15, metavar="P", help="or their share (0.15)")
     add("--seed", type=int, default=1, help="of the drawn masks")
-    add("--tokens-per-sample", type=int, metavar="T",
-        help="longest block that the model reads at once (default: the training's)")  # fmt: skip
-    add("--html", type=Path, metavar="FILE", help="page to write; the terminal then shows a summary only")
-    add("--color", choices=("auto", "always", "never"), default="auto",
-        help="auto: where standard output is a terminal and NO_COLOR is not set")  # fmt: skip
     add("--no-numbers", action="store_true", help="leave the numbers under the tokens out")
-    add("--width", type=int, metavar="N", help="columns (default: the terminal's)")
+    add_page_options(parser)
     return parser
 
 
@@ -65,36 +62,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status: 0, 1 for bad input, 130 interrupted (2: wrong options)."""
     parser = get_parser()
     args = parser.parse_args(argv)
-    _check_options(parser, args)
+    check_least(parser, args, seed=0)
     return run_reporting(parser, lambda: _show(args), args.html)
-
-
-def wants_colour(choice: str) -> bool:
-    """Whether to write colours to standard output: https://no-color.org."""
-    if choice != "auto":
-        return choice == "always"
-    return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-
-
-def _check_options(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    for name, least in (("num_masks", 1), ("lines", 1), ("width", 1), ("seed", 0), ("tokens_per_sample", 3)):
-        value = getattr(args, name)
-        if value is not None and value < least:
-            parser.error(f"--{name.replace('_', '-')} {value} is below {least}")
-    if args.lines is not None and args.file is None:
-        parser.error("--lines belongs to --file")
 
 
 def _show(args: argparse.Namespace) -> None:
     MaskingConfig(mask_prob=args.mask_prob)  # says what is wrong with it
-    lines = _read(args)
+    texts = read_texts(args)
     hub = MLMModel.from_pretrained(args.checkpoint, data=args.data)
     law, notice = _law(args, hub)
-    length = sequence_length(hub, args.tokens_per_sample)
-    texts = [cut_blocks(hub, text, length) for text in lines]
-    blocks = [block for text in texts for block in text]
-    if not blocks:
-        raise UserError(f"{'--text' if args.text else args.file} holds no words to mask: give some text")
+    blocks = cut_texts(hub, texts, sequence_length(hub, args.tokens_per_sample))
     special_V = masking_vocabulary(hub.dictionary, folder=Path()).special
     shown = list(
         show_masks(
@@ -108,15 +85,13 @@ def _show(args: argparse.Namespace) -> None:
             seed=args.seed,
         )
     )
-    if args.html is not None:
-        _write_page(args, shown, law, notice)
-    else:
+    if args.html is None:
         _print(args, shown)
-    _print_text(_summary(shown, law))
+    print_text(_summary(shown, law))
     if notice:
-        _print_text(notice)
+        print_text(notice)
     if args.html is not None:
-        _print_text(f"page: {args.html}")
+        write_page(args.html, _page(args, shown, law, notice))
 
 
 def _law(args: argparse.Namespace, hub: Any) -> tuple[LawName, str | None]:
@@ -136,36 +111,15 @@ def _law(args: argparse.Namespace, hub: Any) -> tuple[LawName, str | None]:
     return "uniform", notice
 
 
-def _read(args: argparse.Namespace) -> list[list[str]]:
-    """Texts of lines; blocks do not cross from one text to the next."""
-    if args.text:
-        return [text.splitlines() for text in args.text]
-    if args.file == "-":
-        content = sys.stdin.buffer.read()
-    else:
-        path = Path(args.file)
-        if not path.is_file():
-            raise UserError(f"--file {path}: no such file; give a text file, or --text '...'")
-        content = path.read_bytes()
-    try:
-        return [content.decode("utf-8").splitlines()[: args.lines]]
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"--file {args.file} is not UTF-8 (byte {error.start}): convert it with iconv"
-        ) from error
-
-
 def _print(args: argparse.Namespace, shown: Sequence[ShownBlock]) -> None:
-    colour, width = wants_colour(args.color), args.width or shutil.get_terminal_size().columns
-    for line in render_blocks(shown, width=width, colour=colour, numbers=not args.no_numbers):
-        _print_text(line)
-    _print_text("")
-    _print_text(legend_line(colour=colour))
+    colour = wants_colour(args.color)
+    for line in render_blocks(shown, width=terminal_width(args), colour=colour, numbers=not args.no_numbers):
+        print_text(line)
+    print_text("")
+    print_text(legend_line(colour=colour))
 
 
-def _write_page(
-    args: argparse.Namespace, shown: Sequence[ShownBlock], law: LawName, notice: str | None
-) -> None:
+def _page(args: argparse.Namespace, shown: Sequence[ShownBlock], law: LawName, notice: str | None) -> str:
     facts = {
         "checkpoint": str(args.checkpoint),
         "probabilities": {
@@ -179,11 +133,7 @@ def _write_page(
         "seed": str(args.seed),
         "in all": _summary(shown, law),
     }
-    page = render_page(shown, title="Where the masks fall", facts=facts, notice=notice)
-    args.html.parent.mkdir(parents=True, exist_ok=True)
-    partial = args.html.with_name(f".{args.html.name}")
-    partial.write_text(page, encoding="utf-8")
-    partial.replace(args.html)
+    return render_page(shown, title="Where the masks fall", facts=facts, notice=notice)
 
 
 def _summary(shown: Sequence[ShownBlock], law: LawName) -> str:
@@ -214,11 +164,6 @@ def _mean_rank_correlation(tokens: Sequence[Sequence[Any]]) -> float:
         if bool(defined[0]):
             found.append(float(correlation[0]))
     return sum(found) / len(found) if found else math.nan
-
-
-def _print_text(line: str) -> None:
-    encoding = sys.stdout.encoding or "utf-8"
-    print(line.encode(encoding, "replace").decode(encoding))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ Shapes: T tokens of a block, n maskable, k masked.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -16,11 +16,12 @@ from torch import Tensor
 
 from fairseq_masking.analysis.mask_laws import law_proportional_to
 from fairseq_masking.analysis.position_difficulty import covering_masks, losses_of_positions
+from fairseq_masking.evaluation.text_blocks import begins_word, surface
 from fairseq_masking.masking import num_masked
 from fairseq_masking.models.hub import HubInterface
 from fairseq_masking.ops.sampling import gumbel_top_k
 
-__all__ = ["LawName", "ShownBlock", "ShownToken", "cut_blocks", "show_masks"]
+__all__ = ["LawName", "ShownBlock", "ShownToken", "show_masks"]
 
 LawName = Literal["proposal", "uniform", "oracle"]
 
@@ -59,34 +60,6 @@ class ShownBlock(NamedTuple):
     tokens: list[ShownToken]
     num_masked: int
     entropy: float
-
-
-def cut_blocks(hub: HubInterface, lines: Iterable[str], tokens_per_block: int) -> list[Tensor]:
-    """Return blocks ``<s> ... </s>`` of at most ``tokens_per_block`` ids, </s> between lines as in training.
-
-    A block ends where a word does, if it holds more than one.
-    """
-    end, room = hub.dictionary.eos(), tokens_per_block - 2
-    stream: list[int] = []
-    for line in lines:
-        ids = hub.encode(line).tolist()[1:-1]
-        if ids:
-            stream += [*ids, end]
-    blocks, start = [], 0
-    while start < len(stream):
-        stop = min(start + room, len(stream))
-        if stop < len(stream):
-            begins = (i for i in range(stop, start, -1) if _begins_word(hub, stream[i]))
-            stop = next(begins, stop)
-        body = stream[start:stop]
-        while body and body[-1] == end:  # the block brings its own
-            body.pop()
-        if body:
-            blocks.append(torch.tensor([hub.dictionary.bos(), *body, end]))
-        start = stop
-        while start < len(stream) and stream[start] == end:
-            start += 1
-    return blocks
 
 
 def show_masks(
@@ -169,14 +142,10 @@ def _shown(
     place_of = {column: place for place, column in enumerate(drawn_k, 1)}
     tokens = []
     for column in range(1, len(ids) - 1):
-        symbol = hub.dictionary[ids[column]]
         if ids[column] == hub.dictionary.eos():
             tokens.append(ShownToken("", True, ends_line=True))
             continue
-        token = ShownToken(
-            text=hub.tokenizer.surface(symbol).strip() or symbol,
-            begins_word=_begins_word(hub, ids[column]),
-        )
+        token = ShownToken(surface(hub, ids[column]), begins_word(hub, ids[column]))
         if log_p_T[column] > -np.inf:
             probability = math.exp(log_p_T[column])
             token = token._replace(
@@ -189,7 +158,3 @@ def _shown(
     log_p_n = log_p_T[log_p_T > -np.inf]
     entropy = float(-(np.exp(log_p_n) * log_p_n).sum() / math.log(size)) if size > 1 else math.nan
     return ShownBlock(tokens, len(drawn_k), entropy)
-
-
-def _begins_word(hub: HubInterface, index: int) -> bool:
-    return index == hub.dictionary.eos() or hub.tokenizer.starts_word(hub.dictionary[index])

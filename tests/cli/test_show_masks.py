@@ -6,7 +6,7 @@ import sys
 import pytest
 from commands import status_of
 
-from fairseq_masking.cli import proposal_variance, show_masks
+from fairseq_masking.cli import proposal_variance, show_masks, show_replacements
 from fairseq_masking.cli.prepare_corpus import main as prepare_corpus
 
 LINES = ["The cat sat on the mat.", "A dog ate the red hat.", "The old cat saw a dog on the mat."]
@@ -146,3 +146,10 @@ def test_proposal_variance_of_a_real_checkpoint(runs, capsys, tmp_path):
     with (tmp_path / "laws.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert "proposal" in {row["law"] for row in rows}
+
+
+def test_replacements_need_an_amos_checkpoint(runs, capsys):
+    checkpoint = runs / "mlm" / "checkpoint_last.pt"
+    assert show_replacements.main(["--checkpoint", str(checkpoint), "--text", TEXT]) == 1
+    printed = capsys.readouterr().err.strip()
+    assert "is a MLMModel, not one of --arch amos_*" in printed and "\n" not in printed

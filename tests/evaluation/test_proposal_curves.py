@@ -7,12 +7,8 @@ import numpy as np
 import pytest
 
 from fairseq_masking.cli.proposal_curves import main
-from fairseq_masking.evaluation.proposal_curves import (
-    curve_rows,
-    plot_proposal_curves,
-    proposal_curves,
-    summary_cells,
-)
+from fairseq_masking.evaluation.panels import _smoothed, curve_rows, plot_panels
+from fairseq_masking.evaluation.proposal_curves import PANELS, proposal_curves, summary_cells
 from fairseq_masking.evaluation.training_log import TrainingLog, read_training_log
 
 
@@ -51,14 +47,12 @@ def test_summary_is_of_the_last_tenth():
 
 def test_figure_of_several_runs(tmp_path):
     runs = {name: proposal_curves(name, LOG) for name in ("plain", "flipped")}
-    plot_proposal_curves(runs, tmp_path / "new" / "curves.png", smooth=3)
+    plot_panels(runs, PANELS, tmp_path / "new" / "curves.png", smooth=3)
     assert (tmp_path / "new" / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert [entry.name for entry in (tmp_path / "new").iterdir()] == ["curves.png"]
 
 
 def test_smoothing_keeps_a_straight_line():
-    from fairseq_masking.evaluation.proposal_curves import _smoothed
-
     line = np.arange(10), 3.0 * np.arange(10)
     updates, values = _smoothed(line, 4)
     np.testing.assert_allclose(values, 3 * updates)

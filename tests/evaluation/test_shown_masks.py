@@ -12,7 +12,8 @@ from fairseq_masking.evaluation import shown_masks
 from fairseq_masking.evaluation.mask_colours import LEGEND, hex_colour, scale, terminal_colour
 from fairseq_masking.evaluation.mask_page import render_page
 from fairseq_masking.evaluation.mask_terminal import legend_line, render_blocks
-from fairseq_masking.evaluation.shown_masks import ShownBlock, ShownToken, cut_blocks, show_masks
+from fairseq_masking.evaluation.shown_masks import ShownBlock, ShownToken, show_masks
+from fairseq_masking.evaluation.text_blocks import cut_blocks
 
 SYMBOLS = ["<s>", "<pad>", "</s>", "<unk>", "▁the", "▁cat", "s", "▁sat", "ting", "▁", "<mask>"]
 BOS, PAD, EOS, UNK, MASK = 0, 1, 2, 3, 10
