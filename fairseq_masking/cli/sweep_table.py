@@ -2,7 +2,7 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import fairseq_masking  # checkpoints name its tasks and models
 from fairseq_masking.cli.parsing import OneLineParser, run_reporting
 from fairseq_masking.cli.provenance import provenance_of, write_csv
 from fairseq_masking.errors import UserError
+from fairseq_masking.evaluation.amos_curves import depths_of
 from fairseq_masking.evaluation.tables import format_table
 from fairseq_masking.evaluation.training_log import read_training_log
 
@@ -30,9 +31,30 @@ _OPTIONS = {
     "layers": "model.decoder_layers",
     "width": "model.decoder_embed_dim",
     "valid masked": "task.valid_mask_prob",
+    "mixture": "model.mixture",
+    "weights": "model.mixture_weights",
+    "generator": "model.generator_layers",
+    "separate": "model.separate_generators",
+    "no stop-grad": "model.no_generator_stop_grad",
+    "scale": "model.adversarial_scale",
+    "MLM scale": "model.adversarial_mlm_scale",
     "seed": "common.seed",
 }
-_METRICS = ("ppl", "ppl_mask", "ppl_random", "ppl_unchanged", "accuracy", "encoder_length", "flops_saved")
+_METRICS = (
+    "ppl",
+    "ppl_mask",
+    "ppl_random",
+    "ppl_unchanged",
+    "accuracy",
+    "encoder_length",
+    "flops_saved",
+    "disc_loss",
+    "disc_accuracy",
+    "disc_accuracy_replaced",
+    "disc_accuracy_original",
+    "replace_rate",
+)
+_BY_DEPTH = ("mlm_loss", "mixture")  # AMOS's: in a log the depth's name stands behind
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -73,13 +95,23 @@ def _row(checkpoint: Path, log_name: str) -> dict[str, Any]:
     cfg = checkpoint_utils.load_checkpoint_to_cpu(str(checkpoint))["cfg"]
     log = read_training_log(checkpoint.parent / log_name)
     last = max(log.valid)
-    row = {column: OmegaConf.select(cfg, key) for column, key in _OPTIONS.items()}
-    row = {column: "" if value is None else value for column, value in row.items()}
+    row = {column: _plain(OmegaConf.select(cfg, key)) for column, key in _OPTIONS.items()}
     row |= {"updates": last, **{name: log.valid[last].get(name, "") for name in _METRICS}}
+    row |= {f"{name} by depth": _by_depth(log.valid[last], f"{name}_") for name in _BY_DEPTH}
     # Validation may mask less than training does: what training saves stands in its own log.
     training = log.train[max(log.train)]
     row |= {name: training.get(name, "") for name in ("encoder_length", "flops_saved")}
     return {**row, "tokens_per_s": round(log.tokens_per_second), "run": checkpoint.parent.name}
+
+
+def _plain(value: Any) -> Any:
+    if value is None:
+        return ""
+    return ",".join(map(str, value)) if OmegaConf.is_list(value) else value
+
+
+def _by_depth(values: Mapping[str, float], prefix: str) -> str:
+    return " / ".join(_cell(values[prefix + depth]) for depth in depths_of(values, prefix))
 
 
 def _order(row: dict[str, Any]) -> list[Any]:
@@ -91,7 +123,11 @@ def _table(rows: list[dict[str, Any]]) -> str:
     varying = [column for column in _OPTIONS if len({str(row[column]) for row in rows}) > 1]
     columns = [
         *(varying or ["arch"]),
-        *(name for name in (*_METRICS, "tokens_per_s") if any(row[name] != "" for row in rows)),
+        *(
+            name
+            for name in (*_METRICS, *(f"{name} by depth" for name in _BY_DEPTH), "tokens_per_s")
+            if any(row[name] != "" for row in rows)
+        ),
     ]
     return format_table(columns, [[_cell(row[column]) for column in columns] for row in rows])
 

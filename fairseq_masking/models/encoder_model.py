@@ -63,8 +63,8 @@ class EncoderModel(BaseFairseqModel):
         """Return ``output_class`` for a batch of design.md's contract."""
         raise NotImplementedError
 
-    def logits(self, hidden_BTD: Tensor) -> Tensor:
-        """Return the vocabulary's logits ``[..., V]`` for encoder states."""
+    def token_logits(self, src_tokens: Tensor) -> Tensor:
+        """Return the vocabulary's logits ``[B, T, V]`` for a text with <mask>s in it."""
         raise NotImplementedError
 
     @classmethod
@@ -109,23 +109,26 @@ class EncoderModel(BaseFairseqModel):
         Raises:
             UserError: only the encoder was built, and neither hidden states nor scores are asked for.
         """
-        if not (self.pretrains or features_only or classification_head_name):
+        predicting = not features_only and classification_head_name is None
+        if predicting and not self.pretrains:
             raise UserError(
                 f"{type(self).__name__} predicts tokens only with --task masked_pretraining: under others"
                 " it is the encoder with classification heads, as --task sentence_prediction needs it"
             )
-        if "positions" in batch and not features_only and classification_head_name is None:
+        if predicting and "positions" in batch:
             if self.training:
                 self.compilation.start(
                     self, self.tensor_methods, lambda: self._forward_and_backward(src_tokens, batch)
                 )
             return self.pretrain(src_tokens, **batch)
+        if predicting:
+            return self.token_logits(src_tokens), {"inner_states": None}
         padding = src_tokens.eq(self.pad_index)
         encoded = self.encoder(src_tokens, padding_BT=padding, return_all_hiddens=return_all_hiddens)
         extra = {"inner_states": encoded.inner_states}
-        if classification_head_name is not None:
-            return self.classification_heads[classification_head_name](encoded.hidden_BTD), extra
-        return (encoded.hidden_BTD if features_only else self.logits(encoded.hidden_BTD)), extra
+        if classification_head_name is None:
+            return encoded.hidden_BTD, extra
+        return self.classification_heads[classification_head_name](encoded.hidden_BTD), extra
 
     def mask_states(
         self, src_tokens: Tensor, *, positions: Tensor, kinds: Tensor, replacements: Tensor, **_: Any

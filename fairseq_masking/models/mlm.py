@@ -65,9 +65,10 @@ class MLMModel(EncoderModel):
         targets = gather_positions(src_tokens, positions)
         return self.lm_head.losses(features, self.encoder.embed_tokens.weight, targets)
 
-    def logits(self, hidden_BTD: Tensor) -> Tensor:
-        """Return the vocabulary's logits ``[..., V]``."""
-        return self.lm_head(hidden_BTD, self.encoder.embed_tokens.weight)
+    def token_logits(self, src_tokens: Tensor) -> Tensor:
+        """Return the vocabulary's logits ``[B, T, V]`` for a text with <mask>s in it."""
+        hidden = self.encoder(src_tokens, padding_BT=src_tokens.eq(self.pad_index)).hidden_BTD
+        return self.lm_head(hidden, self.encoder.embed_tokens.weight)
 
 
 register_architectures("mlm", MLMConfig)

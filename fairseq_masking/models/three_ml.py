@@ -106,29 +106,6 @@ class ThreeMLModel(EncoderModel):
         targets = gather_positions(src_tokens, positions)
         return self.lm_head.projected_losses(projected_ND, self.encoder.embed_tokens.weight, targets)
 
-    def forward(
-        self,
-        src_tokens: Tensor,
-        src_lengths: Tensor | None = None,
-        *,
-        features_only: bool = False,
-        classification_head_name: str | None = None,
-        **options: Any,
-    ) -> Any:
-        """As ``EncoderModel.forward``; logits of a text with <mask>s in it take the decoder.
-
-        Features and classification scores are the encoder's alone, which then reads every token.
-        """
-        if "positions" in options or features_only or classification_head_name or not self.pretrains:
-            return super().forward(
-                src_tokens,
-                src_lengths,
-                features_only=features_only,
-                classification_head_name=classification_head_name,
-                **options,
-            )
-        return self._fill(src_tokens), {"inner_states": None}
-
     def encode_visible(self, corrupted_BT: Tensor, visible: Selection) -> Tensor:
         """Return the encoder's states ``[B, S, D]`` of the visible tokens, each at its original place."""
         tokens_BS = visible.take(corrupted_BT, fill=self.pad_index)
@@ -186,8 +163,8 @@ class ThreeMLModel(EncoderModel):
             "flops_saved": share_saved(self.shape, counts, exact_counts(length, BASELINE_RATE)),
         }
 
-    def _fill(self, src_tokens: Tensor) -> Tensor:
-        """Return the logits ``[B, T, V]`` of a text with <mask>s in it."""
+    def token_logits(self, src_tokens: Tensor) -> Tensor:
+        """Return the logits ``[B, T, V]`` of a text with <mask>s in it, by the decoder."""
         self._check_length(src_tokens)
         hidden, padding = src_tokens == self.mask_index, src_tokens == self.pad_index
         everywhere = torch.arange(src_tokens.numel(), device=src_tokens.device)

@@ -9,7 +9,7 @@ usage: scripts/bench/gpu.sh [--only PART[,PART]] [--budget SECONDS] [--out DIR] 
 
 Runs every GPU check and benchmark. Writes a CSV for each benchmark (three_ml: a figure too) and gpu.log; where
 time or files are limited, call it several times with --only.
-  --only PARTS      some of: tests,step,operations,huggingface,train,three_ml,scaling,agreement,profile,loading
+  --only PARTS      some of: tests,step,operations,huggingface,train,three_ml,amos,scaling,agreement,profile,loading
                     (default: all, in this order)
   --budget SECONDS  start no part that is not expected to fit, end one that overruns (default 540)
   --out DIR         where the files go (default scripts/bench/results)
@@ -19,7 +19,7 @@ PYTHON names the interpreter (default python3). It needs torch, fairseq and pyte
 TEXT
 }
 
-order="tests,step,operations,huggingface,train,three_ml,scaling,agreement,profile,loading"
+order="tests,step,operations,huggingface,train,three_ml,amos,scaling,agreement,profile,loading"
 data="" only="$order" budget=540 out="scripts/bench/results" dry=""
 while [ $# -gt 0 ]; do
   case "$1" in
@@ -93,7 +93,7 @@ run_tests() {
   else
     limited "$python" -m pytest -q --device cuda -p no:cacheprovider --maxfail 20 \
       tests/ops tests/modules tests/optim/test_adamw.py tests/optim/test_clipping.py \
-      tests/models/test_mlm.py tests/models/test_map_net.py tests/models/test_three_ml.py tests/criterions \
+      tests/models/test_mlm.py tests/models/test_map_net.py tests/models/test_three_ml.py tests/models/test_amos.py tests/criterions \
       tests/test_host_sync.py tests/analysis/test_flops.py
   fi
 }
@@ -130,7 +130,7 @@ loss_fell() {
 run_train() {
   local precision method model criterion splits failed=0
   for precision in $(size "bf16 fp16 fp32" "fp32 bf16"); do
-    for method in "mlm mlm 1" "mlm fully_explored_mlm 4" "map_net map_net 1" "three_ml mlm 1"; do
+    for method in "mlm mlm 1" "mlm fully_explored_mlm 4" "map_net map_net 1" "three_ml mlm 1" "amos amos 1"; do
       read -r model criterion splits <<<"$method"
       echo "-- train $precision $criterion"
       fairseq_train "$data" --user-dir fairseq_masking --task masked_pretraining --arch "${model}_$base" \
@@ -177,10 +177,17 @@ run_three_ml() {
     --mask-prob $(size "0.4 0.5" 0.3) --steps "$(size 10 2)" --turns "$(size 4 2)" --out "$out/three_ml_speed_gpu.csv"
 }
 
+# AMOS against MLM of the same encoder, and with one head as ELECTRA.
+run_amos() {
+  bench amos_cost --data "$data" "${half[@]}" --arch "$base" --tokens "$(size 512 32)" --rows "$(size 64 4)" \
+    --variants fused_adamw --steps "$(size 10 2)" --turns "$(size 4 2)" --out "$out/amos_cost_gpu.csv" \
+    $(size "" --no-memory)
+}
+
 # Seconds each part is expected to take on an H200, compilation included (estimates until it has run there);
 # one that takes half as much again is ended.
-declare -A expected=([tests]=90 [step]=180 [operations]=60 [huggingface]=130 [train]=150 [scaling]=120
-  [agreement]=240 [profile]=60 [loading]=30 [three_ml]=90)
+declare -A expected=([tests]=90 [step]=180 [operations]=90 [huggingface]=130 [train]=150 [scaling]=120
+  [agreement]=240 [profile]=60 [loading]=30 [three_ml]=90 [amos]=120)
 failed=() skipped=()
 run_parts() {
   make_data

@@ -22,6 +22,9 @@ FOLDER = Path(__file__).resolve().parents[2] / "configs" / "pretrain"
 RECIPES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
 GROUPS = ("task", "model", "criterion", "optimizer", "lr_scheduler")
 EXPECTED = {
+    "amos_base",
+    "amos_base_plus_plus",
+    "amos_tiny",
     "fully_explored_base",
     "fully_explored_cs",
     "fully_explored_news",

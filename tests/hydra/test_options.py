@@ -23,7 +23,7 @@ import fairseq_masking  # noqa: F401 - registers what is compared
 
 SECTIONS = ("task", "model", "criterion", "optimizer", "lr_scheduler")
 OUR_MODELS = ("mlm", "map_net", "three_ml", "amos")
-OUR_CRITERIONS = ("mlm", "fully_explored_mlm", "map_net", "amos")
+OUR_CRITERIONS = ("mlm", "fully_explored_mlm", "map_net", "amos", "scored_sentence_prediction", "squad")
 RECIPES = sorted(Path(__file__).parents[2].glob("configs/pretrain/*.yaml"))
 SHAPES = ("tiny", "small", "base", "large")
 
@@ -37,18 +37,22 @@ def criterions() -> list[str]:
     return [name for name in OUR_CRITERIONS if name in CRITERION_DATACLASS_REGISTRY]
 
 
-def from_command_line(arch: str, criterion: str, more: list[str]) -> dict[str, Any]:
+def from_command_line(
+    arch: str, criterion: str, more: list[str], task: str = "masked_pretraining"
+) -> dict[str, Any]:
     """What ``fairseq-train`` makes of its options."""
-    fixed = ["DATA", "--task", "masked_pretraining", "--arch", arch, "--criterion", criterion]
+    fixed = ["DATA", "--task", task, "--arch", arch, "--criterion", criterion]
     fixed += ["--optimizer", "adam", "--lr-scheduler", "polynomial_decay", "--max-update", "10"]
     fixed += ["--total-num-update", "10"]  # the command line does not take it from --max-update, Hydra does
     args = options.parse_args_and_arch(options.get_training_parser(), [*fixed, *more])
     return OmegaConf.to_container(convert_namespace_to_omegaconf(args), resolve=True, enum_to_str=True)
 
 
-def from_hydra(arch: str, criterion: str, more: list[str]) -> dict[str, Any]:
+def from_hydra(
+    arch: str, criterion: str, more: list[str], task: str = "masked_pretraining"
+) -> dict[str, Any]:
     """What ``fairseq-hydra-train`` makes of the same."""
-    fixed = ["task=masked_pretraining", "task.data=DATA", f"model={arch}", f"criterion={criterion}"]
+    fixed = [f"task={task}", "task.data=DATA", f"model={arch}", f"criterion={criterion}"]
     fixed += ["optimizer=adam", "lr_scheduler=polynomial_decay", "optimization.max_update=10"]
     hydra_init("config")
     GlobalHydra.instance().clear()
@@ -58,10 +62,15 @@ def from_hydra(arch: str, criterion: str, more: list[str]) -> dict[str, Any]:
     return OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)
 
 
-def assert_same(arch: str, criterion: str, more: list[tuple[str, str, Any]]) -> None:
+def assert_same(
+    arch: str, criterion: str, more: list[tuple[str, str, Any]], task: str = "masked_pretraining"
+) -> None:
     flags = [part for _, option, value in more for part in as_flag(option, value)]
     keys = [f"{section}.{option}={as_key(value)}" for section, option, value in more]
-    ours, theirs = from_command_line(arch, criterion, flags), from_hydra(arch, criterion, keys)
+    ours, theirs = (
+        from_command_line(arch, criterion, flags, task),
+        from_hydra(arch, criterion, keys, task),
+    )
     for section in SECTIONS:
         assert ours[section] == theirs[section], section
     for section, option, value in more:
@@ -70,6 +79,8 @@ def assert_same(arch: str, criterion: str, more: list[tuple[str, str, Any]]) -> 
 
 def as_flag(option: str, value: Any) -> list[str]:
     flag = "--" + option.replace("_", "-")
+    if isinstance(value, list):
+        return [flag, ",".join(map(str, value))]
     return [flag] if isinstance(value, bool) else [flag, str(value)]
 
 
@@ -87,6 +98,8 @@ def other_values(section: str, dataclass: type) -> Iterator[tuple[str, str, Any]
         kind = str(field.type)
         if isinstance(field.type, type) and issubclass(field.type, enum.Enum):
             value: Any = next(choice.value for choice in field.type if choice.value != str(default))
+        elif "List" in kind:
+            value = [2, 7] if "int" in kind else [0.25, 0.75]
         elif "bool" in kind:
             value = not default
         elif "int" in kind:
@@ -108,10 +121,17 @@ def test_defaults_of_archs(arch: str) -> None:
     assert_same(arch, "mlm", [])
 
 
-def test_every_option_of_the_task() -> None:
-    more = list(other_values("task", TASK_DATACLASS_REGISTRY["masked_pretraining"]))
-    assert {name for _, name, _ in more} >= {"mask_prob", "mask_unit", "mask_splits", "tokens_per_sample"}
-    assert_same("mlm_tiny", "mlm", more)
+@pytest.mark.parametrize(
+    ("task", "criterion", "some"),
+    [
+        ("masked_pretraining", "mlm", {"mask_prob", "mask_unit", "mask_splits", "tokens_per_sample"}),
+        ("squad", "squad", {"tokens_per_sample", "doc_stride", "question_tokens"}),
+    ],
+)
+def test_every_option_of_a_task(task: str, criterion: str, some: set[str]) -> None:
+    more = list(other_values("task", TASK_DATACLASS_REGISTRY[task]))
+    assert {name for _, name, _ in more} >= some
+    assert_same("mlm_tiny", criterion, more, task)
 
 
 @pytest.mark.parametrize("model", [name for name in OUR_MODELS if name in MODEL_DATACLASS_REGISTRY])

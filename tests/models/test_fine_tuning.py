@@ -3,6 +3,7 @@
 from argparse import Namespace
 
 import pytest
+import small_amos
 import small_map_net
 import small_three_ml
 import torch
@@ -22,6 +23,7 @@ def mlm(device):
 PRETRAINED = {
     "mlm": mlm,
     "map_net": small_map_net.build,
+    "amos": small_amos.build,
     "three_ml self": lambda device: small_three_ml.build(device, "self", double=False),
     "three_ml cross": lambda device: small_three_ml.build(device, "cross", double=False),
 }

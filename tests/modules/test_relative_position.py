@@ -48,6 +48,12 @@ def test_t5_buckets_by_hand():
     assert t5_buckets(offsets, num_buckets=32, max_distance=128).tolist() == expected
 
 
+def test_t5_buckets_of_a_small_table_by_hand():
+    # 8 buckets, 16: 4 a side; 0 and 1 exact, then 2 + 2 ln(n / 2) / ln 8, which is 3 from n = 5.7 on
+    table = t5_buckets(torch.arange(8) - torch.tensor([[0], [3]]), num_buckets=8, max_distance=16)
+    assert table.tolist() == [[0, 5, 6, 6, 6, 6, 7, 7], [2, 2, 1, 0, 5, 6, 6, 6]]
+
+
 @pytest.mark.parametrize(("buckets", "distance"), [(32, 128), (64, 128)])
 def test_amos_buckets_equal_the_loop(buckets, distance):
     size = 200
@@ -62,6 +68,24 @@ def test_amos_buckets_by_hand():
     offsets = torch.tensor([0, 1, 7, 8, 9, 400, -1, -400])
     buckets = amos_buckets(offsets, num_buckets=32, max_distance=128, max_positions=512)
     assert buckets.tolist() == [15, 16, 22, 23, 24, 30, 14, 0]
+
+
+@pytest.mark.parametrize(
+    ("max_positions", "expected"),
+    [
+        # 8 bins, 16: half 4, exact 2; 2 -> 2, 3 -> 2 + ceil(ln 1.5 / ln 7.5) = 3, the last; from -3 on
+        (12, [[3, 4, 5, 6, 6, 6], [1, 2, 3, 4, 5, 6], [0, 0, 0, 1, 2, 3]]),
+        # no distance of 3 in a table of 3 x 3: from -2 on
+        (3, [[2, 3, 4], [0, 1, 2]]),
+    ],
+)
+def test_amos_buckets_of_a_small_table_by_hand(max_positions, expected):
+    length = len(expected[0])
+    queries = torch.tensor([[0], [2], [5]][: len(expected)])
+    table = amos_buckets(
+        torch.arange(length) - queries, num_buckets=8, max_distance=16, max_positions=max_positions
+    )
+    assert table.tolist() == expected
 
 
 @pytest.mark.parametrize("kind", ["t5", "amos"])
