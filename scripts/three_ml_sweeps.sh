@@ -15,9 +15,9 @@ table, OUT/table.csv. A run that is finished is not trained again.
   --dry-run       print the commands and stop
   --help          this text
 
-strategy: 80-10-10, 100-0-0, 80-20-0, 80-0-20 at 40% (Table 2c; mlm at 80-10-10 and 40%: Table 1); rate: 15% to 70%,
-validated at 15%; depth: 1, 2, 4, 8 decoder layers (Table 2a); width: 64, 128, 192, 256 (Table 2b has 256 to 1024
-under an encoder of 1024; here it is 128).
+strategy: 80-10-10, 100-0-0, 80-20-0, 80-0-20 at 40% (Table 2c; mlm at 80-10-10 and 40%: Table 1); rate: 15% to 70% of
+rows of 64 tokens (15% of the recipe's 40 would leave none unchanged), validated at 15%; depth: 1, 2, 4, 8 decoder layers
+(Table 2a); width: 64, 128, 192, 256 (Table 2b has 256 to 1024 under an encoder of 1024; here it is 128).
 KEY=VALUE goes to every run, for example dataset.batch_size=32 common.seed=2
 TEXT
 }
@@ -38,9 +38,9 @@ if asked_for strategy; then
     sweep mlm_tiny strategy_mlm task.mask_prob=0.4 task.valid_mask_prob=0.4
 fi
 if asked_for rate; then
-    rates=task.mask_prob=0.15,0.3,0.4,0.5,0.6,0.7
-    three_ml "rate_\${task.mask_prob}_$decoder" "$rates"
-    sweep mlm_tiny "rate_\${task.mask_prob}_mlm" "$rates"
+    rates=(task.tokens_per_sample=64 task.mask_prob=0.15,0.3,0.4,0.5,0.6,0.7)
+    three_ml "rate_\${task.mask_prob}_$decoder" "${rates[@]}"
+    sweep mlm_tiny "rate_\${task.mask_prob}_mlm" "${rates[@]}"
 fi
 if asked_for depth; then
     three_ml "depth_\${model.decoder_layers}_$decoder" task.valid_mask_prob=0.4 model.decoder_layers=1,2,4,8

@@ -38,6 +38,7 @@ _OPTIONS = {
     "no stop-grad": "model.no_generator_stop_grad",
     "scale": "model.adversarial_scale",
     "MLM scale": "model.adversarial_mlm_scale",
+    "tokens": "task.tokens_per_sample",
     "seed": "common.seed",
 }
 _METRICS = (

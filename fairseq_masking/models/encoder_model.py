@@ -194,9 +194,12 @@ class EncoderModel(BaseFairseqModel):
             )
         unlike = [key for key in own if own[key].shape != state_dict[key].shape]
         if unlike:
+            way_out = "resume with the --arch and options it was trained with"
+            if unlike[0].startswith("classification_heads."):
+                way_out = "give its --num-classes, or start with --init-from, which leaves heads behind"
             raise UserError(
                 f"the checkpoint's {unlike[0]} is {list(state_dict[unlike[0]].shape)}, the model's"
-                f" {list(own[unlike[0]].shape)}: resume with the --arch and options it was trained with"
+                f" {list(own[unlike[0]].shape)}: {way_out}"
             )
 
     def _reconcile_heads(self, state_dict: dict[str, Tensor]) -> None:
