@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from fairseq.dataclass.configs import CheckpointConfig
 from fairseq.models import ARCH_CONFIG_REGISTRY, ARCH_MODEL_NAME_REGISTRY, MODEL_DATACLASS_REGISTRY
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import Tensor
 
 from fairseq_masking.compat.checkpoints import load_tensors
@@ -44,7 +44,7 @@ def resolve_shape(cfg: DictConfig) -> None:
     Raises:
         UserError: there is no such source, or an option contradicts it.
     """
-    model = cfg.model
+    model = OmegaConf.select(cfg, "model")  # commands that build none have no such section
     path = getattr(model, "init_from", None)
     if not path:
         return

@@ -62,7 +62,8 @@ def test_states_and_logits_of_every_architecture(transformers, tmp_path, data, n
     theirs = load(transformers, "AutoModelForMaskedLM", tmp_path / "out")
     tokens, visible = rows_of(model)
     with torch.no_grad():
-        expected, extra = model(tokens, return_all_hiddens=True)
+        expected = model(tokens)[0]
+        extra = model(tokens, features_only=True, return_all_hiddens=True)[1]
         actual = theirs(input_ids=tokens, attention_mask=visible.long(), output_hidden_states=True)
         bare = transformers.AutoModel.from_pretrained(tmp_path / "out", trust_remote_code=True).eval()
         last = bare(input_ids=tokens, attention_mask=visible.long()).last_hidden_state

@@ -51,7 +51,7 @@ def test_tokens_and_states_are_those_of_transformers(transformers, folder, tmp_p
     tokens = torch.nn.utils.rnn.pad_sequence(ours, batch_first=True, padding_value=dictionary.pad())
     with torch.no_grad():
         expected = theirs(**batch, output_hidden_states=True).hidden_states
-        actual = model(tokens, return_all_hiddens=True)[1]["inner_states"]
+        actual = model(tokens, features_only=True, return_all_hiddens=True)[1]["inner_states"]
     assert len(actual) == len(expected)
     for one, other in zip(actual, expected, strict=True):
         torch.testing.assert_close(one[visible], other[visible], rtol=0, atol=1e-5)

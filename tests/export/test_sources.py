@@ -95,7 +95,8 @@ def test_states_and_logits_are_those_of_transformers(transformers, tmp_path, dat
         assert not (foreign[visible] == padding).any()
     with torch.no_grad():
         expected = theirs(input_ids=foreign, attention_mask=visible.long(), output_hidden_states=True)
-        logits, extra = model(tokens, return_all_hiddens=True)
+        logits = model(tokens)[0]
+        extra = model(tokens, features_only=True, return_all_hiddens=True)[1]
     states = expected.hidden_states
     assert len(states) == len(extra["inner_states"]) == 3
     for ours, other in zip(extra["inner_states"], states, strict=True):
