@@ -121,7 +121,7 @@ def _order(row: dict[str, Any]) -> list[Any]:
 
 def _table(rows: list[dict[str, Any]]) -> str:
     """What is the same in all runs is left out."""
-    varying = [column for column in _OPTIONS if len({str(row[column]) for row in rows}) > 1]
+    varying = [column for column in (*_OPTIONS, "updates") if len({str(row[column]) for row in rows}) > 1]
     columns = [
         *(varying or ["arch"]),
         *(
