@@ -19,7 +19,7 @@ mixture: adversarial, uniform, random_layer, layer_switch, fixed, adversarial ML
 generator: no stop-gradient, separate generators of 1, 2, 3 and of 1, 1, 1 layers; depths: one head at layer 1, 2
 or 3 (ELECTRA with a shallow generator), heads at 1 and 3; command: uniform and separate generators once more
 through fairseq-train, which must give the same numbers.
-KEY=VALUE goes to every run of Hydra's, for example dataset.batch_size=32 common.seed=2
+KEY=VALUE goes to every run of Hydra's, for example dataset.batch_size=64 common.seed=2
 TEXT
 }
 
@@ -34,11 +34,12 @@ amos() { sweep amos_tiny "$@" "dataset.validate_interval_updates=$updates"; }
 amos_by_options() {
     [ -n "$dry_run" ] || mkdir -p "$out/$1"
     run fairseq-train "$data" --user-dir "$repo/fairseq_masking" --task masked_pretraining --arch amos_tiny \
-        --criterion amos --tokens-per-sample 128 --leave-unmasked-prob 0 --random-token-prob 0 \
-        --batch-size 32 --batch-size-valid 64 --num-workers 1 --validate-interval-updates "$updates" \
+        --criterion amos --tokens-per-sample 32 --mask-prob 0.25 --leave-unmasked-prob 0.1 --random-token-prob 0 \
+        --normalize-before --dropout 0 --attention-dropout 0 \
+        --batch-size 16 --batch-size-valid 256 --num-workers 1 --validate-interval-updates "$updates" \
         --optimizer adam --adam-betas '(0.9, 0.98)' --adam-eps 1e-6 --weight-decay 0.01 --clip-norm 2.0 \
         --lr 1e-3 --lr-scheduler polynomial_decay --warmup-updates 200 --total-num-update "$updates" \
-        --max-update "$updates" --no-epoch-checkpoints --cpu --log-format json --log-interval 20 \
+        --max-update "$updates" --no-epoch-checkpoints --cpu --log-format json --log-interval 100 \
         --save-dir "$out/$1" --log-file "$out/$1/hydra_train.log" "${@:2}"
 }
 
