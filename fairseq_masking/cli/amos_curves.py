@@ -13,7 +13,9 @@ from fairseq_masking.evaluation.amos_curves import amos_curves, panels_of, summa
 __all__ = ["main"]
 
 _EPILOG = """Table: means over the last tenth of the updates. "above chance" is the accuracy on replaced
-tokens plus that on original ones, less 100%: 0 for whoever calls tokens replaced without looking at them."""
+tokens plus that on original ones, less 100%: 0 for whoever calls tokens replaced without looking at them.
+"area" (under the ROC curve) is how often a replaced token looks less original than an original one: 50% by
+chance, whatever the threshold."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -53,6 +53,7 @@ _METRICS = (
     "disc_accuracy",
     "disc_accuracy_replaced",
     "disc_accuracy_original",
+    "disc_auc",
     "replace_rate",
 )
 _BY_DEPTH = ("mlm_loss", "mixture")  # AMOS's: in a log the depth's name stands behind

@@ -21,6 +21,7 @@ from fairseq_masking.errors import UserError
 from fairseq_masking.models.amos import AmosOutput
 from fairseq_masking.models.outputs import MaskedTokenOutput
 from fairseq_masking.modules.generator import depth_names
+from fairseq_masking.ops.ranked_pairs import ranked_pairs
 
 __all__ = ["AmosCriterion", "AmosCriterionConfig"]
 
@@ -79,7 +80,8 @@ class AmosCriterion(MLMCriterion):
         Losses are in bits: ``objective`` and ``mlm_loss_<depth>`` a masked token, ``disc_loss`` a token.
         ``mixture_<depth>`` is the mean weight at the masked tokens, ``replace_rate`` the share of them where
         another token was sampled; the discriminator's accuracies are percentages of all tokens, of the
-        replaced and of the original ones.
+        replaced and of the original ones. ``disc_auc`` needs no threshold: how often a replaced token looks
+        less original than an original one of its batch (area under the ROC curve, 50%: by chance).
         """
         logging_outputs = on_host(logging_outputs)
         reduce_masked_token_logs(logging_outputs)
@@ -101,7 +103,8 @@ class AmosCriterion(MLMCriterion):
         log_mean("disc_accuracy", "num_detected", "ntokens", scale=100, priority=44)
         log_mean("disc_accuracy_replaced", "num_detected_replaced", "num_replaced", scale=100, priority=45)
         log_mean("disc_accuracy_original", "num_detected_original", "num_original", scale=100, priority=46)
-        log_mean("replace_rate", "num_replaced", "sample_size", scale=100, priority=47)
+        log_mean("disc_auc", "num_pairs_ordered", "num_pairs", scale=100, priority=47)
+        log_mean("replace_rate", "num_replaced", "sample_size", scale=100, priority=48)
 
 
 @torch.no_grad()
@@ -113,6 +116,9 @@ def _logs(output: AmosOutput, depths: Sequence[int]) -> dict[str, Tensor]:
     if output.padding_BT is not None:
         right_BT = right_BT & ~output.padding_BT
         original_BT = original_BT & ~output.padding_BT
+    num_ordered, num_pairs = ranked_pairs(
+        -output.detection_logits_BT.flatten(), replaced_BT.flatten(), original_BT.flatten()
+    )
     return {
         **{MLM_LOSS + name: loss for name, loss in zip(names, output.losses_KN.sum(1), strict=True)},
         **{WEIGHT + name: weight for name, weight in zip(names, output.weights_NK.sum(0), strict=True)},
@@ -122,4 +128,6 @@ def _logs(output: AmosOutput, depths: Sequence[int]) -> dict[str, Tensor]:
         "num_detected_original": (right_BT & original_BT).sum(),
         "num_replaced": replaced_BT.sum(),
         "num_original": original_BT.sum(),
+        "num_pairs_ordered": num_ordered,
+        "num_pairs": num_pairs,
     }

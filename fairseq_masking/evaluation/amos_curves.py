@@ -20,6 +20,7 @@ _DISCRIMINATOR = (
     "disc_accuracy_original",
     "replace_rate",
 )
+_AREA = "disc_auc"  # not in logs of before it was there
 _STYLES = (":", "--", "-", "-.")
 
 
@@ -38,7 +39,7 @@ def amos_curves(name: str, log: TrainingLog) -> dict[str, Curve]:
             " --log-format json (or simple)"
         )
     curves = logged_curves(
-        log, [*(prefix + depth for prefix in (_LOSS, _WEIGHT) for depth in depths), *_DISCRIMINATOR]
+        log, [*(prefix + depth for prefix in (_LOSS, _WEIGHT) for depth in depths), *_DISCRIMINATOR, _AREA]
     )
     updates, replaced = curves["disc_accuracy_replaced"]
     original = dict(zip(*curves["disc_accuracy_original"], strict=True))
@@ -61,11 +62,12 @@ def panels_of(runs: Mapping[str, Curves]) -> list[Panel]:
         Panel("generator's loss, bits (Fig. 1b)", lines(_LOSS)),
         Panel("mean mixture weight (Fig. 5a)", lines(_WEIGHT)),
         Panel(
-            "discriminator's accuracy, % (Fig. 5b)",
+            "discriminator: accuracy (Fig. 5b) and area, %",
             (
                 ("disc_accuracy_replaced", "-", "replaced tokens"),
                 ("disc_accuracy_original", "--", "original tokens"),
                 ("disc_accuracy", ":", "all"),
+                (_AREA, "-.", "area under the ROC curve"),
             ),
         ),
         Panel("accuracy on replaced + on original - 100%", (("above_chance", "-", ""),), zero=True),
@@ -78,7 +80,7 @@ def summary_cells(runs: Mapping[str, Curves]) -> tuple[list[str], list[list[str]
     """Return header and a line for each run: means over the last tenth of its updates."""
     header = [
         "last tenth of the updates", "loss by depth", "mixture weights (at first)", "accuracy, all",
-        "replaced", "original", "above chance", "masked tokens replaced",
+        "replaced", "original", "above chance", "area", "masked tokens replaced",
     ]  # fmt: skip
     cells = []
     for name, curves in runs.items():
@@ -95,6 +97,7 @@ def summary_cells(runs: Mapping[str, Curves]) -> tuple[list[str], list[list[str]
                 f"{last['disc_accuracy_replaced']:.1f}%",
                 f"{last['disc_accuracy_original']:.1f}%",
                 f"{last['above_chance']:+.1f}",
+                f"{last[_AREA]:.1f}%" if len(curves[_AREA][1]) else "",
                 f"{last['replace_rate']:.1f}%",
             ]
         )

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from fairseq.logging import metrics
+from sklearn.metrics import roc_auc_score
 from small_amos import batch, build, criterion_of
 from small_batches import PAD_INDEX
 
@@ -27,7 +28,7 @@ class ByHand(torch.nn.Module):
             weights_NK=torch.tensor([[0.25, 0.75], [0.5, 0.5]]),
             sampled_N=torch.tensor([5, 9]),
             detection_losses_BT=torch.tensor([[0.1, 0.2, 0.3], [0.4, 1.0, 0.0]]),
-            detection_logits_BT=torch.tensor([[2.0, -1.0, 1.0], [1.0, 1.0, 5.0]]),
+            detection_logits_BT=torch.tensor([[2.0, -1.0, 1.0], [3.0, 1.0, 5.0]]),
             original_BT=torch.tensor([[True, True, True], [True, False, True]]),
             padding_BT=torch.tensor([[False, False, False], [False, False, True]]),
         )
@@ -65,6 +66,7 @@ def test_a_case_by_hand():
     assert values["disc_loss"] == pytest.approx(0.4 * bits, abs=1e-3)
     assert values["disc_accuracy"] == 60, "wrong at one original and at the one replaced token"
     assert values["disc_accuracy_original"] == 75 and values["disc_accuracy_replaced"] == 0
+    assert values["disc_auc"] == 62.5, "of four, two look more original, one does as much, one less"
     assert values["replace_rate"] == 50
 
 
@@ -81,15 +83,20 @@ def test_sums_equal_a_loop_over_the_tokens(options, device):
         read[position] = token
     counts = dict.fromkeys(("num_detected", "num_detected_replaced", "num_detected_original"), 0)
     counts.update(num_replaced=0, num_original=0)
+    looks, is_original = [], []
     for row, length in enumerate(LENGTHS):
         for column in range(length):
             original = read[row * tokens.shape[1] + column] == tokens[row, column]
             right = (output.detection_logits_BT[row, column] > 0) == original
+            looks.append(output.detection_logits_BT[row, column].item())
+            is_original.append(bool(original))
             kind = "original" if original else "replaced"
             counts[f"num_{kind}"] += 1
             counts["num_detected"] += int(right)
             counts[f"num_detected_{kind}"] += int(right)
     assert {key: int(logs[key]) for key in counts} == counts and counts["num_replaced"] > 5
+    area = float(logs["num_pairs_ordered"] / logs["num_pairs"])
+    assert area == pytest.approx(roc_auc_score(is_original, looks), abs=1e-12)
     names = {"generator_layers": ["2"], "separate_generators": ["2_1", "2_2"]}
     (names,) = [names[key] for key in options] or [["1", "2", "3"]]
     assert [key for key in logs if key.startswith("mlm_loss_")] == [f"mlm_loss_{name}" for name in names]

@@ -14,6 +14,7 @@ from fairseq_masking.evaluation.training_log import TrainingLog
 def interval(update, depths=("4", "6", "10")):
     values = {"num_updates": update, "wps": 100.0, "disc_loss": 0.4, "disc_accuracy": 90.0}
     values |= {"disc_accuracy_original": 95.0, "replace_rate": 80.0 - update / 10}
+    values["disc_auc"] = 50 + update / 5
     if update > 10:  # at first nothing was replaced
         values["disc_accuracy_replaced"] = 10.0 + update / 10
     for number, depth in enumerate(reversed(depths)):  # in no order
@@ -47,6 +48,13 @@ def test_summary_is_of_the_last_tenth():
     assert found["mixture weights (at first)"] == "0.65 / 0.40 / 0.15 (0.74 / 0.49 / 0.24)"
     assert (found["accuracy, all"], found["replaced"], found["original"]) == ("90.0%", "20.0%", "95.0%")
     assert found["above chance"] == "+15.0" and found["masked tokens replaced"] == "70.0%"
+    assert found["area"] == "70.0%"
+
+
+def test_a_log_of_before_the_area_was_logged():
+    train = {10: {key: value for key, value in interval(20).items() if key != "disc_auc"}}
+    header, (line,) = summary_cells({"run": amos_curves("run", TrainingLog(train=train, valid={}))})
+    assert dict(zip(header, line, strict=True))["area"] == ""
 
 
 def test_the_command(tmp_path, capsys):
