@@ -14,7 +14,7 @@ from typing import Any
 
 from fairseq_masking.analysis.adversary import HeldOut, adversary_path, difference
 from fairseq_masking.cli.measurements import amos_batches, load_amos
-from fairseq_masking.cli.parsing import OneLineParser, run_reporting
+from fairseq_masking.cli.parsing import OneLineParser, at_least, run_reporting
 from fairseq_masking.cli.provenance import provenance_of, write_csv
 from fairseq_masking.errors import UserError
 from fairseq_masking.evaluation.tables import format_table
@@ -59,9 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else list(argv)
     parser = get_parser()
     args = parser.parse_args(argv)
-    for name, least in (("batch_size", 1), ("steps", 1), ("every", 1), ("held_out", 2)):
-        if getattr(args, name) < least:
-            parser.error(f"--{name.replace('_', '-')} {getattr(args, name)} is below {least}")
+    at_least(parser, args, batch_size=1, steps=1, every=1, held_out=2)
     return run_reporting(parser, lambda: _report(args, argv), args.out, args.data)
 
 

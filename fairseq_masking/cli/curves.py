@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from fairseq_masking.cli.parsing import OneLineParser, name_and_log, run_reporting
+from fairseq_masking.cli.parsing import OneLineParser, at_least, name_and_log, run_reporting
 from fairseq_masking.cli.provenance import write_csv
 from fairseq_masking.errors import UserError
 from fairseq_masking.evaluation.panels import Curves, Panel, curve_rows, plot_panels
@@ -44,8 +44,7 @@ def run_curves(
         summary: header and lines of the table.
     """
     args = parser.parse_args(argv)
-    if args.smooth < 1:
-        parser.error(f"--smooth {args.smooth} is below 1")
+    at_least(parser, args, smooth=1)
 
     def report() -> None:
         runs = {

@@ -21,7 +21,7 @@ from fairseq_masking.analysis.mask_report import (
     variance_rows,
 )
 from fairseq_masking.cli.measurements import CORRUPTIONS, measurement_of, sequence_length
-from fairseq_masking.cli.parsing import OneLineParser, run_reporting
+from fairseq_masking.cli.parsing import OneLineParser, at_least, run_reporting
 from fairseq_masking.cli.provenance import provenance_of, write_csv
 from fairseq_masking.cli.sequences import choose_sequences, load_blocks
 from fairseq_masking.data import BlockDataset
@@ -116,11 +116,8 @@ def _report(args: argparse.Namespace, argv: Sequence[str]) -> None:
 
 
 def _check_options(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    least = {"sequences": 1, "seed": 0, "mask_splits": 2, "draws": 3, "replicates": 100}
-    least |= {"distances": 2, "pairs": 2, "reference_masks": 1}
-    for name, value in least.items():
-        if getattr(args, name, value) < value:
-            parser.error(f"--{name.replace('_', '-')} {getattr(args, name)} is below {value}")
+    at_least(parser, args, sequences=1, seed=0, mask_splits=2, draws=3, replicates=100)
+    at_least(parser, args, distances=2, pairs=2, reference_masks=1)
     if args.command == "covariance":
         args.names = args.names or [path.stem for path in args.path]
         if len(args.path) > 2 or len(args.names) != len(args.path) or len(set(args.names)) != len(args.names):

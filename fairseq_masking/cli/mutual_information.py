@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from fairseq_masking.analysis.mutual_information import entropy, layer_information, most_frequent
 from fairseq_masking.cli.measurements import sequence_length
-from fairseq_masking.cli.parsing import OneLineParser, run_reporting
+from fairseq_masking.cli.parsing import OneLineParser, at_least, run_reporting
 from fairseq_masking.cli.provenance import provenance_of, write_csv
 from fairseq_masking.cli.sequences import masked_batches
 from fairseq_masking.evaluation.curves import new_figure, save_figure
@@ -62,9 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else list(argv)
     parser = get_parser()
     args = parser.parse_args(argv)
-    for name in ("states", "frequent", "batch_size"):
-        if getattr(args, name) < 1:
-            parser.error(f"--{name.replace('_', '-')} {getattr(args, name)} is below 1")
+    at_least(parser, args, states=1, frequent=1, batch_size=1)
     args.name = args.name or [path.resolve().parent.name for path in args.checkpoint]
     if len(args.name) != len(args.checkpoint) or len(set(args.name)) != len(args.name):
         parser.error(f"--name: {len(args.checkpoint)} different names are needed, not {' '.join(args.name)}")

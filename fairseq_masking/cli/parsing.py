@@ -11,7 +11,7 @@ from typing import NoReturn
 
 from fairseq_masking.errors import UserError
 
-__all__ = ["OneLineParser", "fail", "name_and_log", "run_reporting"]
+__all__ = ["OneLineParser", "at_least", "fail", "name_and_log", "run_reporting"]
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -20,6 +20,14 @@ class OneLineParser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Prints the line and exits with status 2."""
         self.exit(2, f"{self.prog}: error: {' '.join(message.split())} (see --help)\n")
+
+
+def at_least(parser: argparse.ArgumentParser, args: argparse.Namespace, **bounds: int) -> None:
+    """Refuses an option below its bound; one that was not given may be None or absent."""
+    for name, bound in bounds.items():
+        value = getattr(args, name, None)
+        if value is not None and value < bound:
+            parser.error(f"--{name.replace('_', '-')} {value} is below {bound}")
 
 
 def fail(parser: argparse.ArgumentParser, message: str, status: int) -> int:

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from fairseq_masking.cli.parsing import OneLineParser, run_reporting
+from fairseq_masking.cli.parsing import OneLineParser, at_least, run_reporting
 from fairseq_masking.evaluation.finetuned import Finetuned
 from fairseq_masking.evaluation.submission import predict
 from fairseq_masking.evaluation.tables import format_table
@@ -38,8 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status: 0, 1 for bad input, 130 interrupted (2: wrong options)."""
     parser = get_parser()
     args = parser.parse_args(argv)
-    if args.batch_size < 1:
-        parser.error(f"--batch-size {args.batch_size} is below 1")
+    at_least(parser, args, batch_size=1)
     return run_reporting(parser, lambda: _predict(args), args.out)
 
 

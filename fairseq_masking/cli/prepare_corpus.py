@@ -5,8 +5,8 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
+from fairseq_masking.cli.parsing import OneLineParser, at_least, fail
 from fairseq_masking.errors import UserError
 from fairseq_masking.export.tokenizer_import import tokenizer_of
 from fairseq_masking.preparation.corpus import DOCUMENT_BOUNDS
@@ -33,17 +33,11 @@ _TOKENIZERS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 }
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        """One line, without the usage."""
-        self.exit(2, f"{self.prog}: error: {' '.join(message.split())} (see --help)\n")
-
-
 def get_parser() -> argparse.ArgumentParser:
     """Returns the command's parser."""
     defaults = BpeTraining()
     coverage = defaults.character_coverage
-    parser = _Parser(
+    parser = OneLineParser(
         prog="prepare_corpus",
         description="Turns raw text into the data folder that fairseq-train takes.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
@@ -128,11 +122,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             preparation = _preparation(args, Path(scratch))
             prepared = prepare(preparation, workers=args.workers, force=args.force, reporter=reporter)
     except UserError as error:
-        return _fail(parser, str(error), 1)
+        return fail(parser, str(error), 1)
     except OSError as error:  # a full disk, a folder that may not be written
-        return _fail(parser, f"{error.filename or args.out}: {error.strerror or error}", 1)
+        return fail(parser, f"{error.filename or args.out}: {error.strerror or error}", 1)
     except KeyboardInterrupt:
-        return _fail(parser, f"interrupted; {args.out} was not touched", 130)
+        return fail(parser, f"interrupted; {args.out} was not touched", 130)
     if not prepared.is_new:
         print(f"{args.out} was prepared with these settings and inputs: nothing to do")
     _print_summary(prepared.data, prepared.manifest)
@@ -158,15 +152,7 @@ def _check_options(parser: argparse.ArgumentParser, args: argparse.Namespace) ->
             parser.error("--valid and --valid-fraction exclude each other; give one")
         if not 0 <= args.valid_fraction < 1:
             parser.error(f"--valid-fraction {args.valid_fraction} is not in [0, 1)")
-    for name, least in (
-        ("shards", 1),
-        ("workers", 1),
-        ("seed", 0),
-        ("vocab_size", 6),
-        ("input_sentences", 0),
-    ):
-        if getattr(args, name, least) < least:
-            parser.error(f"--{name.replace('_', '-')} {getattr(args, name)} is below {least}")
+    at_least(parser, args, shards=1, workers=1, seed=0, vocab_size=6, input_sentences=0)
     if not 0 < getattr(args, "character_coverage", 1) <= 1:
         parser.error(f"--character-coverage {args.character_coverage} is not in (0, 1]")
 
@@ -215,11 +201,6 @@ def _print_summary(data: str, manifest: Manifest) -> None:
                 f"{counts['unknown']:,} unknown ({counts['unknown'] / counts['tokens']:.3%})"
             )
     print(f"fairseq-train takes: {data}")
-
-
-def _fail(parser: argparse.ArgumentParser, message: str, status: int) -> int:
-    print(f"{parser.prog}: error: {' '.join(message.split())}", file=sys.stderr)
-    return status
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from fairseq import checkpoint_utils
 
-from fairseq_masking.cli.parsing import OneLineParser, run_reporting
+from fairseq_masking.cli.parsing import OneLineParser, at_least, run_reporting
 from fairseq_masking.errors import UserError
 from fairseq_masking.evaluation.tables import format_table
 from fairseq_masking.preparation.finetuning import FinetunePreparation, prepare_finetuning
@@ -51,10 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status: 0, 1 for bad input, 130 interrupted (2: wrong options)."""
     parser = get_parser()
     args = parser.parse_args(argv)
-    for name, least in (("max_length", 8), ("max_train_rows", 2), ("seed", 0), ("workers", 1)):
-        value = getattr(args, name)
-        if value is not None and value < least:
-            parser.error(f"--{name.replace('_', '-')} {value} is below {least}")
+    at_least(parser, args, max_length=8, max_train_rows=2, seed=0, workers=1)
     return run_reporting(parser, lambda: _prepare(args), args.out)
 
 

@@ -27,7 +27,7 @@ from fairseq_masking.analysis.position_difficulty import (
 from fairseq_masking.analysis.proposal_report import estimator_rows, estimator_table, law_rows, law_table
 from fairseq_masking.analysis.proposal_variance import measure_proposals
 from fairseq_masking.cli.measurements import CORRUPTIONS, measurement_of, sequence_length
-from fairseq_masking.cli.parsing import OneLineParser, run_reporting
+from fairseq_masking.cli.parsing import OneLineParser, at_least, run_reporting
 from fairseq_masking.cli.provenance import provenance_of, write_csv
 from fairseq_masking.cli.sequences import choose_sequences, load_blocks
 from fairseq_masking.evaluation.tables import format_table
@@ -118,11 +118,7 @@ def _report(args: argparse.Namespace, argv: Sequence[str]) -> None:
 
 
 def _check_options(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    least = {"sequences": 1, "seed": 0, "draws": 3, "replicates": 100, "oracle_rounds": 1}
-    least |= {"gradient_rounds": 0}
-    for name, value in least.items():
-        if getattr(args, name) < value:
-            parser.error(f"--{name.replace('_', '-')} {getattr(args, name)} is below {value}")
+    at_least(parser, args, sequences=1, seed=0, draws=3, replicates=100, oracle_rounds=1, gradient_rounds=0)
     for count in args.num_masks or ():
         if count < 1:
             parser.error(f"--num-masks {count} is below 1")

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from fairseq_masking.analysis.replacements import ReplacementLosses, replacement_losses, source_names
 from fairseq_masking.cli.measurements import amos_batches, load_amos
-from fairseq_masking.cli.parsing import OneLineParser, run_reporting
+from fairseq_masking.cli.parsing import OneLineParser, at_least, run_reporting
 from fairseq_masking.cli.provenance import provenance_of, write_csv
 from fairseq_masking.errors import UserError
 from fairseq_masking.evaluation.loss_distributions import histogram_rows, plot_distributions
@@ -56,9 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else list(argv)
     parser = get_parser()
     args = parser.parse_args(argv)
-    for name in ("batches", "batch_size", "bins"):
-        if getattr(args, name) < 1:
-            parser.error(f"--{name.replace('_', '-')} {getattr(args, name)} is below 1")
+    at_least(parser, args, batches=1, batch_size=1, bins=1)
     return run_reporting(parser, lambda: _report(args, argv), args.out, args.figure, args.data)
 
 

@@ -6,6 +6,7 @@ import shutil
 import sys
 from pathlib import Path
 
+from fairseq_masking.cli.parsing import at_least
 from fairseq_masking.errors import UserError
 
 __all__ = [
@@ -46,11 +47,7 @@ def add_page_options(parser: argparse.ArgumentParser) -> None:
 
 def check_least(parser: argparse.ArgumentParser, args: argparse.Namespace, **least: int) -> None:
     """Refuses options below what is given here, beside those that are shared, and --lines without --file."""
-    shared = {"num_masks": 1, "lines": 1, "width": 1, "tokens_per_sample": 3}
-    for name, bound in {**shared, **least}.items():
-        value = getattr(args, name)
-        if value is not None and value < bound:
-            parser.error(f"--{name.replace('_', '-')} {value} is below {bound}")
+    at_least(parser, args, num_masks=1, lines=1, width=1, tokens_per_sample=3, **least)
     if args.lines is not None and args.file is None:
         parser.error("--lines belongs to --file")
 
