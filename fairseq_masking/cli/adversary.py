@@ -68,9 +68,8 @@ def _report(args: argparse.Namespace, argv: Sequence[str]) -> None:
     rows = _rows(args)
     print(_table(rows))
     if args.out is not None:
-        seconds = f"{time.perf_counter() - start:.0f}"
         command = ["adversary", *argv]
-        write_csv(args.out, rows, provenance_of(command, [args.checkpoint], note=args.note, seconds=seconds))
+        write_csv(args.out, rows, provenance_of(command, [args.checkpoint], since=start, note=args.note))
 
 
 def _rows(args: argparse.Namespace) -> list[dict[str, Any]]:

@@ -110,9 +110,8 @@ def _report(args: argparse.Namespace, argv: Sequence[str]) -> None:
     start = time.perf_counter()
     rows = _variance(args) if args.command == "variance" else _covariance(args)
     if args.out is not None:
-        seconds = f"{time.perf_counter() - start:.0f}"
         command = ["gradient_variance", *argv]
-        write_csv(args.out, rows, provenance_of(command, args.path, note=args.note, seconds=seconds))
+        write_csv(args.out, rows, provenance_of(command, args.path, since=start, note=args.note))
 
 
 def _check_options(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:

@@ -74,9 +74,8 @@ def _report(args: argparse.Namespace, argv: Sequence[str]) -> None:
     rows = _measure(args)
     print(_table(rows))
     if args.out is not None:
-        seconds = f"{time.perf_counter() - start:.0f}"
         command = ["mutual_information", *argv]
-        write_csv(args.out, rows, provenance_of(command, args.checkpoint, note=args.note, seconds=seconds))
+        write_csv(args.out, rows, provenance_of(command, args.checkpoint, since=start, note=args.note))
     if args.figure is not None:
         _draw(rows, args.figure, title=args.note)
 

@@ -107,9 +107,8 @@ def _report(args: argparse.Namespace, argv: Sequence[str]) -> None:
     start = time.perf_counter()
     rows = _measure(args)
     if args.out is not None:
-        seconds = f"{time.perf_counter() - start:.0f}"
         command = ["proposal_variance", *argv]
-        write_csv(args.out, rows, provenance_of(command, [args.checkpoint], note=args.note, seconds=seconds))
+        write_csv(args.out, rows, provenance_of(command, [args.checkpoint], since=start, note=args.note))
     if args.figure is not None:
         from fairseq_masking.analysis.proposal_figures import plot_laws  # matplotlib takes its time
 

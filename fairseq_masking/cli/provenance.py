@@ -5,6 +5,7 @@ import hashlib
 import platform
 import shlex
 import subprocess
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,14 +15,22 @@ import torch
 __all__ = ["environment", "provenance_of", "write_csv"]
 
 
-def provenance_of(command: Sequence[str], checkpoints: Sequence[Path] = (), **more: str) -> dict[str, str]:
-    """What reproduces numbers: the command line, checkpoints' hashes, ``environment`` and ``more``."""
+def provenance_of(
+    command: Sequence[str], checkpoints: Sequence[Path] = (), *, since: float | None = None, **more: str
+) -> dict[str, str]:
+    """What reproduces numbers: the command line, checkpoints' hashes, ``environment`` and ``more``.
+
+    Args:
+        since: ``time.perf_counter()`` when the command started: its ``seconds`` come last.
+    """
+    seconds = {} if since is None else {"seconds": f"{time.perf_counter() - since:.0f}"}
     hashes = [hashlib.sha256(path.read_bytes()).hexdigest()[:16] for path in checkpoints]
     return {
         "command": shlex.join(command),
         "checkpoint_sha256": " ".join(hashes),
         **environment(),
         **more,
+        **seconds,
     }
 
 

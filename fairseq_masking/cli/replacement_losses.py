@@ -67,12 +67,8 @@ def _report(args: argparse.Namespace, argv: Sequence[str]) -> None:
     losses = {name: one.losses.double().numpy() for name, one in found.items()}
     if args.out is not None:
         command = ["replacement_losses", *argv]
-        seconds = f"{time.perf_counter() - start:.0f}"
-        write_csv(
-            args.out,
-            histogram_rows(losses, args.bins),
-            provenance_of(command, [args.checkpoint], note=args.note, seconds=seconds),
-        )
+        provenance = provenance_of(command, [args.checkpoint], since=start, note=args.note)
+        write_csv(args.out, histogram_rows(losses, args.bins), provenance)
     if args.figure is not None:
         plot_distributions(losses, args.figure, num_bins=args.bins, title=args.note)
 
