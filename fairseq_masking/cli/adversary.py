@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fairseq_masking.analysis.adversary import HeldOut, adversary_path, difference
-from fairseq_masking.cli.measurements import amos_batches, load_amos
+from fairseq_masking.cli.measurements import add_amos_options, amos_batches, load_amos
 from fairseq_masking.cli.parsing import OneLineParser, at_least, run_reporting
 from fairseq_masking.cli.provenance import provenance_of, write_csv
 from fairseq_masking.errors import UserError
@@ -34,21 +34,16 @@ def get_parser() -> argparse.ArgumentParser:
         prog="adversary", description=__doc__, epilog=_EPILOG, allow_abbrev=False,
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )  # fmt: skip
+    add_amos_options(parser)
     add = parser.add_argument
-    add("--checkpoint", type=Path, required=True, metavar="FILE", help="of amos")
-    add("--data", type=Path, required=True, metavar="DIR", help="prepared corpus that it was trained on")
     add("--split", default="train", help="of the corpus, to take steps on")
     add("--held-out-split", default="valid", help="of the corpus, to measure on")
-    add("--tokens-per-sample", type=int, metavar="T", help="tokens of a sequence (default: the training's)")
-    add("--mask-prob", type=float, default=0.15, metavar="P", help="masking rate; all become [MASK]")
-    add("--batch-size", type=int, default=16, metavar="N", help="sequences at once")
     add("--steps", type=int, default=30, metavar="N", help="on v, for either sign")
     add("--every", type=int, default=10, metavar="N", help="steps between measurements")
     add("--held-out", type=int, default=12, metavar="N", help="batches to measure on")
     add("--uniform-start", action="store_true",
         help="begin with all depths weighed the same, not where the checkpoint is")  # fmt: skip
     add("--lr", type=float, default=0.01, help="of the steps (Adam)")
-    add("--seed", type=int, default=1, help="of sequences, masks and noise")
     add("--out", type=Path, metavar="CSV", help="file for the numbers, with what reproduces them")
     add("--note", default="", metavar="TEXT", help="kept in the file")
     return parser

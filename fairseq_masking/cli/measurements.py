@@ -14,7 +14,14 @@ from fairseq_masking.models import AmosModel
 from fairseq_masking.models.hub import HubInterface
 from fairseq_masking.tasks.vocabulary import masking_vocabulary
 
-__all__ = ["CORRUPTIONS", "amos_batches", "load_amos", "measurement_of", "sequence_length"]
+__all__ = [
+    "CORRUPTIONS",
+    "add_amos_options",
+    "amos_batches",
+    "load_amos",
+    "measurement_of",
+    "sequence_length",
+]
 
 # Of --corruption: shares of the predicted tokens that stay and that become random ones.
 CORRUPTIONS = {"mask": (0.0, 0.0), "bert": (0.1, 0.1)}
@@ -35,6 +42,17 @@ def sequence_length(hub: HubInterface, wanted: int | None) -> int:
     return int(length)
 
 
+def add_amos_options(parser: argparse.ArgumentParser) -> None:
+    """Adds what ``load_amos`` and ``amos_batches`` need."""
+    add = parser.add_argument
+    add("--checkpoint", type=Path, required=True, metavar="FILE", help="of amos")
+    add("--data", type=Path, required=True, metavar="DIR", help="prepared corpus that it was trained on")
+    add("--tokens-per-sample", type=int, metavar="T", help="tokens of a sequence (default: the training's)")
+    add("--mask-prob", type=float, default=0.15, metavar="P", help="masking rate; all become [MASK]")
+    add("--batch-size", type=int, default=16, metavar="N", help="sequences at once")
+    add("--seed", type=int, default=1, help="of sequences, masks and noise")
+
+
 def load_amos(checkpoint: Path, data: Path | None) -> HubInterface:
     """The checkpoint of an AMOS model.
 
@@ -51,7 +69,7 @@ def amos_batches(hub: HubInterface, args: argparse.Namespace, split: str) -> Ite
     """Batches of a split, all masked tokens as [MASK].
 
     Args:
-        args: --data, --tokens-per-sample, --mask-prob, --batch-size and --seed.
+        args: of ``add_amos_options``.
     """
     leave, random = CORRUPTIONS["mask"]
     return masked_batches(

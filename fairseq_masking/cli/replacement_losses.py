@@ -16,7 +16,7 @@ import numpy as np
 from tqdm import tqdm
 
 from fairseq_masking.analysis.replacements import ReplacementLosses, replacement_losses, source_names
-from fairseq_masking.cli.measurements import amos_batches, load_amos
+from fairseq_masking.cli.measurements import add_amos_options, amos_batches, load_amos
 from fairseq_masking.cli.parsing import OneLineParser, at_least, run_reporting
 from fairseq_masking.cli.provenance import provenance_of, write_csv
 from fairseq_masking.errors import UserError
@@ -35,16 +35,11 @@ def get_parser() -> argparse.ArgumentParser:
         prog="replacement_losses", description=__doc__, epilog=_EPILOG, allow_abbrev=False,
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )  # fmt: skip
+    add_amos_options(parser)
     add = parser.add_argument
-    add("--checkpoint", type=Path, required=True, metavar="FILE", help="of amos")
-    add("--data", type=Path, required=True, metavar="DIR", help="prepared corpus that it was trained on")
     add("--split", default="valid", help="of the corpus")
-    add("--tokens-per-sample", type=int, metavar="T", help="tokens of a sequence (default: the training's)")
-    add("--mask-prob", type=float, default=0.15, metavar="P", help="masking rate; all become [MASK]")
     add("--batches", type=int, default=20, metavar="N", help="batches to measure, at most")
-    add("--batch-size", type=int, default=16, metavar="N", help="sequences at once")
     add("--bins", type=int, default=40, metavar="N", help="of the histograms")
-    add("--seed", type=int, default=1, help="of sequences, masks and noise")
     add("--out", type=Path, metavar="CSV", help="file for the histograms, with what reproduces them")
     add("--figure", type=Path, metavar="PNG", help="file for the figure")
     add("--note", default="", metavar="TEXT", help="kept in the file")
