@@ -2,9 +2,5 @@
 # Raw text to the data folder that fairseq-train takes; --help lists the options.
 set -euo pipefail
 
-repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-python=python
-if [ -x "$repo/.venv/bin/python" ]; then
-    python=$repo/.venv/bin/python
-fi
-PYTHONPATH="$repo${PYTHONPATH:+:$PYTHONPATH}" exec "$python" -m fairseq_masking.cli.prepare_corpus "$@"
+# shellcheck source=command.bash
+. "$(dirname "${BASH_SOURCE[0]}")/command.bash" prepare_corpus "$@"

@@ -2,9 +2,5 @@
 # How MAP-Net's proposal network learned, from training logs; --help lists the options.
 set -euo pipefail
 
-repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-python=python
-if [ -x "$repo/.venv/bin/python" ]; then
-    python=$repo/.venv/bin/python
-fi
-PYTHONPATH="$repo${PYTHONPATH:+:$PYTHONPATH}" exec "$python" -m fairseq_masking.cli.proposal_curves "$@"
+# shellcheck source=command.bash
+. "$(dirname "${BASH_SOURCE[0]}")/command.bash" proposal_curves "$@"

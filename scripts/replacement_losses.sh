@@ -2,9 +2,5 @@
 # How hard each depth's tokens are for AMOS's discriminator (2204.03243, Fig. 1a); --help lists the options.
 set -euo pipefail
 
-repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-python=python
-if [ -x "$repo/.venv/bin/python" ]; then
-    python=$repo/.venv/bin/python
-fi
-PYTHONPATH="$repo${PYTHONPATH:+:$PYTHONPATH}" exec "$python" -m fairseq_masking.cli.replacement_losses "$@"
+# shellcheck source=command.bash
+. "$(dirname "${BASH_SOURCE[0]}")/command.bash" replacement_losses "$@"

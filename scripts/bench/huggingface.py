@@ -115,7 +115,6 @@ def their_model(
     base: str, setting: Setting, vocabulary: int, compiled: bool, batch: dict[str, Tensor]
 ) -> tuple[nn.Module, Callable[[], Tensor]]:
     """Return a Hugging Face model and what computes its mean loss."""
-    _hide_broken_torchaudio()
     try:
         import transformers
     except ImportError:
@@ -197,14 +196,6 @@ def transformers_version() -> str:
     except ImportError:
         return ""
     return transformers.__version__
-
-
-def _hide_broken_torchaudio() -> None:
-    """Keep transformers from importing a torchaudio of another PyTorch, as ve-fairseq brings one."""
-    try:
-        import torchaudio  # noqa: F401
-    except (ImportError, OSError):
-        sys.modules["torchaudio"] = None  # type: ignore[assignment]
 
 
 def _steps(loop: Loop, count: int) -> None:
