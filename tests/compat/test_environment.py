@@ -1,7 +1,8 @@
-"""Small fixes: NumPy 2, the wrong apex, --bf16, what one run leaves for the next."""
+"""Small fixes: NumPy 2, the wrong apex, a broken torchaudio, --bf16, what one run leaves for the next."""
 
 import importlib
 import logging
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +49,27 @@ def test_wrong_apex(
     assert len(messages) == warnings
     for message in messages:
         assert str(package) in message and "NVIDIA" in message and "\n" not in message
+
+
+@pytest.mark.parametrize("broken", [True, False])
+def test_torchaudio_is_hidden_where_its_library_does_not_load(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: bool
+) -> None:
+    """As good as none: its importers catch ImportError, not OSError."""
+    package = tmp_path / "torchaudio"
+    (package / "lib").mkdir(parents=True)
+    (package / "__init__.py").write_text("answer = 42\n", encoding="utf-8")
+    if broken:
+        (package / "lib" / "_torchaudio.abi3.so").write_bytes(b"no library")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(sys.modules, "torchaudio", None)  # remembers what was there
+    del sys.modules["torchaudio"]
+    environment.hide_broken_torchaudio()
+    if broken:
+        with pytest.raises(ImportError):
+            importlib.import_module("torchaudio")
+    else:
+        assert importlib.import_module("torchaudio").answer == 42
 
 
 @pytest.mark.parametrize(("given", "tpu"), [(["--bf16"], False), (["--bf16", "--tpu"], True), ([], False)])
