@@ -58,12 +58,18 @@ def source_names(model: Any) -> list[str]:
 
 
 @torch.no_grad()
-def generate(model: Any, src_tokens: Tensor, *, positions: Tensor, replacements: Tensor, **_: Any) -> Sources:
-    """Run the generator of an ``AmosModel`` on a batch of design.md."""
+def generate(
+    model: Any, src_tokens: Tensor, *, positions: Tensor, replacements: Tensor, batch_seed: int, **_: Any
+) -> Sources:
+    """Run the generator of an ``AmosModel`` on a batch of design.md.
+
+    Args:
+        batch_seed: what ``--mixture random_layer`` draws a depth with.
+    """
     corrupted = corrupt_tokens(src_tokens, positions, replacements)
     padding_BT = src_tokens.eq(model.pad_index)
     generated = model.generator(model.encoder.embed_tokens(corrupted), positions, padding_BT)
-    weights_NK = model.mixture_weights(generated.features_KND)
+    weights_NK = model.mixture_weights(generated.features_KND, batch_seed)
     hidden_KND = generated.hidden_KND
     mixed_ND = torch.einsum("nk,knd->nd", weights_NK.to(hidden_KND.dtype), hidden_KND)
     return Sources(torch.cat((hidden_KND, mixed_ND[None])), weights_NK)
@@ -114,7 +120,8 @@ def replacement_losses(model: Any, batches: Iterable[dict[str, Any]]) -> list[Re
     for batch in batches:
         tokens_BT, positions = batch["src_tokens"], batch["positions"]
         originals_N = gather_positions(tokens_BT, positions)
-        drawn_SN = draw(model, generate(model, **batch), seed=batch["shape"]["noise_seed"])
+        seed = batch["shape"]["noise_seed"]
+        drawn_SN = draw(model, generate(model, **batch, batch_seed=seed), seed=seed)
         num_masked += len(originals_N)
         for losses, drawn_N in zip(found, drawn_SN, strict=True):
             replaced_BT = corrupt_tokens(tokens_BT, positions, drawn_N)

@@ -124,7 +124,7 @@ def _shown(
     tokens_1T = tokens_T[None].to(hub.device)
     positions = torch.from_numpy(columns_N).to(hub.device)
     masks = torch.full_like(positions, hub.dictionary.index("<mask>"))
-    sources = generate(hub.model, tokens_1T, positions=positions, replacements=masks)
+    sources = generate(hub.model, tokens_1T, positions=positions, replacements=masks, batch_seed=seed)
     probabilities_SNV = predict(hub.model, sources)
     put_SN = probabilities_SNV.argmax(-1) if likeliest else draw(hub.model, sources, seed=seed)
     filled_ST = torch.cat([corrupt_tokens(tokens_1T, positions, put_N) for put_N in put_SN])

@@ -181,7 +181,7 @@ class AmosModel(EncoderModel):
             padding_BT,
         )
 
-    def mixture_weights(self, features_KND: Tensor, batch_seed: int = 0) -> Tensor:
+    def mixture_weights(self, features_KND: Tensor, batch_seed: int) -> Tensor:
         """Return the weights ``[N, K]`` of the depths, fp32, at the present update."""
         return self.mixture(features_KND, self.mixture.given(batch_seed, features_KND))
 

@@ -52,6 +52,8 @@ class HubInterface(nn.Module):
     ) -> "HubInterface":
         """Load a checkpoint and the tokeniser of the corpus that it was trained on.
 
+        What depends on the number of updates is as it was when the checkpoint was written.
+
         Args:
             path: the checkpoint, or the folder that holds ``checkpoint_file``.
             data: folder of the prepared corpus; default: the one stored in the checkpoint.
@@ -69,6 +71,7 @@ class HubInterface(nn.Module):
         task = tasks.setup_task(cfg.task)
         model = task.build_model(cfg.model, from_checkpoint=True)
         model.load_state_dict(state["model"], strict=True, model_cfg=cfg.model)
+        model.set_num_updates(state["optimizer_history"][-1]["num_updates"])
         folder = cfg.task.data.split(":")[0]
         return cls(model, task.source_dictionary, load_tokenizer(folder), load_normalizer(folder), cfg)
 

@@ -48,8 +48,12 @@ def test_sources_are_named_by_depth(device):
     assert len(set(names)) == 3 and names[-1] == "mixture"
 
 
+def generated(model, batch):
+    return generate(model, **batch, batch_seed=batch["shape"]["noise_seed"])
+
+
 def test_predictions_are_the_training_s(model, batch, output):
-    sources = generate(model, **batch)
+    sources = generated(model, batch)
     torch.testing.assert_close(sources.weights_NK, output.weights_NK)
     targets_N = gather_positions(batch["src_tokens"], batch["positions"])
     probabilities_SNV = predict(model, sources)
@@ -63,7 +67,7 @@ def test_predictions_are_the_training_s(model, batch, output):
 
 
 def test_the_mixture_draws_and_the_discriminator_judges_as_in_training(model, batch, output):
-    drawn_SN = draw(model, generate(model, **batch), seed=batch["shape"]["noise_seed"] ^ _SAMPLING_STREAM)
+    drawn_SN = draw(model, generated(model, batch), seed=batch["shape"]["noise_seed"] ^ _SAMPLING_STREAM)
     assert torch.equal(drawn_SN[-1], output.sampled_N)
     assert not torch.equal(drawn_SN[0], drawn_SN[2])
     replaced_BT = corrupt_tokens(batch["src_tokens"], batch["positions"], drawn_SN[-1])
@@ -72,7 +76,7 @@ def test_the_mixture_draws_and_the_discriminator_judges_as_in_training(model, ba
 
 
 def test_draws_follow_each_source_s_probabilities(model, batch):
-    sources = generate(model, **batch)
+    sources = generated(model, batch)
     counts_SNV = torch.zeros_like(predict(model, sources))
     for seed in range(400):
         counts_SNV += F.one_hot(draw(model, sources, seed=seed), NUM_SYMBOLS)
@@ -88,3 +92,16 @@ def test_losses_are_those_of_replaced_tokens_alone(model, batch, output):
     expected = output.detection_losses_BT[~output.original_BT]
     assert 0 < len(expected) < len(batch["positions"]) * 2
     torch.testing.assert_close(found[-1].losses, expected.cpu().repeat(2), rtol=1e-4, atol=1e-5)
+
+
+def test_a_depth_drawn_a_batch_is_the_validations(device):
+    model = small_amos.build(device, mixture="random_layer").eval()
+    chosen = set()
+    for seed in range(25):
+        drawn_by = small_amos.batch(device, (9,), noise_seed=seed)["net_input"]
+        expected_NK = model(**drawn_by).weights_NK
+        assert torch.equal(generated(model, drawn_by).weights_NK, expected_NK)
+        chosen.add(expected_NK[0].argmax().item())
+        mixed, *single = (losses.losses for losses in reversed(replacement_losses(model, [drawn_by])))
+        assert torch.equal(mixed, single[2 - expected_NK[0].argmax().item()])
+    assert chosen == {0, 1, 2}

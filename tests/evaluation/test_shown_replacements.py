@@ -60,6 +60,7 @@ def test_masked_tokens_and_what_is_said_of_them(hub, special):
         BLOCK[None],
         positions=positions,
         replacements=torch.full_like(positions, MASK_INDEX),
+        batch_seed=0,
     )
     probabilities_SNV = predict(hub.model, sources)
     for place, token in enumerate(block.masked):

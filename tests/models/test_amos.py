@@ -277,6 +277,31 @@ def test_it_is_one_graph_whatever_seed_and_update(device):
     assert len(graphs) == 1
 
 
+def test_compiled_encoders_are_the_generators_too(device, monkeypatch):
+    """--compile encoder: the layers of both networks, in graphs that are shared where they can be."""
+    torch._dynamo.reset()
+    graphs = []
+
+    def keep(graph, inputs):
+        graphs.append(graph)
+        return graph
+
+    compiled = torch.nn.Module.compile
+    monkeypatch.setattr(
+        torch.nn.Module, "compile", lambda self, mode, **options: compiled(self, backend=keep, **options)
+    )
+    sample, gradients = batch(device, RAGGED), []
+    for choice in ("none", "encoder"):
+        model = build(device, compile=choice).train()
+        loss, _, _ = criterion_of()(model, sample)
+        gradients.append([loss, *torch.autograd.grad(loss, list(model.parameters()))])
+    for expected, value in zip(*gradients, strict=True):
+        torch.testing.assert_close(value, expected, rtol=1e-4, atol=1e-4)
+    layers = [*model.encoder.layers, *model.generator.stacks[0].layers]
+    assert len(layers) == 5 and all(layer._compiled_call_impl is not None for layer in layers)
+    assert 1 <= len(graphs) <= 2
+
+
 def test_only_the_token_embedding_is_shared(device):
     sizes = {name: tuple(p.shape) for name, p in build(device).named_parameters()}
     assert [name for name, shape in sizes.items() if NUM_SYMBOLS in shape] == [

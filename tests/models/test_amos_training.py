@@ -27,7 +27,7 @@ LINES = ["The cat sat on the mat.", "A dog ate the red hat.", "The old cat saw a
 LOGGED = {
     "loss", "ppl", "accuracy", "objective", "replace_rate", "mlm_loss_1", "mlm_loss_2", "mlm_loss_3",
     "mixture_1", "mixture_2", "mixture_3", "disc_loss", "disc_accuracy", "disc_accuracy_replaced",
-    "disc_accuracy_original",
+    "disc_accuracy_original", "disc_auc",
 }  # fmt: skip
 
 
@@ -135,6 +135,8 @@ def test_hydra_trains_it_by_recipe_and_python_uses_it(tmp_path):
 
     hub = AmosModel.from_pretrained(tmp_path / "save", "checkpoint_last.pt")
     assert hub.model.depths == (1, 2)
+    (weights_of_its_update,) = hub.model.mixture_weights(torch.zeros(2, 1, 128), 0).tolist()
+    assert weights_of_its_update == [0, 1]
     assert len(hub.fill_mask("The <mask> sat on the mat.", topk=3)) == 3
     tokens = hub.encode("The old cat saw a dog.")
     assert hub.extract_features(tokens).shape == (1, len(tokens), 128)
