@@ -94,6 +94,13 @@ class EncoderModelConfig(FairseqDataclass):
     pooler_dropout: float = field(
         default=0.0, metadata={"help": "dropout probability of classification heads"}
     )
+    layer_lr_decay: float = field(
+        default=1.0,
+        metadata={
+            "help": "factor between the learning rates of a layer and the next one, for fine-tuning with"
+            " fused_adamw (1: all the same)"
+        },
+    )
 
 
 def encoder_config(cfg: EncoderModelConfig, *, vocab_size: int, pad_index: int) -> EncoderConfig:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from fairseq_masking.errors import UserError
 from fairseq_masking.models.architectures import SIZES, fill_in_missing
 from fairseq_masking.models.config import EncoderModelConfig, encoder_config
+from fairseq_masking.models.layer_lr import scale_learning_rates
 from fairseq_masking.modules import ClassificationHead, TransformerEncoder
 from fairseq_masking.modules.compilation import Compilation
 from fairseq_masking.ops import corrupt_tokens, gather_positions
@@ -44,6 +45,7 @@ class EncoderModel(BaseFairseqModel):
         self.pretrains = pretrains
         self.pad_index = pad_index
         self.encoder = TransformerEncoder(encoder_config(cfg, vocab_size=vocab_size, pad_index=pad_index))
+        scale_learning_rates(self.encoder, cfg.encoder_layers, cfg.layer_lr_decay)
         self.classification_heads = nn.ModuleDict()
         self.compilation = Compilation(str(cfg.compile), str(cfg.compile_mode))
         if pretrains:

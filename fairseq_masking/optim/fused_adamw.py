@@ -73,7 +73,7 @@ class FusedAdamWOptimizer(FairseqOptimizer):
                 " told from weights: add --fp16-no-flatten-grads to --fp16, or use another --ddp-backend than"
                 " fully_sharded"
             )
-        self._optimizer = AdamW(params, **self.optimizer_config)
+        self._optimizer = AdamW(_groups(params), **self.optimizer_config)
 
     @property
     def optimizer_config(self) -> dict[str, Any]:
@@ -87,6 +87,16 @@ class FusedAdamWOptimizer(FairseqOptimizer):
             "decay_vectors": not self.cfg.no_decay_bias_and_norm,
         }
 
+    def get_lr(self) -> float:
+        """Return the learning rate of what has the whole of it."""
+        group = self.param_groups[0]
+        return group["lr"] / group["lr_scale"]
+
+    def set_lr(self, lr: float) -> None:
+        """Set the learning rate; a group of parameters has its share of it."""
+        for group in self.param_groups:
+            group["lr"] = lr * group["lr_scale"]
+
     def clip_grad_norm(
         self, max_norm: float, aggregate_norm_fn: Callable[[Tensor], Tensor] | None = None
     ) -> Tensor:
@@ -96,8 +106,19 @@ class FusedAdamWOptimizer(FairseqOptimizer):
     def load_state_dict(
         self, state_dict: dict[str, Any], optimizer_overrides: dict[str, Any] | None = None
     ) -> None:
-        """Resume; as with fairseq's optimizers the checkpoint's options win, here with a word about it."""
+        """Resume; as with fairseq's optimizers the checkpoint's options win, here with a word about it.
+
+        Raises:
+            UserError: the parameters were grouped otherwise.
+        """
+        scales = [group["lr_scale"] for group in self.param_groups]
+        if scales != [group.get("lr_scale", 1.0) for group in state_dict["param_groups"]]:
+            raise UserError(
+                "the checkpoint was trained with another --layer-lr-decay: give that, or --reset-optimizer"
+            )
         super().load_state_dict(state_dict, optimizer_overrides)
+        for group, scale in zip(self.param_groups, scales, strict=True):
+            group["lr_scale"] = scale  # fairseq's adam has none
         for key, option in _OPTIONS.items():
             stored, given = self.param_groups[0][key], self.optimizer_config[key]
             if stored != given:
@@ -110,6 +131,15 @@ class FusedAdamWOptimizer(FairseqOptimizer):
                     given,
                     key,
                 )
+
+
+def _groups(params: Iterable[Tensor]) -> list[dict[str, Any]]:
+    """Put together what has the same share of the learning rate (models/layer_lr.py)."""
+    groups: dict[float, list[Tensor]] = {}
+    for parameter in params:
+        overrides = getattr(parameter, "optim_overrides", {}).get("optimizer", {})
+        groups.setdefault(overrides.get("lr_scale", 1.0), []).append(parameter)
+    return [{"params": parameters, "lr_scale": scale} for scale, parameters in groups.items()]
 
 
 _OPTIONS = {

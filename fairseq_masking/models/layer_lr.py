@@ -1,0 +1,65 @@
+"""``--layer-lr-decay``: lower layers learn more slowly when fine-tuning.
+
+A parameter carries its share of the learning rate in the attribute in which fairseq's composite optimizer
+looks for it too, and which fairseq copies to the fp32 masters of half-precision training.
+
+Source: Howard & Ruder 2018 (discriminative fine-tuning); Clark et al. 2020 (ELECTRA), Section 3.1.
+"""
+
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+
+from fairseq_masking.compat.launch import before_start
+from fairseq_masking.errors import UserError
+
+__all__ = ["scale_learning_rates"]
+
+
+def scale_learning_rates(encoder: nn.Module, num_layers: int, decay: float) -> None:
+    """Mark every parameter of an encoder: embeddings learn at decay^(L+1), layer l of 1..L at decay^(L+1-l).
+
+    Heads, and the final LayerNorm of a pre-LN encoder, keep the whole rate. The relative positions, which all
+    layers share, count as embeddings.
+
+    Raises:
+        UserError: ``decay`` is not above 0 and at most 1.
+    """
+    if not 0 < decay <= 1:
+        raise UserError(f"--layer-lr-decay {decay}: give a factor above 0 and at most 1, such as 0.8")
+    if decay == 1:
+        return
+    for name, parameter in encoder.named_parameters():
+        depth = _depth(name, num_layers)
+        parameter.param_group = f"depth_{depth}"  # type: ignore[attr-defined]
+        overrides = {"optimizer": {"lr_scale": decay ** (num_layers + 1 - depth)}}
+        parameter.optim_overrides = overrides  # type: ignore[attr-defined]
+
+
+def _depth(name: str, num_layers: int) -> int:
+    first, *rest = name.split(".")
+    if first == "layers":
+        return int(rest[0]) + 1
+    return num_layers + 1 if first == "layer_norm" else 0
+
+
+def _check_optimizer(cfg: DictConfig) -> None:
+    """Refuse optimizers that would not look at the marks.
+
+    Raises:
+        UserError: the optimizer, or a flat vector of all parameters, has no rate for each layer.
+    """
+    decay = getattr(OmegaConf.select(cfg, "model"), "layer_lr_decay", 1.0)
+    if decay == 1:
+        return
+    name = OmegaConf.select(cfg, "optimizer._name")
+    if name is not None and name != "fused_adamw":
+        raise UserError(f"--layer-lr-decay {decay} needs --optimizer fused_adamw, not {name}")
+    flattens = cfg.common.fp16 and not (cfg.common.fp16_no_flatten_grads or cfg.common.memory_efficient_fp16)
+    if flattens or cfg.distributed_training.ddp_backend == "fully_sharded":
+        raise UserError(
+            f"--layer-lr-decay {decay}: --fp16 and fully_sharded hand all parameters over as one vector: add"
+            " --fp16-no-flatten-grads, or use another --ddp-backend"
+        )
+
+
+before_start.append(_check_optimizer)
