@@ -6,6 +6,7 @@ head, gets ``modeling_fairseq_masking.py`` beside its weights.
 """
 
 import json
+import logging
 import re
 import shutil
 import tempfile
@@ -18,13 +19,16 @@ from torch import Tensor
 from fairseq_masking.errors import UserError
 from fairseq_masking.export.key_table import FAMILIES, from_ours
 from fairseq_masking.export.sources import Source, read_source
-from fairseq_masking.export.tokenizer_export import write_tokenizer
+from fairseq_masking.export.tokenizer_export import steps_left_out, write_tokenizer
 from fairseq_masking.export.vocabulary import dictionary_symbols
 from fairseq_masking.modules import EncoderConfig
+from fairseq_masking.preparation.manifest import first_shard
 from fairseq_masking.preparation.normalization import load_normalizer
 from fairseq_masking.preparation.tokenizers import load_tokenizer
 
 __all__ = ["Exported", "export_checkpoint"]
+
+logger = logging.getLogger(__name__)
 
 _CLASSES = {
     "roberta": "Roberta",
@@ -74,7 +78,7 @@ def export_checkpoint(
         raise UserError(f"{checkpoint} is {source.title}, no checkpoint of fairseq_masking's models")
     state = _with_one_head(source.state, head)
     kind = _kind(source.config, source.options, state)
-    folder = Path(str(data or source.options.get("data"))).expanduser()
+    folder = first_shard(str(data or source.options.get("data")))
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}-") as scratch:
         partial = Path(scratch) / "model"
@@ -210,10 +214,20 @@ def _write_tokenizer(source: Source, data: Path, output: Path) -> None:
             f"{data} has a dictionary of {len(symbols or [])} symbols, the checkpoint {rows} rows: give the"
             " data that it was trained on as --data"
         )
+    normalizer = load_normalizer(data)
     write_tokenizer(
         output,
         load_tokenizer(data),
         [str(symbol) for symbol in symbols],
-        load_normalizer(data),
+        normalizer,
         max_length=source.config.max_positions,
     )
+    if left_out := steps_left_out(normalizer):
+        logger.warning(
+            "%s was prepared with %s, which no tokenizer.json does: AutoTokenizer's ids of raw text differ from"
+            " those of the training; give it what fairseq_masking.preparation.normalization.load_normalizer(%r)"
+            " makes of the text",
+            data,
+            " and ".join(left_out),
+            str(data),
+        )

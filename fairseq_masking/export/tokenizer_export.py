@@ -20,9 +20,10 @@ from fairseq_masking.preparation.tokenizers import (
     Tokenizer,
 )
 
-__all__ = ["write_tokenizer"]
+__all__ = ["steps_left_out", "write_tokenizer"]
 
 _UNIGRAM, _BPE = 1, 2  # SentencePiece's numbers of its algorithms
+_LAST_SIGMA = r"(?<=[\p{Lu}\p{Ll}\p{M}])Σ(?![\p{M}'’.:·]*[\p{Lu}\p{Ll}])"  # of a word
 
 
 def write_tokenizer(
@@ -73,6 +74,15 @@ def write_tokenizer(
     (folder / "tokenizer_config.json").write_text(text + "\n", encoding="utf-8")
     if isinstance(tokenizer, SentencePieceTokenizer):
         tokenizer.save(folder)  # only from the model itself does a corpus get the same pieces again
+
+
+def steps_left_out(normalizer: TextNormalizer) -> list[str]:
+    """Return the options of prepare_corpus whose work on the text no tokenizer.json does."""
+    steps = {
+        "--moses-normalize": normalizer.moses_normalize,
+        "--moses-tokenize": normalizer.moses_tokenize,
+    }
+    return [option for option, taken in steps.items() if taken]
 
 
 def _byte_level(tokenizer: Gpt2Tokenizer, ids: dict[str, int]) -> Any:
@@ -160,10 +170,11 @@ def _merges(scores: dict[str, float]) -> list[tuple[str, str]]:
 
 
 def _lowercase(backend: Any, normalizer: TextNormalizer) -> None:
-    from tokenizers import normalizers
+    from tokenizers import Regex, normalizers
 
-    if normalizer.lowercase:
-        backend.normalizer = normalizers.Sequence([normalizers.Lowercase(), backend.normalizer])
+    if normalizer.lowercase:  # its Lowercase takes each character by itself, Python's lower() does not
+        steps = [normalizers.Replace(Regex(_LAST_SIGMA), "ς"), normalizers.Lowercase(), backend.normalizer]
+        backend.normalizer = normalizers.Sequence(steps)
 
 
 def _add_special_tokens(backend: Any, ids: dict[str, int]) -> None:

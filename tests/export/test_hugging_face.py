@@ -5,18 +5,22 @@ import json
 import pytest
 import torch
 from commands import status_of
-from foreign_models import SHAPE, own_checkpoint, padded_rows, prepare
+from foreign_models import LINES, SHAPE, own_checkpoint, padded_rows, prepare
 from safetensors.torch import load_file
 
 from fairseq_masking.cli.export_hf import main as export_hf
+from fairseq_masking.data import load_dictionary
 from fairseq_masking.export.hugging_face import export_checkpoint
 from fairseq_masking.export.sources import read_source
 from fairseq_masking.models.amos import AmosModel
 from fairseq_masking.models.amos_options import AmosConfig
+from fairseq_masking.models.hub import HubInterface
 from fairseq_masking.models.mlm import MLMConfig, MLMModel
 from fairseq_masking.models.three_ml import ThreeMLConfig, ThreeMLModel
 from fairseq_masking.modules.relative_position import BUCKETINGS
 from fairseq_masking.modules.span_head import SpanHead
+from fairseq_masking.preparation.normalization import load_normalizer
+from fairseq_masking.preparation.tokenizers import load_tokenizer
 
 ARCHITECTURES = {
     "post-LN": ({}, "RobertaForMaskedLM"),
@@ -198,6 +202,35 @@ def test_fill_mask_with_their_pipeline(transformers, tmp_path, data):
     expected = logits.softmax(-1).topk(3)
     assert [entry["token"] for entry in found] == expected.indices.tolist()
     torch.testing.assert_close(torch.tensor([entry["score"] for entry in found]), expected.values)
+
+
+@pytest.mark.parametrize(
+    "options, lost",
+    [
+        (("--moses-normalize", "--moses-tokenize", "--lowercase"), "--moses-normalize and --moses-tokenize"),
+        (("--moses-tokenize",), "--moses-tokenize"),
+        (("--lowercase", "--split-sentences"), None),
+    ],
+)
+def test_what_a_tokeniser_of_theirs_leaves_out_is_said(transformers, tmp_path, caplog, options, lost):
+    """And what the line advises gives the ids of the training again."""
+    data = prepare(tmp_path, "--vocab-size", "90", *options)
+    own_checkpoint(MLMModel, MLMConfig, tmp_path / "c.pt", data)
+    with caplog.at_level("WARNING", "fairseq_masking.export"):
+        export_checkpoint(tmp_path / "c.pt", tmp_path / "out")
+    said = [line for line in caplog.messages if "was prepared with" in line]
+    encode = HubInterface(
+        torch.nn.Linear(1, 1), load_dictionary(data / "dict.txt"), load_tokenizer(data), load_normalizer(data)
+    ).encode
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
+    raw, ours = theirs(LINES)["input_ids"], [encode(line).tolist() for line in LINES]
+    assert (raw == ours) is (lost is None)
+    if lost is None:
+        assert not said
+    else:
+        assert len(said) == 1 and "\n" not in said[0] and f"{data} was prepared with {lost}, which" in said[0]
+        assert f"load_normalizer({str(data)!r})" in said[0]
+        assert theirs([load_normalizer(data)(line) for line in LINES])["input_ids"] == ours
 
 
 def test_the_command_says_what_it_did_and_what_is_wrong(tmp_path, data, capsys):

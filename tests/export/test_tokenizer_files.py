@@ -93,6 +93,7 @@ def test_ids_are_ours_on_a_corpus(prepared):
         *(line.upper() for line in LINES),
         "x" * 120,
         "a\u0301 ﬁne ½ \u200b\ufeffend…",
+        "ΟΔΟΣ ΣΟΦΟΣ, Σ ΑΣ.",
         *corpus(),
     ]
     if "wordpiece" not in load_tokenizer(data).kind:
