@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from fairseq_masking.files import whole_file
+
 __all__ = ["environment", "provenance_of", "write_csv"]
 
 
@@ -54,9 +56,8 @@ def environment(device: str = "cpu") -> dict[str, str]:
 
 
 def write_csv(path: Path, rows: Sequence[dict[str, Any]], provenance: dict[str, str]) -> None:
-    """Writes the rows; what holds for all of them stands in the first one alone."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="", encoding="utf-8") as file:
+    """Writes the rows, all or none; what holds for all of them stands in the first one alone."""
+    with whole_file(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, fieldnames=[*rows[0], *provenance])
         writer.writeheader()
         for number, row in enumerate(rows):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from fairseq_masking.cli.parsing import at_least
 from fairseq_masking.errors import UserError
+from fairseq_masking.files import whole_file
 
 __all__ = [
     "add_page_options",
@@ -91,8 +92,6 @@ def print_text(line: str) -> None:
 
 def write_page(path: Path, page: str) -> None:
     """Writes the page, whole or not at all, and says where."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}")
-    partial.write_text(page, encoding="utf-8")
-    partial.replace(path)
+    with whole_file(path) as partial:
+        partial.write_text(page, encoding="utf-8")
     print_text(f"page: {path}")

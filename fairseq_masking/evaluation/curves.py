@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from fairseq_masking.evaluation.training_log import TrainingLog
+from fairseq_masking.files import whole_file
 
 __all__ = ["new_figure", "plot_learning_curves", "save_figure"]
 
@@ -26,10 +27,8 @@ def new_figure(rows: int, columns: int, size: tuple[float, float]) -> tuple[Any,
 
 def save_figure(figure: Any, path: Path) -> None:
     """Writes a PNG, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}")
-    figure.savefig(partial, dpi=120, format="png")
-    partial.replace(path)
+    with whole_file(path) as partial:
+        figure.savefig(partial, dpi=120, format="png")
 
 
 def plot_learning_curves(logs: Mapping[str, TrainingLog], path: Path, *, unigram_ppl: float) -> None:

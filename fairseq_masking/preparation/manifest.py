@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fairseq_masking.errors import UserError
+from fairseq_masking.files import whole_file
 from fairseq_masking.preparation.reading import hash_file
 
 __all__ = [
@@ -58,10 +59,9 @@ class Manifest:
 
     def save(self, folder: Path) -> None:
         """Writes ``folder``/manifest.json in one step."""
-        partial = folder / f".{MANIFEST_FILE}"
         text = json.dumps(dataclasses.asdict(self), indent=2, ensure_ascii=False)
-        partial.write_text(text + "\n", encoding="utf-8")
-        partial.replace(folder / MANIFEST_FILE)
+        with whole_file(folder / MANIFEST_FILE) as partial:
+            partial.write_text(text + "\n", encoding="utf-8")
 
     def missing_outputs(self, folder: Path) -> list[str]:
         """Names the recorded files that ``folder`` lacks or holds with another size."""
