@@ -1,43 +1,46 @@
 """Relative positions: both bucketings against tables worked out independently, and the bias they index."""
 
-import math
-
 import pytest
 import torch
 
 from fairseq_masking.errors import UserError
-from fairseq_masking.modules.relative_position import RelativePositionBias, amos_buckets, t5_buckets
+from fairseq_masking.modules.relative_position import (
+    BUCKETINGS,
+    RelativePositionBias,
+    amos_buckets,
+    t5_buckets,
+)
+
+# The distance n at which each bucket beyond the exact ones begins, found in whole numbers, without logarithms:
+# t5's k-th at the first with far^k exact^(m-k) <= n^m, m = half - exact; amos's k-th after the last with
+# n^m exact^(k-1) <= (far-1)^(k-1) exact^m, m = half - 1 - exact.
+BEGINNINGS = {
+    ("t5", 16, 50): [4, 8, 15, 27],
+    ("t5", 32, 128): [8, 12, 16, 23, 32, 46, 64, 91],
+    ("t5", 64, 128): [16, 19, 21, 24, 27, 31, 35, 40, 46, 52, 59, 67, 77, 87, 99, 113],
+    ("amos", 16, 50): [4, 5, 10, 22],
+    ("amos", 32, 128): [8, 9, 12, 18, 27, 39, 58, 86],
+    ("amos", 64, 128): [16, 17, 19, 22, 25, 28, 32, 37, 43, 49, 56, 64, 74, 84, 97, 111],
+}
 
 
-def t5_by_loop(offset, num_buckets, max_distance):
-    """Raffel et al.: half of the buckets by sign, exact below a quarter, logarithmic above."""
-    bucket, half = 0, num_buckets // 2
-    if offset > 0:
-        bucket += half
-    distance = abs(offset)
-    exact = half // 2
-    if distance < exact:
-        return bucket + distance
-    log_part = math.log(distance / exact) / math.log(max_distance / exact) * (half - exact)
-    return bucket + min(half - 1, exact + int(log_part + 1e-9))
-
-
-def amos_by_loop(offset, bins, max_distance):
-    half, exact = bins // 2, bins // 4
-    distance = abs(offset)
-    if distance < exact:
-        bucket = distance
+@pytest.mark.parametrize(("kind", "num_buckets", "max_distance"), BEGINNINGS)
+def test_buckets_begin_where_whole_numbers_say(kind, num_buckets, max_distance):
+    half, size = num_buckets // 2, 300
+    beginnings = [*range(half // 2), *BEGINNINGS[kind, num_buckets, max_distance]]
+    assert len(beginnings) == half
+    distances = torch.arange(size)
+    bucket = torch.bucketize(distances, torch.tensor(beginnings), right=True) - 1
+    left, right = (
+        BUCKETINGS[kind](
+            sign * distances, num_buckets=num_buckets, max_distance=max_distance, max_positions=size
+        )
+        for sign in (-1, 1)
+    )
+    if kind == "t5":
+        assert torch.equal(left, bucket) and torch.equal(right, bucket + half * (distances > 0))
     else:
-        growth = math.log(distance / exact) / math.log((max_distance - 1) / exact) * (half - 1 - exact)
-        bucket = min(half - 1, exact + math.ceil(growth))
-    return bucket if offset > 0 else -bucket
-
-
-@pytest.mark.parametrize(("buckets", "distance"), [(32, 128), (64, 128), (16, 50)])
-def test_t5_buckets_equal_the_loop(buckets, distance):
-    offsets = torch.arange(-300, 301)
-    actual = t5_buckets(offsets, num_buckets=buckets, max_distance=distance)
-    assert actual.tolist() == [t5_by_loop(offset, buckets, distance) for offset in offsets.tolist()]
+        assert torch.equal(left, half - 1 - bucket) and torch.equal(right, half - 1 + bucket)
 
 
 def test_t5_buckets_by_hand():
@@ -52,15 +55,6 @@ def test_t5_buckets_of_a_small_table_by_hand():
     # 8 buckets, 16: 4 a side; 0 and 1 exact, then 2 + 2 ln(n / 2) / ln 8, which is 3 from n = 5.7 on
     table = t5_buckets(torch.arange(8) - torch.tensor([[0], [3]]), num_buckets=8, max_distance=16)
     assert table.tolist() == [[0, 5, 6, 6, 6, 6, 7, 7], [2, 2, 1, 0, 5, 6, 6, 6]]
-
-
-@pytest.mark.parametrize(("buckets", "distance"), [(32, 128), (64, 128)])
-def test_amos_buckets_equal_the_loop(buckets, distance):
-    size = 200
-    offsets = torch.arange(-(size - 1), size)
-    signed = [amos_by_loop(offset, buckets, distance) for offset in offsets.tolist()]
-    actual = amos_buckets(offsets, num_buckets=buckets, max_distance=distance, max_positions=size)
-    assert actual.tolist() == [value - min(signed) for value in signed]
 
 
 def test_amos_buckets_by_hand():
