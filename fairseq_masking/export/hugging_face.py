@@ -224,9 +224,9 @@ def _write_tokenizer(source: Source, data: Path, output: Path) -> None:
     )
     if left_out := steps_left_out(normalizer):
         logger.warning(
-            "%s was prepared with %s, which no tokenizer.json does: AutoTokenizer's ids of raw text differ from"
-            " those of the training; give it what fairseq_masking.preparation.normalization.load_normalizer(%r)"
-            " makes of the text",
+            "%s was prepared with %s, which no tokenizer.json does: AutoTokenizer's ids of raw text are not"
+            " those of the training; give it what load_normalizer(%r) of"
+            " fairseq_masking.preparation.normalization makes of the text",
             data,
             " and ".join(left_out),
             str(data),
