@@ -11,7 +11,7 @@ from fairseq_masking.modules.relative_position import (
     t5_buckets,
 )
 
-# The distance n at which each bucket beyond the exact ones begins, found in whole numbers, without logarithms:
+# The distance n at which each bucket beyond the exact ones begins, in whole numbers, without logarithms:
 # t5's k-th at the first with far^k exact^(m-k) <= n^m, m = half - exact; amos's k-th after the last with
 # n^m exact^(k-1) <= (far-1)^(k-1) exact^m, m = half - 1 - exact.
 BEGINNINGS = {
