@@ -4,11 +4,14 @@ from argparse import Namespace
 
 import pytest
 import torch
+from fairseq.data import Dictionary
 from fairseq.models.roberta import RobertaModel
 from small_batches import dictionary, pretraining_task
 
 from fairseq_masking.errors import UserError
 from fairseq_masking.export.key_table import FAMILIES, from_ours, to_ours
+from fairseq_masking.export.sources import read_source
+from fairseq_masking.models.initialization import initialize
 from fairseq_masking.models.mlm import MLMConfig, MLMModel
 
 PRE_LN = ("roberta-prelayernorm", "fairseq", "fairseq_masking")
@@ -74,6 +77,27 @@ def test_same_hidden_states_logits_and_scores(normalize_before):
         for state, own_state in zip(inner[:-1], own_extra["inner_states"][:-1], strict=True):
             torch.testing.assert_close(own_state[row, :length], state[row, :length], rtol=0, atol=1e-5)
     torch.testing.assert_close(own_scores, scores, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("normalize_before", [False, True])
+@pytest.mark.parametrize("form", ["args", "cfg"])  # until fairseq 0.10, and since
+def test_a_checkpoint_file_of_fairseqs_roberta(tmp_path, normalize_before, form):
+    """Read with its dict.txt beside it, it starts a model of ours whose dictionary has another order."""
+    theirs, present, wanted = roberta(normalize_before), dictionary(), Dictionary()
+    for symbol in (*present.symbols[4:-1][::-1], "<mask>"):
+        wanted.add_symbol(symbol)
+    options = {"encoder_attention_heads": 4, "activation_fn": "gelu", "data": "/gone"}
+    told = {"args": Namespace(**options)} if form == "args" else {"args": None, "cfg": {"model": options}}
+    torch.save({**told, "model": theirs.state_dict()}, tmp_path / "roberta.pt")
+    present.save(str(tmp_path / "dict.txt"))
+    source = read_source(tmp_path / "roberta.pt")
+    task = pretraining_task(wanted)
+    own = MLMModel.build_model(MLMConfig(**source.shape()), task).eval()
+    initialize(own, source, task)
+    tokens = torch.arange(4, 34).view(2, 15)
+    there = torch.tensor([present.index(symbol) for symbol in wanted.symbols])
+    with torch.no_grad():
+        torch.testing.assert_close(own(tokens)[0], theirs(there[tokens])[0][..., there], rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("normalize_before", [False, True])

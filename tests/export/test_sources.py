@@ -2,20 +2,25 @@
 
 import json
 import pickle
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from foreign_models import SHAPE, own_checkpoint, padded_rows, prepare, shake, task_of, write_wordpiece
 from safetensors.torch import load_file, save_file
 
 from fairseq_masking.data import load_dictionary
 from fairseq_masking.errors import UserError
 from fairseq_masking.export.sources import read_source
+from fairseq_masking.models.amos import AmosModel
+from fairseq_masking.models.amos_options import AmosConfig
 from fairseq_masking.models.initialization import initialize
 from fairseq_masking.models.map_net import MapNetConfig, MapNetModel
 from fairseq_masking.models.mlm import MLMConfig, MLMModel
 from fairseq_masking.models.three_ml import ThreeMLConfig, ThreeMLModel
+from fairseq_masking.modules.relative_position import amos_buckets
 
 SIZES = {
     "hidden_size": 32,
@@ -242,12 +247,50 @@ def test_a_released_amos(tmp_path):
     source = read_source(tmp_path / "amos.pt")
     assert (source.config.num_heads, source.config.max_positions) == (heads, 24)
     assert (source.config.relative_position, source.config.relative_position_buckets) == ("amos", 64)
-    kept = source.state
-    assert torch.equal(kept["encoder.embed_positions.weight"], state[prefix + "embed_positions.weight"])
-    assert torch.equal(
-        kept["encoder.layers.1.self_attn.in_proj.bias"], state[prefix + "layers.1.self_attn.in_proj.bias"]
+    symbols = "".join(f"word{number} 1\n" for number in range(vocab - 5)) + "<mask> 0\n"
+    (tmp_path / "dict.txt").write_text(symbols, encoding="utf-8")
+    options = {"generator_layers": [1, 2], "max_update": 10, "seed": 1}
+    model, _ = imported(tmp_path / "amos.pt", tmp_path, AmosModel, AmosConfig, **options)
+    tokens, visible = padded_rows(vocab, 1)
+    with torch.no_grad():
+        hidden = model(tokens, features_only=True)[0]
+        expected = released_states(state, tokens, visible)
+        head = [state[f"encoder.binary_head.out_proj.{part}"] for part in ("weight", "bias")]
+        torch.testing.assert_close(hidden[visible], expected[visible], rtol=0, atol=1e-5)
+        assert torch.equal(model.detection_head(hidden), F.linear(hidden, *head))
+
+
+def released_states(state, tokens, visible):
+    """What the release computes, by spec/amos.md: post-LN, GELU, query, key and value in one, no offset."""
+    part = {key.removeprefix("encoder.sentence_encoder."): value for key, value in state.items()}
+    num_buckets, heads = part["relative_attention_bias.weight"].shape
+
+    def linear(name, value):
+        return F.linear(value, part[f"{name}.weight"], part[f"{name}.bias"])
+
+    def norm(name, value):
+        return F.layer_norm(value, value.shape[-1:], part[f"{name}.weight"], part[f"{name}.bias"])
+
+    places = torch.arange(tokens.shape[1])
+    buckets = amos_buckets(
+        places[None, :] - places[:, None],
+        num_buckets=num_buckets,
+        max_distance=128,
+        max_positions=len(part["embed_positions.weight"]),
     )
-    assert torch.equal(kept["detection_head.weight"], state["encoder.binary_head.out_proj.weight"])
+    bias = part["relative_attention_bias.weight"][buckets].permute(2, 0, 1)
+    bias = bias.masked_fill(~visible[:, None, None, :], float("-inf"))
+    hidden = part["embed_tokens.weight"][tokens] + part["embed_positions.weight"][places]
+    hidden = norm("emb_layer_norm", hidden)
+    for layer in ("layers.0", "layers.1"):
+        projected = linear(f"{layer}.self_attn.in_proj", hidden).chunk(3, dim=-1)
+        query, key, value = (each.unflatten(2, (heads, -1)).transpose(1, 2) for each in projected)
+        weights = (query @ key.mT / query.shape[-1] ** 0.5 + bias).softmax(-1)
+        attended = linear(f"{layer}.self_attn.out_proj", (weights @ value).transpose(1, 2).flatten(2))
+        hidden = norm(f"{layer}.self_attn_layer_norm", hidden + attended)
+        inner = linear(f"{layer}.fc2", F.gelu(linear(f"{layer}.fc1", hidden)))
+        hidden = norm(f"{layer}.final_layer_norm", hidden + inner)
+    return hidden
 
 
 class Malice:
@@ -362,3 +405,23 @@ def test_without_the_hub_its_names_are_one_line(monkeypatch):
 
     monkeypatch.setattr(hub, "snapshot_download", offline)
     refused("nobody/no-such-model", "the hub does not give it (no route)", "give a local folder")
+
+
+def test_a_name_is_downloaded_unless_it_is_a_folder(folder, tmp_path, monkeypatch):
+    hub = pytest.importorskip("huggingface_hub")
+    asked = []
+
+    def download(name, *, allow_patterns):
+        asked.append(name)
+        files = ["config.json", "model.safetensors", "vocab.txt", "spiece.model", "modeling_bert.py"]
+        assert [file for file in files if not any(fnmatch(file, each) for each in allow_patterns)] == files[
+            -1:
+        ]
+        return str(folder)
+
+    monkeypatch.setattr(hub, "snapshot_download", download)
+    assert read_source("somebody/bert").path == folder and asked == ["somebody/bert"]
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "somebody").mkdir()
+    folder.rename(tmp_path / "somebody" / "bert")
+    assert read_source("somebody/bert").title == "BERT" and len(asked) == 1

@@ -124,6 +124,8 @@ def test_transformers_takes_it(transformers, prepared):
         assert getattr(tokenizer, f"{role}_id") == dictionary.index(symbol)
     assert len(tokenizer) == len(dictionary) and tokenizer.model_max_length == 24
     encode = encoder_of(data)
+    texts = [*LINES, *MASKED, *corpus()[:50]]
+    assert tokenizer(texts)["input_ids"] == [encode(text).tolist() for text in texts]
     batch = tokenizer([LINES[0], MASKED[0]], padding=True)
     assert set(batch) == {"input_ids", "attention_mask"}
     for text, ids, seen in zip(
