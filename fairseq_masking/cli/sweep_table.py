@@ -113,7 +113,8 @@ def _plain(value: Any) -> Any:
 
 
 def _by_depth(values: Mapping[str, float], prefix: str) -> str:
-    return " / ".join(_cell(values[prefix + depth]) for depth in depths_of(values, prefix))
+    # Depths differ little: three decimals, whatever stands before the point.
+    return " / ".join(f"{values[prefix + depth]:.3f}" for depth in depths_of(values, prefix))
 
 
 def _order(row: dict[str, Any]) -> list[Any]:

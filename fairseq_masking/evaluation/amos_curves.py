@@ -62,11 +62,11 @@ def panels_of(runs: Mapping[str, Curves]) -> list[Panel]:
         Panel("generator's loss, bits (Fig. 1b)", lines(_LOSS)),
         Panel("mean mixture weight (Fig. 5a)", lines(_WEIGHT)),
         Panel(
-            "discriminator: accuracy (Fig. 5b) and area, %",
+            "discriminator, % (Fig. 5b)",
             (
-                ("disc_accuracy_replaced", "-", "replaced tokens"),
-                ("disc_accuracy_original", "--", "original tokens"),
-                ("disc_accuracy", ":", "all"),
+                ("disc_accuracy_replaced", "-", "accuracy, replaced tokens"),
+                ("disc_accuracy_original", "--", "accuracy, original tokens"),
+                ("disc_accuracy", ":", "accuracy, all"),
                 (_AREA, "-.", "area under the ROC curve"),
             ),
         ),

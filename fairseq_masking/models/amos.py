@@ -71,10 +71,16 @@ class AmosModel(EncoderModel):
         """Create the generator, its mixture and the discriminator's head."""
         if not cfg.gumbel_temperature > 0:
             raise UserError(f"--gumbel-temperature {cfg.gumbel_temperature}: above 0; the paper has 0.3")
+        separate, layers = cfg.separate_generators, list(cfg.generator_layers)
+        if separate is not None and {"generator_layers": layers} not in GENERATOR_LAYERS.values():
+            raise UserError(
+                f"--generator-layers {','.join(map(str, layers))} with --separate-generators"
+                f" {','.join(map(str, separate))}: these stand in place of those, leave one of them out"
+            )
         self.generator = Generator(
             self.encoder.config,
-            cfg.generator_layers if cfg.separate_generators is None else cfg.separate_generators,
-            separate=cfg.separate_generators is not None,
+            layers if separate is None else separate,
+            separate=separate is not None,
             stop_gradient=not cfg.no_generator_stop_grad,
             impl=str(cfg.ops_impl),
         )

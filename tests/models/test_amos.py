@@ -362,6 +362,10 @@ def test_sizes_by_architecture(arch, depths):
         ({"generator_layers": [2, 1]}, "--generator-layers 2,1: in ascending order"),
         ({"generator_layers": [2, 2]}, "--generator-layers 2,2: .*deep ones are --separate-generators"),
         ({"separate_generators": [2, 1]}, "--separate-generators 2,1: in ascending order"),
+        (
+            {"generator_layers": [1, 3], "separate_generators": [2, 2]},
+            "--generator-layers 1,3 with --separate-generators 2,2: .* leave one of them out",
+        ),
         ({"gumbel_temperature": 0.0}, "--gumbel-temperature 0.0: above 0"),
         ({"mixture": "other"}, "--mixture other: choose one of adversarial, uniform"),
         ({"mixture": "fixed"}, "--mixture fixed needs --mixture-weights"),
