@@ -4,25 +4,26 @@ Shapes: H distances, S sequences, Q pairs.
 """
 
 from pathlib import Path
-from typing import Any
 
 import matplotlib
 import numpy as np
 
 from fairseq_masking.analysis.mask_covariance import CovarianceCurve
+from fairseq_masking.evaluation.curves import new_figure, save_figure
 
 __all__ = ["plot_covariance_by_distance", "plot_covariance_distributions"]
 
 _NUM_BINS = 40
 _MAX_LINES = 6
+_PANEL_WIDTH, _HEIGHT = 5.2, 4.0  # inches
 
 
-def plot_covariance_distributions(curves: dict[str, CovarianceCurve], path: str | Path) -> None:
+def plot_covariance_distributions(curves: dict[str, CovarianceCurve], path: Path) -> None:
     """Draw Fig. 2: a distribution of pair covariances for some distances, one panel for each model.
 
     Deviation: in units of each sequence's mask variance, as several sequences share the panel.
     """
-    figure, panels = _panels(len(curves))
+    figure, (panels,) = new_figure(1, len(curves), (_PANEL_WIDTH * len(curves), _HEIGHT))
     for panel, (name, curve) in zip(panels, curves.items(), strict=True):
         chosen = np.unique(np.rint(np.linspace(0, len(curve.distances_H) - 1, _MAX_LINES)).astype(int))
         values = curve.relative_HSQ[chosen].reshape(len(chosen), -1)
@@ -42,26 +43,16 @@ def plot_covariance_distributions(curves: dict[str, CovarianceCurve], path: str 
         panel.set(title=name, xlabel="gradient covariance / mask variance", ylabel="density of mask pairs")
         panel.axvline(0, color="0.7", linewidth=0.8, zorder=0)
         panel.legend(title="Hamming distance", fontsize=8)
-    figure.savefig(path, dpi=150)
+    save_figure(figure, path, dpi=150)
 
 
-def plot_covariance_by_distance(curves: dict[str, CovarianceCurve], path: str | Path) -> None:
+def plot_covariance_by_distance(curves: dict[str, CovarianceCurve], path: Path) -> None:
     """Draw Fig. 3: mean covariance against Hamming distance with 95% intervals, one panel for each model."""
-    figure, panels = _panels(len(curves))
+    figure, (panels,) = new_figure(1, len(curves), (_PANEL_WIDTH * len(curves), _HEIGHT))
     for panel, (name, curve) in zip(panels, curves.items(), strict=True):
         panel.errorbar(
             curve.distances_H, curve.means_H, yerr=curve.half_widths_H, marker="o", markersize=3, capsize=3
         )
         panel.axhline(0, color="0.7", linewidth=0.8, zorder=0)
         panel.set(title=name, xlabel="Hamming distance H(m1, m2)", ylabel="mean gradient covariance")
-    figure.savefig(path, dpi=150)
-
-
-def _panels(count: int) -> tuple[Any, Any]:
-    # A figure of its own backend: pyplot would keep it alive and might look for a display.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(5.2 * count, 4.0), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure, figure.subplots(1, count, squeeze=False)[0]
+    save_figure(figure, path, dpi=150)

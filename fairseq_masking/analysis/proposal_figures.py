@@ -7,6 +7,7 @@ from textwrap import wrap
 from typing import Any
 
 from fairseq_masking.analysis.proposal_report import DIRECT_RATIO, RATIO, RELATIVE_BIAS, SMALLEST_RATIO
+from fairseq_masking.evaluation.curves import new_figure, save_figure
 
 __all__ = ["plot_laws"]
 
@@ -24,7 +25,7 @@ _MEANINGS = {
 }
 
 
-def plot_laws(rows: Sequence[Row], path: str | Path, *, title: str = "") -> None:
+def plot_laws(rows: Sequence[Row], path: Path, *, title: str = "") -> None:
     """Draw mask variance over the uniform law's, and bias, a line of dots for each law: 95% intervals.
 
     Hollow dots are what the law's own draws say of the unbiased weights.
@@ -32,17 +33,13 @@ def plot_laws(rows: Sequence[Row], path: str | Path, *, title: str = "") -> None
     Args:
         rows: of ``estimator_rows``, for one or several numbers of masked positions (a row of panels each).
     """
-    # A figure of its own backend: pyplot would keep it alive and might look for a display.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
     means = [row for row in rows if str(row["sequence"]).startswith("mean") and row["weight"]]
     counts = sorted({row["num_masked"] for row in means})
     laws = list(dict.fromkeys(row["law"] for row in means if row["law"] not in ("any", "uniform")))
-    figure = Figure(figsize=(11, 1.5 + (0.6 + 0.6 * len(laws)) * len(counts)), layout="constrained")
-    FigureCanvasAgg(figure)
-    panels = figure.subplots(len(counts), 2, squeeze=False, sharey=True, sharex="col")
+    size = (11, 1.5 + (0.6 + 0.6 * len(laws)) * len(counts))
+    figure, panels = new_figure(len(counts), 2, size, sharey=True, sharex="col")
     for (left, right), count in zip(panels, counts, strict=True):
         here = [row for row in means if row["num_masked"] == count]
         (bound,) = (row["estimate"] for row in here if row["quantity"] == SMALLEST_RATIO)
@@ -72,7 +69,7 @@ def plot_laws(rows: Sequence[Row], path: str | Path, *, title: str = "") -> None
     figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=9, frameon=False)
     if title:
         figure.suptitle("\n".join(wrap(title, 130)), fontsize=9)
-    figure.savefig(path, dpi=150, format="png")
+    save_figure(figure, path, dpi=150)
 
 
 def _dots(panel: Any, rows: Sequence[Row], laws: Sequence[str], *, hollow: bool = False) -> None:

@@ -171,7 +171,6 @@ def _covariance(args: argparse.Namespace) -> list[dict[str, Any]]:
             plot_covariance_distributions,
         )
 
-        args.figures.mkdir(parents=True, exist_ok=True)
         plot_covariance_distributions(curves, args.figures / "gradient_covariance_distributions.png")
         plot_covariance_by_distance(curves, args.figures / "gradient_covariance_by_distance.png")
     return rows

@@ -112,7 +112,6 @@ def _report(args: argparse.Namespace, argv: Sequence[str]) -> None:
     if args.figure is not None:
         from fairseq_masking.analysis.proposal_figures import plot_laws  # matplotlib takes its time
 
-        args.figure.parent.mkdir(parents=True, exist_ok=True)
         plot_laws(rows, args.figure, title=args.note or str(args.checkpoint))
 
 

@@ -10,11 +10,12 @@ from fairseq_masking.files import whole_file
 __all__ = ["new_figure", "plot_learning_curves", "save_figure"]
 
 
-def new_figure(rows: int, columns: int, size: tuple[float, float]) -> tuple[Any, Any]:
+def new_figure(rows: int, columns: int, size: tuple[float, float], **sharing: Any) -> tuple[Any, Any]:
     """A figure and its axes, an array ``[rows, columns]``; needs no display.
 
     Args:
         size: in inches.
+        sharing: ``sharex`` and ``sharey`` of matplotlib's ``subplots``.
     """
     # A figure of its own backend: pyplot would keep it alive and might look for a display.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -22,13 +23,13 @@ def new_figure(rows: int, columns: int, size: tuple[float, float]) -> tuple[Any,
 
     figure = Figure(figsize=size, layout="constrained")
     FigureCanvasAgg(figure)
-    return figure, figure.subplots(rows, columns, squeeze=False)
+    return figure, figure.subplots(rows, columns, squeeze=False, **sharing)
 
 
-def save_figure(figure: Any, path: Path) -> None:
-    """Writes a PNG, whole or not at all."""
+def save_figure(figure: Any, path: Path, *, dpi: int = 120) -> None:
+    """Writes a PNG, whole or not at all; its folder is made."""
     with whole_file(path) as partial:
-        figure.savefig(partial, dpi=120, format="png")
+        figure.savefig(partial, dpi=dpi, format="png")
 
 
 def plot_learning_curves(logs: Mapping[str, TrainingLog], path: Path, *, unigram_ppl: float) -> None:
