@@ -26,7 +26,8 @@ from fairseq_masking.preparation.record import (
     describe_inputs,
     file_sizes,
     library_versions,
-    tokenizer_hashes,
+    tokenizer_record,
+    tokenizer_settings,
 )
 from fairseq_masking.preparation.rows import files_of_task
 from fairseq_masking.preparation.workspace import check_output, workspace
@@ -129,19 +130,11 @@ def prepare_finetuning(
 
 def _settings(preparation: FinetunePreparation, encoder: TextEncoder) -> dict[str, Any]:
     """Everything beside the inputs that decides the result."""
-    asked = {
-        key: value
-        for key, value in dataclasses.asdict(preparation).items()
-        if key in ("task", "max_length", "max_train_rows", "seed")
-    }
+    of_rows = () if preparation.task == SQUAD else ("max_length", "max_train_rows", "seed")
     return {
-        _KEY: {key: asked[key] for key in (("task",) if preparation.task == SQUAD else asked)},
+        _KEY: {name: getattr(preparation, name) for name in ("task", *of_rows)},
         "text": dataclasses.asdict(encoder.normalizer),
-        "tokenizer": {
-            "kind": encoder.tokenizer.kind,
-            **encoder.tokenizer.options(),
-            **tokenizer_hashes(encoder.tokenizer),
-        },
+        "tokenizer": tokenizer_settings(encoder.tokenizer),
         "dictionary": len(encoder.dictionary),
     }
 
@@ -158,11 +151,7 @@ def _record(
     manifest = Manifest(
         settings=settings,
         inputs=inputs,
-        tokenizer={
-            "kind": encoder.tokenizer.kind,
-            "symbols": len(encoder.tokenizer.symbols),
-            "files": tokenizer_hashes(encoder.tokenizer),
-        },
+        tokenizer=tokenizer_record(encoder.tokenizer),
         dictionary_sha256=hash_file(folder / DICTIONARY_FILE),
         counts=counts,
         outputs=file_sizes(folder),

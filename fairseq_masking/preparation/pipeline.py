@@ -31,7 +31,8 @@ from fairseq_masking.preparation.record import (
     describe_inputs,
     file_sizes,
     library_versions,
-    tokenizer_hashes,
+    tokenizer_record,
+    tokenizer_settings,
 )
 from fairseq_masking.preparation.tokenizers import SentencePieceTokenizer, Tokenizer
 from fairseq_masking.preparation.vocabulary import BpeTraining, dictionary_of, read_dictionary, train_bpe
@@ -73,11 +74,7 @@ class Preparation:
         if isinstance(self.tokenizer, BpeTraining):
             tokenizer: dict[str, Any] = {"trained": dataclasses.asdict(self.tokenizer)}
         else:
-            tokenizer = {
-                "kind": self.tokenizer.kind,
-                **self.tokenizer.options(),
-                **tokenizer_hashes(self.tokenizer),
-            }
+            tokenizer = tokenizer_settings(self.tokenizer)
         return {
             "documents": self.documents,
             "text": dataclasses.asdict(self.normalizer),
@@ -182,11 +179,7 @@ def _make(
         Manifest(
             settings=settings,
             inputs=inputs,
-            tokenizer={
-                "kind": tokenizer.kind,
-                "symbols": len(tokenizer.symbols),
-                "files": tokenizer_hashes(tokenizer),
-            },
+            tokenizer=tokenizer_record(tokenizer),
             dictionary_sha256="",
             counts={},
             outputs={},

@@ -11,7 +11,14 @@ from fairseq_masking.preparation.progress import Reporter
 from fairseq_masking.preparation.reading import hash_file
 from fairseq_masking.preparation.tokenizers import Tokenizer
 
-__all__ = ["check_same", "describe_inputs", "file_sizes", "library_versions", "tokenizer_hashes"]
+__all__ = [
+    "check_same",
+    "describe_inputs",
+    "file_sizes",
+    "library_versions",
+    "tokenizer_record",
+    "tokenizer_settings",
+]
 
 _LIBRARIES = ("fairseq-masking", "ve-fairseq", "torch", "numpy", "sentencepiece", "tokenizers", "sacremoses")
 
@@ -50,9 +57,14 @@ def describe_inputs(paths: Iterable[Path], reporter: Reporter) -> list[dict[str,
     return files
 
 
-def tokenizer_hashes(tokenizer: Tokenizer) -> dict[str, str]:
-    """Returns the SHA-256 of each of the tokeniser's files."""
-    return {name: hash_file(path) for name, path in tokenizer.files.items()}
+def tokenizer_settings(tokenizer: Tokenizer) -> dict[str, Any]:
+    """Returns what decides how a tokeniser writes text: its kind, its options, its files' SHA-256."""
+    return {"kind": tokenizer.kind, **tokenizer.options(), **_hashes(tokenizer)}
+
+
+def tokenizer_record(tokenizer: Tokenizer) -> dict[str, Any]:
+    """Returns a manifest's ``tokenizer``."""
+    return {"kind": tokenizer.kind, "symbols": len(tokenizer.symbols), "files": _hashes(tokenizer)}
 
 
 def file_sizes(folder: Path) -> dict[str, int]:
@@ -72,6 +84,10 @@ def library_versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return versions
+
+
+def _hashes(tokenizer: Tokenizer) -> dict[str, str]:
+    return {name: hash_file(path) for name, path in tokenizer.files.items()}
 
 
 def _changes(before: Any, now: Any, name: str = "") -> list[str]:
