@@ -22,7 +22,7 @@ from fairseq_masking.preparation.encoding import ArrayWriter, TextEncoder
 from fairseq_masking.preparation.glue import SCORE_SCALE
 from fairseq_masking.preparation.manifest import DICTIONARY_FILE
 from fairseq_masking.preparation.rows import Row, read_task, subsample
-from fairseq_masking.preparation.workers import map_in_order
+from fairseq_masking.preparation.workers import map_in_batches
 
 __all__ = ["truncated_lengths", "write_rows"]
 
@@ -95,22 +95,20 @@ def _write_split(
     workers: int,
 ) -> dict[str, int]:
     counts = Counter[str](rows=0, tokens=0, unknown=0, truncated=0)
-    batches = [rows[start : start + _BATCH_ROWS] for start in range(0, len(rows), _BATCH_ROWS)]
-    work = partial(_encode_batch, encoder, max_length)
+    encode = partial(_encode, encoder, max_length)
     eos, unk = encoder.dictionary.eos(), encoder.dictionary.unk()
     with ExitStack() as stack:
         texts = [
             stack.enter_context(ArrayWriter(folder / f"input{number}" / split))
             for number in range(len(rows[0].texts))
         ]
-        for batch in map_in_order(work, batches, workers=min(workers, len(batches))):
-            for ids, truncated in batch:
-                for writer, part in zip(texts, ids, strict=True):
-                    writer.add([*part, eos])
-                    counts["tokens"] += len(part) + 1
-                    counts["unknown"] += part.count(unk)
-                counts["rows"] += 1
-                counts["truncated"] += truncated
+        for ids, truncated in map_in_batches(encode, rows, size=_BATCH_ROWS, workers=workers):
+            for writer, part in zip(texts, ids, strict=True):
+                writer.add([*part, eos])
+                counts["tokens"] += len(part) + 1
+                counts["unknown"] += part.count(unk)
+            counts["rows"] += 1
+            counts["truncated"] += truncated
     if all(row.label is not None for row in rows):
         _write_labels([str(row.label) for row in rows], labels, folder / "label" / split, eos)
     else:
@@ -120,16 +118,12 @@ def _write_split(
     return dict(counts)
 
 
-def _encode_batch(
-    encoder: TextEncoder, max_length: int, rows: list[Row]
-) -> list[tuple[list[list[int]], bool]]:
-    encoded = []
-    for row in rows:
-        ids = [encoder(text) for text in row.texts]
-        lengths = tuple(map(len, ids))
-        kept = truncated_lengths(lengths, max_length)
-        encoded.append(([part[:length] for part, length in zip(ids, kept, strict=True)], kept != lengths))
-    return encoded
+def _encode(encoder: TextEncoder, max_length: int, row: Row) -> tuple[list[list[int]], bool]:
+    """Returns the ids of each text, and whether any were cut off."""
+    ids = [encoder(text) for text in row.texts]
+    lengths = tuple(map(len, ids))
+    kept = truncated_lengths(lengths, max_length)
+    return [part[:length] for part, length in zip(ids, kept, strict=True)], kept != lengths
 
 
 def _write_labels(names: list[str], labels: tuple[str, ...], prefix: Path, eos: int) -> None:

@@ -9,17 +9,15 @@ SPLIT.json          texts of the paragraphs; id and all answers of each question
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from fairseq_masking.errors import UserError
 from fairseq_masking.preparation.encoding import ArrayWriter, TextEncoder
 from fairseq_masking.preparation.faults import FaultyRow
 from fairseq_masking.preparation.squad import Question, SquadSplit, answer_tokens, read_squad
 from fairseq_masking.preparation.tokenizers import Offsets
-from fairseq_masking.preparation.workers import map_in_order
+from fairseq_masking.preparation.workers import map_in_batches
 
 __all__ = ["SQUAD", "files_of_squad", "write_squad"]
 
@@ -75,7 +73,9 @@ def _write_split(
         ArrayWriter(folder / f"{split}.paragraphs") as paragraphs,
         ArrayWriter(folder / f"{split}.offsets") as places,
     ):
-        for ids, stretches in _in_batches(encoder.with_offsets, read.paragraphs, workers):
+        for ids, stretches in map_in_batches(
+            encoder.with_offsets, read.paragraphs, size=_BATCH, workers=workers
+        ):
             paragraphs.add(ids)
             places.add(stretches)
             offsets.append(stretches)
@@ -83,7 +83,7 @@ def _write_split(
     spans = _find_spans(read, offsets)
     with ArrayWriter(folder / f"{split}.questions") as questions:
         texts = [question.text for question, _ in spans]
-        for ids in _in_batches(encoder, texts, workers):
+        for ids in map_in_batches(encoder, texts, size=_BATCH, workers=workers):
             questions.add(ids)
             tokens.update(ids)
     with ArrayWriter(folder / f"{split}.spans") as writer:
@@ -123,14 +123,3 @@ def _find_spans(
         else:
             spans.append((question, span))
     return spans
-
-
-def _in_batches(function: Callable[[str], Any], texts: Sequence[str], workers: int) -> Iterator[Any]:
-    batches = [texts[start : start + _BATCH] for start in range(0, len(texts), _BATCH)]
-    work = partial(_apply, function)
-    for results in map_in_order(work, batches, workers=min(workers, len(batches))):
-        yield from results
-
-
-def _apply(function: Callable[[str], Any], texts: Sequence[str]) -> list[Any]:
-    return [function(text) for text in texts]

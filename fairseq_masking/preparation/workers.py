@@ -5,14 +5,15 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from typing import Any, TypeVar
 
 from fairseq_masking.errors import UserError
 
-__all__ = ["map_in_order"]
+__all__ = ["map_in_batches", "map_in_order"]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -59,6 +60,20 @@ def map_in_order(
         ) from error
     finally:
         executor.shutdown(wait=True, cancel_futures=True)
+
+
+def map_in_batches(
+    function: Callable[[Item], Result], items: Sequence[Item], *, size: int, workers: int
+) -> Iterator[Result]:
+    """The same with ``size`` items at once, where each of them is little work."""
+    batches = [items[start : start + size] for start in range(0, len(items), size)]
+    workers = max(1, min(workers, len(batches)))
+    for results in map_in_order(partial(_each, function), batches, workers=workers):
+        yield from results
+
+
+def _each(function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
+    return [function(item) for item in items]
 
 
 def _start_worker(function: Callable[[Any], Any], parent: int) -> None:
