@@ -11,12 +11,12 @@ from fairseq.data import Dictionary
 from fairseq.data.indexed_dataset import MMapIndexedDatasetBuilder
 
 from fairseq_masking.data.dictionary import load_dictionary
+from fairseq_masking.preparation.alignment import align, map_offsets
 from fairseq_masking.preparation.manifest import DICTIONARY_FILE, check_dictionary, first_shard
 from fairseq_masking.preparation.normalization import TextNormalizer, load_normalizer
-from fairseq_masking.preparation.squad import encode_paragraph
 from fairseq_masking.preparation.tokenizers import Offsets, Tokenizer, load_tokenizer
 
-__all__ = ["ArrayWriter", "TextEncoder"]
+__all__ = ["ArrayWriter", "TextEncoder", "encode_with_offsets"]
 
 
 @dataclass(frozen=True)
@@ -45,12 +45,21 @@ class TextEncoder:
 
     def with_offsets(self, text: str) -> tuple[list[int], list[Offsets]]:
         """Returns the same and where in ``text``, not in its normalised form, each token stands."""
-        symbols, offsets = encode_paragraph(text, self.tokenizer, self.normalizer)
+        symbols, offsets = encode_with_offsets(text, self.tokenizer, self.normalizer)
         return self._ids(symbols), offsets
 
     def _ids(self, symbols: Sequence[str]) -> list[int]:
         index, unk = self.dictionary.indices.get, self.dictionary.unk()
         return [index(symbol, unk) for symbol in symbols]
+
+
+def encode_with_offsets(
+    text: str, tokenizer: Tokenizer, normalizer: TextNormalizer
+) -> tuple[list[str], list[Offsets]]:
+    """Returns a text's symbols and where in it, not in its normalised form, each one stands."""
+    normalized = normalizer(text)
+    symbols, offsets = tokenizer.encode_with_offsets(normalized)
+    return symbols, map_offsets(offsets, align(text, normalized), text)
 
 
 class ArrayWriter:

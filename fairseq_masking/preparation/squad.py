@@ -10,13 +10,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fairseq_masking.errors import UserError
-from fairseq_masking.preparation.alignment import align, map_offsets
 from fairseq_masking.preparation.faults import FaultLog, FaultyRow
-from fairseq_masking.preparation.normalization import TextNormalizer
 from fairseq_masking.preparation.reading import hash_file
-from fairseq_masking.preparation.tokenizers import Offsets, Tokenizer
+from fairseq_masking.preparation.tokenizers import Offsets
 
-__all__ = ["Answer", "Question", "SquadSplit", "answer_tokens", "encode_paragraph", "read_squad"]
+__all__ = ["Answer", "Question", "SquadSplit", "answer_tokens", "read_squad"]
 
 
 class Answer(NamedTuple):
@@ -79,15 +77,6 @@ def read_squad(path: Path, *, labelled: bool = True) -> SquadSplit:
                 split.faults.add(f"paragraph {number}", fault, str(record))
     split.faults.check_left(split.questions, "question")
     return split
-
-
-def encode_paragraph(
-    text: str, tokenizer: Tokenizer, normalizer: TextNormalizer
-) -> tuple[list[str], list[Offsets]]:
-    """Returns a paragraph's symbols and where in ``text``, not in its normalised form, each one stands."""
-    normalized = normalizer(text)
-    symbols, offsets = tokenizer.encode_with_offsets(normalized)
-    return symbols, map_offsets(offsets, align(text, normalized), text)
 
 
 def answer_tokens(offsets: Sequence[Offsets], answer: Answer) -> tuple[int, int] | None:

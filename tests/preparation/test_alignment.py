@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from fairseq_masking.preparation.alignment import align, map_offsets
+from fairseq_masking.preparation.encoding import encode_with_offsets
 from fairseq_masking.preparation.normalization import TextNormalizer
-from fairseq_masking.preparation.squad import Answer, answer_tokens, encode_paragraph
+from fairseq_masking.preparation.squad import Answer, answer_tokens
 from fairseq_masking.preparation.tokenizers import load_tokenizer
 
 TEXT = "  It’s the “Café Royal”, near 10 Downing St.  (London);\u00a0naïve… 1,000 dollars – 50% off!\n字 ok"
@@ -49,7 +50,7 @@ def test_every_word_of_a_paragraph_is_found_again(
         vocab = request.getfixturevalue("wordpieces")
         options = ["--tokenizer", "wordpiece", "--wordpiece-vocab", vocab, "--wordpiece-lowercase"]
     tokenizer = load_tokenizer(prepare(*options, vocab_size=None if options else 120))
-    symbols, offsets = encode_paragraph(TEXT, tokenizer, normalizer)
+    symbols, offsets = encode_with_offsets(TEXT, tokenizer, normalizer)
     assert symbols == tokenizer.encode(normalizer(TEXT))
     assert len(offsets) == len(symbols)
     assert all(begin <= end for begin, end in offsets)
