@@ -10,15 +10,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from fairseq import checkpoint_utils
-
 from fairseq_masking.cli.parsing import OneLineParser, at_least, run_reporting
-from fairseq_masking.errors import UserError
+from fairseq_masking.evaluation.finetuning_tasks import corpus_of
 from fairseq_masking.evaluation.tables import format_table
 from fairseq_masking.preparation.finetuning import FinetunePreparation, prepare_finetuning
 from fairseq_masking.preparation.finetuning_squad import SQUAD
 from fairseq_masking.preparation.glue import GLUE_TASKS
-from fairseq_masking.preparation.manifest import Manifest, first_shard
+from fairseq_masking.preparation.manifest import Manifest
 from fairseq_masking.preparation.progress import Reporter
 from fairseq_masking.preparation.rows import JSONL
 
@@ -59,7 +57,7 @@ def _prepare(args: argparse.Namespace) -> None:
     preparation = FinetunePreparation(
         task=args.task,
         source=args.data.absolute(),  # recorded: the baselines read the same files again
-        corpus=args.corpus or _corpus_of(args.checkpoint),
+        corpus=args.corpus or corpus_of(args.checkpoint),
         output=args.out,
         max_length=args.max_length,
         max_train_rows=args.max_train_rows,
@@ -71,16 +69,6 @@ def _prepare(args: argparse.Namespace) -> None:
     if not is_new:
         print(f"{args.out} was prepared with these settings and inputs: nothing to do")
     _print_summary(manifest, args.out)
-
-
-def _corpus_of(checkpoint: Path) -> Path:
-    if not checkpoint.is_file():
-        raise UserError(f"no such checkpoint: {checkpoint}")
-    cfg = checkpoint_utils.load_checkpoint_to_cpu(str(checkpoint))["cfg"]
-    corpus = first_shard(cfg.task.data)
-    if not corpus.is_dir():
-        raise UserError(f"{checkpoint} was trained on {corpus}, which is not there; give --corpus DIR")
-    return corpus
 
 
 def _print_summary(manifest: Manifest, output: Path) -> None:

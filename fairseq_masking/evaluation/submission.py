@@ -14,7 +14,7 @@ from fairseq_masking.evaluation.squad_scoring import ScoredAnswer, score, squad_
 from fairseq_masking.preparation.finetuning import finetuning_settings
 from fairseq_masking.preparation.glue import GLUE_TASKS, SCORE_SCALE
 
-__all__ = ["predict", "row_scores"]
+__all__ = ["predict", "row_scores", "scores_of"]
 
 
 def predict(finetuned: Finetuned, output: Path, *, batch_size: int = 64) -> dict[str, dict[str, float]]:
@@ -38,6 +38,18 @@ def predict(finetuned: Finetuned, output: Path, *, batch_size: int = 64) -> dict
         scores = _predict_rows(finetuned, str(settings["task"]), output, batch_size)
     _write_json(output / "scores.json", scores)
     return scores
+
+
+def scores_of(finetuned: Finetuned, *, batch_size: int = 64) -> dict[str, dict[str, float]]:
+    """Returns split -> scores in percent, for the splits with labels; writes nothing."""
+    if finetuned.is_squad:
+        return {"valid": _squad_scores(finetuned, finetuned.answer_questions("valid", batch_size=batch_size))}
+    labelled = [
+        split
+        for split in _splits(finetuned.data, "input0/{}.idx")
+        if any((finetuned.data / "label").glob(f"{split}.*"))
+    ]
+    return {split: row_scores(finetuned.predict_rows(split, batch_size=batch_size)) for split in labelled}
 
 
 def row_scores(predictions: RowPredictions) -> dict[str, float]:
@@ -84,9 +96,7 @@ def _predict_squad(finetuned: Finetuned, output: Path, batch_size: int) -> dict[
         candidates = finetuned.answer_questions(split, batch_size=batch_size)
         _, questions = finetuned.task.dataset(split).examples.read_texts()
         if split == "valid":
-            scores[split] = squad_scores(
-                [_scored(found, questions[found.question]["answers"]) for found in candidates]
-            )
+            scores[split] = _squad_scores(finetuned, candidates)
         threshold = scores["valid"]["f1_threshold"]
         folder = output / split
         folder.mkdir(exist_ok=True)
@@ -107,6 +117,11 @@ def _predict_squad(finetuned: Finetuned, output: Path, batch_size: int) -> dict[
             },
         )
     return scores
+
+
+def _squad_scores(finetuned: Finetuned, candidates: list[Candidates]) -> dict[str, float]:
+    _, questions = finetuned.task.dataset("valid").examples.read_texts()
+    return squad_scores([_scored(found, questions[found.question]["answers"]) for found in candidates])
 
 
 def _scored(found: Candidates, answers: list[str]) -> ScoredAnswer:

@@ -73,7 +73,7 @@ def test_without_decay_all_learn_alike():
 
 @pytest.mark.parametrize("decay", [0.0, -0.5, 1.01, float("nan")])
 def test_it_is_a_factor(decay):
-    with pytest.raises(UserError, match="--layer-lr-decay .*: give a factor above 0 and at most 1"):
+    with pytest.raises(UserError, match=r"--layer-lr-decay .*: give a factor above 0 and at most 1"):
         build(decay)
 
 

@@ -14,7 +14,6 @@ from omegaconf import OmegaConf
 from fairseq_masking.errors import UserError
 from fairseq_masking.optim.linear_schedule import LinearSchedule, LinearScheduleConfig
 
-
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # fairseq still works in the way of Hydra 1.0
 
 
@@ -82,7 +81,7 @@ def test_an_epoch_begins_with_the_rate_that_there_is():
 
 @pytest.mark.parametrize("ratio", [-0.1, 1.5, float("nan")])
 def test_the_ratio_is_a_share(ratio):
-    with pytest.raises(UserError, match="--warmup-ratio .*: give a share of 0 to 1"):
+    with pytest.raises(UserError, match=r"--warmup-ratio .*: give a share of 0 to 1"):
         schedule(max_update=8, warmup_ratio=ratio)
 
 

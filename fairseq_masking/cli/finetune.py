@@ -1,0 +1,252 @@
+"""finetune: checkpoints' scores on labelled tasks, as a paper's protocol has them.
+
+Prepares the tasks with the tokeniser of the checkpoints' corpus, trains the grid of configs/finetune times
+the seeds, chooses, and writes OUT/table.md, OUT/results.json and, where checkpoints of one training share a
+name, OUT/scores.png. Finished runs are not repeated, killed ones go on.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import fairseq_masking
+from fairseq_masking.cli.parsing import OneLineParser, at_least, run_reporting
+from fairseq_masking.cli.provenance import environment
+from fairseq_masking.errors import UserError
+from fairseq_masking.evaluation.baselines import baseline_scores
+from fairseq_masking.evaluation.finetuned import Finetuned
+from fairseq_masking.evaluation.finetuning_results import (
+    Result,
+    gains_table,
+    plot_over_updates,
+    result_of,
+    score_of,
+    scores_table,
+)
+from fairseq_masking.evaluation.finetuning_runs import Run, grid_of, run_all
+from fairseq_masking.evaluation.finetuning_tasks import (
+    FinetuningTask,
+    Start,
+    corpus_of,
+    read_start,
+    source_of,
+)
+from fairseq_masking.evaluation.protocols import PROTOCOLS, Protocol
+from fairseq_masking.evaluation.submission import predict
+from fairseq_masking.files import whole_file
+from fairseq_masking.preparation.finetuning import FinetunePreparation, prepare_finetuning
+from fairseq_masking.preparation.manifest import read_manifest
+from fairseq_masking.preparation.progress import Reporter
+
+__all__ = ["get_parser", "main"]
+
+
+def get_parser() -> argparse.ArgumentParser:
+    """Returns the command's parser."""
+    parser = OneLineParser(
+        prog="finetune", description=__doc__, allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    add = parser.add_argument
+    add("--checkpoint", nargs="+", default=[], metavar="[NAME=]PATH",
+        help="of any method, or a Hugging Face folder; checkpoints of one training share a name; gains are"
+        " measured against the first")  # fmt: skip
+    add(
+        "--scratch", metavar="ARCH", help="also train this architecture from random weights, such as mlm_base"
+    )
+    add("--task", nargs="+", required=True, metavar="TASK[=DIR]",
+        help="GLUE's names, squad, or jsonl; with its own folder, if --data has not")  # fmt: skip
+    add("--data", type=Path, default=Path(), metavar="DIR",
+        help="the task's files, folders TASK of them, or data made by prepare_finetune")  # fmt: skip
+    add(
+        "--corpus", metavar="DIR", help="prepared corpus to take the tokeniser of (default: the checkpoints')"
+    )
+    add("--out", type=Path, required=True, metavar="DIR", help="folder of runs and results")
+    add("--protocol", choices=tuple(PROTOCOLS), default="fully_explored",
+        help="grid, seeds, selection and average (default: fully_explored, which is RoBERTa's)")  # fmt: skip
+    add("--seeds", type=int, metavar="N", help="runs of each configuration (default: the protocol's)")
+    add(
+        "--set",
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUE",
+        help="overrides of the recipe for every run; what they set is not swept",
+    )
+    places = parser.add_mutually_exclusive_group()
+    places.add_argument("--jobs", type=int, metavar="N", help="runs at a time on CPU (default: 1)")
+    places.add_argument("--devices", type=_numbers, metavar="N,N", help="GPUs, one run at a time on each")
+    add("--keep-checkpoints", action="store_true", help="of all runs (default: of each task's best)")
+    add("--predict", action="store_true",
+        help="also write the best runs' predictions: GLUE's submission files, SQuAD's JSON")  # fmt: skip
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit status: 0, 1 for bad input, 130 interrupted (2: wrong options)."""
+    parser = get_parser()
+    args = parser.parse_args(argv)
+    at_least(parser, args, seeds=1, jobs=1)
+    if not args.checkpoint and not args.scratch:
+        parser.error("nothing to fine-tune: give --checkpoint PATH or --scratch ARCH")
+    if not args.checkpoint and not args.corpus:
+        parser.error("--scratch alone has no tokeniser: give --corpus DIR")
+    return run_reporting(parser, lambda: _sweep(args), args.out)
+
+
+def _sweep(args: argparse.Namespace) -> None:
+    protocol = PROTOCOLS[args.protocol]
+    starts, tasks = _starts(args), _tasks(args, protocol)
+    results: list[Result] = []
+    for task in tasks:
+        runs = {start: _runs(start, task, protocol, args) for start in starts}
+        run_all(
+            [run for own in runs.values() for run in own],
+            devices=args.devices or ["cpu"] * (args.jobs or 1),
+            keep_checkpoints=args.keep_checkpoints,
+            say=_say,
+        )
+        for own in runs.values():
+            results += result_of(own, protocol)
+            if args.predict:
+                predict(Finetuned.load(_best(own).best_checkpoint), own[0].task_folder / "predictions")
+    _report(args, protocol, tasks, results)
+
+
+def _starts(args: argparse.Namespace) -> list[Start]:
+    starts = []
+    for given in args.checkpoint:
+        name, equals, path = given.partition("=")
+        starts.append(read_start(name, path) if equals else read_start(Path(given).parent.name, given))
+    if args.scratch:
+        starts.append(Start("from scratch", 0, (f"model={args.scratch}",)))
+    if double := [start for start in starts if starts.count(start) > 1 or _shares_folder(start, starts)]:
+        raise UserError(
+            f"--checkpoint: two are called {double[0].name} after {double[0].updates} updates: give NAME=PATH"
+        )
+    return starts
+
+
+def _shares_folder(start: Start, starts: Sequence[Start]) -> bool:
+    return [other.folder for other in starts].count(start.folder) > 1
+
+
+def _tasks(args: argparse.Namespace, protocol: Protocol) -> list[FinetuningTask]:
+    """Prepares what is not; a task that others start from comes first."""
+    tasks = []
+    for given in args.task:
+        kind, source = source_of(given, args.data)
+        name = source.name if kind == "jsonl" else kind
+        if read_manifest(source) is None:
+            preparation = FinetunePreparation(
+                task=kind, source=source.absolute(), corpus=_corpus(args), output=args.out / "data" / name
+            )
+            prepare_finetuning(preparation, reporter=Reporter())
+            source = preparation.output
+        tasks.append(FinetuningTask.of_folder(source))
+        if tasks[-1].kind != kind:
+            raise UserError(f"{source} was prepared for {tasks[-1].kind}, not for {kind}")
+    return sorted(tasks, key=lambda task: task.name not in protocol.starts_from.values())
+
+
+def _corpus(args: argparse.Namespace) -> Path:
+    """The corpus of all checkpoints."""
+    if args.corpus:
+        return Path(args.corpus)
+    paths = [given.rpartition("=")[2] for given in args.checkpoint]
+    if foreign := [path for path in paths if not path.endswith(".pt")]:
+        raise UserError(f"{foreign[0]} names no corpus: give --corpus DIR, prepared with --tokenizer-from it")
+    corpora = {corpus_of(Path(path)).resolve() for path in paths}
+    if len(corpora) > 1:
+        raise UserError(
+            f"the checkpoints were trained on {' and '.join(map(str, sorted(corpora)))}: sweep each corpus's"
+            " apart, or give --corpus where their tokenisers are the same"
+        )
+    return corpora.pop()
+
+
+def _runs(start: Start, task: FinetuningTask, protocol: Protocol, args: argparse.Namespace) -> list[Run]:
+    recipe = _recipes() / f"{protocol.recipe_of(task.kind)}.yaml"
+    if task.kind in protocol.starts_from:
+        start = _started_from(protocol.starts_from[task.kind], start, args)
+    return [
+        Run(
+            start,
+            task,
+            configuration,
+            seed,
+            recipe,
+            protocol.metric_of(task.kind),
+            tuple(args.set),
+            args.out,
+        )
+        for configuration in grid_of(recipe, args.set)
+        for seed in range(1, (args.seeds or protocol.num_seeds) + 1)
+    ]
+
+
+def _started_from(other: str, start: Start, args: argparse.Namespace) -> Start:
+    """The same start after fine-tuning on another task."""
+    found = sorted((args.out / start.folder / other).glob("*/*/checkpoint_best.pt"))
+    if not found:
+        raise UserError(
+            f"--protocol {args.protocol} starts this task from the {other} model: fine-tune {other} first,"
+            " into the same --out"
+        )
+    scores = {path: json.loads((path.parent / "run.json").read_text())["scores"] for path in found}
+    best = max(found, key=lambda path: scores[path]["valid"]["accuracy"])
+    return Start(start.name, start.updates, (f"model.init_from='{best.absolute()}'",))
+
+
+def _best(runs: Sequence[Run]) -> Run:
+    kept = [run for run in runs if run.best_checkpoint.is_file()]
+    return max(kept, key=lambda run: score_of(run.scores() or {}, run.task, run.metric))
+
+
+def _report(
+    args: argparse.Namespace,
+    protocol: Protocol,
+    tasks: Sequence[FinetuningTask],
+    results: Sequence[Result],
+) -> None:
+    baselines = {task.name: baseline_scores(task.data) for task in tasks}
+    tables = [scores_table(results, baselines, protocol), gains_table(results)]
+    report = "\n\n".join(table for table in tables if table)
+    found = {
+        "protocol": args.protocol,
+        "overrides": args.set,
+        **environment(),
+        "results": [asdict(result) for result in results],
+        "baselines": baselines,
+    }
+    for name, text in (("results.json", json.dumps(found, indent=1)), ("table.md", report)):
+        with whole_file(args.out / name) as partial:
+            partial.write_text(text + "\n", encoding="utf-8")
+    plot_over_updates(results, args.out / "scores.png")
+    print(report)
+
+
+def _recipes() -> Path:
+    package = Path(fairseq_masking.__path__[0])
+    return next(
+        folder / "configs" / "finetune"
+        for folder in (package, package.parent)
+        if (folder / "configs" / "finetune").is_dir()
+    )
+
+
+def _numbers(text: str) -> list[str]:
+    numbers = text.split(",")
+    if not all(number.isdecimal() for number in numbers):
+        raise argparse.ArgumentTypeError(f"'{text}' is no list of GPU numbers such as 0,1")
+    return numbers
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

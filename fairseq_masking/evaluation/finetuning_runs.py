@@ -1,0 +1,236 @@
+"""The runs of a sweep: a grid's configurations, each trained with several seeds, in a folder each.
+
+OUT/NAME/UPDATES/TASK/CONFIGURATION/seedN/
+    run.json             what it was started with, and once finished its scores
+    checkpoint_last.pt   while it trains; a killed run goes on from there
+    checkpoint_best.pt   of the best run of a NAME, UPDATES and TASK, unless all are kept
+    output.txt           what fairseq printed
+"""
+
+import fcntl
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from queue import SimpleQueue
+from time import perf_counter
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
+
+from fairseq_masking.errors import UserError
+from fairseq_masking.evaluation.finetuned import Finetuned
+from fairseq_masking.evaluation.finetuning_tasks import FinetuningTask, Start
+from fairseq_masking.evaluation.submission import scores_of
+from fairseq_masking.files import whole_file
+
+__all__ = ["Run", "grid_of", "run_all"]
+
+_RECORD = "run.json"
+_LAST, _BEST = "checkpoint_last.pt", "checkpoint_best.pt"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training.
+
+    Attributes:
+        start, task: from what, and on what.
+        configuration: a cell of the grid, as Hydra's overrides.
+        seed: of the run.
+        recipe: file of configs/finetune.
+        metric: what its best checkpoint is chosen by.
+        common: overrides of all runs.
+        out: the sweep's folder.
+    """
+
+    start: Start
+    task: FinetuningTask
+    configuration: tuple[str, ...]
+    seed: int
+    recipe: Path
+    metric: str
+    common: tuple[str, ...]
+    out: Path
+
+    @property
+    def configuration_name(self) -> str:
+        """Such as lr_1e-5-batch_size_16."""
+        parts = (override.rpartition(".")[2].replace("=", "_") for override in self.configuration)
+        return "-".join(re.sub(r"[^\w.-]", "", part) for part in parts) or "recipe"
+
+    @property
+    def task_folder(self) -> Path:
+        """Where the runs of the same start and task are."""
+        return self.out / self.start.folder / self.task.name
+
+    @property
+    def folder(self) -> Path:
+        """Where this one is."""
+        return self.task_folder / self.configuration_name / f"seed{self.seed}"
+
+    @property
+    def overrides(self) -> list[str]:
+        """What Hydra is told beside the recipe."""
+        return [
+            *self.task.overrides(self.metric),
+            *self.start.overrides,
+            *self.configuration,
+            f"common.seed={self.seed}",
+            f"checkpoint.save_dir='{self.folder.absolute()}'",
+            *self.common,
+        ]
+
+    def scores(self) -> dict[str, dict[str, float]] | None:
+        """Return split -> scores in percent; None of a run that has not finished.
+
+        Raises:
+            UserError: the folder holds a run that was started otherwise.
+        """
+        path = self.folder / _RECORD
+        if not path.is_file():
+            return None
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if record["recipe"] != self.recipe.name or record["overrides"] != self.overrides:
+            changed = sorted(set(record["overrides"]) ^ set(self.overrides)) or [record["recipe"]]
+            raise UserError(
+                f"{self.folder} holds a run that was started with other settings ({', '.join(changed)}): give"
+                " another --out, or remove it"
+            )
+        return record.get("scores")
+
+    def record(self, **found: Any) -> None:
+        """Write what it was started with and what was found."""
+        record = {"recipe": self.recipe.name, "overrides": self.overrides, **found}
+        with whole_file(self.folder / _RECORD) as partial:
+            partial.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+    @property
+    def best_checkpoint(self) -> Path:
+        """Its best weights."""
+        return self.folder / _BEST
+
+
+def grid_of(recipe: Path, overrides: Sequence[str] = ()) -> list[tuple[str, ...]]:
+    """Return the configurations of a recipe's ``hydra.sweeper.params``, as Hydra's multirun makes them.
+
+    Args:
+        overrides: KEY=VALUE of all runs, whose keys are not swept.
+
+    Raises:
+        UserError: there is no such recipe.
+    """
+    if not recipe.is_file():
+        names = ", ".join(sorted(path.stem for path in recipe.parent.glob("*.yaml")))
+        raise UserError(f"no recipe {recipe}; there are: {names}")
+    params = OmegaConf.select(OmegaConf.load(recipe), "hydra.sweeper.params") or {}
+    cells: list[tuple[str, ...]] = [()]
+    fixed = {override.partition("=")[0] for override in overrides}
+    for key, choices in params.items():
+        if key in fixed:
+            continue
+        override = OverridesParser.create().parse_override(f"{key}={choices}")
+        if not override.is_sweep_override():
+            override = OverridesParser.create().parse_override(f"{key}=choice({choices})")
+        chosen = [f"{key}={value}" for value in override.sweep_string_iterator()]
+        cells = [(*cell, choice) for cell in cells for choice in chosen]
+    return cells
+
+
+def run_all(
+    runs: Iterable[Run],
+    *,
+    devices: Sequence[str],
+    keep_checkpoints: bool = False,
+    say: Callable[[str], None] = print,
+) -> None:
+    """Train and score what has not finished, as many at a time as there are devices.
+
+    Args:
+        devices: "cpu", or a GPU's number, for each run at a time.
+        keep_checkpoints: of all runs; else of the best run of each start and task.
+
+    Raises:
+        UserError: a run failed; those under way finish, no other one starts.
+    """
+    runs = list(runs)
+    left = [run for run in runs if run.scores() is None]
+    if len(left) < len(runs):
+        say(f"{len(runs) - len(left)} of {len(runs)} runs have finished before")
+    free: SimpleQueue[str] = SimpleQueue()
+    for device in devices:
+        free.put(device)
+    failed, lock = threading.Event(), threading.Lock()
+
+    def work(number: int, run: Run) -> None:
+        if failed.is_set():
+            return
+        device, start = free.get(), perf_counter()
+        try:
+            _train(run, device, num_threads=max(1, (os.cpu_count() or 1) // len(devices)))
+            with lock:
+                score = _finish(run, device, keep_checkpoints)
+        except BaseException:
+            failed.set()
+            raise
+        finally:
+            free.put(device)
+        name = f"{run.start.name} {run.task.name} {run.configuration_name} seed {run.seed}"
+        say(f"[{number}/{len(left)}] {name}: {run.metric} {score:.2f} ({perf_counter() - start:.0f} s)")
+
+    with ThreadPoolExecutor(len(devices)) as pool:
+        futures = [pool.submit(work, number, run) for number, run in enumerate(left, start=1)]
+        for future in futures:
+            future.result()
+
+
+def _train(run: Run, device: str, *, num_threads: int) -> None:
+    run.record()
+    environment = {"OMP_NUM_THREADS": str(num_threads), **os.environ}
+    if device != "cpu":
+        environment["CUDA_VISIBLE_DEVICES"] = device
+    command = [sys.executable, "-m", "fairseq_cli.hydra_train", "--config-dir", str(run.recipe.parent)]
+    command += ["--config-name", run.recipe.stem, *run.overrides]
+    output = run.folder / "output.txt"
+    with output.open("ab") as file, (run.folder / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"{run.folder} is being trained by another process: wait for it or end it"
+            ) from None
+        # The training holds the lock, too: it may outlive a sweep that was killed.
+        finished = subprocess.run(
+            command, stdout=file, stderr=subprocess.STDOUT, env=environment, pass_fds=(lock.fileno(),)
+        )
+    if finished.returncode or not run.best_checkpoint.is_file():
+        lines = output.read_text(encoding="utf-8", errors="replace").splitlines() or [""]
+        line = next((line for line in reversed(lines) if ": error: " in line), lines[-1])
+        raise UserError(f"{run.folder} failed: {line.partition('error: ')[2] or line} (all of it: {output})")
+
+
+def _finish(run: Run, device: str, keep_checkpoints: bool) -> float:
+    """Score the best checkpoint, write it down, and remove the checkpoints that are not needed any more."""
+    finetuned = Finetuned.load(run.best_checkpoint, device="cpu" if device == "cpu" else f"cuda:{device}")
+    scores = scores_of(finetuned)
+    run.record(scores=scores)
+    (run.folder / _LAST).unlink(missing_ok=True)
+    if not keep_checkpoints:
+        others = sorted(run.task_folder.glob(f"*/*/{_BEST}"), key=lambda path: _recorded(path.parent, run))
+        for checkpoint in others[:-1]:
+            if _recorded(checkpoint.parent, run) > float("-inf"):
+                checkpoint.unlink()
+    return _recorded(run.folder, run)
+
+
+def _recorded(folder: Path, like: Run) -> float:
+    """The score that decides which checkpoint stays."""
+    scores = json.loads((folder / _RECORD).read_text(encoding="utf-8")).get("scores")
+    return scores["valid"][like.metric] if scores else float("-inf")

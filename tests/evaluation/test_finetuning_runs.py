@@ -1,0 +1,283 @@
+"""A sweep from files to tables: what it trains, what it keeps, what it does not repeat, what it refuses."""
+
+import fcntl
+import json
+import os
+import re
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from commands import ROOT, TINY_TRAINING, run_command
+from finetuning_data import prepare, write_prepared_corpus, write_sst2
+
+from fairseq_masking.cli import finetune
+from fairseq_masking.errors import UserError
+from fairseq_masking.evaluation.finetuning_runs import Run, grid_of, run_all
+from fairseq_masking.evaluation.finetuning_tasks import FinetuningTask, Start, read_start, source_of
+from fairseq_masking.evaluation.protocols import PROTOCOLS
+
+RECIPES = ROOT / "configs" / "finetune"
+SMALL = ("model.encoder_layers=1", "model.encoder_embed_dim=16", "model.encoder_ffn_embed_dim=32")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """corpus/, glue/SST-2, data/ (prepared) and mlm.pt."""
+    folder = tmp_path_factory.mktemp("finetune")
+    corpus = write_prepared_corpus(folder)
+    write_sst2(folder / "glue" / "SST-2")
+    prepare("SST-2", folder / "glue" / "SST-2", corpus, folder / "data")
+    shape = ("--encoder-layers", "1", "--encoder-embed-dim", "16", "--encoder-ffn-embed-dim", "32")
+    places = (corpus, "--user-dir", ROOT / "fairseq_masking", "--save-dir", folder / "save")
+    finished = run_command(["fairseq-train", *places, *TINY_TRAINING.split(), *shape])
+    assert finished.returncode == 0, finished.stderr[-2000:]
+    (folder / "save" / "checkpoint_last.pt").rename(folder / "mlm.pt")
+    return folder
+
+
+def sweep(folder, out, *more):
+    return ["--task", "SST-2", "--data", str(folder / "glue"), "--protocol", "tiny", "--out", str(out), *more]
+
+
+@pytest.fixture(scope="module")
+def swept(folder, tmp_path_factory):
+    out = tmp_path_factory.mktemp("swept")
+    given = sweep(folder, out, "--checkpoint", f"MLM={folder / 'mlm.pt'}", "--seeds", "2", "--jobs", "2")
+    assert finetune.main([*given, "--predict"]) == 0
+    return given, out
+
+
+def test_the_table_says_what_the_runs_scored(swept):
+    _, out = swept
+    runs = {path.parent.name: json.loads(path.read_text()) for path in out.glob("MLM/2/SST-2/*/*/run.json")}
+    values = [runs[f"seed{seed}"]["scores"]["valid"]["accuracy"] for seed in (1, 2)]
+    (result,) = json.loads((out / "results.json").read_text())["results"]
+    assert result["values"] == values and result["updates"] == 2 and result["metric"] == "accuracy"
+    assert result["score"] == pytest.approx(sum(values) / 2)
+    table = (out / "table.md").read_text()
+    assert re.search(rf"\| MLM, 2 updates +\| +{result['score']:.2f} ± ", table)
+    assert "majority" in table and "TF-IDF" in table
+
+
+def test_the_best_runs_weights_and_predictions_stay(swept):
+    _, out = swept
+    records = {path.parent: json.loads(path.read_text())["scores"] for path in out.rglob("run.json")}
+    best = max(scores["valid"]["accuracy"] for scores in records.values())
+    kept = list(out.rglob("checkpoint_*.pt"))
+    assert len(kept) == 1 and kept[0].name == "checkpoint_best.pt"
+    assert records[kept[0].parent]["valid"]["accuracy"] == best
+    lines = (out / "MLM/2/SST-2/predictions/SST-2.tsv").read_text().splitlines()
+    assert lines[0] == "index\tprediction" and len(lines) == 8
+    scores = json.loads((out / "MLM/2/SST-2/predictions/scores.json").read_text())
+    assert scores["valid"]["accuracy"] == best
+
+
+def test_finished_runs_are_not_repeated(swept, capsys, monkeypatch):
+    given, out = swept
+    table = (out / "table.md").read_text()
+    monkeypatch.setattr("fairseq_masking.evaluation.finetuning_runs._train", None)
+    assert finetune.main(given) == 0
+    assert "2 of 2 runs have finished before" in capsys.readouterr().out
+    assert (out / "table.md").read_text() == table
+
+
+def test_other_settings_want_another_folder(swept, capsys):
+    given, _ = swept
+    assert finetune.main([*given, "--set", "optimization.max_epoch=1"]) == 1
+    error = capsys.readouterr().err
+    assert "other settings (optimization.max_epoch=1): give another --out" in error and error.count("\n") == 1
+
+
+def test_a_failed_run_is_told_in_one_line(folder, tmp_path, capsys):
+    given = sweep(folder, tmp_path, "--scratch", "mlm_tiny", "--corpus", str(folder / "corpus"))
+    assert finetune.main([*given, "--set", "model.layer_lr_decay=2"]) == 1
+    error = capsys.readouterr().err
+    assert "failed: --layer-lr-decay 2.0: give a factor" in error and error.count("\n") == 1
+    assert (tmp_path / "from scratch/0/SST-2/lr_0.0003/seed1/output.txt").is_file()
+
+
+def test_a_killed_sweep_goes_on_to_the_same_scores(folder, tmp_path):
+    """kill -9 of all its processes while it trains."""
+
+    def command(out):
+        given = sweep(folder, out, "--scratch", "mlm_tiny", "--corpus", str(folder / "corpus"))
+        more = ("--seeds", "1", "--set", *SMALL, "optimization.max_epoch=15")
+        return ["bash", str(ROOT / "scripts" / "finetune.sh"), *given, *more]
+
+    def scores(out):
+        (record,) = out.rglob("run.json")
+        return json.loads(record.read_text()).get("scores")
+
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    started = subprocess.Popen(
+        command(tmp_path / "killed"),
+        start_new_session=True,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 120
+    while not list((tmp_path / "killed").rglob("checkpoint_last.pt")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.killpg(started.pid, signal.SIGKILL)
+    started.wait()
+    assert list((tmp_path / "killed").rglob("checkpoint_last.pt")) and scores(tmp_path / "killed") is None
+    for out in ("killed", "whole"):
+        finished = run_command(command(tmp_path / out))
+        assert finished.returncode == 0, finished.stderr[-2000:]
+    assert scores(tmp_path / "killed") == scores(tmp_path / "whole") is not None
+    output = next((tmp_path / "killed").rglob("output.txt")).read_text()
+    assert output.count("Loaded checkpoint") == 1
+
+
+def a_run(folder, out, start=None, seed=1):
+    task = FinetuningTask.of_folder(folder / "data")
+    start = start or Start("MLM", 2, ("model=mlm_tiny",))
+    return Run(start, task, ("optimization.lr=[1e-3]",), seed, RECIPES / "tiny.yaml", "accuracy", (), out)
+
+
+def test_two_sweeps_do_not_train_the_same_run(folder, tmp_path):
+    run = a_run(folder, tmp_path)
+    run.record()
+    with (run.folder / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(UserError, match="is being trained by another process"):
+            run_all([run], devices=["cpu"])
+
+
+def test_a_run_is_called_after_what_is_swept(folder, tmp_path):
+    assert a_run(folder, tmp_path).folder == tmp_path / "MLM/2/SST-2/lr_1e-3/seed1"
+
+
+@pytest.mark.parametrize(
+    ("recipe", "size", "first"),
+    [
+        ("map_net", 16, ("optimization.lr=[1e-05]", "dataset.batch_size=16")),
+        ("fully_explored", 6, ("optimization.lr=[1e-05]", "dataset.batch_size=16")),
+        ("fully_explored_domain", 1, ("optimization.lr=[2e-05]",)),
+        (
+            "three_ml",
+            24,
+            ("optimization.lr=[1e-05]", "dataset.batch_size=16", "optimization.max_epoch=3"),
+        ),
+        ("three_ml_large_tasks", 4, ("optimization.lr=[5e-05]", "optimization.max_epoch=3")),
+        (
+            "amos",
+            80,
+            (
+                "optimization.lr=[1e-05]",
+                "dataset.batch_size=16",
+                "optimization.max_epoch=2",
+                "lr_scheduler.warmup_ratio=0.06",
+            ),
+        ),
+        (
+            "amos_squad",
+            32,
+            (
+                "optimization.lr=[2e-05]",
+                "dataset.batch_size=16",
+                "optimization.max_epoch=2",
+                "lr_scheduler.warmup_ratio=0.06",
+            ),
+        ),
+        ("tiny", 1, ("optimization.lr=[0.0003]",)),
+        ("tiny_squad", 1, ("optimization.lr=[0.0003]",)),
+    ],
+)
+def test_the_grids_are_the_papers(recipe, size, first):
+    """2008.05333, Table 2; 1907.11692, Table 10; 2211.04898, Table 5; 2204.03243, Table 4."""
+    grid = grid_of(RECIPES / f"{recipe}.yaml")
+    assert len(grid) == len(set(grid)) == size and grid[0] == first
+
+
+def test_what_is_set_is_not_swept():
+    grid = grid_of(RECIPES / "three_ml.yaml", ["optimization.lr=[1e-4]", "optimization.max_epoch=2"])
+    assert grid == [("dataset.batch_size=16",), ("dataset.batch_size=32",)]
+
+
+def test_every_recipe_is_some_protocols():
+    used = {
+        protocol.recipe_of(task)
+        for protocol in PROTOCOLS.values()
+        for task in ("CoLA", "MNLI", "squad", "jsonl")
+    }
+    assert used == {path.stem for path in RECIPES.glob("*.yaml")}
+
+
+def test_there_is_no_such_recipe():
+    with pytest.raises(UserError, match=r"no recipe .*nothing.yaml; there are: amos, "):
+        grid_of(RECIPES / "nothing.yaml")
+
+
+def test_a_task_may_start_from_anothers_best_model(folder, tmp_path):
+    """3ML: RTE, STS-B and MRPC from the MNLI model."""
+    parser = finetune.get_parser()
+    args = parser.parse_args(["--protocol", "three_ml", "--out", str(tmp_path), "--task", "RTE"])
+    start = Start("3ML", 5, ("model.init_from='pretrained.pt'",))
+    task = FinetuningTask("RTE", "RTE", folder / "data")
+    with pytest.raises(UserError, match="fine-tune MNLI first"):
+        finetune._runs(start, task, PROTOCOLS["three_ml"], args)
+    for seed, accuracy in ((1, 70.0), (2, 80.0), (3, 60.0)):
+        place = tmp_path / "3ML" / "5" / "MNLI" / "lr" / f"seed{seed}"
+        place.mkdir(parents=True)
+        (place / "checkpoint_best.pt").touch()
+        (place / "run.json").write_text(json.dumps({"scores": {"valid": {"accuracy": accuracy}}}))
+    runs = finetune._runs(start, task, PROTOCOLS["three_ml"], args)
+    assert len(runs) == 24 * 5
+    assert runs[0].start.overrides == (
+        f"model.init_from='{tmp_path.absolute()}/3ML/5/MNLI/lr/seed2/checkpoint_best.pt'",
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ((), "nothing to fine-tune: give --checkpoint PATH or --scratch ARCH"),
+        (("--scratch", "mlm_tiny"), "--scratch alone has no tokeniser: give --corpus DIR"),
+        (("--checkpoint", "nothing.pt"), "no such checkpoint: nothing.pt"),
+        (("--checkpoint", "a=MLM.pt", "--seeds", "0"), "--seeds 0 is below 1"),
+        (("--checkpoint", "x", "--devices", "0,gpu"), "'0,gpu' is no list of GPU numbers"),
+        (("--checkpoint", "folder"), "folder names no corpus: give --corpus DIR"),
+    ],
+)
+def test_bad_options(options, expected, folder, tmp_path, capsys):
+    try:
+        status = finetune.main(sweep(folder, tmp_path / "out", *options))
+    except SystemExit as stop:
+        status = stop.code
+    error = capsys.readouterr().err
+    assert status in (1, 2) and expected in error and error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_two_checkpoints_need_two_names(folder, tmp_path, capsys):
+    same = [f"{folder / 'mlm.pt'}"] * 2
+    assert finetune.main(sweep(folder, tmp_path / "out", "--checkpoint", *same)) == 1
+    assert "after 2 updates: give NAME=PATH" in capsys.readouterr().err
+
+
+def test_a_starts_updates_are_the_checkpoints(folder):
+    assert read_start("MLM", str(folder / "mlm.pt")).updates == 2
+    assert read_start("BERT", "bert-base-uncased") == Start(
+        "BERT", 0, ("model.init_from='bert-base-uncased'",)
+    )
+
+
+@pytest.mark.parametrize(
+    ("task", "place", "expected"),
+    [("SST-2", "glue", "glue/SST-2"), ("SST-2", "glue/SST-2", "glue/SST-2"), ("SST-2", "data", "data")],
+)
+def test_where_a_tasks_files_are(task, place, expected, folder):
+    assert source_of(task, folder / place) == (task, folder / expected)
+    assert source_of(f"{task}={folder / place}", Path("elsewhere")) == (task, folder / place)
+
+
+def test_a_task_that_there_is_not():
+    with pytest.raises(UserError, match="--task SST2: choose of CoLA, SST-2"):
+        source_of("SST2", Path())
+    with pytest.raises(UserError, match="no such folder: nowhere; give --data DIR or --task SST-2=DIR"):
+        source_of("SST-2", Path("nowhere"))
