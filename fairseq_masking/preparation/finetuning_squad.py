@@ -81,6 +81,7 @@ def _write_split(
             offsets.append(stretches)
             tokens.update(ids)
     spans = _find_spans(read, offsets)
+    read.faults.check_left(spans, "question")
     with ArrayWriter(folder / f"{split}.questions") as questions:
         texts = [question.text for question, _ in spans]
         for ids in map_in_batches(encoder, texts, size=_BATCH, workers=workers):

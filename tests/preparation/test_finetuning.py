@@ -215,3 +215,16 @@ def test_faulty_questions_are_counted(corpus: Path, tmp_path: Path) -> None:
         str(tmp_path / "other"),
     ]
     assert prepare_finetune.main(argv) == 1
+
+
+def test_a_set_without_an_answer_that_has_tokens_is_one_line(corpus: Path, tmp_path: Path, capsys) -> None:
+    """SentencePiece drops a zero-width space at the end, which str.strip keeps."""
+    source = finetuning_data.write_squad(tmp_path / "source")
+    question = {"id": "a", "question": "What?", "answers": [{"text": "\u200b", "answer_start": 10}]}
+    paragraph = {"context": "The river \u200b", "qas": [question]}
+    (source / "dev-v2.0.json").write_text(json.dumps({"data": [{"paragraphs": [paragraph]}]}))
+    places = ["--data", str(source), "--corpus", str(corpus), "--out", str(tmp_path / "data")]
+    assert prepare_finetune.main(["--task", "squad", *places]) == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "dev-v2.0.json has no question that can be used (1 answer without a token of its own)" in error
