@@ -183,6 +183,15 @@ def test_map_nets_encoder_and_head_without_its_proposal_network(transformers, tm
         assert_close(actual, model(tokens)[0], visible)
 
 
+def test_the_tokeniser_of_a_corpus_in_shards_is_the_first_ones(tmp_path, data):
+    own_checkpoint(MLMModel, MLMConfig, tmp_path / "c.pt", data)
+    state = torch.load(tmp_path / "c.pt", weights_only=True)
+    state["cfg"]["task"]["data"] = f"{data}:{tmp_path / 'shard1'}"
+    torch.save(state, tmp_path / "c.pt")
+    export_checkpoint(tmp_path / "c.pt", tmp_path / "out")
+    assert (tmp_path / "out" / "tokenizer.json").is_file()
+
+
 def test_the_modelling_file_needs_nothing_of_ours(tmp_path, data):
     own_checkpoint(MLMModel, MLMConfig, tmp_path / "c.pt", data, relative_position="amos")
     export_checkpoint(tmp_path / "c.pt", tmp_path / "out")
