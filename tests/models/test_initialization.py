@@ -1,19 +1,23 @@
 """--init-from: the source gives the shape, explicit options may not contradict, a resume needs no source."""
 
+import pickle
 import re
 import shutil
 import sys
 
+import finetuning_data
 import pytest
 import torch
+from commands import PACKAGE, assert_one_line_error, run_command
 from fairseq import options
 from fairseq.dataclass.initialize import add_defaults, hydra_init
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
-from foreign_models import SHAPE, own_checkpoint, prepare
+from foreign_models import SHAPE, own_checkpoint, prepare, write_wordpiece
 from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
 
 from fairseq_masking.errors import UserError
+from fairseq_masking.export.sources import read_source
 from fairseq_masking.models import initialization
 from fairseq_masking.models.initialization import resolve_shape
 from fairseq_masking.models.mlm import MLMConfig, MLMModel
@@ -31,6 +35,17 @@ def source(tmp_path_factory, data):
     path = tmp_path_factory.mktemp("source") / "source.pt"
     own_checkpoint(MLMModel, MLMConfig, path, data, **SOURCE)
     return path
+
+
+@pytest.fixture
+def small_bert(tmp_path):
+    transformers = pytest.importorskip("transformers", reason="pip install '.[hf]'")
+    folder = tmp_path / "bert"
+    folder.mkdir()
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
+    config = transformers.BertConfig(vocab_size=write_wordpiece(folder), **sizes)
+    transformers.BertForMaskedLM(config).save_pretrained(folder)
+    return folder
 
 
 @pytest.fixture
@@ -186,3 +201,49 @@ def test_a_fresh_start_takes_the_weights_and_a_resume_needs_no_source(run_train,
     assert again["optimizer_history"][-1]["num_updates"] == 2
     checkpoint = tmp_path / "run" / "checkpoint_last.pt"
     assert MLMModel.from_pretrained(checkpoint).model.cfg.max_positions == 24, "evaluation needs no source"
+
+
+def test_ranks_start_from_the_same_weights(run_train, data, source, tmp_path):
+    """legacy_ddp broadcasts none: a rank that began elsewhere would add gradients of another model."""
+    start = ("--arch", "mlm_base", "--init-from", source, "--tokens-per-sample", "24", "--max-update", "2")
+    one = run_train(data, tmp_path / "one", *start, "--update-freq", "2")
+    ranks = ("--distributed-world-size", "2", "--ddp-backend", "legacy_ddp")
+    two = run_train(data, tmp_path / "two", *start, *ranks)
+    assert one.returncode == two.returncode == 0, two.stderr[-3000:]
+    alone, together = (
+        torch.load(tmp_path / name / "checkpoint_last.pt", weights_only=True)["model"]
+        for name in ("one", "two")
+    )
+    before = torch.load(source, weights_only=True)["model"]
+    assert not torch.equal(alone["lm_head.dense.weight"], before["lm_head.dense.weight"])
+    for key, value in alone.items():
+        torch.testing.assert_close(together[key], value, rtol=0, atol=2e-6, msg=key)
+
+
+def test_a_source_that_would_run_code_is_one_line(run_train, data, tmp_path):
+    (tmp_path / "evil.pt").write_bytes(pickle.dumps({"model": print}))
+    finished = run_train(data, tmp_path / "run", "--init-from", tmp_path / "evil.pt")
+    assert_one_line_error(finished, "evil.pt: ")
+    assert not (tmp_path / "run").exists()
+
+
+def test_fine_tuning_starts_from_any_source(tmp_path, small_bert):
+    """From a model of Hugging Face's: shape and encoder are its own, the head is new, and that is said."""
+    corpus = prepare(tmp_path, "--tokenizer-from", small_bert)
+    task = finetuning_data.write_sst2(tmp_path / "SST-2", rows=16)
+    rows = finetuning_data.prepare("SST-2", task, corpus, tmp_path / "rows", "--max-length", "24")
+    finished = run_command(
+        ["fairseq-train", rows, "--user-dir", PACKAGE, "--save-dir", tmp_path / "run", "--task",
+         "sentence_prediction", "--criterion", "sentence_prediction", "--arch", "mlm_base", "--init-from",
+         small_bert, "--num-classes", "2", "--init-token", "0", "--separator-token", "2", "--optimizer",
+         "adam", "--lr", "0.0", "--batch-size", "8", "--max-update", "1", "--required-batch-size-multiple",
+         "1", "--num-workers", "0", "--cpu"]
+    )  # fmt: skip
+    assert finished.returncode == 0, finished.stderr[-3000:]
+    told = finished.stdout + finished.stderr
+    assert "classification_heads initialised at random" in told and "encoder taken from" in told
+    saved = torch.load(tmp_path / "run" / "checkpoint_last.pt", weights_only=True)
+    assert saved["cfg"]["model"]["encoder_layers"] == 2 and saved["cfg"]["model"]["encoder_embed_dim"] == 32
+    expected = read_source(small_bert).state
+    layers = [key for key in expected if key.startswith("encoder.layers.")]
+    assert layers and all(torch.equal(saved["model"][key], expected[key]) for key in layers)
