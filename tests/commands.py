@@ -1,6 +1,8 @@
 """fairseq's commands as subprocesses, and the small corpus that they run on."""
 
+import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -17,6 +19,7 @@ TINY_TRAINING = """
     --attention-dropout 0 --tokens-per-sample 32 --batch-size 4 --max-update 2 --num-workers 0
     --log-format simple --log-interval 1 --cpu
 """
+SENTENCES = ("The cat sat on the mat.", "A dog ate the red hat.", "The old cat saw a dog on the mat.")
 NUM_WORDS = 199  # with <s>, <pad>, </s>, <unk> and <mask>: 204 symbols
 LAUNCHER_VARIABLES = ("MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "RANK", "LOCAL_RANK", "SLURM_JOB_NODELIST")
 
@@ -43,6 +46,17 @@ def write_corpus(folder: Path, num_sentences: dict[str, int], seed: int = 0) -> 
             words = (rng.integers(NUM_WORDS) + np.cumsum(steps)) % NUM_WORDS
             builder.add_item(torch.tensor([*(words + 4), 2]))  # the first word is symbol 4, </s> is 2
         builder.finalize(str(folder / f"{split}.idx"))
+
+
+def prepare_sentences(folder: Path, *options: str | Path) -> Path:
+    """Prepares ``SENTENCES``, FOLDER/text, in lower case, with 60 symbols; returns FOLDER/data."""
+    from fairseq_masking.cli.prepare_corpus import main
+
+    text, data = folder / "text", folder / "data"
+    text.write_text("\n".join(SENTENCES * 60) + "\n", encoding="utf-8")
+    given = ["--train", text, "--out", data, "--vocab-size", "60", "--lowercase", *options]
+    assert main([str(option) for option in given]) == 0
+    return data
 
 
 def run_command(
@@ -89,6 +103,21 @@ def status_of(main: Callable[[], int]) -> int:
         return main()
     except SystemExit as stop:
         return stop.code
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    """The parameters of the last checkpoint in a folder."""
+    return torch.load(folder / "checkpoint_last.pt", weights_only=True)["model"]
+
+
+def logged_values(stdout: str) -> list[dict[str, str]]:
+    """What a training with ``--log-format json`` printed, in order."""
+    return [json.loads(found) for found in re.findall(r"\| (?:train_inner|valid) \| (\{.*)", stdout)]
+
+
+def assert_ok(finished: Finished) -> None:
+    """The command ended well; else the ends of both streams are shown."""
+    assert finished.returncode == 0, finished.stdout[-2000:] + finished.stderr[-4000:]
 
 
 def error_lines(finished: Finished) -> list[str]:

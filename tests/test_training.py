@@ -11,23 +11,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from commands import PACKAGE, run_fairseq_train
+from commands import PACKAGE, assert_ok, run_fairseq_train, weights
 
 DROPOUT = ("--dropout", "0.1", "--attention-dropout", "0.1")
 SPLITS = ("--criterion", "fully_explored_mlm", "--mask-splits", "4", "--batch-size", "8")
 
 
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return torch.load(folder / "checkpoint_last.pt", weights_only=True)["model"]
-
-
 def assert_same(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> None:
     assert left.keys() == right.keys()
     assert all(torch.equal(left[key], right[key]) for key in left)
-
-
-def assert_ok(finished) -> None:
-    assert finished.returncode == 0, finished.stdout[-2000:] + finished.stderr[-4000:]
 
 
 @pytest.fixture(scope="module")

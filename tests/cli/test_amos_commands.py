@@ -3,29 +3,24 @@
 import csv
 
 import pytest
-from commands import status_of
+from commands import assert_ok, prepare_sentences, status_of
 
 from fairseq_masking.cli import adversary, amos_curves, replacement_losses, show_replacements
-from fairseq_masking.cli.prepare_corpus import main as prepare_corpus
 from fairseq_masking.cli.sweep_table import main as sweep_table
 
-LINES = ["The cat sat on the mat.", "A dog ate the red hat.", "The old cat saw a dog on the mat."]
 TEXT = "The old dog sat on a hat."
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, run_train):
     folder = tmp_path_factory.mktemp("amos_commands")
-    (folder / "text").write_text("\n".join(LINES * 60) + "\n", encoding="utf-8")
-    options = ["--train", folder / "text", "--valid", folder / "text", "--out", folder / "data"]
-    options += ["--vocab-size", "60", "--lowercase"]
-    assert prepare_corpus([str(option) for option in options]) == 0
+    data = prepare_sentences(folder, "--valid", folder / "text")
     (folder / "amos").mkdir()
     options = ["--arch", "amos_tiny", "--criterion", "amos", "--max-positions", "64", "--max-update", "3"]
     options += ["--log-format", "json", "--log-file", folder / "amos" / "train.log"]
     options += ["--leave-unmasked-prob", "0", "--random-token-prob", "0"]
-    finished = run_train(folder / "data", folder / "amos", *options)
-    assert finished.returncode == 0, finished.stderr[-3000:]
+    finished = run_train(data, folder / "amos", *options)
+    assert_ok(finished)
     return folder
 
 

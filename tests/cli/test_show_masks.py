@@ -4,21 +4,17 @@ import csv
 import sys
 
 import pytest
-from commands import status_of
+from commands import assert_ok, prepare_sentences, status_of
 
 from fairseq_masking.cli import proposal_variance, show_masks, show_replacements
-from fairseq_masking.cli.prepare_corpus import main as prepare_corpus
 
-LINES = ["The cat sat on the mat.", "A dog ate the red hat.", "The old cat saw a dog on the mat."]
 TEXT = "The old dog sat on a hat."
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory, run_train):
     folder = tmp_path_factory.mktemp("show_masks")
-    (folder / "text").write_text("\n".join(LINES * 60) + "\n", encoding="utf-8")
-    options = ["--train", folder / "text", "--out", folder / "data", "--vocab-size", "60", "--lowercase"]
-    assert prepare_corpus([str(option) for option in options]) == 0
+    data = prepare_sentences(folder)
     for method in ("map_net", "mlm"):
         given = [
             "--arch",
@@ -30,8 +26,8 @@ def runs(tmp_path_factory, run_train):
             "--max-update",
             "1",
         ]
-        finished = run_train(folder / "data", folder / method, *given, "--disable-validation")
-        assert finished.returncode == 0, finished.stderr[-3000:]
+        finished = run_train(data, folder / method, *given, "--disable-validation")
+        assert_ok(finished)
     return folder
 
 

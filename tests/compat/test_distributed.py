@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-from commands import Finished, assert_one_line_error, run_fairseq_train
+from commands import Finished, assert_ok, assert_one_line_error, run_fairseq_train, weights
 from fairseq.distributed import utils as distributed_utils
 from omegaconf import DictConfig, OmegaConf
 
@@ -15,10 +15,6 @@ from fairseq_masking.compat import distributed
 from fairseq_masking.errors import UserError
 
 NUM_UPDATES = "4"
-
-
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return torch.load(folder / "checkpoint_last.pt", weights_only=False)["model"]
 
 
 def assert_same_weights(one: Path, other: Path) -> None:
@@ -33,7 +29,7 @@ def alone(small_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One process that does the work of two."""
     folder = tmp_path_factory.mktemp("alone")
     finished = run_fairseq_train(small_data, folder, "--update-freq", "2", "--max-update", NUM_UPDATES)
-    assert finished.returncode == 0, finished.stderr[-4000:]
+    assert_ok(finished)
     return folder
 
 

@@ -1,15 +1,22 @@
 """AMOS through the commands: trains, resumes bit-exactly, on one rank or two, in bf16, and fine-tunes."""
 
-import json
 import math
 import re
 from pathlib import Path
 
 import pytest
 import torch
-from commands import ROOT, assert_one_line_error, run_command, run_fairseq_train
+from commands import (
+    ROOT,
+    assert_ok,
+    assert_one_line_error,
+    logged_values,
+    prepare_sentences,
+    run_command,
+    run_fairseq_train,
+    weights,
+)
 
-from fairseq_masking.cli.prepare_corpus import main as prepare_corpus
 from fairseq_masking.models.amos import AmosModel
 
 AMOS = (
@@ -23,7 +30,6 @@ AMOS = (
     "0",
 )
 DROPOUT = ("--dropout", "0.1", "--attention-dropout", "0.1")
-LINES = ["The cat sat on the mat.", "A dog ate the red hat.", "The old cat saw a dog on the mat."]
 LOGGED = {
     "loss", "ppl", "accuracy", "objective", "replace_rate", "mlm_loss_1", "mlm_loss_2", "mlm_loss_3",
     "mixture_1", "mixture_2", "mixture_3", "disc_loss", "disc_accuracy", "disc_accuracy_replaced",
@@ -33,16 +39,8 @@ LOGGED = {
 
 def train(data, folder, *options):
     finished = run_fairseq_train(data, folder, *AMOS, *DROPOUT, "--log-format", "json", *options)
-    assert finished.returncode == 0, finished.stdout[-2000:] + finished.stderr[-4000:]
+    assert_ok(finished)
     return finished.stdout
-
-
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return torch.load(folder / "checkpoint_last.pt", weights_only=True)["model"]
-
-
-def lines(stdout: str) -> list[dict[str, str]]:
-    return [json.loads(found) for found in re.findall(r"\| (?:train_inner|valid) \| (\{.*)", stdout)]
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +53,7 @@ def whole(small_data, tmp_path_factory) -> Path:
 
 
 def test_everything_is_logged(whole):
-    logged = lines((whole / "stdout").read_text())
+    logged = logged_values((whole / "stdout").read_text())
     training = [line for line in logged if "loss" in line]
     (validation,) = [line for line in logged if "valid_loss" in line]
     assert len(training) == 12 and set(training[0]) >= LOGGED
@@ -71,7 +69,7 @@ def test_resume_is_bit_exact_and_the_depths_go_on(whole, small_data, tmp_path):
     assert resumed.keys() == uninterrupted.keys()
     assert {key.split(".")[0] for key in resumed} == {"encoder", "generator", "detection_head"}
     assert all(torch.equal(resumed[key], uninterrupted[key]) for key in resumed)
-    depths = [[(line["mixture_1"], line["mixture_2"]) for line in lines(text) if "mixture_1" in line]
+    depths = [[(line["mixture_1"], line["mixture_2"]) for line in logged_values(text) if "mixture_1" in line]
               for text in (stdout, (whole / "stdout").read_text())]  # fmt: skip
     assert len(depths[0]) == 5 and depths[0] == depths[1][7:]
     assert len(set(depths[1])) == 3, "each depth is drawn once at least"
@@ -95,7 +93,8 @@ def test_two_ranks_give_the_weights_of_one_with_two_micro_batches(small_data, tm
     for key in one:
         torch.testing.assert_close(two[key], one[key], rtol=1e-4, atol=3e-5)
     logged = [
-        [(line["replace_rate"], line["mixture_1"]) for line in lines(log)] for log in (one_log, two_log)
+        [(line["replace_rate"], line["mixture_1"]) for line in logged_values(log)]
+        for log in (one_log, two_log)
     ]
     assert logged[0] == logged[1] and len(logged[0]) == 4
     moved = (one["mixture.score.weight"]).abs().max().item()
@@ -104,7 +103,7 @@ def test_two_ranks_give_the_weights_of_one_with_two_micro_batches(small_data, tm
 
 def test_bf16_trains_20_updates(small_data, tmp_path):
     options = ("--bf16", "--max-update", "20", "--batch-size", "8", "--adversarial-mlm-scale", "0.1")
-    logged = [line for line in lines(train(small_data, tmp_path, *options)) if "objective" in line]
+    logged = [line for line in logged_values(train(small_data, tmp_path, *options)) if "objective" in line]
     assert len(logged) == 20 and all(
         math.isfinite(float(value)) for line in logged for value in line.values()
     )
@@ -113,19 +112,17 @@ def test_bf16_trains_20_updates(small_data, tmp_path):
 
 
 def test_hydra_trains_it_by_recipe_and_python_uses_it(tmp_path):
-    (tmp_path / "text").write_text("\n".join(LINES * 60) + "\n", encoding="utf-8")
-    corpus = ["--train", tmp_path / "text", "--out", tmp_path / "data", "--vocab-size", "60", "--lowercase"]
-    assert prepare_corpus([str(option) for option in corpus]) == 0
+    data = prepare_sentences(tmp_path)
     finished = run_command(
         ["fairseq-hydra-train", "--config-dir", ROOT / "configs/pretrain", "--config-name", "amos_tiny",
-         f"task.data={tmp_path / 'data'}", "task.tokens_per_sample=32", "dataset.batch_size=4",
+         f"task.data={data}", "task.tokens_per_sample=32", "dataset.batch_size=4",
          "dataset.num_workers=0", "optimization.max_update=4", "lr_scheduler.warmup_updates=1",
          "model.generator_layers=[1,2]", "model.mixture=layer_switch", "model.no_generator_stop_grad=true",
          "criterion.discriminator_weight=20", "task.mask_unit=whole_word", "common.log_interval=1",
          "checkpoint.save_dir=save"],
         cwd=tmp_path,
     )  # fmt: skip
-    assert finished.returncode == 0, finished.stderr[-4000:]
+    assert_ok(finished)
     # log_format is json, and max_update reaches the model: the depth changes half-way
     mixtures = re.findall(r'"mixture_1": "([^"]*)", "mixture_2": "([^"]*)"', finished.stdout)
     assert mixtures == [("1", "0"), ("1", "0"), ("0", "1"), ("0", "1")]

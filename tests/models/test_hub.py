@@ -2,24 +2,18 @@
 
 import pytest
 import torch
+from commands import assert_ok, prepare_sentences
 
-from fairseq_masking.cli.prepare_corpus import main as prepare_corpus
 from fairseq_masking.errors import UserError
 from fairseq_masking.models.mlm import MLMModel
-
-LINES = ["The cat sat on the mat.", "A dog ate the red hat.", "The old cat saw a dog on the mat."]
 
 
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory, run_train):
     folder = tmp_path_factory.mktemp("hub")
-    (folder / "text").write_text("\n".join(LINES * 60) + "\n", encoding="utf-8")
-    options = ["--train", folder / "text", "--out", folder / "data", "--vocab-size", "60", "--lowercase"]
-    assert prepare_corpus([str(option) for option in options]) == 0
-    finished = run_train(
-        folder / "data", folder / "checkpoints", "--max-update", "3", "--sample-break-mode", "eos"
-    )
-    assert finished.returncode == 0, finished.stderr[-3000:]
+    data = prepare_sentences(folder)
+    finished = run_train(data, folder / "checkpoints", "--max-update", "3", "--sample-break-mode", "eos")
+    assert_ok(finished)
     return MLMModel.from_pretrained(folder / "checkpoints")
 
 

@@ -1,14 +1,20 @@
 """MAP-Net through the commands: trains, resumes bit-exactly, on one rank or two, and says what is wrong."""
 
-import json
-import re
 from pathlib import Path
 
 import pytest
 import torch
-from commands import ROOT, assert_one_line_error, run_command, run_fairseq_train
+from commands import (
+    ROOT,
+    assert_ok,
+    assert_one_line_error,
+    logged_values,
+    prepare_sentences,
+    run_command,
+    run_fairseq_train,
+    weights,
+)
 
-from fairseq_masking.cli.prepare_corpus import main as prepare_corpus
 from fairseq_masking.models.map_net import MapNetModel
 
 MAP_NET = (
@@ -21,7 +27,6 @@ MAP_NET = (
     "--attention-dropout",
     "0.1",
 )
-LINES = ["The cat sat on the mat.", "A dog ate the red hat.", "The old cat saw a dog on the mat."]
 SCHEDULE = ("--explore-start", "0.9", "--explore-end", "0.1", "--explore-updates", "8")
 LOGGED = {
     "encoder_loss", "proposal_loss", "loss_proposed", "loss_uniform", "share_proposed", "importance_weight",
@@ -31,16 +36,8 @@ LOGGED = {
 
 def train(data, folder, *options):
     finished = run_fairseq_train(data, folder, *MAP_NET, *SCHEDULE, "--log-format", "json", *options)
-    assert finished.returncode == 0, finished.stdout[-2000:] + finished.stderr[-4000:]
+    assert_ok(finished)
     return finished.stdout
-
-
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return torch.load(folder / "checkpoint_last.pt", weights_only=True)["model"]
-
-
-def lines(stdout: str) -> list[dict[str, str]]:
-    return [json.loads(found) for found in re.findall(r"\| (?:train_inner|valid) \| (\{.*)", stdout)]
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +49,7 @@ def whole(small_data, tmp_path_factory) -> Path:
 
 
 def test_everything_is_logged_in_training_and_plain_mlm_in_validation(whole):
-    logged = lines((whole / "stdout").read_text())
+    logged = logged_values((whole / "stdout").read_text())
     training = [line for line in logged if "loss" in line]
     (validation,) = [line for line in logged if "valid_loss" in line]
     assert len(training) == 12
@@ -69,7 +66,7 @@ def test_resume_is_bit_exact_and_the_schedule_goes_on(whole, small_data, tmp_pat
     resumed, uninterrupted = weights(tmp_path), weights(whole)
     assert resumed.keys() == uninterrupted.keys() and any(key.startswith("proposal.") for key in resumed)
     assert all(torch.equal(resumed[key], uninterrupted[key]) for key in resumed)
-    shares = [[line["share_proposed"] for line in lines(text) if "share_proposed" in line]
+    shares = [[line["share_proposed"] for line in logged_values(text) if "share_proposed" in line]
               for text in (stdout, (whole / "stdout").read_text())]  # fmt: skip
     assert len(shares[0]) == 5 and shares[0] == shares[1][7:]
     assert sum(map(float, shares[1][:4])) < sum(map(float, shares[1][8:])), "exploration falls"
@@ -81,7 +78,7 @@ def test_two_ranks_give_the_weights_of_one_with_two_micro_batches(small_data, tm
     options += ["--explore-start", "0.5", "--explore-end", "0.5"]
     one_log = train(small_data, tmp_path / "one", *options, "--update-freq", "2")
     two_log = train(small_data, tmp_path / "two", *options, "--distributed-world-size", "2")
-    shares = [[float(line["share_proposed"]) for line in lines(log) if "share_proposed" in line]
+    shares = [[float(line["share_proposed"]) for line in logged_values(log) if "share_proposed" in line]
               for log in (one_log, two_log)]  # fmt: skip
     assert shares[0] == shares[1] and len(shares[0]) == 6
     assert set(shares[0]) == {0.0, 1.0}
@@ -93,19 +90,17 @@ def test_two_ranks_give_the_weights_of_one_with_two_micro_batches(small_data, tm
 
 
 def test_hydra_trains_it_by_recipe_and_python_uses_it(tmp_path):
-    (tmp_path / "text").write_text("\n".join(LINES * 60) + "\n", encoding="utf-8")
-    corpus = ["--train", tmp_path / "text", "--out", tmp_path / "data", "--vocab-size", "60", "--lowercase"]
-    assert prepare_corpus([str(option) for option in corpus]) == 0
+    data = prepare_sentences(tmp_path)
     finished = run_command(
         ["fairseq-hydra-train", "--config-dir", ROOT / "configs/pretrain", "--config-name", "map_net_tiny",
-         f"task.data={tmp_path / 'data'}", "task.tokens_per_sample=32", "dataset.batch_size=4",
+         f"task.data={data}", "task.tokens_per_sample=32", "dataset.batch_size=4",
          "dataset.num_workers=0", "optimization.max_update=4", "model.explore_updates=4",
          "lr_scheduler.warmup_updates=1", "model.explore_unit=batch", "criterion.importance_weight=exact",
          "task.mask_unit=whole_word", "task.mask_splits=2", "common.log_interval=1",
          "checkpoint.save_dir=save"],
         cwd=tmp_path,
     )  # fmt: skip
-    assert finished.returncode == 0, finished.stderr[-4000:]
+    assert_ok(finished)
     assert "share_proposed" in finished.stdout
     state = torch.load(tmp_path / "save" / "checkpoint_last.pt", weights_only=True)
     assert state["cfg"]["model"]["explore_updates"] == 4 and state["cfg"]["model"]["proposal_layers"] == 2

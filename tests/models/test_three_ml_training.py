@@ -7,11 +7,10 @@ import shutil
 
 import pytest
 import torch
-from commands import PACKAGE, run_command, run_fairseq_train
+from commands import PACKAGE, assert_ok, prepare_sentences, run_command, run_fairseq_train, weights
 from fairseq.data.indexed_dataset import MMapIndexedDatasetBuilder
 
 from fairseq_masking.cli.mutual_information import main as mutual_information
-from fairseq_masking.cli.prepare_corpus import main as prepare_corpus
 from fairseq_masking.cli.sweep_table import main as sweep_table
 from fairseq_masking.models.three_ml import ThreeMLModel
 
@@ -19,15 +18,6 @@ CROSS = ("--arch", "three_ml_tiny", "--decoder-attention", "cross", "--mask-prob
 SELF = ("--arch", "three_ml_tiny", "--mask-prob", "0.4")
 DROPOUT = ("--dropout", "0.1", "--attention-dropout", "0.1")
 SPLITS = ("--criterion", "fully_explored_mlm", "--mask-splits", "2", "--mask-unit", "subword")
-LINES = ["The cat sat on the mat.", "A dog ate the red hat.", "The old cat saw a dog on the mat."]
-
-
-def weights(folder):
-    return torch.load(folder / "checkpoint_last.pt", weights_only=True)["model"]
-
-
-def assert_ok(finished):
-    assert finished.returncode == 0, finished.stdout[-2000:] + finished.stderr[-4000:]
 
 
 def test_resume_is_bit_exact_and_everything_is_logged(small_data, tmp_path, capsys):
@@ -65,10 +55,8 @@ def test_two_ranks_give_the_weights_of_one_with_two_micro_batches(small_data, tm
 def trained(tmp_path_factory):
     """A cross-attention model on prepared text."""
     folder = tmp_path_factory.mktemp("three_ml")
-    (folder / "text").write_text("\n".join(LINES * 60) + "\n", encoding="utf-8")
-    options = ["--train", folder / "text", "--out", folder / "data", "--vocab-size", "60", "--lowercase"]
-    assert prepare_corpus([str(option) for option in options]) == 0
-    assert_ok(run_fairseq_train(folder / "data", folder / "checkpoints", *CROSS, "--max-update", "3"))
+    data = prepare_sentences(folder)
+    assert_ok(run_fairseq_train(data, folder / "checkpoints", *CROSS, "--max-update", "3"))
     return folder
 
 

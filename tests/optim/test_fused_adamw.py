@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from commands import Finished, assert_one_line_error, run_command, run_fairseq_train
+from commands import assert_ok, assert_one_line_error, run_command, run_fairseq_train
 from fairseq import optim, options
 from fairseq.dataclass.initialize import add_defaults, hydra_init
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
@@ -213,10 +213,6 @@ def test_other_options_than_the_checkpoint_s_are_told(caplog: pytest.LogCaptureF
 
 def checkpoint(folder: Path) -> dict[str, Any]:
     return torch.load(folder / "checkpoint_last.pt", weights_only=True)
-
-
-def assert_ok(finished: Finished) -> None:
-    assert finished.returncode == 0, finished.stdout[-2000:] + finished.stderr[-4000:]
 
 
 def assert_same_checkpoint(left: dict[str, Any], right: dict[str, Any]) -> None:
