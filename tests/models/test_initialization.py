@@ -12,7 +12,7 @@ from commands import PACKAGE, assert_one_line_error, run_command
 from fairseq import options
 from fairseq.dataclass.initialize import add_defaults, hydra_init
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
-from foreign_models import SHAPE, own_checkpoint, prepare, write_wordpiece
+from foreign_models import SHAPE, own_checkpoint, prepare, shake, write_wordpiece
 from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
 
@@ -44,7 +44,7 @@ def small_bert(tmp_path):
     folder.mkdir()
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
     config = transformers.BertConfig(vocab_size=write_wordpiece(folder), **sizes)
-    transformers.BertForMaskedLM(config).save_pretrained(folder)
+    shake(transformers.BertForMaskedLM(config)).save_pretrained(folder)
     return folder
 
 
