@@ -166,7 +166,7 @@ def test_a_bad_input_leaves_nothing(corpus: Path, tmp_path: Path, capsys) -> Non
 
 def test_the_corpus_of_a_checkpoint(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     state = {"cfg": Namespace(task=Namespace(data=f"{corpus}:{corpus}"))}
-    monkeypatch.setattr(prepare_finetune.checkpoint_utils, "load_checkpoint_to_cpu", lambda path: state)
+    monkeypatch.setattr("fairseq.checkpoint_utils.load_checkpoint_to_cpu", lambda path: state)
     checkpoint = tmp_path / "checkpoint.pt"
     checkpoint.touch()
     source = finetuning_data.write_sst2(tmp_path / "source")
