@@ -1,12 +1,12 @@
 """From a task's own files to the folder that fairseq's sentence_prediction and our squad task read."""
 
 import json
-from argparse import Namespace
 from pathlib import Path
 
 import finetuning_data
 import pytest
 from fairseq.tasks.sentence_prediction import SentencePredictionConfig, SentencePredictionTask
+from omegaconf import OmegaConf
 
 from fairseq_masking.cli import prepare_finetune
 from fairseq_masking.preparation.encoding import TextEncoder
@@ -165,7 +165,7 @@ def test_a_bad_input_leaves_nothing(corpus: Path, tmp_path: Path, capsys) -> Non
 
 
 def test_the_corpus_of_a_checkpoint(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    state = {"cfg": Namespace(task=Namespace(data=f"{corpus}:{corpus}"))}
+    state = {"cfg": OmegaConf.create({"task": {"data": f"{corpus}:{corpus}"}})}
     monkeypatch.setattr("fairseq.checkpoint_utils.load_checkpoint_to_cpu", lambda path: state)
     checkpoint = tmp_path / "checkpoint.pt"
     checkpoint.touch()
