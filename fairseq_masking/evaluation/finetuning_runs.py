@@ -63,7 +63,8 @@ class Run:
     @property
     def configuration_name(self) -> str:
         """Such as lr_1e-5-batch_size_16."""
-        parts = (override.rpartition(".")[2].replace("=", "_") for override in self.configuration)
+        pairs = (override.partition("=") for override in self.configuration)
+        parts = (f"{key.rpartition('.')[2]}_{value}" for key, _, value in pairs)
         return "-".join(re.sub(r"[^\w.-]", "", part) for part in parts) or "recipe"
 
     @property

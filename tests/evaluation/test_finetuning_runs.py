@@ -136,7 +136,7 @@ def test_a_killed_sweep_goes_on_to_the_same_scores(folder, tmp_path):
 def a_run(folder, out, start=None, seed=1):
     task = FinetuningTask.of_folder(folder / "data")
     start = start or Start("MLM", 2, ("model=mlm_tiny",))
-    return Run(start, task, ("optimization.lr=[1e-3]",), seed, RECIPES / "tiny.yaml", "accuracy", (), out)
+    return Run(start, task, ("optimization.lr=[0.001]",), seed, RECIPES / "tiny.yaml", "accuracy", (), out)
 
 
 def test_two_sweeps_do_not_train_the_same_run(folder, tmp_path):
@@ -149,7 +149,7 @@ def test_two_sweeps_do_not_train_the_same_run(folder, tmp_path):
 
 
 def test_a_run_is_called_after_what_is_swept(folder, tmp_path):
-    assert a_run(folder, tmp_path).folder == tmp_path / "MLM/2/SST-2/lr_1e-3/seed1"
+    assert a_run(folder, tmp_path).folder == tmp_path / "MLM/2/SST-2/lr_0.001/seed1"
 
 
 @pytest.mark.parametrize(
