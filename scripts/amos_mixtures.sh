@@ -19,7 +19,8 @@ mixture: adversarial, uniform, random_layer, layer_switch, fixed, adversarial ML
 generator: no stop-gradient, separate generators of 1, 2, 3 and of 1, 1, 1 layers; depths: one head at layer 1, 2
 or 3 (ELECTRA with a shallow generator), heads at 1 and 3; command: uniform and separate generators once more
 through fairseq-train, which must give the same numbers.
-KEY=VALUE goes to every run of Hydra's, for example dataset.batch_size=64 common.seed=2
+KEY=VALUE goes to every run of Hydra's, for example dataset.batch_size=64 common.seed=2; model.init_from=CHECKPOINT,
+from which a discriminator learns something in so few updates, goes to fairseq-train's, too.
 TEXT
 }
 
@@ -29,6 +30,11 @@ parts=mixture,generator,depths,command updates=500
 read_options "$@"
 
 amos() { sweep amos_tiny "$@" "dataset.validate_interval_updates=$updates"; }
+
+init_from=()
+for override in ${overrides[@]+"${overrides[@]}"}; do
+    [[ $override != model.init_from=* ]] || init_from=(--init-from "${override#*=}")
+done
 
 # The recipe's options once more; its log stands where Hydra's would.
 amos_by_options() {
@@ -40,7 +46,7 @@ amos_by_options() {
         --optimizer adam --adam-betas '(0.9, 0.98)' --adam-eps 1e-6 --weight-decay 0.01 --clip-norm 2.0 \
         --lr 1e-3 --lr-scheduler polynomial_decay --warmup-updates 200 --total-num-update "$updates" \
         --max-update "$updates" --no-epoch-checkpoints --cpu --log-format json --log-interval 100 \
-        --save-dir "$out/$1" --log-file "$out/$1/hydra_train.log" "${@:2}"
+        --save-dir "$out/$1" --log-file "$out/$1/hydra_train.log" ${init_from[@]+"${init_from[@]}"} "${@:2}"
 }
 
 if asked_for mixture; then
