@@ -12,6 +12,7 @@ from pathlib import Path
 from fairseq_masking.cli.parsing import OneLineParser, run_reporting
 from fairseq_masking.evaluation.baselines import baseline_scores
 from fairseq_masking.evaluation.tables import format_table
+from fairseq_masking.files import whole_file
 from fairseq_masking.preparation.finetuning import finetuning_settings
 
 __all__ = ["get_parser", "main"]
@@ -49,7 +50,8 @@ def _measure(args: argparse.Namespace) -> None:
         print(f"{finetuning_settings(data)['task']} ({data})")
         print(format_table(["baseline", *names], rows))
     if args.json is not None:
-        args.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        with whole_file(args.json) as partial:
+            partial.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
