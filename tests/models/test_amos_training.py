@@ -97,6 +97,8 @@ def test_two_ranks_give_the_weights_of_one_with_two_micro_batches(small_data, tm
         for log in (one_log, two_log)
     ]
     assert logged[0] == logged[1] and len(logged[0]) == 4
+    norms = [[float(line["gnorm"]) for line in logged_values(log)] for log in (one_log, two_log)]
+    assert norms[0] == pytest.approx(norms[1], rel=1e-3), "Adam would forgive a gradient twice as large"
     moved = (one["mixture.score.weight"]).abs().max().item()
     assert moved > 1e-2, "weights that barely move would agree by themselves"
 
