@@ -65,6 +65,12 @@ def test_each_task_is_scored_by_a_metric_that_it_has(protocol):
         assert PROTOCOLS[protocol].metric_of(name) in names
 
 
+def test_what_starts_from_the_mnli_model():
+    """2211.04898, Table 5; the other papers say nothing of it."""
+    assert PROTOCOLS["three_ml"].starts_from == {"RTE": "MNLI", "STS-B": "MNLI", "MRPC": "MNLI"}
+    assert not any(found.starts_from for name, found in PROTOCOLS.items() if name != "three_ml")
+
+
 def test_metrics():
     assert PROTOCOLS["amos"].metric_of("MRPC") == "accuracy"
     assert PROTOCOLS["amos"].metric_of("STS-B") == "spearman"
