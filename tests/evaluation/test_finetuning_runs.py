@@ -143,7 +143,7 @@ def test_two_sweeps_do_not_train_the_same_run(folder, tmp_path):
     run = a_run(folder, tmp_path)
     run.record()
     with (run.folder / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        fcntl.flock(lock, fcntl.LOCK_SH)  # a second EX is refused, a second SH would not be
         with pytest.raises(UserError, match="is being trained by another process"):
             run_all([run], devices=["cpu"])
 
