@@ -23,10 +23,9 @@ from fairseq_masking.evaluation.finetuning_results import (
     gains_table,
     plot_over_updates,
     result_of,
-    score_of,
     scores_table,
 )
-from fairseq_masking.evaluation.finetuning_runs import Run, grid_of, run_all
+from fairseq_masking.evaluation.finetuning_runs import Run, best_of, grid_of, run_all
 from fairseq_masking.evaluation.finetuning_tasks import (
     FinetuningTask,
     Start,
@@ -110,8 +109,9 @@ def _sweep(args: argparse.Namespace) -> None:
         )
         for own in runs.values():
             results += result_of(own, protocol)
-            if args.predict:
-                predict(Finetuned.load(_best(own).best_checkpoint), own[0].task_folder / "predictions")
+            best = best_of(own[0].task_folder, own[0].metric)
+            if args.predict and best is not None:
+                predict(Finetuned.load(best), own[0].task_folder / "predictions")
     _report(args, protocol, tasks, results)
 
 
@@ -122,15 +122,12 @@ def _starts(args: argparse.Namespace) -> list[Start]:
         starts.append(read_start(name, path) if equals else read_start(Path(given).parent.name, given))
     if args.scratch:
         starts.append(Start("from scratch", 0, (f"model={args.scratch}",)))
-    if double := [start for start in starts if starts.count(start) > 1 or _shares_folder(start, starts)]:
+    folders = [start.folder for start in starts]
+    if double := [start for start in starts if folders.count(start.folder) > 1]:
         raise UserError(
             f"--checkpoint: two are called {double[0].name} after {double[0].updates} updates: give NAME=PATH"
         )
     return starts
-
-
-def _shares_folder(start: Start, starts: Sequence[Start]) -> bool:
-    return [other.folder for other in starts].count(start.folder) > 1
 
 
 def _tasks(args: argparse.Namespace, protocol: Protocol) -> list[FinetuningTask]:
@@ -189,20 +186,13 @@ def _runs(start: Start, task: FinetuningTask, protocol: Protocol, args: argparse
 
 def _started_from(other: str, start: Start, args: argparse.Namespace) -> Start:
     """The same start after fine-tuning on another task."""
-    found = sorted((args.out / start.folder / other).glob("*/*/checkpoint_best.pt"))
-    if not found:
+    best = best_of(args.out / start.folder / other, PROTOCOLS[args.protocol].metric_of(other))
+    if best is None:
         raise UserError(
             f"--protocol {args.protocol} starts this task from the {other} model: fine-tune {other} first,"
             " into the same --out"
         )
-    scores = {path: json.loads((path.parent / "run.json").read_text())["scores"] for path in found}
-    best = max(found, key=lambda path: scores[path]["valid"]["accuracy"])
     return Start(start.name, start.updates, (f"model.init_from='{best.absolute()}'",))
-
-
-def _best(runs: Sequence[Run]) -> Run:
-    kept = [run for run in runs if run.best_checkpoint.is_file()]
-    return max(kept, key=lambda run: score_of(run.scores() or {}, run.task, run.metric))
 
 
 def _report(

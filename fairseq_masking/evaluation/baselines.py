@@ -19,7 +19,7 @@ from fairseq_masking.preparation.manifest import read_manifest
 from fairseq_masking.preparation.reading import hash_file
 from fairseq_masking.preparation.rows import Row, read_task, subsample
 
-__all__ = ["BASELINES", "baseline_scores"]
+__all__ = ["BASELINES", "TFIDF", "baseline_scores"]
 
 MAJORITY, TFIDF = "majority", "tfidf"
 BASELINES = (MAJORITY, TFIDF)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fairseq_masking.evaluation.baselines import BASELINES, TFIDF
 from fairseq_masking.evaluation.curves import new_figure, save_figure
 from fairseq_masking.evaluation.finetuning_runs import Run
 from fairseq_masking.evaluation.finetuning_tasks import FinetuningTask
@@ -100,7 +101,7 @@ def scores_table(results: Sequence[Result], baselines: Baselines, protocol: Prot
         baselines: task -> baseline -> split -> metric -> score.
     """
     columns = {result.task: result.metric for result in results}
-    lines = [_baseline_line(name, columns, baselines) for name in ("majority", "tfidf")]
+    lines = [_baseline_line(name, columns, baselines) for name in BASELINES]
     for start in dict.fromkeys((result.name, result.updates) for result in results):
         own = {result.task: result for result in results if (result.name, result.updates) == start}
         cells = [_cell(own[task]) if task in own else "" for task in columns]
@@ -175,7 +176,7 @@ def _baseline_line(name: str, columns: Mapping[str, str], baselines: Baselines) 
         wanted = ("test",) if column.endswith(_TEST) else ("valid", "valid1")
         kept = [splits[split] for split in wanted if split in splits]
         cells.append(f"{np.mean([scores[metric] for scores in kept]):.2f}" if kept else "")
-    return [{"tfidf": "TF-IDF, logistic regression"}.get(name, name), *cells, ""]
+    return [{TFIDF: "TF-IDF, logistic regression"}.get(name, name), *cells, ""]
 
 
 def _label(name: str, updates: int) -> str:

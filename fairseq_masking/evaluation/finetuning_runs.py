@@ -31,7 +31,7 @@ from fairseq_masking.evaluation.finetuning_tasks import FinetuningTask, Start
 from fairseq_masking.evaluation.submission import scores_of
 from fairseq_masking.files import whole_file
 
-__all__ = ["Run", "grid_of", "run_all"]
+__all__ = ["Run", "best_of", "grid_of", "run_all"]
 
 _RECORD = "run.json"
 _LAST, _BEST = "checkpoint_last.pt", "checkpoint_best.pt"
@@ -224,14 +224,22 @@ def _finish(run: Run, device: str, keep_checkpoints: bool) -> float:
     run.record(scores=scores)
     (run.folder / _LAST).unlink(missing_ok=True)
     if not keep_checkpoints:
-        others = sorted(run.task_folder.glob(f"*/*/{_BEST}"), key=lambda path: _recorded(path.parent, run))
-        for checkpoint in others[:-1]:
-            if _recorded(checkpoint.parent, run) > float("-inf"):
-                checkpoint.unlink()
-    return _recorded(run.folder, run)
+        for checkpoint in _ranked_checkpoints(run.task_folder, run.metric)[:-1]:
+            checkpoint.unlink()
+    return scores["valid"][run.metric]
 
 
-def _recorded(folder: Path, like: Run) -> float:
-    """The score that decides which checkpoint stays."""
-    scores = json.loads((folder / _RECORD).read_text(encoding="utf-8")).get("scores")
-    return scores["valid"][like.metric] if scores else float("-inf")
+def best_of(task_folder: Path, metric: str) -> Path | None:
+    """Return the checkpoint of the best finished run of a start and task; None where no run has finished."""
+    ranked = _ranked_checkpoints(task_folder, metric)
+    return ranked[-1] if ranked else None
+
+
+def _ranked_checkpoints(task_folder: Path, metric: str) -> list[Path]:
+    """Those of finished runs, the best one last."""
+    scores: dict[Path, float] = {}
+    for checkpoint in sorted(task_folder.glob(f"*/*/{_BEST}")):
+        found = json.loads((checkpoint.parent / _RECORD).read_text(encoding="utf-8")).get("scores")
+        if found:
+            scores[checkpoint] = found["valid"][metric]
+    return sorted(scores, key=lambda checkpoint: scores[checkpoint])
