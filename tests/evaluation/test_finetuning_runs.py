@@ -15,7 +15,7 @@ from finetuning_data import prepare, write_prepared_corpus, write_sst2
 
 from fairseq_masking.cli import finetune
 from fairseq_masking.errors import UserError
-from fairseq_masking.evaluation.finetuning_runs import Run, grid_of, run_all
+from fairseq_masking.evaluation.finetuning_runs import Run, best_of, grid_of, run_all
 from fairseq_masking.evaluation.finetuning_tasks import FinetuningTask, Start, read_start, source_of
 from fairseq_masking.evaluation.protocols import PROTOCOLS
 
@@ -146,6 +146,28 @@ def test_two_sweeps_do_not_train_the_same_run(folder, tmp_path):
         fcntl.flock(lock, fcntl.LOCK_SH)  # a second EX is refused, a second SH would not be
         with pytest.raises(UserError, match="is being trained by another process"):
             run_all([run], devices=["cpu"])
+
+
+@pytest.mark.parametrize(("keep", "kept"), [(False, {2}), (True, {1, 2, 3})])
+def test_the_best_runs_checkpoint_stays(keep, kept, folder, tmp_path, monkeypatch):
+    accuracies = {1: 60.0, 2: 80.0, 3: 70.0}  # by seed
+    module = "fairseq_masking.evaluation.finetuning_runs"
+
+    def train(run, device, *, num_threads):
+        run.record()
+        run.best_checkpoint.touch()
+        (run.folder / "checkpoint_last.pt").touch()
+
+    monkeypatch.setattr(f"{module}._train", train)
+    monkeypatch.setattr(f"{module}.Finetuned.load", lambda checkpoint, device: checkpoint.parent.name)
+    monkeypatch.setattr(
+        f"{module}.scores_of", lambda name: {"valid": {"accuracy": accuracies[int(name[4:])]}}
+    )
+    runs = [a_run(folder, tmp_path, seed=seed) for seed in accuracies]
+    run_all(runs, devices=["cpu"], keep_checkpoints=keep)
+    assert {run.seed for run in runs if run.best_checkpoint.is_file()} == kept
+    assert best_of(runs[0].task_folder, "accuracy") == runs[1].best_checkpoint
+    assert not list(tmp_path.rglob("checkpoint_last.pt"))
 
 
 def test_a_run_is_called_after_what_is_swept(folder, tmp_path):
