@@ -12,10 +12,19 @@ class of fairseq, leaves everything alone that already works, and may be called 
 | finished.py | a run that has reached --max-update is left as it is |
 | launch.py | the one wrapper around ``call_main`` through which every fairseq command starts its work |
 | options.py | ``--bf16`` on machines that are no TPU |
+| reading_ahead.py | the reading thread of a run that leaves batches unread: SIGABRT, idle workers |
 | state.py | what one run leaves behind for the next one in the same process |
 """
 
-from fairseq_masking.compat import checkpoints, distributed, environment, errors, launch, options
+from fairseq_masking.compat import (
+    checkpoints,
+    distributed,
+    environment,
+    errors,
+    launch,
+    options,
+    reading_ahead,
+)
 from fairseq_masking.compat.state import reset_process_state
 
 __all__ = ["apply", "reset_process_state"]
@@ -34,6 +43,7 @@ def apply() -> None:
     options.keep_bf16_off_the_tpu()
     distributed.wrap_cpu_models_without_device_ids()
     distributed.gather_lists_without_cuda()
+    reading_ahead.stop_reading_ahead_at_exit()
     launch.wrap_call_main()
     errors.show_user_errors_outside_of_call_main()
     errors.show_user_errors_of_hydra_programs()

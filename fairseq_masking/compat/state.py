@@ -5,17 +5,20 @@ import sys
 from fairseq import checkpoint_utils
 from fairseq.logging import progress_bar
 
+from fairseq_masking.compat.reading_ahead import stop_reading_ahead
+
 __all__ = ["reset_process_state"]
 
 
 def reset_process_state() -> None:
-    """Forgets the best score, the patience and the TensorBoard writers of the run before.
+    """Forgets the best score, the patience, the TensorBoard writers and the unread batches of the run before.
 
     fairseq keeps them in attributes of functions and in a module dictionary. Left alone, the second job of a
     multirun compares itself with the first one's best score and writes no checkpoint_best.pt, may stop early
-    at once, and logs into the first one's TensorBoard folder. A resumed run gets its own best score back from
-    the checkpoint, which is loaded later.
+    at once, logs into the first one's TensorBoard folder, and shares the machine with its data worker. A
+    resumed run gets its own best score back from the checkpoint, which is loaded later.
     """
+    stop_reading_ahead()
     _delete_attributes(checkpoint_utils.save_checkpoint, "best")
     train = sys.modules.get("fairseq_cli.train")
     if train is not None:
