@@ -25,6 +25,7 @@ read_options() {
     [ -n "$data" ] || fail "--data is missing"
     [ -n "$out" ] || fail "--out is missing"
     [[ $updates =~ ^[1-9][0-9]*$ ]] || fail "--updates $updates is not a number above 0"
+    [ "$updates" -ge 100 ] || fail "--updates $updates is below 100: the table is of logs written every 100"
     local part
     for part in ${only//,/ }; do
         [[ ,$parts, == *",$part,"* ]] || fail "unknown part $part"

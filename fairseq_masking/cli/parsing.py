@@ -37,7 +37,7 @@ def fail(parser: argparse.ArgumentParser, message: str, status: int) -> int:
 
 
 def name_and_log(run: str) -> tuple[str, Path]:
-    """Reads NAME=LOG, where LOG may be the folder with its train.log.
+    """Reads NAME=LOG, where LOG may be the folder with its log: train.log, or Hydra's hydra_train.log.
 
     Raises:
         UserError: that is not its form.
@@ -45,7 +45,11 @@ def name_and_log(run: str) -> tuple[str, Path]:
     name, equals, path = run.partition("=")
     if not equals or not name:
         raise UserError(f"--run {run!r}: give NAME=LOG")
-    return name, Path(path) / "train.log" if Path(path).is_dir() else Path(path)
+    log = Path(path)
+    if log.is_dir():
+        logs = [log / "train.log", log / "hydra_train.log"]
+        log = next((path for path in logs if path.exists()), logs[0])
+    return name, log
 
 
 def run_reporting(parser: argparse.ArgumentParser, work: Callable[[], None], *places: Path | None) -> int:

@@ -93,6 +93,7 @@ def test_both_commands_train_amos_alike(tmp_path):
         (["--data", "a"], "--out is missing"),
         (["--data", "a", "--out", "b", "--only", "none"], "unknown part none"),
         (["--data", "a", "--out", "b", "--updates", "many"], "--updates many is not a number above 0"),
+        (["--data", "a", "--out", "b", "--updates", "99"], "--updates 99 is below 100"),
         (["--data", "a", "--fast"], "unknown option --fast"),
         (["--data", "a", "positional"], "'positional' is neither"),
     ],
