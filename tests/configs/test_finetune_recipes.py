@@ -19,7 +19,7 @@ PAPERS = {  # weight decay, longest training in epochs, highest rate
     "map_net": (0.1, 10, 8e-5),
     "three_ml": (0.1, 10, 8e-5),
     "three_ml_large_tasks": (0.1, 5, 8e-5),
-    "tiny": (0.01, 3, 3e-4),
+    "tiny": (0.01, 3, 1e-3),
     "tiny_squad": (0.01, 1, 3e-4),
 }
 

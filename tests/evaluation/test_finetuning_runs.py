@@ -20,6 +20,7 @@ from fairseq_masking.evaluation.finetuning_tasks import FinetuningTask, Start, r
 from fairseq_masking.evaluation.protocols import PROTOCOLS
 
 RECIPES = ROOT / "configs" / "finetune"
+ONE_RATE = "optimization.lr=[3e-4]"
 SMALL = ("model.encoder_layers=1", "model.encoder_embed_dim=16", "model.encoder_ffn_embed_dim=32")
 
 
@@ -46,7 +47,7 @@ def sweep(folder, out, *more):
 def swept(folder, tmp_path_factory):
     out = tmp_path_factory.mktemp("swept")
     given = sweep(folder, out, "--checkpoint", f"MLM={folder / 'mlm.pt'}", "--seeds", "2", "--jobs", "2")
-    assert finetune.main([*given, "--predict"]) == 0
+    assert finetune.main([*given, "--set", ONE_RATE, "--predict"]) == 0
     return given, out
 
 
@@ -79,14 +80,14 @@ def test_finished_runs_are_not_repeated(swept, capsys, monkeypatch):
     given, out = swept
     table = (out / "table.md").read_text()
     monkeypatch.setattr("fairseq_masking.evaluation.finetuning_runs._train", None)
-    assert finetune.main(given) == 0
+    assert finetune.main([*given, "--set", ONE_RATE]) == 0
     assert "2 of 2 runs have finished before" in capsys.readouterr().out
     assert (out / "table.md").read_text() == table
 
 
 def test_other_settings_want_another_folder(swept, capsys):
     given, _ = swept
-    assert finetune.main([*given, "--set", "optimization.max_epoch=1"]) == 1
+    assert finetune.main([*given, "--set", ONE_RATE, "optimization.max_epoch=1"]) == 1
     error = capsys.readouterr().err
     assert "other settings (optimization.max_epoch=1): give another --out" in error and error.count("\n") == 1
 
@@ -104,7 +105,7 @@ def test_a_killed_sweep_goes_on_to_the_same_scores(folder, tmp_path):
 
     def command(out):
         given = sweep(folder, out, "--scratch", "mlm_tiny", "--corpus", str(folder / "corpus"))
-        more = ("--seeds", "1", "--set", *SMALL, "optimization.max_epoch=15")
+        more = ("--seeds", "1", "--set", ONE_RATE, *SMALL, "optimization.max_epoch=15")
         return ["bash", str(ROOT / "scripts" / "finetune.sh"), *given, *more]
 
     def scores(out):
