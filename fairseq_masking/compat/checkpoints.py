@@ -98,10 +98,13 @@ def load_tensors(path: Path) -> Any:
         with _without_environment(_UNSAFE_SWITCH), path.open("rb") as file:
             is_archive = file.read(4) == b"PK\x03\x04"  # PyTorch files of before 1.6 cannot be mapped
             return torch.load(path, map_location="cpu", mmap=is_archive, weights_only=True)
-    except (OSError, MemoryError):
+    except (FileNotFoundError, PermissionError, MemoryError):
         raise
     except Exception as error:
-        raise UserError(f"{path}: {_why_not_loadable(error, 'get it again')}") from error
+        reason = _why_not_loadable(error, "get it again")
+        if reason is None:
+            raise
+        raise UserError(f"{path}: {reason}") from error
 
 
 def allow_broadcast_of_checkpoints() -> None:

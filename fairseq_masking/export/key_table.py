@@ -287,7 +287,10 @@ def to_ours(
     }
     if POSITIONS in result:
         positions = result[POSITIONS][family.unused_positions :]
-        result[POSITIONS] = positions + state[token_types][0] if token_types in state else positions
+        if token_types in state:  # summed in fp32: half precision would round every position
+            precise = torch.promote_types(positions.dtype, torch.float32)
+            positions = positions.to(precise) + state[token_types][0].to(precise)
+        result[POSITIONS] = positions
     # BERT's pooler is there whether or not it was ever trained; without scores behind it, it is no head.
     if not any(key.startswith("classification_heads.") and ".out_proj." in key for key in result):
         lone = [key for key in result if key.startswith("classification_heads.")]

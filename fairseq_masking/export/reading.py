@@ -73,7 +73,8 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
             return read(folder / name)
         index = folder / f"{name}.index.json"
         if index.is_file():
-            shards = sorted(set(read_json(index).get("weight_map", {}).values()))
+            places = read_json(index).get("weight_map")
+            shards = sorted({str(shard) for shard in places.values()}) if isinstance(places, dict) else []
             if not shards or any(Path(shard).name != shard for shard in shards):
                 raise UserError(f"{index} names no files of this folder")
             return {key: value for shard in shards for key, value in read(folder / shard).items()}

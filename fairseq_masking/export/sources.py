@@ -1,7 +1,7 @@
 """A checkpoint of any known family as our encoder: shape, weights, and the order of the embedding's rows."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -96,10 +96,14 @@ def _from_hugging_face(folder: Path) -> Source:
             f"{folder} brings its own code (auto_map in config.json), which is never run: give a plain {kind}"
         )
     family = FAMILIES[kind]
-    state, dropped = _converted(read_weights(folder), family, folder)
+    if kind.startswith("roberta"):  # transformers counts its positions from here
+        family = replace(family, unused_positions=config.get("pad_token_id", 1) + 1)
     own = config.get("is_decoder") or config.get("add_cross_attention")
-    if own or config.get("position_embedding_type", "absolute") != "absolute":
+    absolute = config.get("position_embedding_type", "absolute") == "absolute"
+    # transformers' MPNet has 32 buckets, whatever its config says
+    if own or not absolute or (kind == "mpnet" and config.get("relative_attention_num_buckets", 32) != 32):
         raise UserError(f"{folder} is a decoder or has positions of another kind: only plain encoders fit")
+    state, dropped = _converted(read_weights(folder), family, folder)
     options = {
         "num_heads": config.get("num_attention_heads", 12),
         "activation": config.get("hidden_act", "gelu"),
@@ -197,7 +201,7 @@ def _config(
         raise UserError(
             f"{path} has embeddings {tokens.shape[1]} wide, not as wide as its layers: no such encoder here"
         )
-    if not num_heads:
+    if not isinstance(num_heads, int) or num_heads < 1:
         raise UserError(f"{path} does not tell its number of attention heads: no bare state dict will do")
     relative = state.get("encoder.relative_position.weight")
     return EncoderConfig(

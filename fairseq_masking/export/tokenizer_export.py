@@ -144,6 +144,8 @@ def _sentencepiece(tokenizer: SentencePieceTokenizer, ids: dict[str, int]) -> An
     steps = [normalizers.Replace(Regex(" {2,}"), " "), normalizers.Strip()]
     if spec.precompiled_charsmap:
         steps.insert(0, normalizers.Precompiled(spec.precompiled_charsmap))
+    if "nfkc" in spec.name:  # which Precompiled does cluster by cluster, and lets decomposed letters through
+        steps.insert(0, normalizers.NFC())
     backend = Backend(core)
     backend.normalizer = normalizers.Sequence(steps)
     backend.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="always")

@@ -59,6 +59,12 @@ def import_tokenizer(source: Path, folder: Path) -> Tokenizer:
     kind = (values.get("model") or {}).get("type")
     tokens = hugging_face_tokens(source)
     ordered = sorted(tokens, key=lambda token: tokens[token])
+    added = [token["content"] for token in values.get("added_tokens", []) if not token.get("special")]
+    if added := [token for token in added if token not in special_tokens(source, tokens)]:
+        raise UserError(
+            f"{source}: its tokeniser has {len(added)} added tokens, such as {added[0]!r}, which it finds"
+            " before words are split and ours does not: only the vocabulary it was trained with will do"
+        )
     if kind == "WordPiece" or (not values and (source / "vocab.txt").is_file()):
         return _wordpiece(source, folder, ordered, special_tokens(source, tokens), values)
     if kind == "BPE" or (not values and (source / "merges.txt").is_file()):

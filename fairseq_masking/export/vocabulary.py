@@ -63,7 +63,7 @@ def hugging_face_tokens(folder: Path) -> dict[str, int]:
     """Return a folder's tokens -> ids; empty where there is no tokeniser of a known form."""
     values = read_json(folder / "tokenizer.json", optional=True)
     if values:
-        model = values.get("model", {})
+        model = values.get("model") or {}
         vocabulary = model.get("vocab", {})
         if isinstance(vocabulary, list):  # Unigram: pairs of piece and score
             vocabulary = {piece: index for index, (piece, _) in enumerate(vocabulary)}

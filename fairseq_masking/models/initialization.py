@@ -63,8 +63,11 @@ def resolve_shape(cfg: DictConfig) -> None:
         stored = (load_tensors(resumed).get("cfg") or {}).get("model") or {}
         shape = {name: stored[name] for name in SHAPE_OPTIONS if stored.get(name) is not None}
     _check_options(model, shape, f"--init-from {path}" if resumed is None else str(resumed))
+    task = OmegaConf.select(cfg, "task")
     with open_dict(model):
         model.update(shape)
+    if hasattr(task, "max_positions"):  # sentence_prediction builds the model with its own
+        task.max_positions = shape["max_positions"]
     replace(Trainer, "load_checkpoint", _initialize_fresh_runs)
 
 
@@ -104,6 +107,12 @@ def _rows(task: Any, source: Source) -> list[int | None]:
                 f"{source.path} has {source.config.vocab_size} embedding rows, the corpus's dictionary"
                 f" {len(symbols)} symbols: prepare the corpus with the dict.txt it was trained with"
             )
+        logger.warning(
+            "nothing says which symbols the rows of %s stand for (no dict.txt beside it, nor at %s): they are"
+            " taken in the order of this corpus's dictionary",
+            source.path,
+            source.options.get("data", "the place of its data"),
+        )
         return list(range(len(symbols)))
     if source.from_hugging_face:
         symbols = tokens_of_symbols(symbols, load_tokenizer(first_shard(task.cfg.data)))

@@ -124,6 +124,31 @@ def test_states_and_logits_are_those_of_transformers(transformers, tmp_path, dat
     }
 
 
+@pytest.mark.parametrize("name", ["roberta", "roberta-prelayernorm"])
+def test_robertas_positions_count_from_its_padding(transformers, tmp_path, data, name):
+    theirs = write_model(transformers, tmp_path, name, pad_token_id=3)
+    model, source = imported(tmp_path, data)
+    assert source.config.max_positions == 22
+    tokens, visible = padded_rows(source.config.vocab_size, 1)
+    foreign = ids_there(data, tmp_path)[tokens].masked_fill(~visible, 3)
+    assert not (foreign[visible] == 3).any()
+    with torch.no_grad():
+        expected = theirs(input_ids=foreign, attention_mask=visible.long(), output_hidden_states=True)
+        actual = model(tokens, features_only=True)[0]
+    torch.testing.assert_close(actual[visible], expected.hidden_states[-1][visible], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_summed_in_single(transformers, tmp_path, data, dtype):
+    write_model(transformers, tmp_path, "bert").to(dtype).save_pretrained(tmp_path)
+    state = load_file(tmp_path / "model.safetensors")
+    assert state["bert.embeddings.position_embeddings.weight"].dtype == dtype
+    names = ("bert.embeddings.position_embeddings.weight", "bert.embeddings.token_type_embeddings.weight")
+    positions, types = (state[name].float() for name in names)
+    model, _ = imported(tmp_path, data)
+    assert torch.equal(model.encoder.embed_positions.weight, positions + types[0])
+
+
 def test_mpnets_own_special_tokens(transformers, tmp_path):
     """[UNK] means unknown there, and what is called <unk> is nothing."""
     model = write_model(transformers, tmp_path, "mpnet")
@@ -205,6 +230,18 @@ def test_rows_follow_the_symbols_of_the_corpus(tmp_path, data):
         UserError, match=r"1 of 7 symbols .*mlm\.pt lacks, such as 'zebra': .*--tokenizer-from"
     ):
         imported(tmp_path / "mlm.pt", other)
+
+
+def test_rows_that_nothing_names_are_said(tmp_path, data, caplog):
+    own_checkpoint(MLMModel, MLMConfig, tmp_path / "mlm.pt", data)
+    imported(tmp_path / "mlm.pt", data)
+    assert "nothing says" not in caplog.text
+    state = torch.load(tmp_path / "mlm.pt", weights_only=True)
+    state["cfg"]["task"]["data"] = str(tmp_path / "moved")
+    torch.save(state, tmp_path / "mlm.pt")
+    imported(tmp_path / "mlm.pt", data)
+    (record,) = [record for record in caplog.records if "nothing says which symbols" in record.message]
+    assert record.levelname == "WARNING" and str(tmp_path / "moved") in record.message
 
 
 def test_another_vocabulary_beside_a_model_is_refused(transformers, tmp_path, data):
@@ -337,10 +374,10 @@ def test_pytorch_files_and_shards_are_read(folder):
     (folder / "b.safetensors").unlink()
     with pytest.raises(UserError, match=r"b\.safetensors is missing"):
         read_source(folder)
-    index["weight_map"] = {"x": "../a.safetensors"}
-    (folder / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
-    with pytest.raises(UserError, match="names no files of this folder"):
-        read_source(folder)
+    for weight_map in ({"x": "../a.safetensors"}, ["a.safetensors"], {"x": 3}, None):
+        (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+        with pytest.raises(UserError, match=r"names no files of this folder|3 is missing"):
+            read_source(folder)
 
 
 def test_files_that_run_code_are_refused(folder):
@@ -369,6 +406,8 @@ def test_corrupt_and_foreign_files_are_refused(folder, tmp_path):
         ({"model_type": "gpt2"}, "known are bert, roberta"),
         ({"hidden_act": "gelu_new"}, "computes with 'gelu_new'"),
         ({"num_attention_heads": 5}, "do not divide"),
+        ({"num_attention_heads": "4"}, "does not tell its number of attention heads"),
+        ({"num_attention_heads": -2}, "does not tell its number of attention heads"),
         ({"is_decoder": True}, "only plain encoders"),
         ({"position_embedding_type": "relative_key"}, "only plain encoders"),
     ):
@@ -386,8 +425,10 @@ def test_corrupt_and_foreign_files_are_refused(folder, tmp_path):
     checkpoint = tmp_path / "cut.pt"
     torch.save({"model": state}, checkpoint)
     refused(checkpoint, "not parameters of fairseq's RoBERTa")
-    checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
-    refused(checkpoint, "cut short")
+    content = checkpoint.read_bytes()
+    for length in (0, 3, 1000, 5000, len(content) - 1):
+        checkpoint.write_bytes(content[:length])
+        refused(checkpoint, "cut short")
     refused(tmp_path, "folder without config.json")
     refused(tmp_path / "nowhere.pt", "no such checkpoint or model folder")
 
@@ -395,6 +436,12 @@ def test_corrupt_and_foreign_files_are_refused(folder, tmp_path):
 def test_electras_with_narrow_embeddings_are_refused(transformers, tmp_path):
     write_model(transformers, tmp_path, "electra", embedding_size=16)
     refused(tmp_path, "embeddings_project.weight")
+
+
+def test_an_mpnet_of_other_buckets_is_refused(transformers, tmp_path):
+    """transformers computes it with 32 all the same."""
+    write_model(transformers, tmp_path, "mpnet", relative_attention_num_buckets=64)
+    refused(tmp_path, "positions of another kind")
 
 
 def test_without_the_hub_its_names_are_one_line(monkeypatch):

@@ -163,6 +163,25 @@ def test_a_corpus_with_the_tokeniser_of_another(prepared, tmp_path):
     assert load_tokenizer(again).encode(LINES[0]) == load_tokenizer(data).encode(LINES[0])
 
 
+def test_added_tokens_are_refused(transformers, prepared, tmp_path):
+    """transformers finds them before words are split."""
+    tokenizer = transformers.AutoTokenizer.from_pretrained(prepared[1])
+    tokenizer.add_tokens(["@user", "covid-19"])
+    tokenizer.save_pretrained(tmp_path)
+    if (prepared[1] / "sentencepiece.model").is_file():
+        return  # the model's own pieces are taken, and none else
+    with pytest.raises(UserError, match="2 added tokens, such as '@user'"):
+        import_tokenizer(tmp_path, tmp_path)
+
+
+@pytest.mark.parametrize("prepared", ["bpe", "unigram"], indirect=True)
+def test_letters_written_in_two_characters(prepared):
+    data, folder = prepared
+    text = unicodedata.normalize("NFD", "Où est le café? Việt ế")
+    theirs = Backend.from_file(str(folder / "tokenizer.json"))
+    assert theirs.encode(text).ids == encoder_of(data)(text).tolist()
+
+
 def test_a_tokenisers_faults_are_named(tmp_path, capsys):
     with pytest.raises(UserError, match="no tokeniser of a kind known here"):
         import_tokenizer(tmp_path, tmp_path)
