@@ -67,6 +67,10 @@ pip "$TORCH"
   >.venv/requirements.txt
 pip "$TORCH" -r .venv/requirements.txt
 
+# fairseq's dependencies bring one for CUDA: transformers would import it and fail.
+.venv/bin/python -c 'import torchaudio' >/dev/null 2>&1 ||
+  .venv/bin/python -m pip uninstall --quiet --yes torchaudio
+
 # Instead of pip install -e, under which Hydra does not find its plugins: the two folders that Python imports from.
 site_packages=$(.venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 printf '%s\n' "$root" "$root/fairseq_masking/hydra" >"$site_packages/fairseq_masking.pth"

@@ -70,7 +70,7 @@ def export_checkpoint(
     Raises:
         UserError: no checkpoint of ours, no tokeniser for it, or ``output`` is there already.
     """
-    output = Path(output)
+    output = Path(output).resolve()
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise UserError(f"{output} is not empty: give another --out, or remove it first")
     source = read_source(checkpoint)
@@ -183,7 +183,8 @@ def _suffix(state: Mapping[str, Tensor]) -> str:
 def _labels(number: int, data: Path) -> dict[str, Any]:
     """Names of the classes, from the fine-tuning data's label/dict.txt where it is there."""
     symbols = dictionary_symbols(data / "label") or []
-    names = [str(name) for name in symbols[4 : 4 + number]]  # after fairseq's special symbols
+    # after fairseq's special symbols; reading a dictionary adds <mask>
+    names = [str(name) for name in symbols[4:] if name != "<mask>"][:number]
     if len(names) < number or number == 1:
         names = [f"LABEL_{index}" for index in range(number)]
     return {

@@ -1,10 +1,11 @@
 """Checkpoints of all methods become folders that transformers loads: the same states, logits and scores."""
 
 import json
+import sys
 
 import pytest
 import torch
-from commands import status_of
+from commands import assert_ok, run_command, status_of
 from foreign_models import LINES, SHAPE, own_checkpoint, padded_rows, prepare
 from safetensors.torch import load_file
 
@@ -222,6 +223,17 @@ def test_the_modelling_files_buckets(transformers, kind, num_buckets, max_distan
         max_positions=length,
     )
     assert torch.equal(relative_buckets(length, config, torch.device("cpu")), expected)
+
+
+def test_without_this_package_it_loads(tmp_path, data):
+    own_checkpoint(MLMModel, MLMConfig, tmp_path / "c.pt", data, relative_position="amos")
+    export_checkpoint(tmp_path / "c.pt", tmp_path / "out")
+    program = (
+        "from transformers import AutoTokenizer, pipeline; import sys;"
+        "fill = pipeline('fill-mask', sys.argv[1], trust_remote_code=True);"
+        "assert len(fill('the <mask> sat')) == 5 and 'fairseq_masking' not in sys.modules"
+    )
+    assert_ok(run_command([sys.executable, "-c", program, tmp_path / "out"], cwd=tmp_path))
 
 
 def test_fill_mask_with_their_pipeline(transformers, tmp_path, data):
