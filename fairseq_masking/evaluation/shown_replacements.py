@@ -163,7 +163,7 @@ def _replacement(
     top: int,
     weight: float | None,
 ) -> Replacement:
-    best = probabilities_V.topk(top)
+    best = probabilities_V.topk(min(top, len(probabilities_V)))
     pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
     return Replacement(
         weight,

@@ -128,7 +128,7 @@ class HubInterface(nn.Module):
         tokens = self.encode(text)
         logits, _ = self.model(tokens[None].to(self.device))
         column = int((tokens == self.dictionary.index(_MASK)).nonzero()[0, 0])
-        probabilities, indices = logits[0, column].float().softmax(-1).topk(topk)
+        probabilities, indices = logits[0, column].float().softmax(-1).topk(min(topk, logits.shape[-1]))
         fillings = []
         for probability, index in zip(probabilities.tolist(), indices.tolist(), strict=True):
             filled = torch.where(tokens == self.dictionary.index(_MASK), index, tokens)
