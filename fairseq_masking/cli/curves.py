@@ -21,7 +21,7 @@ def curves_parser(prog: str, description: str | None, epilog: str | None = None)
     parser = OneLineParser(prog=prog, description=description, epilog=epilog, allow_abbrev=False)
     add = parser.add_argument
     add("--run", dest="runs", action="append", required=True, metavar="NAME=LOG",
-        help="a run's log (--log-file), or its folder with train.log or hydra_train.log; repeat for several")  # fmt: skip
+        help="a run's log (--log-file), or its folder; repeat for several")  # fmt: skip
     add("--figure", type=Path, required=True, metavar="PNG", help="figure to write")
     add("--out", type=Path, metavar="CSV", help="file for the curves' values")
     add("--smooth", type=int, default=1, metavar="N", help="draw means over N intervals (default: 1)")
