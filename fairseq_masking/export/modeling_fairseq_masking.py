@@ -161,6 +161,13 @@ class FairseqMaskingPreTrainedModel(PreTrainedModel):
 
     config_class = FairseqMaskingConfig
     base_model_prefix = "encoder"
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+
+    def _finished(self, output: Any, return_dict: bool | None) -> Any:
+        """Return the output, or its tuple where the call or the config wants that."""
+        wanted = self.config.return_dict if return_dict is None else return_dict
+        return output if wanted else output.to_tuple()
 
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, nn.Linear | nn.Embedding):
@@ -189,6 +196,7 @@ class FairseqMaskingModel(FairseqMaskingPreTrainedModel):
             if config.relative_position == "none"
             else nn.Embedding(config.relative_position_buckets, config.num_attention_heads)
         )
+        self.gradient_checkpointing = False
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
@@ -205,23 +213,31 @@ class FairseqMaskingModel(FairseqMaskingPreTrainedModel):
         attention_mask: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
         output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
         return_dict: bool | None = None,
         **_: Any,
     ) -> Any:
         """Encode ``input_ids`` ``[B, T]``; 0 in ``attention_mask`` marks padding, at the end of rows."""
+        if self.config.output_attentions if output_attentions is None else output_attentions:
+            raise ValueError("fused attention never holds its weights: leave output_attentions out")
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states
         embedded = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
         length = embedded.shape[1]
         hidden = self.dropout(self.layernorm_embedding(embedded + self.embed_positions.weight[:length]))
         bias = self._bias(length, attention_mask, hidden)
         states = [hidden]
         for layer in self.layers:
-            states.append(layer(states[-1], bias))
+            if self.gradient_checkpointing and self.training:
+                states.append(self._gradient_checkpointing_func(layer.__call__, states[-1], bias))
+            else:
+                states.append(layer(states[-1], bias))
         if self.layer_norm is not None:
             states[-1] = self.layer_norm(states[-1])
         output = BaseModelOutput(
             last_hidden_state=states[-1], hidden_states=tuple(states) if output_hidden_states else None
         )
-        return output if return_dict is not False else output.to_tuple()
+        return self._finished(output, return_dict)
 
     def _bias(self, length: int, attention_mask: Tensor | None, hidden: Tensor) -> Tensor | None:
         visible = None if attention_mask is None else attention_mask.bool()[:, None, None, :]
@@ -253,19 +269,30 @@ class FairseqMaskingForMaskedLM(FairseqMaskingPreTrainedModel):
         self.lm_head = _LMHead(config)
         self.post_init()
 
+    def get_output_embeddings(self) -> None:
+        """None: the head multiplies by the token embedding itself."""
+
+    def resize_token_embeddings(self, new_num_tokens: int | None = None, *more: Any, **options: Any) -> Any:
+        """Resize the token embedding and with it the head's bias, which is 0 for new tokens."""
+        embedding = super().resize_token_embeddings(new_num_tokens, *more, **options)
+        bias = self.lm_head.bias.data[: embedding.num_embeddings]
+        self.lm_head.bias = nn.Parameter(F.pad(bias, (0, embedding.num_embeddings - len(bias))))
+        return embedding
+
     def forward(
         self,
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         labels: Tensor | None = None,
+        return_dict: bool | None = None,
         **options: Any,
-    ) -> MaskedLMOutput:
+    ) -> Any:
         """Return logits ``[B, T, V]``; ``labels`` is -100 where nothing is to be predicted."""
-        options["return_dict"] = True
-        encoded = self.encoder(input_ids, attention_mask, **options)
+        encoded = self.encoder(input_ids, attention_mask, return_dict=True, **options)
         logits = self.lm_head(encoded.last_hidden_state, self.encoder.embed_tokens.weight)
         loss = None if labels is None else F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten())
-        return MaskedLMOutput(loss=loss, logits=logits, hidden_states=encoded.hidden_states)
+        output = MaskedLMOutput(loss=loss, logits=logits, hidden_states=encoded.hidden_states)
+        return self._finished(output, return_dict)
 
 
 class FairseqMaskingForPreTraining(FairseqMaskingPreTrainedModel):
@@ -282,17 +309,18 @@ class FairseqMaskingForPreTraining(FairseqMaskingPreTrainedModel):
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         labels: Tensor | None = None,
+        return_dict: bool | None = None,
         **options: Any,
-    ) -> TokenClassifierOutput:
+    ) -> Any:
         """Return logits ``[B, T]``; ``labels`` is 1 for original tokens, -100 for those that do not count."""
-        options["return_dict"] = True
-        encoded = self.encoder(input_ids, attention_mask, **options)
+        encoded = self.encoder(input_ids, attention_mask, return_dict=True, **options)
         logits = self.detection_head(encoded.last_hidden_state).squeeze(-1)
         loss = None
         if labels is not None:
             counted = labels >= 0
             loss = F.binary_cross_entropy_with_logits(logits[counted].float(), labels[counted].float())
-        return TokenClassifierOutput(loss=loss, logits=logits, hidden_states=encoded.hidden_states)
+        output = TokenClassifierOutput(loss=loss, logits=logits, hidden_states=encoded.hidden_states)
+        return self._finished(output, return_dict)
 
 
 class _ClassificationHead(nn.Module):
@@ -322,18 +350,23 @@ class FairseqMaskingForSequenceClassification(FairseqMaskingPreTrainedModel):
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         labels: Tensor | None = None,
+        return_dict: bool | None = None,
         **options: Any,
-    ) -> SequenceClassifierOutput:
-        """Return scores ``[B, C]``; one class means regression."""
-        options["return_dict"] = True
-        encoded = self.encoder(input_ids, attention_mask, **options)
+    ) -> Any:
+        """Return scores ``[B, C]``; the loss is that of ``config.problem_type``, or of the labels' form."""
+        encoded = self.encoder(input_ids, attention_mask, return_dict=True, **options)
         logits = self.classifier(encoded.last_hidden_state)
-        loss = None
-        if labels is not None and self.config.num_labels == 1:
-            loss = F.mse_loss(logits.squeeze(-1).float(), labels.float())
-        elif labels is not None:
-            loss = F.cross_entropy(logits.float(), labels)
-        return SequenceClassifierOutput(loss=loss, logits=logits, hidden_states=encoded.hidden_states)
+        loss = None if labels is None else self._loss(logits.float(), labels)
+        output = SequenceClassifierOutput(loss=loss, logits=logits, hidden_states=encoded.hidden_states)
+        return self._finished(output, return_dict)
+
+    def _loss(self, logits_BC: Tensor, labels: Tensor) -> Tensor:
+        kind = self.config.problem_type
+        if kind == "regression" or (kind is None and self.config.num_labels == 1):
+            return F.mse_loss(logits_BC, labels.float().view_as(logits_BC))
+        if kind == "multi_label_classification" or (kind is None and labels.is_floating_point()):
+            return F.binary_cross_entropy_with_logits(logits_BC, labels.float())
+        return F.cross_entropy(logits_BC, labels.view(-1))
 
 
 class FairseqMaskingForQuestionAnswering(FairseqMaskingPreTrainedModel):
@@ -346,12 +379,29 @@ class FairseqMaskingForQuestionAnswering(FairseqMaskingPreTrainedModel):
         self.post_init()
 
     def forward(
-        self, input_ids: Tensor | None = None, attention_mask: Tensor | None = None, **options: Any
-    ) -> QuestionAnsweringModelOutput:
-        """Return the logits ``[B, T]`` of an answer's first and last token."""
-        options["return_dict"] = True
-        encoded = self.encoder(input_ids, attention_mask, **options)
-        start, end = self.qa_outputs(encoded.last_hidden_state).unbind(-1)
-        return QuestionAnsweringModelOutput(
-            start_logits=start, end_logits=end, hidden_states=encoded.hidden_states
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        start_positions: Tensor | None = None,
+        end_positions: Tensor | None = None,
+        return_dict: bool | None = None,
+        **options: Any,
+    ) -> Any:
+        """Return the logits ``[B, T]`` of an answer's first and last token.
+
+        ``start_positions`` and ``end_positions`` ``[B]`` beyond the text do not count.
+        """
+        encoded = self.encoder(input_ids, attention_mask, return_dict=True, **options)
+        start_BT, end_BT = self.qa_outputs(encoded.last_hidden_state).unbind(-1)
+        loss = None
+        if start_positions is not None and end_positions is not None:
+            loss = (self._loss(start_BT, start_positions) + self._loss(end_BT, end_positions)) / 2
+        output = QuestionAnsweringModelOutput(
+            loss=loss, start_logits=start_BT, end_logits=end_BT, hidden_states=encoded.hidden_states
         )
+        return self._finished(output, return_dict)
+
+    @staticmethod
+    def _loss(logits_BT: Tensor, places: Tensor) -> Tensor:
+        length = logits_BT.shape[1]
+        return F.cross_entropy(logits_BT.float(), places.view(-1).clamp(0, length), ignore_index=length)
