@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from fairseq.data import Dictionary
 
 from fairseq_masking.errors import UserError
 from fairseq_masking.preparation.faults import FaultLog, FaultyRow
@@ -89,6 +90,7 @@ def read_task(task: str, files: dict[str, Path]) -> tuple[dict[str, Rows], tuple
             labels = tuple(sorted({str(row.label) for row in rows.rows}))
             if len(labels) < 2:
                 raise UserError(f"{path} has the one label {labels[0]!r}; give data with two or more")
+            _check_names(path, labels)
         splits[split] = rows
     return splits, labels
 
@@ -104,7 +106,7 @@ def subsample(rows: list[Row], count: int | None, seed: int) -> list[Row]:
 def _read_tsv(path: Path, split: str, task: GlueTask) -> Rows:
     labelled = not split.startswith("test")
     lines = _lines(path)
-    columns = task.columns if labelled and task.columns else _header(path, next(lines)[1])
+    columns = task.columns if labelled and task.columns else _header(path, lines)
     for name in (*task.sentences, *([task.label] if labelled else [])):
         if name not in columns:
             raise UserError(
@@ -131,7 +133,7 @@ def _read_tsv(path: Path, split: str, task: GlueTask) -> Rows:
 
 
 def _read_jsonl(path: Path, split: str, labels: tuple[str, ...]) -> Rows:
-    rows = Rows(FaultLog(path))
+    rows, is_test = Rows(FaultLog(path)), split.startswith("test")
 
     def parse(line: str) -> Row:
         try:
@@ -141,17 +143,32 @@ def _read_jsonl(path: Path, split: str, labels: tuple[str, ...]) -> Rows:
         if not isinstance(record, dict) or not isinstance(record.get("text"), str):
             raise FaultyRow('no "text"')
         label = record.get("label")
-        if not isinstance(label, str | int | float | None) or (
-            label is None and not split.startswith("test")
-        ):
+        if not isinstance(label, str | int | float | None) or (label is None and not is_test):
             raise FaultyRow('no "label"')
+        try:
+            f"{record['text']}{label}".encode()
+        except UnicodeEncodeError:  # JSON may hold half a pair: "\ud800"
+            raise FaultyRow("lone surrogate") from None
         if label is not None and labels and str(label).strip() not in labels:
             raise FaultyRow("unknown label")
         texts = _not_empty([record["text"]])
         return Row(texts, None if label is None else str(label).strip(), str(len(rows.rows)))
 
-    _collect(rows, _lines(path), parse, instead=None)
+    # As in a TSV: predictions have a line for every row of a test set, unless it has labels to be scored by.
+    _collect(rows, _lines(path), parse, instead=("",) if is_test else None)
+    if all(row.label is not None for row in rows.rows if any(row.texts)):
+        rows.rows = [row for row in rows.rows if row.label is not None]
     return rows
+
+
+def _check_names(path: Path, labels: tuple[str, ...]) -> None:
+    special = Dictionary().symbols
+    for label in labels:
+        if label in special or "\n" in label or "\r" in label:
+            raise UserError(
+                f"{path} has the label {label!r}, which a dictionary cannot hold; rename it: one line,"
+                f" none of {', '.join(special)}"
+            )
 
 
 def _collect(
@@ -180,7 +197,10 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
                 yield number, line.removesuffix(b"\n").removesuffix(b"\r")
 
 
-def _header(path: Path, line: bytes) -> tuple[str, ...]:
+def _header(path: Path, lines: Iterator[tuple[int, bytes]]) -> tuple[str, ...]:
+    _, line = next(lines, (1, b""))
+    if not line:
+        raise UserError(f"{path} has only blank lines; give the task's own file")
     try:
         return tuple(name.strip() for name in line.decode("utf-8").split("\t"))
     except UnicodeDecodeError:

@@ -1,6 +1,7 @@
 """Labelled files with everything that goes wrong in them: counted, named, or one clear line."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,11 @@ def write(folder: Path, **splits: bytes | str) -> Path:
 
 def sst2(tmp_path: Path, train: bytes | str, **others: bytes | str) -> Path:
     return write(tmp_path, **{"train": train, "dev": "sentence\tlabel\nfine\t1\n", **others})
+
+
+def write_jsonl(folder: Path, name: str, *records: object) -> None:
+    lines = [record if isinstance(record, str) else json.dumps(record) for record in records]
+    (folder / f"{name}.jsonl").write_text("".join(f"{line}\n" for line in lines))
 
 
 def read(task: str, folder: Path):
@@ -99,6 +105,39 @@ def test_a_test_set_keeps_a_row_for_every_line(tmp_path: Path) -> None:
     assert [row.texts[0] for row in found.rows] == ["fine", "", "", "cold"]
     assert [row.id for row in found.rows] == ["0", "1", "2", "3"]
     assert found.faults.kinds.total() == 2
+
+
+@pytest.mark.parametrize("label", [{}, {"label": "no"}], ids=["without labels", "with labels"])
+def test_a_jsonl_test_set_keeps_a_row_for_every_line_if_it_is_to_be_handed_in(
+    label: dict[str, str], tmp_path: Path
+) -> None:
+    write_jsonl(tmp_path, "train", {"text": "a", "label": "yes"}, {"text": "b", "label": "no"})
+    write_jsonl(tmp_path, "dev", {"text": "a", "label": "yes"})
+    faulty = [{"text": "", **label}, "{broken", {"text": "c", "label": "?"}, {"text": "\ud800", **label}]
+    write_jsonl(tmp_path, "test", {"text": "good", **label}, *faulty, {"text": "cold", **label})
+    found = read(JSONL, tmp_path)[0]["test"]
+    assert found.faults.kinds == {"empty text": 1, "no JSON": 1, "unknown label": 1, "lone surrogate": 1}
+    texts = [row.texts[0] for row in found.rows]
+    if label:
+        assert texts == ["good", "cold"] and all(row.label == "no" for row in found.rows)
+    else:
+        assert texts == ["good", "", "", "", "", "cold"]
+        assert [row.id for row in found.rows] == list("012345")
+
+
+@pytest.mark.parametrize("label", ["<unk>", "<pad>", "two\nlines", "two\rlines"])
+def test_labels_that_a_dictionary_cannot_hold(label: str, tmp_path: Path) -> None:
+    write_jsonl(tmp_path, "train", {"text": "a", "label": label}, {"text": "b", "label": "no"})
+    write_jsonl(tmp_path, "dev", {"text": "b", "label": "no"})
+    message = f"train.jsonl has the label {label!r}, which a dictionary cannot hold"
+    with pytest.raises(UserError, match=re.escape(message)) as caught:
+        read(JSONL, tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_of_blank_lines(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"dev.tsv has only blank lines"):
+        read("SST-2", sst2(tmp_path, "sentence\tlabel\nfine\t1\n", dev="\n \n"))
 
 
 def test_scores_must_be_scores(tmp_path: Path) -> None:
