@@ -22,6 +22,8 @@ from fairseq_masking.preparation.rows import JSONL
 
 __all__ = ["get_parser", "main"]
 
+_OF_ROWS = ("max_length", "max_train_rows", "seed")
+
 
 def get_parser() -> argparse.ArgumentParser:
     """Returns the command's parser."""
@@ -36,10 +38,12 @@ def get_parser() -> argparse.ArgumentParser:
     source.add_argument("--corpus", type=Path, metavar="DIR", help="prepared corpus to take the tokeniser of")
     source.add_argument("--checkpoint", type=Path, metavar="FILE", help="take the corpus it was trained on")
     add("--out", type=Path, required=True, metavar="DIR", help="folder to make")
-    add("--max-length", type=int, default=512, metavar="N",
-        help="cut rows to so many tokens, the longer of two texts first (default: 512)")  # fmt: skip
-    add("--max-train-rows", type=int, metavar="N", help="keep so many training rows, drawn by --seed")
-    add("--seed", type=int, default=1, help="of that draw (default: 1)")
+    add("--max-length", type=int, metavar="N",
+        help="cut rows to so many tokens, the longer of two texts first (default: 512; not for squad, whose"
+        " task cuts windows)")  # fmt: skip
+    add("--max-train-rows", type=int, metavar="N",
+        help="keep so many training rows, drawn by --seed (not for squad)")  # fmt: skip
+    add("--seed", type=int, help="of that draw (default: 1)")
     add("--workers", type=int, default=1, metavar="N", help="processes; the result does not depend on it")
     add("--force", action="store_true", help="replace a folder made with other settings or inputs")
     return parser
@@ -50,18 +54,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = get_parser()
     args = parser.parse_args(argv)
     at_least(parser, args, max_length=8, max_train_rows=2, seed=0, workers=1)
-    return run_reporting(parser, lambda: _prepare(args), args.out)
+    of_rows = {name: vars(args)[name] for name in _OF_ROWS if vars(args)[name] is not None}
+    if args.task == SQUAD and of_rows:
+        parser.error(
+            f"--{next(iter(of_rows)).replace('_', '-')} is of rows, not of --task {SQUAD}: leave it out; all"
+            " questions are kept, and task.tokens_per_sample is the length in training"
+        )
+    return run_reporting(parser, lambda: _prepare(args, of_rows), args.out)
 
 
-def _prepare(args: argparse.Namespace) -> None:
+def _prepare(args: argparse.Namespace, of_rows: dict[str, int]) -> None:
     preparation = FinetunePreparation(
         task=args.task,
         source=args.data.absolute(),  # recorded: the baselines read the same files again
         corpus=args.corpus or corpus_of(args.checkpoint),
         output=args.out,
-        max_length=args.max_length,
-        max_train_rows=args.max_train_rows,
-        seed=args.seed,
+        **of_rows,
     )
     manifest, is_new = prepare_finetuning(
         preparation, workers=args.workers, force=args.force, reporter=Reporter()

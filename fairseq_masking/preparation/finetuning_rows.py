@@ -24,9 +24,18 @@ from fairseq_masking.preparation.manifest import DICTIONARY_FILE
 from fairseq_masking.preparation.rows import Row, read_task, subsample
 from fairseq_masking.preparation.workers import map_in_batches
 
-__all__ = ["truncated_lengths", "write_rows"]
+__all__ = ["class_names", "truncated_lengths", "write_rows"]
 
 _BATCH_ROWS = 256
+
+
+def class_names(data: Path) -> tuple[str, ...]:
+    """Returns the classes of prepared data in the order of their numbers; none where there are none."""
+    dictionary = data / "label" / DICTIONARY_FILE
+    if not dictionary.exists():
+        return ()
+    lines = dictionary.read_text(encoding="utf-8").split("\n")  # not splitlines: U+2028 may be in a name
+    return tuple(line.rpartition(" ")[0] for line in lines if line)
 
 
 def write_rows(

@@ -3,7 +3,7 @@
 SPLIT.paragraphs    ids
 SPLIT.offsets       first character and the one after the last of each token, in the paragraph's own text
 SPLIT.questions     ids
-SPLIT.spans         paragraph, first and last token of the first answer (-1, -1: no answer)
+SPLIT.spans         paragraph, first and last token of the first answer (-1, -1: no answer, or no token of it)
 SPLIT.json          texts of the paragraphs; id and all answers of each question
 """
 
@@ -55,7 +55,7 @@ def write_squad(
     counts: dict[str, dict[str, int]] = {}
     log: list[str] = []
     for split, path in files.items():
-        read = read_squad(path, labelled=split != "test")
+        read = read_squad(path, split)
         counts[split] = {
             **_write_split(split, read, folder, encoder, workers),
             **read.faults.counts(),
@@ -80,7 +80,7 @@ def _write_split(
             places.add(stretches)
             offsets.append(stretches)
             tokens.update(ids)
-    spans = _find_spans(read, offsets)
+    spans = _find_spans(read, offsets, is_training=split == "train")
     read.faults.check_left(spans, "question")
     with ArrayWriter(folder / f"{split}.questions") as questions:
         texts = [question.text for question, _ in spans]
@@ -110,14 +110,16 @@ def _write_split(
 
 
 def _find_spans(
-    read: SquadSplit, offsets: Sequence[Sequence[Offsets]]
+    read: SquadSplit, offsets: Sequence[Sequence[Offsets]], *, is_training: bool
 ) -> list[tuple[Question, tuple[int, int]]]:
-    """Pairs each question with the tokens of its first answer; one whose answer has none is faulty."""
+    """Pairs each question with the tokens of its first answer; without any it is faulty in training."""
     spans = []
     for question in read.questions:
         span: tuple[int, int] | None = _NO_ANSWER
         if question.answers:
             span = answer_tokens(offsets[question.paragraph], question.answers[0])
+        if span is None and not is_training:
+            span = _NO_ANSWER  # the text alone is scored
         if span is None:
             fault = FaultyRow("answer without a token of its own")
             read.faults.add(f"paragraph {question.paragraph}", fault, question.id)

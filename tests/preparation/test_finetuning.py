@@ -5,12 +5,13 @@ from pathlib import Path
 
 import finetuning_data
 import pytest
+from fairseq.data import Dictionary
 from fairseq.tasks.sentence_prediction import SentencePredictionConfig, SentencePredictionTask
 from omegaconf import OmegaConf
 
 from fairseq_masking.cli import prepare_finetune
 from fairseq_masking.preparation.encoding import TextEncoder
-from fairseq_masking.preparation.finetuning_rows import truncated_lengths
+from fairseq_masking.preparation.finetuning_rows import class_names, truncated_lengths
 from fairseq_masking.preparation.manifest import read_manifest
 
 
@@ -109,6 +110,19 @@ def test_long_documents_are_cut_and_counted(corpus: Path, tmp_path: Path) -> Non
     assert (data / "label" / "dict.txt").read_text() == "a 1\nb 1\n"
 
 
+def test_the_names_of_the_classes(tmp_path: Path) -> None:
+    names = ("", "a name", "u\u2028v", "w\x85x")
+    dictionary = Dictionary()
+    for name in names:
+        dictionary.add_symbol(name, n=7)
+    dictionary.save(str(tmp_path / "label" / "dict.txt"))
+    assert class_names(tmp_path) == names
+    assert SentencePredictionTask.load_dictionary(str(tmp_path / "label" / "dict.txt")).symbols[4:-1] == [
+        *names
+    ]
+    assert class_names(tmp_path / "scores") == ()
+
+
 def test_workers_do_not_matter(corpus: Path, tmp_path: Path) -> None:
     for task, source in (
         ("SST-2", finetuning_data.write_sst2(tmp_path / "sst2", rows=600)),
@@ -193,12 +207,11 @@ def test_faulty_questions_are_counted(corpus: Path, tmp_path: Path) -> None:
     (source / "train-v2.0.json").write_text(json.dumps(content))
     data = finetuning_data.prepare("squad", source, corpus, tmp_path / "data")
     counts = read_manifest(data).counts["train"]
-    assert counts["rows"] == 24 and counts["faulty"] == 7 and counts["without answer"] == 8
+    assert counts["rows"] == 25 and counts["faulty"] == 6 and counts["without answer"] == 9
     assert {name for name in counts if name.startswith("faulty: ")} == {
         "faulty: answer that does not stand at answer_start",
         "faulty: id that another question has",
         "faulty: question without id",
-        "faulty: answerable question without answer",
         "faulty: empty question",
         "faulty: answers of another form",
         "faulty: paragraph without text",
@@ -222,9 +235,18 @@ def test_a_set_without_an_answer_that_has_tokens_is_one_line(corpus: Path, tmp_p
     source = finetuning_data.write_squad(tmp_path / "source")
     question = {"id": "a", "question": "What?", "answers": [{"text": "\u200b", "answer_start": 10}]}
     paragraph = {"context": "The river \u200b", "qas": [question]}
-    (source / "dev-v2.0.json").write_text(json.dumps({"data": [{"paragraphs": [paragraph]}]}))
+    (source / "train-v2.0.json").write_text(json.dumps({"data": [{"paragraphs": [paragraph]}]}))
     places = ["--data", str(source), "--corpus", str(corpus), "--out", str(tmp_path / "data")]
     assert prepare_finetune.main(["--task", "squad", *places]) == 1
     error = capsys.readouterr().err
     assert error.count("\n") == 1
-    assert "dev-v2.0.json has no question that can be used (1 answer without a token of its own)" in error
+    assert "train-v2.0.json has no question that can be used (1 answer without a token of its own)" in error
+
+
+@pytest.mark.parametrize("option", ["--max-train-rows", "--max-length", "--seed"])
+def test_options_of_rows_are_refused_for_squad(option: str, tmp_path: Path, capsys) -> None:
+    places = ["--data", str(tmp_path), "--corpus", str(tmp_path), "--out", str(tmp_path / "data")]
+    with pytest.raises(SystemExit, match="2"):
+        prepare_finetune.main(["--task", "squad", *places, option, "100"])
+    error = capsys.readouterr().err
+    assert f"{option} is of rows, not of --task squad" in error and error.count("\n") == 1
