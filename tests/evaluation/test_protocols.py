@@ -71,6 +71,13 @@ def test_what_starts_from_the_mnli_model():
     assert not any(found.starts_from for name, found in PROTOCOLS.items() if name != "three_ml")
 
 
+def test_the_metrics_of_fully_explored_mlm():
+    """2010.06040, Table 2: MRPC's scores are whole numbers of 408 pairs, as an accuracy is."""
+    assert [round(100 * right / 408, 2) for right in (355, 359)] == [87.01, 87.99]
+    found = {task: PROTOCOLS["fully_explored"].metric_of(task) for task in GLUE_TASKS}
+    assert found == dict.fromkeys(GLUE_TASKS, "accuracy") | {"CoLA": "mcc", "STS-B": "pearson"}
+
+
 def test_metrics():
     assert PROTOCOLS["amos"].metric_of("MRPC") == "accuracy"
     assert PROTOCOLS["amos"].metric_of("STS-B") == "spearman"
