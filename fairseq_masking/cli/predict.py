@@ -1,14 +1,17 @@
-"""predict: a fine-tuned checkpoint's predictions of the development and test sets, and its scores.
+"""predict: a fine-tuned checkpoint's predictions and scores.
 
-GLUE: a file for the leaderboard (CoLA.tsv, MNLI-m.tsv, ...). SQuAD: SPLIT/predictions.json, null_odds.json
-and nbest_predictions.json, as its evaluation script takes them. scores.json holds the scores of the sets that
-have labels, over all their rows.
+GLUE and JSONL: a file for each test set without labels, as the leaderboard takes it (CoLA.tsv, MNLI-m.tsv,
+...). SQuAD: SPLIT/predictions.json, null_odds.json and nbest_predictions.json of the development and the test
+set, as its evaluation script takes them. scores.json holds the scores of the sets that have labels, over all
+their rows; these sets' predictions are written for SQuAD alone.
 """
 
 import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+
+import torch
 
 from fairseq_masking.cli.parsing import OneLineParser, at_least, run_reporting
 from fairseq_masking.evaluation.finetuned import Finetuned
@@ -30,7 +33,7 @@ def get_parser() -> argparse.ArgumentParser:
     add("--data", type=Path, metavar="DIR", help="prepared data (default: those it was trained on)")
     add("--out", type=Path, required=True, metavar="DIR", help="folder to write to")
     add("--batch-size", type=int, default=64, metavar="N", help="rows at a time (default: 64)")
-    add("--device", default="cpu", help="where the model runs: cpu (default) or cuda")
+    add("--device", type=_device, default="cpu", help="where the model runs: cpu (default) or cuda")
     return parser
 
 
@@ -40,6 +43,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     at_least(parser, args, batch_size=1)
     return run_reporting(parser, lambda: _predict(args), args.out)
+
+
+def _device(name: str) -> str:
+    gpus = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
+    places = ["cpu", "cuda", *gpus] if gpus else ["cpu"]
+    if name not in places:
+        raise argparse.ArgumentTypeError(f"'{name}' is not here; choose of {', '.join(places)}")
+    return name
 
 
 def _predict(args: argparse.Namespace) -> None:

@@ -102,4 +102,4 @@ class SquadCriterion(FairseqCriterion):
 
 
 def _score(meters: MetersDict, name: str) -> float:
-    return round(squad_scores(scored_answers(meters[_ROWS].tensor))[name], 3)
+    return round(squad_scores(scored_answers(meters[_ROWS].tensor)).get(name, math.nan), 3)

@@ -14,6 +14,8 @@ from fairseq import checkpoint_utils, tasks, utils
 
 from fairseq_masking.errors import UserError
 from fairseq_masking.evaluation.squad_answers import Candidates, likeliest_spans, merge, row_candidates
+from fairseq_masking.preparation.finetuning import finetuning_settings
+from fairseq_masking.preparation.finetuning_rows import class_names
 
 __all__ = ["Finetuned", "RowPredictions"]
 
@@ -48,7 +50,7 @@ class Finetuned:
             data: prepared data; default: those it was trained on.
 
         Raises:
-            UserError: no such checkpoint, or one of another task.
+            UserError: no such checkpoint, one of another task, or data of other classes.
         """
         if not checkpoint.is_file():
             raise UserError(f"no such checkpoint: {checkpoint}")
@@ -58,6 +60,7 @@ class Finetuned:
         if name not in ("sentence_prediction", "squad"):
             raise UserError(f"{checkpoint} was trained with --task {name}: fine-tune it first")
         if data is not None:
+            _check_classes(cfg, data)
             cfg.task.data = str(data)
         task = tasks.setup_task(cfg.task)
         model = task.build_model(cfg.model, from_checkpoint=True)
@@ -120,3 +123,17 @@ class Finetuned:
         for start in range(0, len(order), batch_size):
             batch = dataset.collater([dataset[int(index)] for index in order[start : start + batch_size]])
             yield utils.apply_to_sample(lambda tensor: tensor.to(device), batch)
+
+
+def _check_classes(cfg: Any, data: Path) -> None:
+    """Compares names with the classes it was trained on; their number where those data are gone."""
+    finetuning_settings(data)
+    has_none = cfg.task._name == "squad" or cfg.criterion.get("regression_target", False)
+    count = 0 if has_none else cfg.task.num_classes
+    trained, given = class_names(Path(cfg.task.data))[:count], class_names(data)
+    if given != trained if trained else len(given) != count:
+        ours, theirs = (", ".join(names)[:80] for names in (trained, given))
+        raise UserError(
+            f"{data} has {len(given)} classes ({theirs or 'no names'}), the checkpoint {count}"
+            f" ({ours or 'of names unknown'}): give data of the task that it was trained on"
+        )

@@ -95,7 +95,7 @@ def squad_scores(answers: Sequence[ScoredAnswer]) -> dict[str, float]:
     Returns:
         ``exact`` and ``f1``, each at the threshold best for it (the script's best_exact and best_f1), the two
         thresholds, and exact match and F1 of the questions with (``HasAns_*``) and without (``NoAns_*``)
-        answer, at the threshold best for F1; nan where there are no such questions.
+        answer, at the threshold best for F1; left out where there are no such questions.
     """
     best_exact, exact_threshold = best_threshold(answers, [answer.exact for answer in answers])
     best_f1, f1_threshold = best_threshold(answers, [answer.f1 for answer in answers])
@@ -107,11 +107,13 @@ def squad_scores(answers: Sequence[ScoredAnswer]) -> dict[str, float]:
     }
     for name, has_answer in (("HasAns", True), ("NoAns", False)):
         group = [answer for answer in answers if answer.has_answer == has_answer]
+        if not group:
+            continue
         unanswered = [answer.null_margin > f1_threshold for answer in group]
         for measure in ("exact", "f1"):
             values = [
                 float(not has_answer) if empty else getattr(answer, measure)
                 for answer, empty in zip(group, unanswered, strict=True)
             ]
-            scores[f"{name}_{measure}"] = 100 * sum(values) / len(values) if values else math.nan
+            scores[f"{name}_{measure}"] = 100 * sum(values) / len(values)
     return scores

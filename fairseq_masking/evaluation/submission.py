@@ -1,6 +1,7 @@
 """Predictions as files, as GLUE's leaderboard and SQuAD's evaluation script take them, and their scores."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,11 @@ __all__ = ["predict", "row_scores", "scores_of"]
 
 
 def predict(finetuned: Finetuned, output: Path, *, batch_size: int = 64) -> dict[str, dict[str, float]]:
-    """Writes a fine-tuned checkpoint's predictions of all splits but the training one, and scores.json.
+    """Writes a fine-tuned checkpoint's predictions, and scores.json.
 
-    GLUE: OUTPUT/CoLA.tsv and so on, for test splits. SQuAD: OUTPUT/SPLIT/predictions.json (texts, "" for no
-    answer, by the threshold that is best for the development set's F1), null_odds.json and
-    nbest_predictions.json.
+    Rows: OUTPUT/CoLA.tsv and so on, for test splits without labels. SQuAD, development and test split:
+    OUTPUT/SPLIT/predictions.json (texts, "" for no answer, by the threshold that is best for the development
+    set's F1), null_odds.json and nbest_predictions.json.
 
     Returns:
         split -> scores in percent, for the splits with labels: what scores.json holds.
@@ -78,7 +79,7 @@ def _predict_rows(
 
 
 def _write_submission(path: Path, finetuned: Finetuned, split: str, predictions: RowPredictions) -> None:
-    ids = (finetuned.data / "ids" / f"{split}.txt").read_text(encoding="utf-8").splitlines()
+    ids = (finetuned.data / "ids" / f"{split}.txt").read_text(encoding="utf-8").split("\n")[:-1]
     if finetuned.is_regression:
         values = np.clip(predictions.logits_NC[:, 0] * SCORE_SCALE, 0, SCORE_SCALE)
         names = [f"{value:.3f}" for value in values]
@@ -134,7 +135,7 @@ def _text(found: Candidates) -> str:
 
 
 def _margin(found: Candidates) -> float:
-    return found.null - found.answers[0][1] if found.answers else float("inf")
+    return found.null - found.answers[0][1] if found.answers else sys.float_info.max  # JSON has no infinity
 
 
 def _splits(data: Path, pattern: str) -> list[str]:

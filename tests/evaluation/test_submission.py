@@ -12,6 +12,7 @@ from fairseq.logging import metrics
 from fairseq.tasks.sentence_prediction import SentencePredictionConfig, SentencePredictionTask
 from omegaconf import OmegaConf
 
+from fairseq_masking.cli import predict as command
 from fairseq_masking.criterions.squad import SquadCriterion, SquadCriterionConfig
 from fairseq_masking.errors import UserError
 from fairseq_masking.evaluation.finetuned import Finetuned
@@ -153,3 +154,80 @@ def test_only_prepared_data_are_predicted(corpus: Path, tmp_path: Path, device: 
     task = Namespace(build_model=lambda cfg: torch.nn.Linear(1, 1))
     with pytest.raises(UserError, match="holds no data to fine-tune on"):
         predict(untrained(task, "sentence_prediction", corpus, device), tmp_path / "out")
+
+
+def test_every_question_gets_a_prediction(corpus: Path, tmp_path: Path, device: torch.device) -> None:
+    """The official script wants one even where nothing is asked, or there is nothing to read."""
+    source = finetuning_data.write_squad(tmp_path / "source", questions=2, test=True)
+    for name in ("dev", "test"):
+        content = json.loads((source / f"{name}-v2.0.json").read_text())
+        paragraphs = content["data"][0]["paragraphs"] = content["data"][0]["paragraphs"][:2]
+        paragraphs[0]["qas"][0]["question"], paragraphs[1]["context"] = "", ""
+        (source / f"{name}-v2.0.json").write_text(json.dumps(content))
+    data = finetuning_data.prepare("squad", source, corpus, tmp_path / "data")
+    task = SquadTask.setup_task(SquadConfig(data=str(data), seed=1))
+    predict(untrained(task, "squad", data, device, n_best=20, max_answer_tokens=30), tmp_path)
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is no JSON")
+
+    for name in ("valid/predictions", "test/predictions", "valid/null_odds", "test/nbest_predictions"):
+        written = json.loads((tmp_path / f"{name}.json").read_text(), parse_constant=refuse)
+        split = name.partition("/")[0].replace("valid", "dev")
+        assert set(written) == {f"{split}0", f"{split}1"}
+    assert (
+        "NoAns_f1" not in json.loads((tmp_path / "scores.json").read_text(), parse_constant=refuse)["valid"]
+    )
+
+
+def label_dictionary(folder: Path, *names: str) -> Path:
+    (folder / "label").mkdir(parents=True)
+    (folder / "label" / "dict.txt").write_text("".join(f"{name} 1\n" for name in names))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("classes", "is_there", "regression", "message"),
+    [
+        (("no", "yes"), True, False, None),
+        (("no", "yes"), False, False, None),
+        (("up", "down"), False, False, None),  # nothing tells
+        (("up", "down"), True, False, r"has 2 classes \(up, down\), the checkpoint 2 \(no, yes\)"),
+        (("yes", "no"), True, False, "has 2 classes"),
+        (
+            ("no", "yes", "so"),
+            False,
+            False,
+            r"has 3 classes \(no, yes, so\), the checkpoint 2 \(of names unknown",
+        ),
+        (("no", "yes"), True, True, "the checkpoint 0"),
+    ],
+)
+def test_other_data_have_the_same_classes(
+    classes: tuple[str, ...],
+    is_there: bool,
+    regression: bool,
+    message: str | None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    own = label_dictionary(tmp_path / "own", "no", "yes") if is_there else tmp_path / "gone"
+    task = {"_name": "sentence_prediction", "data": str(own), "num_classes": 2}
+    cfg = OmegaConf.create({"task": task, "criterion": {"regression_target": regression}})
+    monkeypatch.setattr("fairseq.checkpoint_utils.load_checkpoint_to_cpu", lambda path: {"cfg": cfg})
+    monkeypatch.setattr("fairseq_masking.evaluation.finetuned.finetuning_settings", lambda data: {})
+    checkpoint, data = tmp_path / "checkpoint.pt", label_dictionary(tmp_path / "other", *classes)
+    checkpoint.touch()
+    with pytest.raises(UserError if message else FileNotFoundError, match=message):  # there are no texts
+        Finetuned.load(checkpoint, data=data)
+
+
+def test_a_device_that_is_not_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    argv = ["--checkpoint", str(tmp_path / "none.pt"), "--out", str(tmp_path), "--device"]
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    with pytest.raises(SystemExit, match="2"):
+        command.main([*argv, "cuda"])
+    error = capsys.readouterr().err
+    assert "--device: 'cuda' is not here; choose of cpu" in error and error.count("\n") == 1
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    assert command.main([*argv, "cuda:0"]) == 1 and "no such checkpoint" in capsys.readouterr().err

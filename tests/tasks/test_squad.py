@@ -158,6 +158,14 @@ def test_it_learns_answers_by_heart(data: Path, device: torch.device) -> None:
     assert scores["f1"] == scores["exact"] == scores["HasAns_exact"] == scores["NoAns_f1"] == 100
 
 
+def test_a_set_without_unanswerable_questions_is_logged() -> None:
+    rows = torch.tensor([[0, 3.0, 1.0, 1.0, 1.0, 1, 1]], dtype=torch.float64)
+    with metrics.aggregate(new_root=True) as aggregator:
+        SquadCriterion.reduce_metrics([{"loss": torch.tensor(1.0), "sample_size": 1, "_rows": rows}])
+    scores = aggregator.get_smoothed_values()
+    assert scores["f1"] == scores["HasAns_f1"] == 100 and math.isnan(scores["NoAns_f1"])
+
+
 def test_no_row_is_left_out(data: Path) -> None:
     task = SquadTask.setup_task(SquadConfig(data=str(data), tokens_per_sample=48, question_tokens=16, seed=1))
     task.load_dataset("valid")
