@@ -3,11 +3,13 @@
 Both see the rows that a model is fine-tuned on, read again from the task's own files.
 """
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 from scipy.sparse import csr_matrix, hstack
+from sklearn.dummy import DummyClassifier
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression, Ridge
 
@@ -85,12 +87,20 @@ def _majority(targets: npt.NDArray, count: int, labels: tuple[str, ...]) -> npt.
 def _tfidf(
     train: list[Row], targets: npt.NDArray, splits: dict[str, list[Row]], *, is_regression: bool
 ) -> dict[str, npt.NDArray]:
-    # Single words and pairs of neighbours; sublinear: the second occurrence says less than the first.
-    words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, min_df=2)
-    words.fit([text for row in train for text in row.texts])
-    model = Ridge() if is_regression else LogisticRegression(C=10.0, max_iter=1000)
+    words = _vocabulary([text for row in train for text in row.texts])
+    regression = Ridge() if is_regression else LogisticRegression(C=10.0, max_iter=1000)
+    model = DummyClassifier() if len(np.unique(targets)) == 1 else regression  # it wants two classes
     model.fit(_features(words, train), targets)
     return {split: model.predict(_features(words, rows)) for split, rows in splits.items()}
+
+
+def _vocabulary(texts: list[str]) -> TfidfVectorizer:
+    """Words and pairs of neighbours that stand in two texts; sublinear: a second occurrence says less."""
+    tfidf = partial(TfidfVectorizer, ngram_range=(1, 2), sublinear_tf=True)
+    try:
+        return tfidf(min_df=2).fit(texts)
+    except ValueError:  # there are none: whatever blanks part
+        return tfidf(token_pattern=r"\S+").fit(texts)
 
 
 def _features(words: TfidfVectorizer, rows: list[Row]) -> csr_matrix:
