@@ -152,6 +152,14 @@ def test_a_resumed_run_asks_its_own_checkpoint(from_command_line, data, tmp_path
         resolve_shape(from_command_line("mlm_base", "--init-from", "/gone.pt", "--save-dir", "/new"))
 
 
+def test_a_task_that_builds_the_model_with_its_own_positions_gets_the_sources(from_command_line, source):
+    """Stock sentence_prediction writes task.max_positions, 512 by default, over the model's."""
+    task = ("--task", "sentence_prediction", "--criterion", "sentence_prediction", "--num-classes", "2")
+    cfg = from_command_line("mlm_base", "--init-from", source, *task)
+    resolve_shape(cfg)
+    assert cfg.task.max_positions == cfg.model.max_positions == SHAPE["max_positions"] != 512
+
+
 def test_without_it_nothing_changes(from_command_line):
     cfg = from_command_line("mlm_tiny")
     before = str(cfg)
