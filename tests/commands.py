@@ -64,7 +64,7 @@ def run_command(
     *,
     cwd: Path | None = None,
     environment: dict[str, str] | None = None,
-    timeout: float = 240,
+    timeout: float = 600,
 ) -> Finished:
     """Runs ``command[0]`` from this interpreter's folder; ``environment`` is added to the inherited one."""
     program, *arguments = map(str, command)
