@@ -12,6 +12,9 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+import torch
+from omegaconf import OmegaConf
+
 import fairseq_masking
 from fairseq_masking.cli.parsing import OneLineParser, at_least, run_reporting
 from fairseq_masking.cli.provenance import environment
@@ -19,6 +22,7 @@ from fairseq_masking.errors import UserError
 from fairseq_masking.evaluation.baselines import baseline_scores
 from fairseq_masking.evaluation.finetuned import Finetuned
 from fairseq_masking.evaluation.finetuning_results import (
+    Baselines,
     Result,
     gains_table,
     plot_over_updates,
@@ -30,6 +34,7 @@ from fairseq_masking.evaluation.finetuning_tasks import (
     FinetuningTask,
     Start,
     corpus_of,
+    named_path,
     read_start,
     source_of,
 )
@@ -42,6 +47,10 @@ from fairseq_masking.preparation.progress import Reporter
 
 __all__ = ["get_parser", "main"]
 
+_MAX_LENGTH = 512  # tokens of a row, as all recipes have it
+_OWN = ("common.seed", "checkpoint.save_dir", "task.data", "task.num_classes", "model.init_from")
+_Runs = dict[tuple[FinetuningTask, Start], list[Run]]
+
 
 def get_parser() -> argparse.ArgumentParser:
     """Returns the command's parser."""
@@ -50,13 +59,13 @@ def get_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     add = parser.add_argument
-    add("--checkpoint", nargs="+", default=[], metavar="[NAME=]PATH",
+    add("--checkpoint", nargs="+", action="extend", default=[], metavar="[NAME=]PATH",
         help="of any method, or a Hugging Face folder; checkpoints of one training share a name; gains are"
         " measured against the first")  # fmt: skip
     add(
         "--scratch", metavar="ARCH", help="also train this architecture from random weights, such as mlm_base"
     )
-    add("--task", nargs="+", required=True, metavar="TASK[=DIR]",
+    add("--task", nargs="+", action="extend", required=True, metavar="TASK[=DIR]",
         help="GLUE's names, squad, or jsonl; with its own folder, if --data has not")  # fmt: skip
     add("--data", type=Path, default=Path(), metavar="DIR",
         help="the task's files, folders TASK of them, or data made by prepare_finetune")  # fmt: skip
@@ -70,6 +79,7 @@ def get_parser() -> argparse.ArgumentParser:
     add(
         "--set",
         nargs="+",
+        action="extend",
         default=[],
         metavar="KEY=VALUE",
         help="overrides of the recipe for every run; what they set is not swept",
@@ -97,29 +107,62 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _sweep(args: argparse.Namespace) -> None:
     protocol = PROTOCOLS[args.protocol]
-    starts, tasks = _starts(args), _tasks(args, protocol)
-    results: list[Result] = []
-    for task in tasks:
-        runs = {start: _runs(start, task, protocol, args) for start in starts}
+    _check_options(args, protocol)
+    starts = _starts(args)
+    tasks = _tasks(args, starts)
+    baselines = {task.name: _baselines(task) for task in tasks}
+    devices = args.devices or ["cpu"] * (args.jobs or 1)
+    runs: _Runs = {}
+    later = [task for task in tasks if task.kind in protocol.starts_from]
+    for stage in ([task for task in tasks if task not in later], later):
+        own = {(task, start): _runs(start, task, protocol, args, runs) for task in stage for start in starts}
         run_all(
-            [run for own in runs.values() for run in own],
-            devices=args.devices or ["cpu"] * (args.jobs or 1),
+            [run for group in own.values() for run in group],
+            devices=devices,
             keep_checkpoints=args.keep_checkpoints,
             say=_say,
         )
-        for own in runs.values():
-            results += result_of(own, protocol)
-            best = best_of(own[0].task_folder, own[0].metric)
-            if args.predict and best is not None:
-                predict(Finetuned.load(best), own[0].task_folder / "predictions")
-    _report(args, protocol, tasks, results)
+        runs |= own
+    results = [result for group in runs.values() for result in result_of(group, protocol)]
+    _report(args, protocol, baselines, results)
+    for group in runs.values() if args.predict else ():
+        _predict(group, devices[0])
+
+
+def _check_options(args: argparse.Namespace, protocol: Protocol) -> None:
+    """Refuses what would fail, or be ignored, only once runs are trained."""
+    if own := [given for given in args.set if given.partition("=")[0].lstrip("+") in _OWN]:
+        raise UserError(
+            f"--set {own[0]}: that comes from --seeds, --checkpoint, --task and --out: leave it out"
+        )
+    kinds = [given.partition("=")[0] for given in args.task]
+    for kind, base in protocol.starts_from.items():
+        if kind in kinds and base not in kinds:
+            raise UserError(
+                f"--protocol {args.protocol} starts {kind} from the {base} model: add {base} to --task; its"
+                " finished runs are not repeated"
+            )
+    if args.devices:
+        _check_devices(args, {protocol.recipe_of(kind) for kind in kinds})
+
+
+def _check_devices(args: argparse.Namespace, recipes: set[str]) -> None:
+    count = torch.cuda.device_count()
+    if absent := [device for device in args.devices if int(device.removeprefix("cuda:")) >= count]:
+        raise UserError(
+            f"--devices: there is no {absent[0]}, PyTorch sees {count} GPUs: count from 0, or give --jobs"
+        )
+    given = OmegaConf.from_dotlist([each for each in args.set if each.startswith("common.cpu=")])
+    for recipe in sorted(recipes):
+        options = OmegaConf.merge(OmegaConf.load(_recipes() / f"{recipe}.yaml"), given)
+        if OmegaConf.select(options, "common.cpu"):
+            raise UserError(
+                f"--devices, but the recipe {recipe} trains on CPU: add --set common.cpu=false, or use --jobs"
+            )
 
 
 def _starts(args: argparse.Namespace) -> list[Start]:
-    starts = []
-    for given in args.checkpoint:
-        name, equals, path = given.partition("=")
-        starts.append(read_start(name, path) if equals else read_start(Path(given).parent.name, given))
+    starts = [read_start(*named_path(given)) for given in args.checkpoint]
     if args.scratch:
         starts.append(Start("from scratch", 0, (f"model={args.scratch}",)))
     folders = [start.folder for start in starts]
@@ -130,29 +173,38 @@ def _starts(args: argparse.Namespace) -> list[Start]:
     return starts
 
 
-def _tasks(args: argparse.Namespace, protocol: Protocol) -> list[FinetuningTask]:
-    """Prepares what is not; a task that others start from comes first."""
-    tasks = []
+def _tasks(args: argparse.Namespace, starts: Sequence[Start]) -> list[FinetuningTask]:
+    """Prepares what is not, with rows that all starts can read."""
+    tasks: list[FinetuningTask] = []
     for given in args.task:
         kind, source = source_of(given, args.data)
         name = source.name if kind == "jsonl" else kind
         if read_manifest(source) is None:
             preparation = FinetunePreparation(
-                task=kind, source=source.absolute(), corpus=_corpus(args), output=args.out / "data" / name
+                task=kind,
+                source=source.absolute(),
+                corpus=_corpus(args),
+                output=args.out / "data" / name,
+                max_length=min(_MAX_LENGTH, *(start.max_positions or _MAX_LENGTH for start in starts)),
             )
             prepare_finetuning(preparation, reporter=Reporter())
             source = preparation.output
-        tasks.append(FinetuningTask.of_folder(source))
-        if tasks[-1].kind != kind:
-            raise UserError(f"{source} was prepared for {tasks[-1].kind}, not for {kind}")
-    return sorted(tasks, key=lambda task: task.name not in protocol.starts_from.values())
+        task = FinetuningTask.of_folder(source)
+        if task.kind != kind:
+            raise UserError(f"{source} was prepared for {task.kind}, not for {kind}")
+        if task.name in [other.name for other in tasks]:
+            raise UserError(f"--task: two are called {task.name}: give one, the other with another --out")
+        for start in starts:
+            task.check_fits(start)
+        tasks.append(task)
+    return tasks
 
 
 def _corpus(args: argparse.Namespace) -> Path:
     """The corpus of all checkpoints."""
     if args.corpus:
         return Path(args.corpus)
-    paths = [given.rpartition("=")[2] for given in args.checkpoint]
+    paths = [named_path(given)[1] for given in args.checkpoint]
     if foreign := [path for path in paths if not path.endswith(".pt")]:
         raise UserError(f"{foreign[0]} names no corpus: give --corpus DIR, prepared with --tokenizer-from it")
     corpora = {corpus_of(Path(path)).resolve() for path in paths}
@@ -164,10 +216,12 @@ def _corpus(args: argparse.Namespace) -> Path:
     return corpora.pop()
 
 
-def _runs(start: Start, task: FinetuningTask, protocol: Protocol, args: argparse.Namespace) -> list[Run]:
+def _runs(
+    start: Start, task: FinetuningTask, protocol: Protocol, args: argparse.Namespace, finished: _Runs
+) -> list[Run]:
     recipe = _recipes() / f"{protocol.recipe_of(task.kind)}.yaml"
     if task.kind in protocol.starts_from:
-        start = _started_from(protocol.starts_from[task.kind], start, args)
+        start = _started_from(protocol.starts_from[task.kind], start, finished)
     return [
         Run(
             start,
@@ -184,24 +238,38 @@ def _runs(start: Start, task: FinetuningTask, protocol: Protocol, args: argparse
     ]
 
 
-def _started_from(other: str, start: Start, args: argparse.Namespace) -> Start:
+def _started_from(other: str, start: Start, finished: _Runs) -> Start:
     """The same start after fine-tuning on another task."""
-    best = best_of(args.out / start.folder / other, PROTOCOLS[args.protocol].metric_of(other))
+    runs = next(own for (task, before), own in finished.items() if (task.kind, before) == (other, start))
+    best = best_of(runs)
     if best is None:
         raise UserError(
-            f"--protocol {args.protocol} starts this task from the {other} model: fine-tune {other} first,"
-            " into the same --out"
+            f"{runs[0].task_folder} has lost its best run's checkpoint, which others start from: remove the"
+            " folder to train it again"
         )
-    return Start(start.name, start.updates, (f"model.init_from='{best.absolute()}'",))
+    return Start.of_checkpoint(start.name, start.updates, str(best.absolute()))
+
+
+def _predict(runs: Sequence[Run], device: str) -> None:
+    best = best_of(runs)
+    if best is None:
+        _say(f"no predictions in {runs[0].task_folder}: the checkpoint of its best run is gone")
+    else:
+        predict(Finetuned.load(best, device=device), runs[0].task_folder / "predictions")
+
+
+def _baselines(task: FinetuningTask) -> dict[str, dict[str, dict[str, float]]]:
+    """Empty where they cannot be had: the runs are worth more."""
+    try:
+        return baseline_scores(task.data)
+    except UserError as error:
+        _say(f"no baselines of {task.name}: {error}")
+        return {}
 
 
 def _report(
-    args: argparse.Namespace,
-    protocol: Protocol,
-    tasks: Sequence[FinetuningTask],
-    results: Sequence[Result],
+    args: argparse.Namespace, protocol: Protocol, baselines: Baselines, results: Sequence[Result]
 ) -> None:
-    baselines = {task.name: baseline_scores(task.data) for task in tasks}
     tables = [scores_table(results, baselines, protocol), gains_table(results)]
     report = "\n\n".join(table for table in tables if table)
     found = {
@@ -231,7 +299,7 @@ def _numbers(text: str) -> list[str]:
     numbers = text.split(",")
     if not all(number.isdecimal() for number in numbers):
         raise argparse.ArgumentTypeError(f"'{text}' is no list of GPU numbers such as 0,1")
-    return numbers
+    return [f"cuda:{int(number)}" for number in numbers]
 
 
 def _say(line: str) -> None:

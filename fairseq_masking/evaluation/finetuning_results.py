@@ -17,7 +17,16 @@ from fairseq_masking.evaluation.finetuning_tasks import FinetuningTask
 from fairseq_masking.evaluation.protocols import Protocol
 from fairseq_masking.evaluation.tables import format_table
 
-__all__ = ["Result", "average", "gains_table", "plot_over_updates", "result_of", "score_of", "scores_table"]
+__all__ = [
+    "Baselines",
+    "Result",
+    "average",
+    "gains_table",
+    "plot_over_updates",
+    "result_of",
+    "score_of",
+    "scores_table",
+]
 
 _TEST = " test"
 

@@ -27,7 +27,7 @@ from omegaconf import OmegaConf
 
 from fairseq_masking.errors import UserError
 from fairseq_masking.evaluation.finetuned import Finetuned
-from fairseq_masking.evaluation.finetuning_tasks import FinetuningTask, Start
+from fairseq_masking.evaluation.finetuning_tasks import FinetuningTask, Start, quoted
 from fairseq_masking.evaluation.submission import scores_of
 from fairseq_masking.files import whole_file
 
@@ -85,15 +85,20 @@ class Run:
             *self.start.overrides,
             *self.configuration,
             f"common.seed={self.seed}",
-            f"checkpoint.save_dir='{self.folder.absolute()}'",
+            f"checkpoint.save_dir={quoted(self.folder.absolute())}",
             *self.common,
         ]
+
+    @property
+    def inputs(self) -> dict[str, str]:
+        """What tells the files behind the overrides' paths from others in their place."""
+        return {"checkpoint": self.start.stamp, "data": self.task.stamp}
 
     def scores(self) -> dict[str, dict[str, float]] | None:
         """Return split -> scores in percent; None of a run that has not finished.
 
         Raises:
-            UserError: the folder holds a run that was started otherwise.
+            UserError: the folder holds a run that was started otherwise, or from files since replaced.
         """
         path = self.folder / _RECORD
         if not path.is_file():
@@ -105,11 +110,17 @@ class Run:
                 f"{self.folder} holds a run that was started with other settings ({', '.join(changed)}): give"
                 " another --out, or remove it"
             )
+        before = record.get("inputs", {})  # older runs' are not known: taken to be the same
+        if replaced := [name for name, stamp in self.inputs.items() if before.get(name, stamp) != stamp]:
+            raise UserError(
+                f"{self.folder} holds a run from another {' and '.join(replaced)} in the same place: give"
+                " another --out, or remove it"
+            )
         return record.get("scores")
 
     def record(self, **found: Any) -> None:
         """Write what it was started with and what was found."""
-        record = {"recipe": self.recipe.name, "overrides": self.overrides, **found}
+        record = {"recipe": self.recipe.name, "overrides": self.overrides, "inputs": self.inputs, **found}
         with whole_file(self.folder / _RECORD) as partial:
             partial.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
@@ -155,7 +166,7 @@ def run_all(
     """Train and score what has not finished, as many at a time as there are devices.
 
     Args:
-        devices: "cpu", or a GPU's number, for each run at a time.
+        devices: of each run at a time: "cpu", or "cuda:0" and so on.
         keep_checkpoints: of all runs; else of the best run of each start and task.
 
     Raises:
@@ -177,7 +188,9 @@ def run_all(
         try:
             _train(run, device, num_threads=max(1, (os.cpu_count() or 1) // len(devices)))
             with lock:
-                score = _finish(run, device, keep_checkpoints)
+                score = _finish(run, device)
+                if not keep_checkpoints:
+                    _prune([other for other in runs if other.task_folder == run.task_folder])
         except BaseException:
             failed.set()
             raise
@@ -196,7 +209,7 @@ def _train(run: Run, device: str, *, num_threads: int) -> None:
     run.record()
     environment = {"OMP_NUM_THREADS": str(num_threads), **os.environ}
     if device != "cpu":
-        environment["CUDA_VISIBLE_DEVICES"] = device
+        environment["CUDA_VISIBLE_DEVICES"] = _name_of_gpu(int(device.removeprefix("cuda:")))
     command = [sys.executable, "-m", "fairseq_cli.hydra_train", "--config-dir", str(run.recipe.parent)]
     command += ["--config-name", run.recipe.stem, *run.overrides]
     output = run.folder / "output.txt"
@@ -207,39 +220,53 @@ def _train(run: Run, device: str, *, num_threads: int) -> None:
             raise UserError(
                 f"{run.folder} is being trained by another process: wait for it or end it"
             ) from None
+        before = file.tell()
         # The training holds the lock, too: it may outlive a sweep that was killed.
         finished = subprocess.run(
             command, stdout=file, stderr=subprocess.STDOUT, env=environment, pass_fds=(lock.fileno(),)
         )
     if finished.returncode or not run.best_checkpoint.is_file():
-        lines = output.read_text(encoding="utf-8", errors="replace").splitlines() or [""]
-        line = next((line for line in reversed(lines) if ": error: " in line), lines[-1])
-        raise UserError(f"{run.folder} failed: {line.partition('error: ')[2] or line} (all of it: {output})")
+        told = output.read_bytes()[before:].decode("utf-8", "replace")  # not what a run before it said
+        raise UserError(f"{run.folder} failed: {_cause(told)} (all of it: {output})")
 
 
-def _finish(run: Run, device: str, keep_checkpoints: bool) -> float:
-    """Score the best checkpoint, write it down, and remove the checkpoints that are not needed any more."""
-    finetuned = Finetuned.load(run.best_checkpoint, device="cpu" if device == "cpu" else f"cuda:{device}")
-    scores = scores_of(finetuned)
+def _name_of_gpu(number: int) -> str:
+    """What a GPU of this process is called to another one: CUDA_VISIBLE_DEVICES may have renumbered them."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return visible.split(",")[number].strip() if visible else str(number)
+
+
+def _cause(output: str) -> str:
+    """Why a training failed: our own error, else the last exception, else the last line."""
+    # Hydra's last line is always the advice to set this.
+    lines = [line for line in output.splitlines() if line.strip() and "HYDRA_FULL_ERROR" not in line]
+    for pattern in (r".*: error: (.*)", r"((?:[\w.]+(?:Error|Exception): |Could not override ).*)"):
+        if found := [match[1] for line in lines if (match := re.match(pattern, line))]:
+            return found[-1]
+    return lines[-1] if lines else "it printed nothing"
+
+
+def _finish(run: Run, device: str) -> float:
+    """Score the best checkpoint, write it down, and remove the one to resume from."""
+    scores = scores_of(Finetuned.load(run.best_checkpoint, device=device))
     run.record(scores=scores)
     (run.folder / _LAST).unlink(missing_ok=True)
-    if not keep_checkpoints:
-        for checkpoint in _ranked_checkpoints(run.task_folder, run.metric)[:-1]:
-            checkpoint.unlink()
     return scores["valid"][run.metric]
 
 
-def best_of(task_folder: Path, metric: str) -> Path | None:
-    """Return the checkpoint of the best finished run of a start and task; None where no run has finished."""
-    ranked = _ranked_checkpoints(task_folder, metric)
-    return ranked[-1] if ranked else None
+def _prune(runs: Sequence[Run]) -> None:
+    """Remove all checkpoints but the best finished run's."""
+    for run in [run for run in _ranked(runs) if run.best_checkpoint.is_file()][:-1]:
+        run.best_checkpoint.unlink()
 
 
-def _ranked_checkpoints(task_folder: Path, metric: str) -> list[Path]:
-    """Those of finished runs, the best one last."""
-    scores: dict[Path, float] = {}
-    for checkpoint in sorted(task_folder.glob(f"*/*/{_BEST}")):
-        found = json.loads((checkpoint.parent / _RECORD).read_text(encoding="utf-8")).get("scores")
-        if found:
-            scores[checkpoint] = found["valid"][metric]
-    return sorted(scores, key=lambda checkpoint: scores[checkpoint])
+def best_of(runs: Sequence[Run]) -> Path | None:
+    """Return the checkpoint of the best finished run of a start and task; None where it is gone."""
+    ranked = _ranked(runs)
+    return ranked[-1].best_checkpoint if ranked and ranked[-1].best_checkpoint.is_file() else None
+
+
+def _ranked(runs: Sequence[Run]) -> list[Run]:
+    """The finished ones, the best one last; of equals the one that has its checkpoint still."""
+    found = [(run, scores["valid"][run.metric]) for run in runs if (scores := run.scores())]
+    return [run for run, _ in sorted(found, key=lambda pair: (pair[1], pair[0].best_checkpoint.is_file()))]

@@ -1,19 +1,23 @@
 """What a sweep fine-tunes on (a task's prepared data), and what it starts from (a checkpoint)."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from fairseq import checkpoint_utils
 from omegaconf import OmegaConf
 
 from fairseq_masking.errors import UserError
+from fairseq_masking.export.sources import read_source
 from fairseq_masking.preparation.finetuning import finetuning_settings
+from fairseq_masking.preparation.finetuning_rows import class_names
 from fairseq_masking.preparation.finetuning_squad import SQUAD
 from fairseq_masking.preparation.glue import GLUE_TASKS
-from fairseq_masking.preparation.manifest import first_shard, read_manifest
+from fairseq_masking.preparation.manifest import MANIFEST_FILE, first_shard, read_manifest
+from fairseq_masking.preparation.reading import hash_file
 from fairseq_masking.preparation.rows import JSONL
 
-__all__ = ["FinetuningTask", "Start", "corpus_of", "read_start", "source_of"]
+__all__ = ["FinetuningTask", "Start", "corpus_of", "named_path", "quoted", "read_start", "source_of"]
 
 
 @dataclass(frozen=True)
@@ -24,11 +28,13 @@ class FinetuningTask:
         name: of the task; of the folder where the task is "jsonl".
         kind: a name of GLUE_TASKS, "jsonl" or "squad".
         data: made by ``prepare_finetuning``.
+        stamp: SHA-256 of its manifest, which other data in the same folder would not have.
     """
 
     name: str
     kind: str
     data: Path
+    stamp: str = ""
 
     @classmethod
     def of_folder(cls, data: Path, name: str | None = None) -> "FinetuningTask":
@@ -38,7 +44,8 @@ class FinetuningTask:
             UserError: it holds no data to fine-tune on.
         """
         kind = str(finetuning_settings(data)["task"])
-        return cls(name or (data.name if kind == JSONL else kind), kind, data)
+        stamp = hash_file(data / MANIFEST_FILE)
+        return cls(name or (data.name if kind == JSONL else kind), kind, data, stamp)
 
     @property
     def is_regression(self) -> bool:
@@ -55,13 +62,26 @@ class FinetuningTask:
         """Outputs of the classification head."""
         if self.is_regression:
             return 1
-        return len((self.data / "label" / "dict.txt").read_text(encoding="utf-8").splitlines())
+        return len(class_names(self.data))
+
+    def check_fits(self, start: "Start") -> None:
+        """Refuse rows that a start's model has no positions for.
+
+        Raises:
+            UserError: the data were prepared with longer ones.
+        """
+        length = finetuning_settings(self.data).get("max_length", 0)  # SQuAD's task cuts windows
+        if start.max_positions and length > start.max_positions:
+            raise UserError(
+                f"{self.data} has rows of up to {length} tokens, {start.name} reads {start.max_positions}:"
+                f" prepare it with --max-length {start.max_positions}"
+            )
 
     def overrides(self, metric: str) -> list[str]:
         """Return what a recipe of configs/finetune needs to know of the data."""
         splits = ",".join(self.splits)
         return [
-            f"task.data='{self.data.absolute()}'",
+            f"task.data={quoted(self.data.absolute())}",
             f"checkpoint.best_checkpoint_metric={metric}",
             *([] if len(self.splits) == 1 else [f"dataset.valid_subset='{splits}'"]),
             *([] if self.kind == SQUAD else [f"task.num_classes={self.num_classes}"]),
@@ -77,11 +97,28 @@ class Start:
         name: of the line in the table; several checkpoints of one training may share it.
         updates: of pre-training; 0 where there was none or nothing says how many.
         overrides: what tells a recipe.
+        source: the checkpoint, or a Hugging Face folder or name; "" for random weights.
+        stamp: names, sizes and times of its files, which another checkpoint in their place would not have.
     """
 
     name: str
     updates: int
     overrides: tuple[str, ...]
+    source: str = ""
+    stamp: str = ""
+
+    @classmethod
+    def of_checkpoint(cls, name: str, updates: int, source: str) -> "Start":
+        """Return the start from a checkpoint, or from a Hugging Face folder or name."""
+        place = Path(source)
+        files = [place] if place.is_file() else sorted(place.glob("*model*"))
+        stamps = (f"{file.name} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in files)
+        return cls(name, updates, (f"model.init_from={quoted(source)}",), source, " ".join(stamps))
+
+    @cached_property
+    def max_positions(self) -> int | None:
+        """Of its encoder; None of random weights, which are made for the recipe's."""
+        return read_source(self.source).config.max_positions if self.source else None
 
     @property
     def folder(self) -> Path:
@@ -102,7 +139,22 @@ def read_start(name: str, path: str) -> Start:
         history = checkpoint_utils.load_checkpoint_to_cpu(path).get("optimizer_history") or [{}]
         updates = int(history[-1].get("num_updates", 0))
         path = str(Path(path).absolute())
-    return Start(name, updates, (f"model.init_from='{path}'",))
+    return Start.of_checkpoint(name, updates, path)
+
+
+def named_path(given: str) -> tuple[str, str]:
+    """Return name and path of [NAME=]PATH; a path may have a "=" in it, and is called after its folder."""
+    name, equals, path = given.partition("=")
+    if equals and not Path(given).exists():
+        return name, path
+    place = Path(given).absolute()
+    return (place.parent if place.suffix == ".pt" else place).name, given
+
+
+def quoted(path: str | Path) -> str:
+    """Return a path as the value of one of Hydra's overrides."""
+    text = str(path).replace("'", r"\'")
+    return f"'{text}'"
 
 
 def corpus_of(checkpoint: Path) -> Path:

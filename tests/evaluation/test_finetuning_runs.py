@@ -4,20 +4,32 @@ import fcntl
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import time
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from commands import ROOT, TINY_TRAINING, run_command
 from finetuning_data import prepare, write_prepared_corpus, write_sst2
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from fairseq_masking.cli import finetune
 from fairseq_masking.errors import UserError
+from fairseq_masking.evaluation import finetuning_runs, finetuning_tasks
 from fairseq_masking.evaluation.finetuning_runs import Run, best_of, grid_of, run_all
-from fairseq_masking.evaluation.finetuning_tasks import FinetuningTask, Start, read_start, source_of
+from fairseq_masking.evaluation.finetuning_tasks import (
+    FinetuningTask,
+    Start,
+    named_path,
+    read_start,
+    source_of,
+)
 from fairseq_masking.evaluation.protocols import PROTOCOLS
+from fairseq_masking.preparation.finetuning import finetuning_settings
 
 RECIPES = ROOT / "configs" / "finetune"
 ONE_RATE = "optimization.lr=[3e-4]"
@@ -85,6 +97,20 @@ def test_finished_runs_are_not_repeated(swept, capsys, monkeypatch):
     assert (out / "table.md").read_text() == table
 
 
+def test_a_table_without_baselines_is_a_table(swept, capsys, monkeypatch):
+    """What is wrong with them is said before training."""
+    given, _ = swept
+
+    def gone(data):
+        raise UserError("train.tsv is gone")
+
+    monkeypatch.setattr(finetune, "baseline_scores", gone)
+    assert finetune.main([*given, "--set", ONE_RATE]) == 0
+    told = capsys.readouterr().out
+    assert told.index("no baselines of SST-2: train.tsv is gone") < told.index("2 of 2 runs")
+    assert re.search(r"\| majority +\| +\|", told) and "| MLM, 2 updates " in told
+
+
 def test_other_settings_want_another_folder(swept, capsys):
     given, _ = swept
     assert finetune.main([*given, "--set", ONE_RATE, "optimization.max_epoch=1"]) == 1
@@ -140,6 +166,15 @@ def a_run(folder, out, start=None, seed=1):
     return Run(start, task, ("optimization.lr=[0.001]",), seed, RECIPES / "tiny.yaml", "accuracy", (), out)
 
 
+def finish(run, accuracy):
+    run.record(scores={"valid": {"accuracy": accuracy}})
+    run.best_checkpoint.touch()
+
+
+def arguments(*argv):
+    return finetune.get_parser().parse_args([str(part) for part in argv])
+
+
 def test_two_sweeps_do_not_train_the_same_run(folder, tmp_path):
     run = a_run(folder, tmp_path)
     run.record()
@@ -165,10 +200,180 @@ def test_the_best_runs_checkpoint_stays(keep, kept, folder, tmp_path, monkeypatc
         f"{module}.scores_of", lambda name: {"valid": {"accuracy": accuracies[int(name[4:])]}}
     )
     runs = [a_run(folder, tmp_path, seed=seed) for seed in accuracies]
-    run_all(runs, devices=["cpu"], keep_checkpoints=keep)
+    other = a_run(folder, tmp_path, Start("another", 2, ("model=mlm_tiny",)))
+    run_all([*runs, other], devices=["cpu"], keep_checkpoints=keep)
     assert {run.seed for run in runs if run.best_checkpoint.is_file()} == kept
-    assert best_of(runs[0].task_folder, "accuracy") == runs[1].best_checkpoint
+    assert best_of(runs) == runs[1].best_checkpoint and best_of([other]) == other.best_checkpoint
     assert not list(tmp_path.rglob("checkpoint_last.pt"))
+
+
+def test_another_sweeps_runs_in_the_same_folder_do_not_count(folder, tmp_path):
+    other = replace(a_run(folder, tmp_path), configuration=("optimization.lr=[0.1]",))
+    finish(other, 99.0)
+    runs = [a_run(folder, tmp_path, seed=seed) for seed in (1, 2, 3)]
+    assert best_of(runs) is None
+    for run, accuracy in zip(runs, (70.0, 80.0, 70.0), strict=True):
+        finish(run, accuracy)
+    finetuning_runs._prune(runs)
+    assert best_of(runs) == runs[1].best_checkpoint
+    assert not runs[2].best_checkpoint.exists() and other.best_checkpoint.exists()
+    assert best_of(runs[::2]) is None  # not the checkpoint of a lesser run
+
+
+def test_a_replaced_checkpoint_or_data_want_another_folder(folder, tmp_path):
+    """Records from before files were told apart stay valid."""
+    checkpoint, data = tmp_path / "mlm.pt", tmp_path / "data"
+    checkpoint.touch()
+    shutil.copytree(folder / "data", data)
+
+    def run():
+        start, task = Start.of_checkpoint("MLM", 2, str(checkpoint)), FinetuningTask.of_folder(data)
+        return replace(a_run(folder, tmp_path, start), task=task)
+
+    finish(run(), 70.0)
+    assert run().scores()
+    record = run().folder / "run.json"
+    before = json.loads(record.read_text())
+    checkpoint.write_text("another")
+    with pytest.raises(
+        UserError, match="a run from another checkpoint in the same place: give another --out"
+    ):
+        run().scores()
+    manifest = (data / "manifest.json").read_text()
+    (data / "manifest.json").write_text(manifest.replace('"seed": 1', '"seed": 2'))
+    with pytest.raises(UserError, match="a run from another checkpoint and data in the same place"):
+        run().scores()
+    del before["inputs"]
+    record.write_text(json.dumps(before))
+    assert run().scores()
+
+
+@pytest.mark.parametrize(
+    ("told", "cause"),
+    [
+        ("x.py: error: --lr 0: no\n\nSet HYDRA_FULL_ERROR=1 for\n", "--lr 0: no"),
+        ("ValueError: a\nTraceback\ntorch.cuda.OutOfMemoryError: b\n\nSet HYDRA_FULL_ERROR=1\n",
+         "torch.cuda.OutOfMemoryError: b"),
+        ("Could not override 'a.b'.\nKey 'b' is not in\n    c: d\n\nSet HYDRA_FULL_ERROR=1\n",
+         "Could not override 'a.b'."),
+        ("Killed\n\nSet HYDRA_FULL_ERROR=1\n", "Killed"),
+        ("", "it printed nothing"),
+    ],
+)  # fmt: skip
+def test_why_a_run_failed(told, cause, folder, tmp_path, monkeypatch):
+    run = a_run(folder, tmp_path)
+    run.record()
+    (run.folder / "output.txt").write_text("x: error: of the attempt before\n")
+
+    def fail(*_, stdout, **__):
+        stdout.write(told.encode())
+        stdout.flush()
+        return SimpleNamespace(returncode=1)
+
+    monkeypatch.setattr(finetuning_runs.subprocess, "run", fail)
+    with pytest.raises(UserError, match=re.escape(f"failed: {cause} (all of it: ")):
+        finetuning_runs._train(run, "cpu", num_threads=1)
+
+
+@pytest.mark.parametrize(("visible", "name"), [(None, "1"), ("6, 7", "7"), ("GPU-a,GPU-b", "GPU-b")])
+def test_a_run_gets_the_gpu_that_this_process_counts_so(visible, name, folder, tmp_path, monkeypatch):
+    run, seen = a_run(folder, tmp_path), []
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+
+    def train(*_, env, **__):
+        seen.append(env["CUDA_VISIBLE_DEVICES"])
+        run.best_checkpoint.touch()
+        return SimpleNamespace(returncode=0)
+
+    monkeypatch.setattr(finetuning_runs.subprocess, "run", train)
+    finetuning_runs._train(run, "cuda:1", num_threads=1)
+    assert seen == [name]
+
+
+def test_predictions_are_made_where_it_was_trained(folder, tmp_path, monkeypatch):
+    run, devices = a_run(folder, tmp_path), []
+    finish(run, 70.0)
+    monkeypatch.setattr(finetune.Finetuned, "load", lambda _, device="cpu": devices.append(device))
+    monkeypatch.setattr(finetune, "predict", lambda *_: None)
+    finetune._predict([run], "cuda:1")
+    assert devices == ["cuda:1"]
+
+
+def test_devices_that_cannot_be_used(monkeypatch, tmp_path):
+    def check(*argv):
+        args = arguments("--task", "CoLA", "--out", tmp_path, *argv)
+        finetune._check_options(args, PROTOCOLS[args.protocol])
+
+    monkeypatch.setattr(finetune.torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(UserError, match="there is no cuda:2, PyTorch sees 2 GPUs"):
+        check("--devices", "0,2")
+    check("--devices", "0,1")
+    tiny = ("--devices", "1", "--protocol", "tiny")
+    with pytest.raises(UserError, match=r"the recipe tiny trains on CPU: add --set common\.cpu=false"):
+        check(*tiny)
+    check(*tiny, "--set", "common.cpu=false")
+
+
+@pytest.mark.parametrize("key", ["common.seed", "++task.data", "model.init_from"])
+def test_what_a_sweep_sets_itself(key, tmp_path):
+    args = arguments("--task", "CoLA", "--out", tmp_path, "--set", f"{key}=7", "--set", ONE_RATE)
+    assert args.set == [f"{key}=7", ONE_RATE]
+    with pytest.raises(UserError, match=re.escape(f"--set {key}=7: ") + ".*: leave it out"):
+        finetune._check_options(args, PROTOCOLS["tiny"])
+
+
+def test_an_option_may_be_given_again(tmp_path):
+    again = ("--task", "CoLA", "--task", "RTE", "--checkpoint", "a", "--checkpoint", "b")
+    args = arguments(*again, "--out", tmp_path)
+    assert (args.task, args.checkpoint) == (["CoLA", "RTE"], ["a", "b"])
+
+
+def test_names_and_paths_of_checkpoints(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    place = tmp_path / "lr=1"
+    place.mkdir()
+    for path in (place / "c.pt", tmp_path / "c.pt"):
+        path.touch()
+    assert named_path("lr=1/c.pt") == ("lr=1", "lr=1/c.pt")
+    assert named_path("MLM=lr=1/c.pt") == ("MLM", "lr=1/c.pt")
+    assert named_path("c.pt") == (tmp_path.name, "c.pt")
+    assert named_path("google/electra") == ("electra", "google/electra")
+
+
+def test_a_path_may_have_an_apostrophe(folder, tmp_path):
+    run = a_run(folder, tmp_path / "o'brien", Start.of_checkpoint("a", 0, "o'brien/a b.pt"))
+    parsed = [OverridesParser.create().parse_override(override) for override in run.overrides]
+    values = {each.key_or_group: each.value() for each in parsed}
+    assert values["model.init_from"] == "o'brien/a b.pt"
+    assert values["checkpoint.save_dir"] == str(run.folder)
+
+
+def test_rows_are_as_long_as_the_smallest_model_reads(folder, tmp_path, monkeypatch):
+    sizes = {"small.pt": 24, "large.pt": 1024}
+    monkeypatch.setattr(
+        finetuning_tasks,
+        "read_source",
+        lambda path: SimpleNamespace(config=SimpleNamespace(max_positions=sizes[path])),
+    )
+    starts = [Start.of_checkpoint(path, 0, path) for path in sizes]
+    given = ("--task", "SST-2", "--corpus", folder / "corpus", "--out")
+    args = arguments(*given, tmp_path, "--data", folder / "glue")
+    (task,) = finetune._tasks(args, [*starts, Start("from scratch", 0, ())])
+    assert finetuning_settings(task.data)["max_length"] == 24
+    args = arguments(*given, tmp_path / "large", "--data", folder / "glue")
+    (task,) = finetune._tasks(args, starts[1:])
+    assert finetuning_settings(task.data)["max_length"] == 512
+    args = arguments(*given, tmp_path, "--data", folder / "data")
+    with pytest.raises(UserError, match=r"512 tokens, small.pt reads 24: prepare it with --max-length 24"):
+        finetune._tasks(args, starts)
+
+
+def test_two_tasks_need_two_names(folder, tmp_path):
+    args = arguments("--task", "SST-2", "SST-2", "--data", folder / "data", "--out", tmp_path)
+    with pytest.raises(UserError, match="two are called SST-2"):
+        finetune._tasks(args, [])
 
 
 def test_a_run_is_called_after_what_is_swept(folder, tmp_path):
@@ -207,7 +412,7 @@ def test_a_run_is_called_after_what_is_swept(folder, tmp_path):
                 "lr_scheduler.warmup_ratio=0.06",
             ),
         ),
-        ("tiny", 1, ("optimization.lr=[0.0003]",)),
+        ("tiny", 2, ("optimization.lr=[0.0003]",)),
         ("tiny_squad", 1, ("optimization.lr=[0.0003]",)),
     ],
 )
@@ -238,22 +443,42 @@ def test_there_is_no_such_recipe():
 
 def test_a_task_may_start_from_anothers_best_model(folder, tmp_path):
     """3ML: RTE, STS-B and MRPC from the MNLI model."""
-    parser = finetune.get_parser()
-    args = parser.parse_args(["--protocol", "three_ml", "--out", str(tmp_path), "--task", "RTE"])
+    args = arguments("--protocol", "three_ml", "--out", str(tmp_path), "--task", "RTE", "MNLI")
     start = Start("3ML", 5, ("model.init_from='pretrained.pt'",))
-    task = FinetuningTask("RTE", "RTE", folder / "data")
-    with pytest.raises(UserError, match="fine-tune MNLI first"):
-        finetune._runs(start, task, PROTOCOLS["three_ml"], args)
-    for seed, accuracy in ((1, 70.0), (2, 80.0), (3, 60.0)):
-        place = tmp_path / "3ML" / "5" / "MNLI" / "lr" / f"seed{seed}"
-        place.mkdir(parents=True)
-        (place / "checkpoint_best.pt").touch()
-        (place / "run.json").write_text(json.dumps({"scores": {"valid": {"accuracy": accuracy}}}))
-    runs = finetune._runs(start, task, PROTOCOLS["three_ml"], args)
+    task, base = (FinetuningTask(name, name, folder / "data") for name in ("RTE", "MNLI"))
+    of_mnli = [replace(a_run(folder, tmp_path, start, seed), task=base) for seed in (1, 2, 3)]
+    for run, accuracy in zip(of_mnli, (70.0, 80.0, 60.0), strict=True):
+        finish(run, accuracy)
+    best = of_mnli[1].best_checkpoint
+    finished = {(base, start): of_mnli}
+    runs = finetune._runs(start, task, PROTOCOLS["three_ml"], args, finished)
     assert len(runs) == 24 * 5
-    assert runs[0].start.overrides == (
-        f"model.init_from='{tmp_path.absolute()}/3ML/5/MNLI/lr/seed2/checkpoint_best.pt'",
-    )
+    assert runs[0].start.overrides == (f"model.init_from='{best}'",) and runs[0].start.stamp
+    best.unlink()
+    with pytest.raises(UserError, match="lost its best run's checkpoint"):
+        finetune._runs(start, task, PROTOCOLS["three_ml"], args, finished)
+
+
+def test_that_task_is_asked_for_before_any_training(folder, tmp_path, capsys):
+    given = ["--task", "RTE", "--protocol", "three_ml", "--out", str(tmp_path / "out"), "--corpus", "x"]
+    assert finetune.main([*given, "--scratch", "mlm_tiny"]) == 1
+    error = capsys.readouterr().err
+    assert "starts RTE from the MNLI model: add MNLI to --task" in error and error.count("\n") == 1
+
+
+def test_all_tasks_records_are_read_before_any_training(folder, tmp_path, monkeypatch):
+    tasks = [FinetuningTask(name, name, folder / "data") for name in ("SST-2", "CoLA")]
+    args = arguments("--protocol", "tiny", "--out", str(tmp_path), "--task", "SST-2", "--scratch", "mlm_tiny")
+    monkeypatch.setattr(finetune, "_tasks", lambda *_: tasks)
+    monkeypatch.setattr(finetune, "_baselines", lambda task: {})
+    start = Start("from scratch", 0, ("model=mlm_tiny",))
+    last = finetune._runs(start, tasks[1], PROTOCOLS["tiny"], args, {})[-1]
+    replace(last, common=("optimization.max_epoch=9",)).record()
+    trained = []
+    monkeypatch.setattr(finetuning_runs, "_train", lambda run, *_, **__: trained.append(run))
+    with pytest.raises(UserError, match=r"CoLA.* other settings"):
+        finetune._sweep(args)
+    assert trained == []
 
 
 @pytest.mark.parametrize(
@@ -286,7 +511,7 @@ def test_two_checkpoints_need_two_names(folder, tmp_path, capsys):
 def test_a_starts_updates_are_the_checkpoints(folder):
     assert read_start("MLM", str(folder / "mlm.pt")).updates == 2
     assert read_start("BERT", "bert-base-uncased") == Start(
-        "BERT", 0, ("model.init_from='bert-base-uncased'",)
+        "BERT", 0, ("model.init_from='bert-base-uncased'",), "bert-base-uncased"
     )
 
 
