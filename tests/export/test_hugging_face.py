@@ -1,6 +1,7 @@
 """Checkpoints of all methods become folders that transformers loads: the same states, logits and scores."""
 
 import json
+import shutil
 import sys
 
 import pytest
@@ -122,6 +123,24 @@ def test_scores_of_a_fine_tuned_model(transformers, tmp_path, data, options, num
     names = {0: "red", 1: "green", 2: "blue"} if num_classes == 3 else {0: "LABEL_0"}
     assert theirs.config.id2label == names
     assert theirs.config.problem_type == ("regression" if num_classes == 1 else "single_label_classification")
+
+
+def test_more_classes_than_names_have_numbers(transformers, tmp_path, data):
+    own_checkpoint(MLMModel, MLMConfig, tmp_path / "c.pt", data, head=3)
+    shutil.copytree(data, tmp_path / "data")
+    (tmp_path / "data" / "label").mkdir(exist_ok=True)
+    (tmp_path / "data" / "label" / "dict.txt").write_text("red 3\ngreen 2\n", encoding="utf-8")
+    export_checkpoint(tmp_path / "c.pt", tmp_path / "out", data=tmp_path / "data")
+    config = transformers.AutoConfig.from_pretrained(tmp_path / "out")
+    assert config.id2label == {0: "LABEL_0", 1: "LABEL_1", 2: "LABEL_2"}
+
+
+def test_a_link_to_an_empty_folder_is_filled(tmp_path, data):
+    own_checkpoint(MLMModel, MLMConfig, tmp_path / "c.pt", data)
+    (tmp_path / "there").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "there")
+    export_checkpoint(tmp_path / "c.pt", tmp_path / "link")
+    assert (tmp_path / "there" / "config.json").is_file() and (tmp_path / "link").is_symlink()
 
 
 @pytest.mark.parametrize("options", [{}, {"relative_position": "amos"}])
