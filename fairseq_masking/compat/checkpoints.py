@@ -41,6 +41,7 @@ __all__ = [
 ]
 
 _UNSAFE_SWITCH = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
+_RESUME_EARLIER = "delete it and resume from an earlier checkpoint with --restore-file"
 
 # What rank 0 sends to the other ranks: the state it has loaded, its configuration as OmegaConf containers.
 _BROADCAST_GLOBALS = [
@@ -94,17 +95,9 @@ def load_tensors(path: Path) -> Any:
     Raises:
         UserError: the file would run code, is cut short or is no PyTorch file.
     """
-    try:
-        with _without_environment(_UNSAFE_SWITCH), path.open("rb") as file:
-            is_archive = file.read(4) == b"PK\x03\x04"  # PyTorch files of before 1.6 cannot be mapped
-            return torch.load(path, map_location="cpu", mmap=is_archive, weights_only=True)
-    except (FileNotFoundError, PermissionError, MemoryError):
-        raise
-    except Exception as error:
-        reason = _why_not_loadable(error, "get it again")
-        if reason is None:
-            raise
-        raise UserError(f"{path}: {reason}") from error
+    with _loading(str(path), "get it again"), path.open("rb") as file:
+        is_archive = file.read(4) == b"PK\x03\x04"  # PyTorch files of before 1.6 cannot be mapped
+        return torch.load(path, map_location="cpu", mmap=is_archive, weights_only=True)
 
 
 def allow_broadcast_of_checkpoints() -> None:
@@ -130,24 +123,28 @@ def remove_leftover_temporaries() -> None:
 
 def _load_guarded(original: Callable[..., Any]) -> Callable[..., Any]:
     def load_checkpoint_to_cpu(path: str, *rest: Any, **options: Any) -> Any:
-        try:
-            with _without_environment(_UNSAFE_SWITCH):
-                return original(path, *rest, **options)
-        except (FileNotFoundError, PermissionError, UserError, MemoryError):
-            raise
-        except Exception as error:
-            reason = _why_not_loadable(error)
-            if reason is None:
-                raise
-            raise UserError(f"checkpoint {path}: {reason}") from error
+        with _loading(f"checkpoint {path}", _RESUME_EARLIER):
+            return original(path, *rest, **options)
 
     return load_checkpoint_to_cpu
 
 
-def _why_not_loadable(
-    error: Exception,
-    way_out: str = "delete it and resume from an earlier checkpoint with --restore-file",
-) -> str | None:
+@contextlib.contextmanager
+def _loading(title: str, way_out: str) -> Iterator[None]:
+    """Lets no code of a file run, and makes one line of what is wrong with it."""
+    try:
+        with _without_environment(_UNSAFE_SWITCH):
+            yield
+    except (FileNotFoundError, PermissionError, UserError, MemoryError):
+        raise
+    except Exception as error:
+        reason = _why_not_loadable(error, way_out)
+        if reason is None:
+            raise
+        raise UserError(f"{title}: {reason}") from error
+
+
+def _why_not_loadable(error: Exception, way_out: str) -> str | None:
     """The end of the user's line, or None where the file is not to blame."""
     codes = [frame.f_code for frame, _ in traceback.walk_tb(error.__traceback__)]
     if torch.load.__code__ in codes:

@@ -22,6 +22,7 @@ from fairseq_masking.export.sources import Source, read_source
 from fairseq_masking.export.tokenizer_export import steps_left_out, write_tokenizer
 from fairseq_masking.export.vocabulary import dictionary_symbols
 from fairseq_masking.modules import EncoderConfig
+from fairseq_masking.preparation.finetuning_rows import class_names
 from fairseq_masking.preparation.manifest import first_shard
 from fairseq_masking.preparation.normalization import load_normalizer
 from fairseq_masking.preparation.tokenizers import load_tokenizer
@@ -182,9 +183,7 @@ def _suffix(state: Mapping[str, Tensor]) -> str:
 
 def _labels(number: int, data: Path) -> dict[str, Any]:
     """Names of the classes, from the fine-tuning data's label/dict.txt where it is there."""
-    symbols = dictionary_symbols(data / "label") or []
-    # after fairseq's special symbols; reading a dictionary adds <mask>
-    names = [str(name) for name in symbols[4:] if name != "<mask>"][:number]
+    names = list(class_names(data))[:number]
     if len(names) < number or number == 1:
         names = [f"LABEL_{index}" for index in range(number)]
     return {

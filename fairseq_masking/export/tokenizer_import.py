@@ -59,14 +59,15 @@ def import_tokenizer(source: Path, folder: Path) -> Tokenizer:
     kind = (values.get("model") or {}).get("type")
     tokens = hugging_face_tokens(source)
     ordered = sorted(tokens, key=lambda token: tokens[token])
-    added = [token["content"] for token in values.get("added_tokens", []) if not token.get("special")]
-    if added := [token for token in added if token not in special_tokens(source, tokens)]:
+    special = special_tokens(source, tokens)
+    plain = [token["content"] for token in values.get("added_tokens", []) if not token.get("special")]
+    if added := [token for token in plain if token not in special]:
         raise UserError(
             f"{source}: its tokeniser has {len(added)} added tokens, such as {added[0]!r}, which it finds"
             " before words are split and ours does not: only the vocabulary it was trained with will do"
         )
     if kind == "WordPiece" or (not values and (source / "vocab.txt").is_file()):
-        return _wordpiece(source, folder, ordered, special_tokens(source, tokens), values)
+        return _wordpiece(source, folder, ordered, special, values)
     if kind == "BPE" or (not values and (source / "merges.txt").is_file()):
         return _byte_level(source, folder, ordered, values)
     raise UserError(
