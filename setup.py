@@ -16,6 +16,8 @@ REQUIREMENTS = [
     "sentencepiece>=0.2.3",  # the first one that tells where in the text its pieces stand
     "sacremoses>=0.1",
     "tokenizers>=0.20",
+    "rich>=13",
+    "jinja2>=3.1",
     "tqdm",
     "matplotlib>=3.8",
     "scikit-learn>=1.4",
@@ -28,11 +30,13 @@ EXTRAS = {
     "hf": HUGGING_FACE,
     "test": [
         *HUGGING_FACE,
+        "import-linter>=2.1",
         "mypy==2.4.1",
         "pytest==9.2.0",
         "pytest-xdist>=3.6",
         "ruff==0.17.5",
         "setuptools>=68",
+        "sybil>=9",
         "tensorboard>=2.16",
         "triton>=3.2; platform_system == 'Linux'",
         "wheel",
@@ -75,6 +79,7 @@ if __name__ == "__main__":
         extras_require=EXTRAS,
         entry_points={
             "console_scripts": [
+                "fairseq-masking = fairseq_masking.cli.main:main",
                 "fairseq-masking-prepare = fairseq_masking.cli.prepare_corpus:main",
                 "fairseq-masking-gradient-variance = fairseq_masking.cli.gradient_variance:main",
                 "fairseq-masking-export-hf = fairseq_masking.cli.export_hf:main",

@@ -27,8 +27,8 @@ def pytest_configure(config: pytest.Config) -> None:
                 import triton  # noqa: F401
             except ImportError:
                 return
-            import fairseq_masking.ops.triton.gumbel_mixture_rows
-            import fairseq_masking.ops.triton.linear_cross_entropy_rows  # noqa: F401
+            import fairseq_masking.methods.amos.gumbel_mixture.triton_rows
+            import fairseq_masking.ops.linear_cross_entropy.triton_rows  # noqa: F401
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -81,3 +81,21 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for name in LAUNCHER_VARIABLES:
         monkeypatch.delenv(name, raising=False)
     yield
+
+
+@pytest.fixture(params=["torch", "triton"])
+def impl(request: pytest.FixtureRequest, device: torch.device, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Each implementation of an operation; Triton's runs in its interpreter where the device is a CPU."""
+    if request.param == "triton":
+        pytest.importorskip("triton")
+        if device.type == "cpu":
+            monkeypatch.setenv("TRITON_INTERPRET", "1")
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def transformers():
+    """transformers, where it is installed."""
+    import fairseq_masking  # noqa: F401 - it hides a torchaudio that transformers could not import
+
+    return pytest.importorskip("transformers", reason="transformers is not installed: pip install '.[hf]'")

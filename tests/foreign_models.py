@@ -8,7 +8,7 @@ from fairseq.data import Dictionary
 
 from fairseq_masking.cli.prepare_corpus import main as prepare_corpus
 from fairseq_masking.data import load_dictionary
-from fairseq_masking.models.config import EncoderModelConfig
+from fairseq_masking.methods.base.options import EncoderModelConfig
 
 SHAPE = {
     "encoder_layers": 2,

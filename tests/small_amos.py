@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from small_batches import NUM_SYMBOLS, pretraining_task
 from torch import Tensor
 
-from fairseq_masking.criterions.amos import AmosCriterion, AmosCriterionConfig
-from fairseq_masking.models.amos import AmosModel
-from fairseq_masking.models.amos_options import AmosConfig
+from fairseq_masking.methods.amos.criterion import AmosCriterion, AmosCriterionConfig
+from fairseq_masking.methods.amos.model import AmosModel
+from fairseq_masking.methods.amos.options import AmosConfig
 
 SHAPE = {
     "encoder_layers": 2,

@@ -6,8 +6,8 @@ import small_batches
 import torch
 from small_batches import pretraining_task
 
-from fairseq_masking.criterions.map_net import MapNetCriterion, MapNetCriterionConfig
-from fairseq_masking.models.map_net import MapNetConfig, MapNetModel
+from fairseq_masking.methods.map_net.criterion import MapNetCriterion, MapNetCriterionConfig
+from fairseq_masking.methods.map_net.model import MapNetConfig, MapNetModel
 
 SHAPE = {
     "encoder_layers": 2,

@@ -10,8 +10,8 @@ import torch
 from small_batches import pretraining_task
 from torch import Tensor
 
-from fairseq_masking.models.three_ml import ThreeMLModel
-from fairseq_masking.models.three_ml_options import ThreeMLConfig
+from fairseq_masking.methods.three_ml.model import ThreeMLModel
+from fairseq_masking.methods.three_ml.options import ThreeMLConfig
 
 SHAPE = {
     "encoder_layers": 2,

@@ -12,13 +12,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from fairseq_masking.analysis.adversary import HeldOut, adversary_path, difference
-from fairseq_masking.cli.measurements import add_amos_options, amos_batches, load_amos
 from fairseq_masking.cli.parsing import OneLineParser, at_least, run_reporting
-from fairseq_masking.cli.provenance import provenance_of, write_csv
 from fairseq_masking.errors import UserError
-from fairseq_masking.evaluation.tables import format_table
-from fairseq_masking.modules.generator import depth_names
+from fairseq_masking.figures.provenance import provenance_of, write_csv
+from fairseq_masking.figures.tables import format_table
+from fairseq_masking.measure.adversary import HeldOut, adversary_path, difference
+from fairseq_masking.measure.measurements import add_amos_options, amos_batches, load_amos
+from fairseq_masking.methods.amos.generator import depth_names
 
 __all__ = ["get_parser", "main"]
 

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from fairseq_masking.cli.curves import curves_parser, run_curves
-from fairseq_masking.evaluation.amos_curves import amos_curves, panels_of, summary_cells
+from fairseq_masking.figures.amos_curves import amos_curves, panels_of, summary_cells
 
 __all__ = ["main"]
 

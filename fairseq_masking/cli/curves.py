@@ -5,11 +5,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from fairseq_masking.cli.parsing import OneLineParser, at_least, name_and_log, run_reporting
-from fairseq_masking.cli.provenance import write_csv
 from fairseq_masking.errors import UserError
-from fairseq_masking.evaluation.panels import Curves, Panel, curve_rows, plot_panels
-from fairseq_masking.evaluation.tables import format_table
-from fairseq_masking.evaluation.training_log import TrainingLog, read_training_log
+from fairseq_masking.figures.panels import Curves, Panel, curve_rows, plot_panels
+from fairseq_masking.figures.provenance import write_csv
+from fairseq_masking.figures.tables import format_table
+from fairseq_masking.figures.training_log import TrainingLog, read_training_log
 
 __all__ = ["curves_parser", "run_curves"]
 

@@ -9,8 +9,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from fairseq_masking.checkpoints.hugging_face import export_checkpoint
 from fairseq_masking.cli.parsing import OneLineParser, run_reporting
-from fairseq_masking.export.hugging_face import export_checkpoint
 
 __all__ = ["get_parser", "main"]
 

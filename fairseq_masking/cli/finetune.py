@@ -17,11 +17,16 @@ from omegaconf import OmegaConf
 
 import fairseq_masking
 from fairseq_masking.cli.parsing import OneLineParser, at_least, run_reporting
-from fairseq_masking.cli.provenance import environment
+from fairseq_masking.corpus.manifest import read_manifest
+from fairseq_masking.corpus.progress import Reporter
 from fairseq_masking.errors import UserError
-from fairseq_masking.evaluation.baselines import baseline_scores
-from fairseq_masking.evaluation.finetuned import Finetuned
-from fairseq_masking.evaluation.finetuning_results import (
+from fairseq_masking.figures.provenance import environment
+from fairseq_masking.files import whole_file
+from fairseq_masking.finetuning.baselines import baseline_scores
+from fairseq_masking.finetuning.finetuned import Finetuned
+from fairseq_masking.finetuning.prepare import FinetunePreparation, prepare_finetuning
+from fairseq_masking.finetuning.protocols import PROTOCOLS, Protocol
+from fairseq_masking.finetuning.results import (
     Baselines,
     Result,
     gains_table,
@@ -29,8 +34,9 @@ from fairseq_masking.evaluation.finetuning_results import (
     result_of,
     scores_table,
 )
-from fairseq_masking.evaluation.finetuning_runs import Run, best_of, grid_of, run_all
-from fairseq_masking.evaluation.finetuning_tasks import (
+from fairseq_masking.finetuning.runs import Run, best_of, grid_of, run_all
+from fairseq_masking.finetuning.submission import predict
+from fairseq_masking.finetuning.tasks import (
     FinetuningTask,
     Start,
     corpus_of,
@@ -38,12 +44,6 @@ from fairseq_masking.evaluation.finetuning_tasks import (
     read_start,
     source_of,
 )
-from fairseq_masking.evaluation.protocols import PROTOCOLS, Protocol
-from fairseq_masking.evaluation.submission import predict
-from fairseq_masking.files import whole_file
-from fairseq_masking.preparation.finetuning import FinetunePreparation, prepare_finetuning
-from fairseq_masking.preparation.manifest import read_manifest
-from fairseq_masking.preparation.progress import Reporter
 
 __all__ = ["get_parser", "main"]
 

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fairseq_masking.cli.parsing import OneLineParser, run_reporting
-from fairseq_masking.evaluation.baselines import baseline_scores
-from fairseq_masking.evaluation.tables import format_table
+from fairseq_masking.figures.tables import format_table
 from fairseq_masking.files import whole_file
-from fairseq_masking.preparation.finetuning import finetuning_settings
+from fairseq_masking.finetuning.baselines import baseline_scores
+from fairseq_masking.finetuning.prepare import finetuning_settings
 
 __all__ = ["get_parser", "main"]
 

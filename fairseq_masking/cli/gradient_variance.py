@@ -11,23 +11,27 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
-from fairseq_masking.analysis.mask_covariance import covariance_curve, hamming_distances
-from fairseq_masking.analysis.mask_draws import count_masked
-from fairseq_masking.analysis.mask_measurement import Measurement, measure_covariance, measure_variance
-from fairseq_masking.analysis.mask_report import (
+from fairseq_masking.cli.parsing import OneLineParser, at_least, run_reporting
+from fairseq_masking.data import BlockDataset
+from fairseq_masking.errors import UserError
+from fairseq_masking.figures.provenance import provenance_of, write_csv
+from fairseq_masking.measure.gradient_variance.mask_covariance import covariance_curve, hamming_distances
+from fairseq_masking.measure.gradient_variance.mask_draws import count_masked
+from fairseq_masking.measure.gradient_variance.mask_measurement import (
+    Measurement,
+    measure_covariance,
+    measure_variance,
+)
+from fairseq_masking.measure.gradient_variance.mask_report import (
     covariance_rows,
     describe_monotonicity,
     format_rows,
     variance_rows,
 )
-from fairseq_masking.cli.measurements import CORRUPTIONS, measurement_of, sequence_length
-from fairseq_masking.cli.parsing import OneLineParser, at_least, run_reporting
-from fairseq_masking.cli.provenance import provenance_of, write_csv
-from fairseq_masking.cli.sequences import choose_sequences, load_blocks
-from fairseq_masking.data import BlockDataset
-from fairseq_masking.errors import UserError
+from fairseq_masking.measure.measurements import CORRUPTIONS, measurement_of, sequence_length
+from fairseq_masking.measure.sequences import choose_sequences, load_blocks
+from fairseq_masking.methods.base.outputs import MaskedTokenOutput
 from fairseq_masking.models import MLMModel
-from fairseq_masking.models.outputs import MaskedTokenOutput
 
 __all__ = ["get_parser", "main"]
 
@@ -166,7 +170,7 @@ def _covariance(args: argparse.Namespace) -> list[dict[str, Any]]:
         print(describe_monotonicity(curves[name], tau, float(np.mean([m for _, m in counts]))))
     if args.figures is not None:
         # Here and not above: matplotlib takes its time, and no other measurement needs it.
-        from fairseq_masking.analysis.mask_figures import (
+        from fairseq_masking.measure.gradient_variance.mask_figures import (
             plot_covariance_by_distance,
             plot_covariance_distributions,
         )

@@ -12,18 +12,18 @@ import numpy.typing as npt
 import torch
 from tqdm import tqdm
 
-from fairseq_masking.analysis.mutual_information import entropy, layer_information, most_frequent
-from fairseq_masking.cli.measurements import sequence_length
 from fairseq_masking.cli.parsing import OneLineParser, at_least, run_reporting
-from fairseq_masking.cli.provenance import provenance_of, write_csv
-from fairseq_masking.cli.sequences import masked_batches
-from fairseq_masking.evaluation.curves import new_figure, save_figure
-from fairseq_masking.evaluation.tables import format_table
+from fairseq_masking.corpus.masking_table import masking_vocabulary
+from fairseq_masking.figures.figure import new_figure, save_figure
+from fairseq_masking.figures.provenance import provenance_of, write_csv
+from fairseq_masking.figures.tables import format_table
 from fairseq_masking.masking import MaskingConfig
-from fairseq_masking.models.encoder_model import EncoderModel
+from fairseq_masking.measure.measurements import sequence_length
+from fairseq_masking.measure.mutual_information import entropy, layer_information, most_frequent
+from fairseq_masking.measure.sequences import masked_batches
+from fairseq_masking.methods.base.encoder_model import EncoderModel
 from fairseq_masking.ops import gather_positions
-from fairseq_masking.ops.corruption import MASK_KIND
-from fairseq_masking.tasks.vocabulary import masking_vocabulary
+from fairseq_masking.ops.indices import MASK_KIND
 
 __all__ = ["get_parser", "main"]
 

@@ -14,9 +14,9 @@ from pathlib import Path
 import torch
 
 from fairseq_masking.cli.parsing import OneLineParser, at_least, run_reporting
-from fairseq_masking.evaluation.finetuned import Finetuned
-from fairseq_masking.evaluation.submission import predict
-from fairseq_masking.evaluation.tables import format_table
+from fairseq_masking.figures.tables import format_table
+from fairseq_masking.finetuning.finetuned import Finetuned
+from fairseq_masking.finetuning.submission import predict
 
 __all__ = ["get_parser", "main"]
 

@@ -7,20 +7,20 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fairseq_masking.cli.parsing import OneLineParser, at_least, fail
+from fairseq_masking.corpus.documents import DOCUMENT_BOUNDS
+from fairseq_masking.corpus.manifest import Manifest
+from fairseq_masking.corpus.prepare import Preparation, prepare
+from fairseq_masking.corpus.progress import Reporter
+from fairseq_masking.corpus.train_tokenizer import BpeTraining
 from fairseq_masking.errors import UserError
-from fairseq_masking.export.tokenizer_import import tokenizer_of
-from fairseq_masking.preparation.corpus import DOCUMENT_BOUNDS
-from fairseq_masking.preparation.manifest import Manifest
-from fairseq_masking.preparation.normalization import TextNormalizer
-from fairseq_masking.preparation.pipeline import Preparation, prepare
-from fairseq_masking.preparation.progress import Reporter
-from fairseq_masking.preparation.tokenizers import (
+from fairseq_masking.tokenizers.base import (
     BertTokenizer,
     Gpt2Tokenizer,
     SentencePieceTokenizer,
     Tokenizer,
 )
-from fairseq_masking.preparation.vocabulary import BpeTraining
+from fairseq_masking.tokenizers.from_hugging_face import tokenizer_of
+from fairseq_masking.tokenizers.normalization import TextNormalizer
 
 __all__ = ["get_parser", "main"]
 

@@ -11,14 +11,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fairseq_masking.cli.parsing import OneLineParser, at_least, run_reporting
-from fairseq_masking.evaluation.finetuning_tasks import corpus_of
-from fairseq_masking.evaluation.tables import format_table
-from fairseq_masking.preparation.finetuning import FinetunePreparation, prepare_finetuning
-from fairseq_masking.preparation.finetuning_squad import SQUAD
-from fairseq_masking.preparation.glue import GLUE_TASKS
-from fairseq_masking.preparation.manifest import Manifest
-from fairseq_masking.preparation.progress import Reporter
-from fairseq_masking.preparation.rows import JSONL
+from fairseq_masking.corpus.manifest import Manifest
+from fairseq_masking.corpus.progress import Reporter
+from fairseq_masking.figures.tables import format_table
+from fairseq_masking.finetuning.glue import GLUE_TASKS
+from fairseq_masking.finetuning.prepare import FinetunePreparation, prepare_finetuning
+from fairseq_masking.finetuning.rows import JSONL
+from fairseq_masking.finetuning.squad.prepare import SQUAD
+from fairseq_masking.finetuning.tasks import corpus_of
 
 __all__ = ["get_parser", "main"]
 

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 
 from fairseq_masking.cli.curves import curves_parser, run_curves
-from fairseq_masking.evaluation.proposal_curves import PANELS, proposal_curves, summary_cells
+from fairseq_masking.figures.proposal_curves import PANELS, proposal_curves, summary_cells
 
 __all__ = ["main"]
 

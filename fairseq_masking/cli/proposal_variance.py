@@ -17,21 +17,26 @@ import numpy.typing as npt
 import torch
 from tqdm import tqdm
 
-from fairseq_masking.analysis.mask_laws import WEIGHTINGS, law_proportional_to
-from fairseq_masking.analysis.mask_measurement import Measurement
-from fairseq_masking.analysis.position_difficulty import (
+from fairseq_masking.cli.parsing import OneLineParser, at_least, run_reporting
+from fairseq_masking.figures.provenance import provenance_of, write_csv
+from fairseq_masking.figures.tables import format_table
+from fairseq_masking.masking import num_masked
+from fairseq_masking.measure.gradient_variance.mask_laws import WEIGHTINGS, law_proportional_to
+from fairseq_masking.measure.gradient_variance.mask_measurement import Measurement
+from fairseq_masking.measure.gradient_variance.position_difficulty import (
     covering_masks,
     gradient_norms_of_positions,
     losses_of_positions,
 )
-from fairseq_masking.analysis.proposal_report import estimator_rows, estimator_table, law_rows, law_table
-from fairseq_masking.analysis.proposal_variance import measure_proposals
-from fairseq_masking.cli.measurements import CORRUPTIONS, measurement_of, sequence_length
-from fairseq_masking.cli.parsing import OneLineParser, at_least, run_reporting
-from fairseq_masking.cli.provenance import provenance_of, write_csv
-from fairseq_masking.cli.sequences import choose_sequences, load_blocks
-from fairseq_masking.evaluation.tables import format_table
-from fairseq_masking.masking import num_masked
+from fairseq_masking.measure.gradient_variance.proposal_report import (
+    estimator_rows,
+    estimator_table,
+    law_rows,
+    law_table,
+)
+from fairseq_masking.measure.gradient_variance.proposal_variance import measure_proposals
+from fairseq_masking.measure.measurements import CORRUPTIONS, measurement_of, sequence_length
+from fairseq_masking.measure.sequences import choose_sequences, load_blocks
 from fairseq_masking.models import MLMModel
 
 __all__ = ["get_parser", "main"]
@@ -110,7 +115,9 @@ def _report(args: argparse.Namespace, argv: Sequence[str]) -> None:
         command = ["proposal_variance", *argv]
         write_csv(args.out, rows, provenance_of(command, [args.checkpoint], since=start, note=args.note))
     if args.figure is not None:
-        from fairseq_masking.analysis.proposal_figures import plot_laws  # matplotlib takes its time
+        from fairseq_masking.measure.gradient_variance.proposal_figures import (
+            plot_laws,  # matplotlib takes its time
+        )
 
         plot_laws(rows, args.figure, title=args.note or str(args.checkpoint))
 

@@ -5,14 +5,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from fairseq_masking.checkpoints.hub import HubInterface
 from fairseq_masking.errors import UserError
-from fairseq_masking.evaluation.curves import plot_learning_curves
-from fairseq_masking.evaluation.fillings import format_fillings, top_candidates
-from fairseq_masking.evaluation.masked_targets import training_unigram, validation_targets
-from fairseq_masking.evaluation.tables import format_table
-from fairseq_masking.evaluation.training_log import TrainingLog, read_training_log
-from fairseq_masking.evaluation.unigram import Score, Unigram
-from fairseq_masking.models.hub import HubInterface
+from fairseq_masking.figures.figure import plot_learning_curves
+from fairseq_masking.figures.tables import format_table
+from fairseq_masking.figures.training_log import TrainingLog, read_training_log
+from fairseq_masking.measure.fillings import format_fillings, top_candidates
+from fairseq_masking.measure.masked_targets import training_unigram, validation_targets
+from fairseq_masking.measure.unigram import Score, Unigram
 from fairseq_masking.tasks import MaskedPretrainingTask
 from fairseq_masking.tasks.masked_pretraining import MaskedPretrainingConfig
 

@@ -15,13 +15,13 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from fairseq_masking.analysis.replacements import ReplacementLosses, replacement_losses, source_names
-from fairseq_masking.cli.measurements import add_amos_options, amos_batches, load_amos
 from fairseq_masking.cli.parsing import OneLineParser, at_least, run_reporting
-from fairseq_masking.cli.provenance import provenance_of, write_csv
 from fairseq_masking.errors import UserError
-from fairseq_masking.evaluation.loss_distributions import histogram_rows, plot_distributions
-from fairseq_masking.evaluation.tables import format_table
+from fairseq_masking.figures.loss_distributions import histogram_rows, plot_distributions
+from fairseq_masking.figures.provenance import provenance_of, write_csv
+from fairseq_masking.figures.tables import format_table
+from fairseq_masking.measure.measurements import add_amos_options, amos_batches, load_amos
+from fairseq_masking.measure.replacements import ReplacementLosses, replacement_losses, source_names
 
 __all__ = ["get_parser", "main"]
 

@@ -14,9 +14,15 @@ from typing import Any
 
 import torch
 
-from fairseq_masking.cli.measurements import sequence_length
 from fairseq_masking.cli.parsing import OneLineParser, run_reporting
-from fairseq_masking.cli.shown_text import (
+from fairseq_masking.corpus.masking_table import masking_vocabulary
+from fairseq_masking.errors import UserError
+from fairseq_masking.masking import MaskingConfig
+from fairseq_masking.measure.measurements import sequence_length
+from fairseq_masking.measure.show.mask_page import render_page
+from fairseq_masking.measure.show.mask_terminal import legend_line, render_blocks
+from fairseq_masking.measure.show.shown_masks import LawName, ShownBlock, show_masks
+from fairseq_masking.measure.show.shown_text import (
     add_page_options,
     add_text_options,
     check_least,
@@ -26,15 +32,9 @@ from fairseq_masking.cli.shown_text import (
     wants_colour,
     write_page,
 )
-from fairseq_masking.errors import UserError
-from fairseq_masking.evaluation.mask_page import render_page
-from fairseq_masking.evaluation.mask_terminal import legend_line, render_blocks
-from fairseq_masking.evaluation.shown_masks import LawName, ShownBlock, show_masks
-from fairseq_masking.evaluation.text_blocks import cut_texts
-from fairseq_masking.masking import MaskingConfig
+from fairseq_masking.measure.show.text_blocks import cut_texts
+from fairseq_masking.methods.map_net.rank_correlation import rank_correlation
 from fairseq_masking.models import MLMModel
-from fairseq_masking.ops.rank_correlation import rank_correlation
-from fairseq_masking.tasks.vocabulary import masking_vocabulary
 
 __all__ = ["get_parser", "main"]
 

@@ -10,10 +10,16 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from fairseq_masking.analysis.replacements import source_names
-from fairseq_masking.cli.measurements import load_amos, sequence_length
 from fairseq_masking.cli.parsing import OneLineParser, run_reporting
-from fairseq_masking.cli.shown_text import (
+from fairseq_masking.corpus.masking_table import masking_vocabulary
+from fairseq_masking.masking import MaskingConfig
+from fairseq_masking.measure.measurements import load_amos, sequence_length
+from fairseq_masking.measure.replacements import source_names
+from fairseq_masking.measure.show.replacement_page import render_page
+from fairseq_masking.measure.show.replacement_table import summary_line
+from fairseq_masking.measure.show.replacement_terminal import legend_line, render_blocks
+from fairseq_masking.measure.show.shown_replacements import ReplacedBlock, show_replacements
+from fairseq_masking.measure.show.shown_text import (
     add_page_options,
     add_text_options,
     check_least,
@@ -23,13 +29,7 @@ from fairseq_masking.cli.shown_text import (
     wants_colour,
     write_page,
 )
-from fairseq_masking.evaluation.replacement_page import render_page
-from fairseq_masking.evaluation.replacement_table import summary_line
-from fairseq_masking.evaluation.replacement_terminal import legend_line, render_blocks
-from fairseq_masking.evaluation.shown_replacements import ReplacedBlock, show_replacements
-from fairseq_masking.evaluation.text_blocks import cut_texts
-from fairseq_masking.masking import MaskingConfig
-from fairseq_masking.tasks.vocabulary import masking_vocabulary
+from fairseq_masking.measure.show.text_blocks import cut_texts
 
 __all__ = ["get_parser", "main"]
 

@@ -11,11 +11,11 @@ from omegaconf import OmegaConf
 
 import fairseq_masking  # checkpoints name its tasks and models
 from fairseq_masking.cli.parsing import OneLineParser, run_reporting
-from fairseq_masking.cli.provenance import provenance_of, write_csv
 from fairseq_masking.errors import UserError
-from fairseq_masking.evaluation.amos_curves import depths_of
-from fairseq_masking.evaluation.tables import format_table
-from fairseq_masking.evaluation.training_log import read_training_log
+from fairseq_masking.figures.amos_curves import depths_of
+from fairseq_masking.figures.provenance import provenance_of, write_csv
+from fairseq_masking.figures.tables import format_table
+from fairseq_masking.figures.training_log import read_training_log
 
 __all__ = ["get_parser", "main"]
 

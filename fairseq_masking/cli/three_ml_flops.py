@@ -7,7 +7,13 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from fairseq_masking.analysis.three_ml_flops import (
+from fairseq_masking.cli.parsing import OneLineParser, run_reporting
+from fairseq_masking.errors import UserError
+from fairseq_masking.figures.provenance import provenance_of, write_csv
+from fairseq_masking.figures.tables import format_table
+from fairseq_masking.masking import MaskingConfig
+from fairseq_masking.methods.base.sizes import SIZES
+from fairseq_masking.methods.three_ml.flops import (
     BASELINE_RATE,
     DECODER_ATTENTIONS,
     ThreeMLShape,
@@ -18,12 +24,6 @@ from fairseq_masking.analysis.three_ml_flops import (
     speedup,
     three_ml_flops,
 )
-from fairseq_masking.cli.parsing import OneLineParser, run_reporting
-from fairseq_masking.cli.provenance import provenance_of, write_csv
-from fairseq_masking.errors import UserError
-from fairseq_masking.evaluation.tables import format_table
-from fairseq_masking.masking import MaskingConfig
-from fairseq_masking.models.architectures import SIZES
 
 __all__ = ["get_parser", "main"]
 

@@ -1,9 +1,9 @@
 """From binarised files to batches: checked loading, blocks, masks, collation."""
 
+from fairseq_masking.corpus.dictionary import MASK_SYMBOL, load_dictionary
+from fairseq_masking.corpus.indexed import load_tokens
 from fairseq_masking.data.blocks import BlockDataset, BreakMode
 from fairseq_masking.data.collater import MaskedExample, collate
-from fairseq_masking.data.dictionary import MASK_SYMBOL, load_dictionary
-from fairseq_masking.data.indexed import load_tokens
 from fairseq_masking.data.masked_dataset import MaskedDataset
 
 __all__ = [

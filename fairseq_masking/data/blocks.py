@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from fairseq.data import FairseqDataset, TokenBlockDataset
 
-from fairseq_masking.data.token_stream import TokenStream
+from fairseq_masking.corpus.token_stream import TokenStream
 from fairseq_masking.errors import UserError
 
 __all__ = ["BlockDataset", "BreakMode"]

@@ -1,9 +1,8 @@
-"""Models registered with fairseq: which networks a method trains and where the [MASK]s enter."""
+"""The models, by method: the package's public face. Each is in its method's folder."""
 
-from fairseq_masking.models import initialization
-from fairseq_masking.models.amos import AmosModel
-from fairseq_masking.models.map_net import MapNetModel
-from fairseq_masking.models.mlm import MLMModel
-from fairseq_masking.models.three_ml import ThreeMLModel
+from fairseq_masking.methods.amos.model import AmosModel
+from fairseq_masking.methods.map_net.model import MapNetModel
+from fairseq_masking.methods.mlm.model import MLMModel
+from fairseq_masking.methods.three_ml.model import ThreeMLModel
 
-__all__ = ["AmosModel", "MLMModel", "MapNetModel", "ThreeMLModel", "initialization"]
+__all__ = ["AmosModel", "MLMModel", "MapNetModel", "ThreeMLModel"]

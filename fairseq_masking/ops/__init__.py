@@ -1,21 +1,18 @@
 """Operations: ``reference`` defines each one, the modules beside it compute it fast."""
 
 from fairseq_masking.ops.attention import self_attention
-from fairseq_masking.ops.corruption import corrupt_tokens, gather_positions, rows_of_positions
 from fairseq_masking.ops.dispatch import IMPLEMENTATIONS, choose_impl
 from fairseq_masking.ops.dropout import dropout
-from fairseq_masking.ops.gumbel_mixture import GumbelMixtureOutput, gumbel_mixture
+from fairseq_masking.ops.indices import corrupt_tokens, gather_positions, rows_of_positions
 from fairseq_masking.ops.linear_cross_entropy import LinearCrossEntropyOutput, linear_cross_entropy
 
 __all__ = [
     "IMPLEMENTATIONS",
-    "GumbelMixtureOutput",
     "LinearCrossEntropyOutput",
     "choose_impl",
     "corrupt_tokens",
     "dropout",
     "gather_positions",
-    "gumbel_mixture",
     "linear_cross_entropy",
     "rows_of_positions",
     "self_attention",

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fairseq_masking.ops.corruption import rows_of_positions
+from fairseq_masking.ops.indices import rows_of_positions
 
 __all__ = ["RaggedRows"]
 

@@ -1,6 +1,5 @@
-"""Tasks registered with fairseq."""
+"""The pre-training task, where fairseq looks for a plugin's tasks."""
 
 from fairseq_masking.tasks.masked_pretraining import MaskedPretrainingTask
-from fairseq_masking.tasks.squad import SquadTask
 
-__all__ = ["MaskedPretrainingTask", "SquadTask"]
+__all__ = ["MaskedPretrainingTask"]

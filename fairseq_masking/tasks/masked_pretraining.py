@@ -16,11 +16,11 @@ from fairseq.models import BaseFairseqModel
 from fairseq.tasks import FairseqTask, register_task
 from omegaconf import II, MISSING
 
+from fairseq_masking.corpus.manifest import check_dictionary
+from fairseq_masking.corpus.masking_table import masking_vocabulary
 from fairseq_masking.data import BlockDataset, MaskedDataset, load_dictionary, load_tokens
 from fairseq_masking.errors import UserError
 from fairseq_masking.masking import Masker, MaskingConfig
-from fairseq_masking.preparation.manifest import check_dictionary
-from fairseq_masking.tasks.vocabulary import masking_vocabulary
 
 __all__ = ["MaskedPretrainingConfig", "MaskedPretrainingTask"]
 

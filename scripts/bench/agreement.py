@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from common import environment, train_once, write_csv
 
-from fairseq_masking.evaluation.training_log import TrainingLog, read_training_log
+from fairseq_masking.figures.training_log import TrainingLog, read_training_log
 
 FUSED = ["--optimizer", "fused_adamw"]
 BASELINE = "baseline"

@@ -36,11 +36,11 @@ from common import (
 )
 from systems import OURS, VARIANTS, Run, Setting
 
-from fairseq_masking.analysis.amos_flops import amos_flops
-from fairseq_masking.analysis.flops import EncoderShape, encoder_flops
-from fairseq_masking.evaluation.tables import format_table
-from fairseq_masking.models.amos_options import GENERATOR_LAYERS
-from fairseq_masking.models.architectures import SIZES
+from fairseq_masking.figures.tables import format_table
+from fairseq_masking.measure.amos_flops import amos_flops
+from fairseq_masking.measure.flops import EncoderShape, encoder_flops
+from fairseq_masking.methods.amos.options import GENERATOR_LAYERS
+from fairseq_masking.methods.base.sizes import SIZES
 
 BASELINE, PLAIN = "mlm", "mlm, no relative positions"
 TARGET = ("base", 512, "bf16", 350_000)  # tokens a second of AMOS on one H200

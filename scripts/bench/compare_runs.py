@@ -17,8 +17,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from common import environment, write_csv
 
 from fairseq_masking.cli.parsing import name_and_log
-from fairseq_masking.evaluation.tables import format_table
-from fairseq_masking.evaluation.training_log import read_training_log
+from fairseq_masking.figures.tables import format_table
+from fairseq_masking.figures.training_log import read_training_log
 
 COLUMNS = ("loss", "ppl", "accuracy", "ppl_mask", "ppl_random", "ppl_unchanged")
 

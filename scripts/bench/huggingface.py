@@ -33,8 +33,8 @@ from common import (
 from systems import Setting
 from torch import Tensor, nn
 
-from fairseq_masking.models.architectures import SIZES
-from fairseq_masking.models.mlm import MLMConfig, MLMModel
+from fairseq_masking.methods.base.sizes import SIZES
+from fairseq_masking.methods.mlm.model import MLMConfig, MLMModel
 
 PAD, MASK, FIRST_WORD = 1, 4, 5
 OURS = "fairseq_masking"

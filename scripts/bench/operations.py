@@ -43,8 +43,9 @@ from common import (
 )
 from torch import Tensor
 
-from fairseq_masking.ops import dropout, gumbel_mixture, linear_cross_entropy, self_attention
-from fairseq_masking.ops.gumbel_noise import add_gumbel_noise_, row_keys
+from fairseq_masking.methods.amos.gumbel_mixture import gumbel_mixture
+from fairseq_masking.methods.amos.gumbel_mixture.noise import add_gumbel_noise_, row_keys
+from fairseq_masking.ops import dropout, linear_cross_entropy, self_attention
 
 MEMORY_TARGETS = {"linear_cross_entropy": 0.1, "gumbel_mixture": 0.05}
 NAIVE = "naive"

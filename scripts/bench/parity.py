@@ -23,8 +23,8 @@ from common import environment, train_once, write_csv
 from fairseq import checkpoint_utils, tasks, utils
 from omegaconf import OmegaConf
 
-from fairseq_masking.export.key_table import FAMILIES, to_ours
-from fairseq_masking.models.mlm import MLMConfig
+from fairseq_masking.checkpoints.key_table import FAMILIES, to_ours
+from fairseq_masking.methods.mlm.model import MLMConfig
 from fairseq_masking.tasks.masked_pretraining import MaskedPretrainingConfig
 
 SHAPE = {

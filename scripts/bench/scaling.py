@@ -18,7 +18,7 @@ import torch
 from step import add_shared_options, run_settings
 from systems import Setting, check_systems
 
-from fairseq_masking.models.architectures import SIZES
+from fairseq_masking.methods.base.sizes import SIZES
 
 
 def arguments(argv: list[str] | None) -> argparse.Namespace:

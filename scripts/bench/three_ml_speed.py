@@ -23,15 +23,15 @@ import torch
 from common import PRECISIONS, environment, milliseconds, take_turns, write_csv
 from systems import OURS, VARIANTS, Run, Setting
 
-from fairseq_masking.analysis.three_ml_flops import (
+from fairseq_masking.figures.tables import format_table
+from fairseq_masking.methods.base.sizes import SIZES
+from fairseq_masking.methods.three_ml.flops import (
     BASELINE_RATE,
     ThreeMLShape,
     exact_counts,
     mlm_flops,
     speedup,
 )
-from fairseq_masking.evaluation.tables import format_table
-from fairseq_masking.models.architectures import SIZES
 
 ATTENTIONS = ("self", "cross")
 SHARE_WANTED, RATE_WANTED = 0.9, 0.4

@@ -7,8 +7,8 @@ import pytest
 import torch
 from commands import ROOT, write_corpus
 
-from fairseq_masking.analysis.amos_flops import flops_over_mlm
-from fairseq_masking.analysis.flops import EncoderShape
+from fairseq_masking.measure.amos_flops import flops_over_mlm
+from fairseq_masking.measure.flops import EncoderShape
 
 
 @pytest.fixture

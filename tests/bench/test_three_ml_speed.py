@@ -7,7 +7,7 @@ import pytest
 import torch
 from commands import ROOT, write_corpus
 
-from fairseq_masking.analysis.three_ml_flops import ThreeMLShape, exact_counts, speedup
+from fairseq_masking.methods.three_ml.flops import ThreeMLShape, exact_counts, speedup
 
 
 def test_three_ml_speed(tmp_path, monkeypatch, capsys):

@@ -63,7 +63,7 @@ def failing_plugin_run(data: Path, folder: Path, *options: str, rank: int) -> Fi
 
 FAILING_PLUGIN = """
 from fairseq.distributed import utils as distributed_utils
-from fairseq_masking.criterions.mlm import MLMCriterion
+from fairseq_masking.methods.mlm.criterion import MLMCriterion
 from fairseq_masking.errors import UserError
 
 forward = MLMCriterion.forward

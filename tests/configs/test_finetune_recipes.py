@@ -6,7 +6,7 @@ from composing import CONFIGS, assert_as_written, composed, header
 from fairseq.dataclass.initialize import add_defaults
 from omegaconf import OmegaConf
 
-from fairseq_masking.evaluation.finetuning_runs import grid_of
+from fairseq_masking.finetuning.runs import grid_of
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # fairseq still works in the way of Hydra 1.0
 

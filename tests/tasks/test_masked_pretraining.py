@@ -6,10 +6,10 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from fairseq_masking.criterions.fully_explored_mlm import FullyExploredMLMConfig
-from fairseq_masking.criterions.mlm import MLMCriterionConfig
 from fairseq_masking.errors import UserError
-from fairseq_masking.models.mlm import MLMConfig
+from fairseq_masking.methods.fully_explored.criterion import FullyExploredMLMConfig
+from fairseq_masking.methods.mlm.criterion import MLMCriterionConfig
+from fairseq_masking.methods.mlm.model import MLMConfig
 from fairseq_masking.tasks.masked_pretraining import MaskedPretrainingConfig, MaskedPretrainingTask
 
 TINY = {

@@ -1,0 +1,138 @@
+"""A trained model with its dictionary and tokeniser, for use from Python.
+
+Shapes: T tokens, D width.
+"""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from fairseq import checkpoint_utils, tasks
+from fairseq.data import Dictionary
+from torch import Tensor, nn
+
+from fairseq_masking.errors import UserError
+from fairseq_masking.tokenizers.base import Tokenizer, load_tokenizer
+from fairseq_masking.tokenizers.normalization import TextNormalizer, load_normalizer
+
+__all__ = ["Filling", "HubInterface"]
+
+_MASK = "<mask>"
+
+
+class Filling(NamedTuple):
+    """A way to fill a mask: the whole text, the probability of the token, and the token's own text."""
+
+    text: str
+    probability: float
+    token: str
+
+
+class HubInterface(nn.Module):
+    """Encode text, extract features and fill masks; made by ``Model.from_pretrained``."""
+
+    def __init__(
+        self,
+        model: Any,
+        dictionary: Dictionary,
+        tokenizer: Tokenizer,
+        normalizer: TextNormalizer,
+        cfg: Any = None,
+    ) -> None:
+        super().__init__()
+        self.cfg = cfg  # of the whole training: its task's tokens_per_sample, for one
+        self.model = model.eval()
+        self.dictionary = dictionary
+        self.tokenizer = tokenizer
+        self.normalizer = normalizer
+
+    @classmethod
+    def from_pretrained(
+        cls, path: str | Path, checkpoint_file: str = "checkpoint_best.pt", data: str | Path | None = None
+    ) -> "HubInterface":
+        """Load a checkpoint and the tokeniser of the corpus that it was trained on.
+
+        What depends on the number of updates is as it was when the checkpoint was written.
+
+        Args:
+            path: the checkpoint, or the folder that holds ``checkpoint_file``.
+            data: folder of the prepared corpus; default: the one stored in the checkpoint.
+
+        Raises:
+            UserError: no such checkpoint or folder.
+        """
+        checkpoint = Path(path) / checkpoint_file if Path(path).is_dir() else Path(path)
+        if not checkpoint.is_file():
+            raise UserError(f"no such checkpoint: {checkpoint}")
+        state = checkpoint_utils.load_checkpoint_to_cpu(str(checkpoint))
+        cfg = state["cfg"]
+        if data is not None:
+            cfg.task.data = str(data)
+        task = tasks.setup_task(cfg.task)
+        model = task.build_model(cfg.model, from_checkpoint=True)
+        model.load_state_dict(state["model"], strict=True, model_cfg=cfg.model)
+        model.set_num_updates(state["optimizer_history"][-1]["num_updates"])
+        folder = cfg.task.data.split(":")[0]
+        return cls(model, task.source_dictionary, load_tokenizer(folder), load_normalizer(folder), cfg)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next(self.model.parameters()).device
+
+    def encode(self, text: str) -> Tensor:
+        """Return the int64 ids ``[T]`` of ``<s> text </s>``; ``<mask>`` in the text becomes the mask token.
+
+        The text is normalised as the training text was.
+        """
+        symbols: list[str] = []
+        for number, part in enumerate(text.split(_MASK)):
+            if number:
+                symbols.append(_MASK)
+            body = self.normalizer(part)
+            if body:
+                space = " " if number and part[0].isspace() else ""  # GPT-2's BPE marks words by it
+                symbols += self.tokenizer.encode(space + body)
+        ids = [self.dictionary.bos(), *map(self.dictionary.index, symbols), self.dictionary.eos()]
+        return torch.tensor(ids)
+
+    def decode(self, tokens: Tensor) -> str:
+        """Return the text of int64 ids ``[T]``, special symbols left out."""
+        special = {self.dictionary.bos(), self.dictionary.eos(), self.dictionary.pad()}
+        return self.tokenizer.decode(
+            [self.dictionary[index] for index in tokens.tolist() if index not in special]
+        )
+
+    @torch.no_grad()
+    def extract_features(self, tokens: Tensor, return_all_hiddens: bool = False) -> Tensor | list[Tensor]:
+        """Return the encoder's states ``[1, T, D]`` for ids ``[T]`` or ``[1, T]``, or those of every layer.
+
+        Raises:
+            UserError: more tokens than the model has positions.
+        """
+        tokens = tokens.unsqueeze(0) if tokens.dim() == 1 else tokens
+        features, extra = self.model(
+            tokens.to(self.device), features_only=True, return_all_hiddens=return_all_hiddens
+        )
+        return extra["inner_states"] if return_all_hiddens else features
+
+    @torch.no_grad()
+    def fill_mask(self, text: str, topk: int = 5) -> list[Filling]:
+        """Return the ``topk`` likeliest fillings of the one ``<mask>`` in ``text``, best first.
+
+        Raises:
+            UserError: the text does not hold exactly one ``<mask>``.
+        """
+        if text.count(_MASK) != 1:
+            raise UserError(f"fill_mask needs one {_MASK} in the text, not {text.count(_MASK)}: {text!r}")
+        tokens = self.encode(text)
+        logits, _ = self.model(tokens[None].to(self.device))
+        column = int((tokens == self.dictionary.index(_MASK)).nonzero()[0, 0])
+        probabilities, indices = logits[0, column].float().softmax(-1).topk(min(topk, logits.shape[-1]))
+        fillings = []
+        for probability, index in zip(probabilities.tolist(), indices.tolist(), strict=True):
+            filled = torch.where(tokens == self.dictionary.index(_MASK), index, tokens)
+            fillings.append(
+                Filling(self.decode(filled), probability, self.tokenizer.surface(self.dictionary[index]))
+            )
+        return fillings

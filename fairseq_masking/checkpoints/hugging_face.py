@@ -1,0 +1,233 @@
+"""A checkpoint of ours as a Hugging Face folder: weights, config, tokeniser.
+
+What transformers has is written as that, to be loaded with no code of ours: post-LN as RoBERTa, pre-LN as
+RoBERTa-PreLayerNorm, T5's relative positions as MPNet. Any other encoder, and AMOS's discriminator with its
+head, gets ``modeling_fairseq_masking.py`` beside its weights.
+"""
+
+import json
+import logging
+import re
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from fairseq_masking.checkpoints.embedding_rows import dictionary_symbols
+from fairseq_masking.checkpoints.key_table import FAMILIES, from_ours
+from fairseq_masking.checkpoints.sources import Source, read_source
+from fairseq_masking.corpus.manifest import first_shard
+from fairseq_masking.errors import UserError
+from fairseq_masking.finetuning.prepare_rows import class_names
+from fairseq_masking.modules import EncoderConfig
+from fairseq_masking.tokenizers.base import load_tokenizer
+from fairseq_masking.tokenizers.normalization import load_normalizer
+from fairseq_masking.tokenizers.to_hugging_face import steps_left_out, write_tokenizer
+
+__all__ = ["Exported", "export_checkpoint"]
+
+logger = logging.getLogger(__name__)
+
+_CLASSES = {
+    "roberta": "Roberta",
+    "roberta-prelayernorm": "RobertaPreLayerNorm",
+    "mpnet": "MPNet",
+    "fairseq_masking": "FairseqMasking",
+}
+_SCORES = "ForSequenceClassification"
+_OUTPUT = re.compile(r"classification_heads\.[^.]+\.out_proj\.bias")
+_MODELING = Path(__file__).with_name("modeling_fairseq_masking.py")
+_AUTO_CLASSES = {
+    "AutoConfig": "Config",
+    "AutoModel": "Model",
+    "AutoModelForMaskedLM": "ForMaskedLM",
+    "AutoModelForPreTraining": "ForPreTraining",
+    "AutoModelForQuestionAnswering": "ForQuestionAnswering",
+    "AutoModelForSequenceClassification": _SCORES,
+}
+
+
+class Exported(NamedTuple):
+    """What was written: transformers' class for it, and whether it needs ``trust_remote_code``."""
+
+    architecture: str
+    remote_code: bool
+
+
+def export_checkpoint(
+    checkpoint: str | Path, output: str | Path, *, data: str | Path | None = None, head: str | None = None
+) -> Exported:
+    """Write a Hugging Face folder.
+
+    Args:
+        checkpoint: of any method, pre-trained or fine-tuned.
+        output: folder to make.
+        data: the corpus or fine-tuning data it was trained on, for its tokeniser; default: as stored in it.
+        head: which classification head to take along, where there are several.
+
+    Raises:
+        UserError: no checkpoint of ours, no tokeniser for it, or ``output`` is there already.
+    """
+    output = Path(output).resolve()
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise UserError(f"{output} is not empty: give another --out, or remove it first")
+    source = read_source(checkpoint)
+    if source.from_hugging_face or source.title != FAMILIES["fairseq_masking"].title:
+        raise UserError(f"{checkpoint} is {source.title}, no checkpoint of fairseq_masking's models")
+    state = _with_one_head(source.state, head)
+    kind = _kind(source.config, source.options, state)
+    folder = first_shard(str(data or source.options.get("data")))
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}-") as scratch:
+        partial = Path(scratch) / "model"
+        partial.mkdir()
+        config = _config(kind, source.config, source.options, state, folder)
+        text = json.dumps(config, indent=2, ensure_ascii=False)
+        (partial / "config.json").write_text(text + "\n", encoding="utf-8")
+        _write_weights(from_ours(state, FAMILIES[kind]), partial / "model.safetensors")
+        _write_tokenizer(source, folder, partial)
+        if kind == "fairseq_masking":
+            shutil.copyfile(_MODELING, partial / _MODELING.name)
+        if output.exists():
+            output.rmdir()
+        partial.replace(output)
+    return Exported(config["architectures"][0], kind == "fairseq_masking")
+
+
+def _with_one_head(state: Mapping[str, Tensor], head: str | None) -> dict[str, Tensor]:
+    heads = sorted({key.split(".")[1] for key in state if key.startswith("classification_heads.")})
+    if head is not None and head not in heads:
+        raise UserError(f"--head {head}: the checkpoint has {', '.join(heads) or 'no classification heads'}")
+    if head is None and len(heads) > 1:
+        raise UserError(f"the checkpoint has several heads: choose one of --head {', '.join(heads)}")
+    kept = head or (heads[0] if heads else "")
+    start = f"classification_heads.{kept}."
+    return {
+        key: value
+        for key, value in state.items()
+        if not key.startswith("classification_heads.") or key.startswith(start)
+    }
+
+
+def _kind(config: EncoderConfig, options: Mapping[str, Any], state: Mapping[str, Tensor]) -> str:
+    """The family of transformers that computes the same; ours where there is none."""
+    usual = config.activation == "gelu" and "detection_head.weight" not in state
+    if not usual or (_suffix(state) == _SCORES and options.get("pooler_activation_fn", "tanh") != "tanh"):
+        return "fairseq_masking"
+    if config.relative_position == "none":
+        return "roberta-prelayernorm" if config.normalize_before else "roberta"
+    buckets = (config.relative_position_buckets, config.relative_position_max_distance)
+    as_mpnet = config.relative_position == "t5" and buckets == (32, 128) and not config.normalize_before
+    return "mpnet" if as_mpnet else "fairseq_masking"
+
+
+def _config(
+    kind: str, encoder: EncoderConfig, options: Mapping[str, Any], state: Mapping[str, Tensor], data: Path
+) -> dict[str, Any]:
+    config: dict[str, Any] = {
+        "model_type": kind,
+        "vocab_size": encoder.vocab_size,
+        "hidden_size": encoder.embed_dim,
+        "num_hidden_layers": encoder.num_layers,
+        "num_attention_heads": encoder.num_heads,
+        "intermediate_size": encoder.ffn_dim,
+        "hidden_act": encoder.activation,
+        "hidden_dropout_prob": options.get("dropout", 0.1),
+        "attention_probs_dropout_prob": options.get("attention_dropout", 0.1),
+        "max_position_embeddings": encoder.max_positions + FAMILIES[kind].unused_positions,
+        "layer_norm_eps": encoder.layer_norm_eps,
+        "initializer_range": 0.02,
+        "pad_token_id": 1,
+        "bos_token_id": 0,
+        "eos_token_id": 2,
+        "classifier_dropout": options.get("pooler_dropout", 0.0),
+        "tie_word_embeddings": True,
+        "dtype": str(next(iter(state.values())).dtype).removeprefix("torch."),
+    }
+    if FAMILIES[kind].token_types is not None:
+        config["type_vocab_size"] = 1
+    if kind == "mpnet":
+        config["relative_attention_num_buckets"] = encoder.relative_position_buckets
+    if kind == "fairseq_masking":
+        config.update(
+            activation_dropout=options.get("activation_dropout", 0.0),
+            normalize_before=encoder.normalize_before,
+            relative_position=encoder.relative_position,
+            relative_position_buckets=encoder.relative_position_buckets,
+            relative_position_max_distance=encoder.relative_position_max_distance,
+            classifier_activation=options.get("pooler_activation_fn", "tanh"),
+            auto_map={
+                name: f"{_MODELING.stem}.{_CLASSES[kind]}{suffix}" for name, suffix in _AUTO_CLASSES.items()
+            },
+        )
+    suffix = _suffix(state)
+    if suffix == _SCORES:
+        bias = next(value for key, value in state.items() if _OUTPUT.fullmatch(key))
+        config.update(_labels(len(bias), data))
+    return {"architectures": [_CLASSES[kind] + suffix], **config}
+
+
+def _suffix(state: Mapping[str, Tensor]) -> str:
+    """The end of transformers' class name, by the head."""
+    if "classification_heads.span.out_proj.bias" in state:
+        return "ForQuestionAnswering"
+    if any(_OUTPUT.fullmatch(key) for key in state):
+        return _SCORES
+    if "detection_head.weight" in state:
+        return "ForPreTraining"
+    return "ForMaskedLM" if "lm_head.bias" in state else "Model"
+
+
+def _labels(number: int, data: Path) -> dict[str, Any]:
+    """Names of the classes, from the fine-tuning data's label/dict.txt where it is there."""
+    names = list(class_names(data))[:number]
+    if len(names) < number or number == 1:
+        names = [f"LABEL_{index}" for index in range(number)]
+    return {
+        "id2label": dict(enumerate(names)),
+        "label2id": {name: index for index, name in enumerate(names)},
+        "problem_type": "regression" if number == 1 else "single_label_classification",
+    }
+
+
+def _write_weights(state: Mapping[str, Tensor], path: Path) -> None:
+    try:
+        from safetensors.torch import save_file
+    except ImportError:
+        raise UserError("to write safetensors: pip install 'fairseq-masking[hf]'") from None
+    save_file({key: value.clone().contiguous() for key, value in state.items()}, path, {"format": "pt"})
+    path.chmod((path.parent / "config.json").stat().st_mode)  # not its owner's alone
+
+
+def _write_tokenizer(source: Source, data: Path, output: Path) -> None:
+    if not data.is_dir():
+        raise UserError(
+            f"no such data folder: {data}; give the one it was trained on as --data, for its tokeniser"
+        )
+    symbols = dictionary_symbols(data) or dictionary_symbols(data / "input0")
+    rows = source.config.vocab_size
+    if symbols is None or len(symbols) != rows:
+        raise UserError(
+            f"{data} has a dictionary of {len(symbols or [])} symbols, the checkpoint {rows} rows: give the"
+            " data that it was trained on as --data"
+        )
+    normalizer = load_normalizer(data)
+    write_tokenizer(
+        output,
+        load_tokenizer(data),
+        [str(symbol) for symbol in symbols],
+        normalizer,
+        max_length=source.config.max_positions,
+    )
+    if left_out := steps_left_out(normalizer):
+        logger.warning(
+            "%s was prepared with %s, which no tokenizer.json does: AutoTokenizer's ids of raw text are not"
+            " those of the training; give it what load_normalizer(%r) of"
+            " fairseq_masking.tokenizers.normalization makes of the text",
+            data,
+            " and ".join(left_out),
+            str(data),
+        )

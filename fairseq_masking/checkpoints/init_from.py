@@ -1,0 +1,180 @@
+"""``--init-from``: a model starts from another checkpoint's encoder.
+
+When a command starts, the encoder's shape is taken from the source and written into the configuration, which
+is stored with every checkpoint: a resumed run finds it there, and neither it nor an evaluation needs the
+source. The weights are copied where fairseq has looked for a checkpoint to resume from and found none.
+"""
+
+import logging
+import re
+import sys
+from argparse import Namespace
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from fairseq.dataclass.configs import CheckpointConfig
+from fairseq.models import ARCH_CONFIG_REGISTRY, ARCH_MODEL_NAME_REGISTRY, MODEL_DATACLASS_REGISTRY
+from omegaconf import DictConfig, OmegaConf, open_dict
+from torch import Tensor
+
+from fairseq_masking.checkpoints.embedding_rows import embedding_rows, tokens_of_symbols
+from fairseq_masking.checkpoints.key_table import TOKENS, listed
+from fairseq_masking.checkpoints.sources import SHAPE_OPTIONS, Source, read_source
+from fairseq_masking.compat.checkpoints import load_tensors
+from fairseq_masking.compat.launch import before_start
+from fairseq_masking.compat.patching import replace
+from fairseq_masking.corpus.manifest import first_shard
+from fairseq_masking.errors import UserError
+from fairseq_masking.tokenizers.base import load_tokenizer
+
+__all__ = ["initialize", "resolve_shape"]
+
+logger = logging.getLogger(__name__)
+
+_LAST = "checkpoint_last.pt"
+_BY_SYMBOL = (TOKENS, "lm_head.bias")  # their rows are in the order of a dictionary
+
+
+def resolve_shape(cfg: DictConfig) -> None:
+    """Write the shape of ``model.init_from``, or of the checkpoint that is resumed, into the configuration.
+
+    Raises:
+        UserError: there is no such source, or an option contradicts it.
+    """
+    model = OmegaConf.select(cfg, "model")  # commands that build none have no such section
+    path = getattr(model, "init_from", None)
+    if not path:
+        return
+    from fairseq.trainer import Trainer  # late: it takes a while
+
+    if cfg.checkpoint.finetune_from_model:
+        raise UserError("--init-from and --finetune-from-model exclude each other: give one")
+    if cfg.distributed_training.ddp_backend == "fully_sharded":
+        raise UserError(
+            "--init-from with --ddp-backend fully_sharded: start with pytorch_ddp, then resume with it"
+        )
+    resumed = _checkpoint_to_resume(cfg.checkpoint)
+    if resumed is None:
+        shape = read_source(path).shape()
+    else:
+        stored = (load_tensors(resumed).get("cfg") or {}).get("model") or {}
+        shape = {name: stored[name] for name in SHAPE_OPTIONS if stored.get(name) is not None}
+    _check_options(model, shape, f"--init-from {path}" if resumed is None else str(resumed))
+    task = OmegaConf.select(cfg, "task")
+    with open_dict(model):
+        model.update(shape)
+    if hasattr(task, "max_positions"):  # sentence_prediction builds the model with its own
+        task.max_positions = shape["max_positions"]
+    replace(Trainer, "load_checkpoint", _initialize_fresh_runs)
+
+
+def initialize(model: Any, source: Source, task: Any) -> None:
+    """Copy a source's encoder, and the heads that both sides have, into a model.
+
+    Raises:
+        UserError: the source lacks symbols of the task's dictionary, or nothing says which they are.
+    """
+    rows = _rows(task, source)
+    known = torch.tensor([row is not None for row in rows])
+    index = torch.tensor([row for row in rows if row is not None])
+    own = model.state_dict()
+    heads = {key.split(".")[0] for key in own if key.startswith(("lm_head.", "detection_head."))}
+    taken = {"encoder", *(head for head in heads if _fits(head, source.state, own))}
+    with torch.no_grad():
+        for key, value in source.state.items():
+            if key in _BY_SYMBOL and key.split(".")[0] in taken:
+                own[key][known] = value[index].to(own[key])
+            elif key.split(".")[0] in taken:
+                own[key].copy_(value)
+    logger.info("%s taken from %s (%s)", ", ".join(sorted(taken)), source.path, source.title)
+    if source.dropped:
+        logger.info("not taken from it: %s", listed(source.dropped))
+    if fresh := sorted({key.split(".")[0] for key in own} - taken):
+        logger.info("%s initialised at random: %s has none that fits", ", ".join(fresh), source.path)
+    if not known.all():
+        logger.info("%d symbols initialised at random: %s lacks them", int((~known).sum()), source.path)
+
+
+def _rows(task: Any, source: Source) -> list[int | None]:
+    """Rows of the source's embedding in the order of the task's dictionary, None for symbols it lacks."""
+    symbols = list(task.source_dictionary.symbols)
+    if source.symbols is None:
+        if len(symbols) != source.config.vocab_size:
+            raise UserError(
+                f"{source.path} has {source.config.vocab_size} embedding rows, the corpus's dictionary"
+                f" {len(symbols)} symbols: prepare the corpus with the dict.txt it was trained with"
+            )
+        logger.warning(
+            "nothing says which symbols the rows of %s stand for (no dict.txt beside it, nor at %s): they are"
+            " taken in the order of this corpus's dictionary",
+            source.path,
+            source.options.get("data", "the place of its data"),
+        )
+        return list(range(len(symbols)))
+    if source.from_hugging_face:
+        symbols = tokens_of_symbols(symbols, load_tokenizer(first_shard(task.cfg.data)))
+    return embedding_rows(symbols, source.symbols, source.path)
+
+
+def _fits(head: str, state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> bool:
+    """Whether a source has a head of the same parameters; their rows by symbol may be others."""
+    wanted, present = (
+        {
+            key: value.shape
+            for key, value in tensors.items()
+            if key.startswith(f"{head}.") and key not in _BY_SYMBOL
+        }
+        for tensors in (own, state)
+    )
+    return wanted == present
+
+
+def _checkpoint_to_resume(cfg: CheckpointConfig) -> Path | None:
+    """What fairseq's ``load_checkpoint`` will load."""
+    path = Path(cfg.save_dir) / _LAST if cfg.restore_file == _LAST else Path(cfg.restore_file)
+    return path if path.is_file() else None
+
+
+def _check_options(model: Any, shape: Mapping[str, Any], source: str) -> None:
+    """An option contradicts the source if it was typed, or if it is neither the source's nor the arch's."""
+    typed, defaults = _typed_options(), _defaults_of(str(getattr(model, "_name", "")))
+    for name, value in shape.items():
+        given = getattr(model, name, None)
+        if given is None or str(given) == str(value):
+            continue
+        if name in typed or str(given) != str(defaults.get(name)):
+            raise UserError(
+                f"--{name.replace('_', '-')} {given} contradicts {source}, whose encoder has {value}: leave"
+                " the option out"
+            )
+
+
+def _typed_options() -> set[str]:
+    """Options of this process's command line, ``--name value`` or Hydra's ``model.name=value``."""
+    found = (re.match(r"--([\w-]+)|\+*model\.(\w+)=", argument) for argument in sys.argv[1:])
+    return {(match[1] or match[2]).replace("-", "_") for match in found if match}
+
+
+def _defaults_of(arch: str) -> dict[str, Any]:
+    """What the options are where only ``--arch`` is given."""
+    values = Namespace()
+    ARCH_CONFIG_REGISTRY.get(arch, lambda _: None)(values)
+    dataclass = MODEL_DATACLASS_REGISTRY[ARCH_MODEL_NAME_REGISTRY[arch]]
+    return {**{option.name: option.default for option in fields(dataclass)}, **vars(values)}
+
+
+def _initialize_fresh_runs(original: Callable[..., Any]) -> Callable[..., Any]:
+    def load_checkpoint(self: Any, *args: Any, **options: Any) -> Any:
+        extra_state = original(self, *args, **options)
+        path = getattr(self.cfg.model, "init_from", None)
+        if extra_state is None and path:
+            initialize(self.get_model(), read_source(path), self.task)
+        return extra_state
+
+    return load_checkpoint
+
+
+before_start.append(resolve_shape)

@@ -1,0 +1,252 @@
+"""A checkpoint of any known family as our encoder: shape, weights, and the order of the embedding's rows."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fairseq_masking.checkpoints.embedding_rows import dictionary_symbols, hugging_face_symbols
+from fairseq_masking.checkpoints.key_table import (
+    FAMILIES,
+    POSITIONS,
+    TOKENS,
+    Converted,
+    Family,
+    listed,
+    to_ours,
+)
+from fairseq_masking.checkpoints.reading import find_source, is_hugging_face, read_json, read_weights
+from fairseq_masking.compat.checkpoints import load_tensors
+from fairseq_masking.errors import UserError
+from fairseq_masking.modules import EncoderConfig, TransformerEncoder
+from fairseq_masking.modules.activation import ACTIVATIONS
+
+__all__ = ["SHAPE_OPTIONS", "Source", "read_source"]
+
+# Options of a model that a source decides -> fields of EncoderConfig.
+SHAPE_OPTIONS = {
+    "encoder_layers": "num_layers",
+    "encoder_embed_dim": "embed_dim",
+    "encoder_ffn_embed_dim": "ffn_dim",
+    "encoder_attention_heads": "num_heads",
+    "max_positions": "max_positions",
+    "activation_fn": "activation",
+    "layer_norm_eps": "layer_norm_eps",
+    "normalize_before": "normalize_before",
+    "relative_position": "relative_position",
+    "relative_position_buckets": "relative_position_buckets",
+    "relative_position_max_distance": "relative_position_max_distance",
+}
+_OWN_PARTS = ("encoder.", "lm_head.", "detection_head.", "classification_heads.")
+_HUGGING_FACE = ("bert", "roberta", "roberta-prelayernorm", "electra", "mpnet", "fairseq_masking")
+_SECTION = "fairseq_masking"
+
+
+@dataclass(frozen=True)
+class Source:
+    """An encoder from elsewhere.
+
+    Attributes:
+        path: where it lies.
+        title: what it is, for messages.
+        config: the encoder's shape.
+        state: parameters in our names: the encoder, and heads where there are some.
+        symbols: what each row of the embedding stands for, None for rows that our text never needs; None
+            where nothing says it. Those of a Hugging Face model are texts of its tokeniser, with our special
+            symbols' names; otherwise they are those of a dict.txt.
+        from_hugging_face: which of the two.
+        options: of the model that it was, where known.
+        dropped: its parameters that have no place in our models.
+    """
+
+    path: Path
+    title: str
+    config: EncoderConfig
+    state: dict[str, Tensor]
+    symbols: list[str | None] | None
+    from_hugging_face: bool
+    options: Mapping[str, Any]
+    dropped: Sequence[str]
+
+    def shape(self) -> dict[str, Any]:
+        """The model options that its shape decides."""
+        shape = {option: getattr(self.config, field) for option, field in SHAPE_OPTIONS.items()}
+        if self.config.relative_position == "none":
+            del shape["relative_position_buckets"], shape["relative_position_max_distance"]
+        return shape
+
+
+def read_source(path: str | Path) -> Source:
+    """Read a checkpoint of ours, of fairseq's RoBERTa or AMOS's release, or a Hugging Face folder.
+
+    Raises:
+        UserError: none of these, damaged, or of a form that our encoder does not have.
+    """
+    place = find_source(str(path))
+    source = _from_hugging_face(place) if is_hugging_face(place) else _from_checkpoint(place)
+    _check_complete(source)
+    _check_symbols(source)
+    return source
+
+
+def _from_hugging_face(folder: Path) -> Source:
+    config = read_json(folder / "config.json")
+    kind = config.get("model_type")
+    if kind not in _HUGGING_FACE:
+        raise UserError(
+            f"{folder} is a {kind!r}, whose encoder is not ours: known are {', '.join(_HUGGING_FACE)}"
+        )
+    if "auto_map" in config and kind != _SECTION:
+        raise UserError(
+            f"{folder} brings its own code (auto_map in config.json), which is never run: give a plain {kind}"
+        )
+    family = FAMILIES[kind]
+    if kind.startswith("roberta"):  # transformers counts its positions from here
+        family = replace(family, unused_positions=config.get("pad_token_id", 1) + 1)
+    own = config.get("is_decoder") or config.get("add_cross_attention")
+    absolute = config.get("position_embedding_type", "absolute") == "absolute"
+    # transformers' MPNet has 32 buckets, whatever its config says
+    if own or not absolute or (kind == "mpnet" and config.get("relative_attention_num_buckets", 32) != 32):
+        raise UserError(f"{folder} is a decoder or has positions of another kind: only plain encoders fit")
+    state, dropped = _converted(read_weights(folder), family, folder)
+    options = {
+        "num_heads": config.get("num_attention_heads", 12),
+        "activation": config.get("hidden_act", "gelu"),
+        "layer_norm_eps": config.get("layer_norm_eps", 1e-12),
+        "relative_position": config.get("relative_position", "t5"),
+        "max_distance": config.get("relative_position_max_distance", 128),
+    }
+    symbols = hugging_face_symbols(folder)
+    return Source(
+        folder, family.title, _config(state, family, folder, **options), state, symbols, True, config, dropped
+    )
+
+
+def _from_checkpoint(path: Path) -> Source:
+    if path.is_dir():
+        raise UserError(
+            f"{path} is a folder without config.json: give a Hugging Face folder, or the file of a checkpoint"
+        )
+    loaded = load_tensors(path)
+    if not isinstance(loaded, dict):
+        raise UserError(f"{path} is a PyTorch file, but no checkpoint")
+    state = loaded.get("model", loaded)
+    options = _options_of(loaded)
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise UserError(f"{path} is a PyTorch file, but no checkpoint of a model")
+    folder = Path(str(options.get("data", path.parent)).split(":")[0])
+    symbols = dictionary_symbols(path.parent) or dictionary_symbols(folder)
+    if TOKENS in state:
+        family = FAMILIES[_SECTION]
+        state, dropped = Converted(_own_parts(state), [])
+    else:
+        names = ("relative_attention_bias", "self_attn.in_proj.", "binary_head")
+        released = any(name in key for key in state for name in names)
+        family = FAMILIES["amos_release" if released else "fairseq"]
+        state, dropped = _converted(state, family, path)
+    relative = state.get("encoder.relative_position.weight")
+    config = _config(
+        state,
+        family,
+        path,
+        num_heads=options.get("encoder_attention_heads", relative.shape[1] if relative is not None else 0),
+        activation=options.get("activation_fn", "gelu"),
+        layer_norm_eps=options.get("layer_norm_eps", 1e-5),
+        relative_position=options.get("relative_position", "amos"),
+        max_distance=options.get("relative_position_max_distance", options.get("max_rel_pos", 128)),
+    )
+    return Source(path, family.title, config, state, symbols, False, options, dropped)
+
+
+def _converted(state: Mapping[str, Tensor], family: Family, path: Path) -> Converted:
+    try:
+        return to_ours(state, family)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+
+
+def _options_of(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+    """The model's options, the task and its data, from a checkpoint's cfg or from the args of an old one."""
+    cfg = checkpoint.get("cfg")
+    if isinstance(cfg, dict):
+        tasks = {"data": (cfg.get("task") or {}).get("data"), "task": (cfg.get("task") or {}).get("_name")}
+        options = {**(cfg.get("model") or {}), **tasks}
+    else:
+        options = dict(vars(checkpoint["args"])) if checkpoint.get("args") is not None else {}
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _own_parts(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What another model can use: not the head of a decoder, whose input is not the encoder's output."""
+    kept = {key: value for key, value in state.items() if key.startswith(_OWN_PARTS)}
+    if any(key.startswith("decoder.") for key in state):
+        kept = {key: value for key, value in kept.items() if not key.startswith("lm_head.")}
+    return kept
+
+
+def _config(
+    state: Mapping[str, Tensor],
+    family: Family,
+    path: Path,
+    *,
+    num_heads: int,
+    activation: str,
+    layer_norm_eps: float,
+    relative_position: str,
+    max_distance: int,
+) -> EncoderConfig:
+    """Read the shape off the tensors; they do not tell what is given beside them."""
+    needed = (TOKENS, POSITIONS, "encoder.layers.0.fc1.weight")
+    if lacking := [key for key in needed if key not in state]:
+        raise UserError(f"{path} has no encoder of {family.title}'s form: it lacks {listed(lacking)}")
+    tokens, positions, inner = (state[key] for key in needed)
+    if activation not in ACTIVATIONS:
+        raise UserError(f"{path} computes with {activation!r}: our encoder knows {', '.join(ACTIVATIONS)}")
+    if positions.shape[1] != tokens.shape[1]:
+        raise UserError(
+            f"{path} has embeddings {tokens.shape[1]} wide, not as wide as its layers: no such encoder here"
+        )
+    if not isinstance(num_heads, int) or num_heads < 1:
+        raise UserError(f"{path} does not tell its number of attention heads: no bare state dict will do")
+    relative = state.get("encoder.relative_position.weight")
+    return EncoderConfig(
+        vocab_size=tokens.shape[0],
+        pad_index=1,
+        num_layers=len({key.split(".")[2] for key in state if key.startswith("encoder.layers.")}),
+        embed_dim=tokens.shape[1],
+        ffn_dim=inner.shape[0],
+        num_heads=num_heads,
+        max_positions=positions.shape[0],
+        activation=activation,
+        layer_norm_eps=layer_norm_eps,
+        normalize_before="encoder.layer_norm.weight" in state,
+        relative_position="none" if relative is None else relative_position,
+        relative_position_buckets=32 if relative is None else relative.shape[0],
+        relative_position_max_distance=max_distance,
+    )
+
+
+def _check_complete(source: Source) -> None:
+    """Compare with the encoder that the shape describes, which is built without memory for its weights."""
+    with torch.device("meta"):
+        encoder = TransformerEncoder(source.config).state_dict()
+    wanted = {f"encoder.{key}": value.shape for key, value in encoder.items()}
+    present = {key: value.shape for key, value in source.state.items() if key.startswith("encoder.")}
+    if wanted != present:
+        unlike = sorted(key for key in wanted.keys() | present.keys() if wanted.get(key) != present.get(key))
+        raise UserError(
+            f"{source.path} is no whole {source.title}: missing, foreign or of another size: {listed(unlike)}"
+        )
+
+
+def _check_symbols(source: Source) -> None:
+    """A model may have rows that no token of its tokeniser uses; a dict.txt names every row."""
+    rows, symbols = source.config.vocab_size, len(source.symbols or ())
+    if symbols > rows or (symbols not in (0, rows) and not source.from_hugging_face):
+        raise UserError(
+            f"{source.path} has {rows} embedding rows, but {symbols} symbols stand in its"
+            f" {'tokeniser' if source.from_hugging_face else 'dict.txt'}: put the right one beside it"
+        )

@@ -1,0 +1,58 @@
+"""The one command: ``fairseq-masking VERB``, also ``python -m fairseq_masking VERB``.
+
+A verb is a module of this folder, named after it, with a docstring (its help, ending in an example),
+``add_options(parser)`` and ``run(args)``. It imports what it needs inside of ``run``: ``--help`` is at once.
+"""
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+from fairseq_masking.cli.options import VerbParser, run_reporting
+
+__all__ = ["VERBS", "main"]
+
+VERBS = {
+    "prepare corpus": "raw text to the data folder that pre-training takes",
+    "prepare task": "a labelled task's own files to the data folder that fine-tuning takes",
+    "finetune": "checkpoints' scores on labelled tasks, by a paper's protocol",
+    "baselines": "what fine-tuned scores have to beat: the majority, and TF-IDF",
+    "predict": "a fine-tuned checkpoint's predictions and scores",
+    "export": "a checkpoint as a folder for Hugging Face transformers",
+    "show masks": "where a checkpoint masks text",
+    "show replacements": "what AMOS puts in place of masked tokens",
+    "measure variance": "what masks and their laws do to the gradient's variance",
+    "measure information": "what the states of [MASK]s say about the hidden tokens",
+    "measure flops": "what pre-training with each method costs",
+    "measure replacements": "how hard each depth's tokens are for AMOS's discriminator",
+    "measure adversary": "whether AMOS's mixture learns what is hard for its discriminator",
+    "curves": "training logs as a figure and a table",
+    "table": "one table of all runs under a folder",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a verb; return the exit status: 0, 1 for bad input, 2 for wrong options, 130 interrupted."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    verb = next((verb for verb in VERBS if argv[: len(verb.split())] == verb.split()), None)
+    if verb is None:
+        return _help(argv)
+    module = importlib.import_module(f"fairseq_masking.cli.{verb.replace(' ', '_')}")
+    parser = VerbParser(verb, str(module.__doc__))
+    module.add_options(parser)
+    args = parser.parse_args(argv[len(verb.split()) :])
+    args.command = ["fairseq-masking", *argv]
+    return run_reporting(parser, lambda: module.run(args), getattr(args, "out", None))
+
+
+def _help(argv: Sequence[str]) -> int:
+    """List the verbs, all or those that begin with what was given."""
+    given = [word for word in argv if word not in ("-h", "--help")]
+    listed = {verb: does for verb, does in VERBS.items() if not given or given == verb.split()[:1]}
+    if not listed:
+        wrong = " ".join(given[:2])
+        print(f"fairseq-masking: error: no verb '{wrong}'; there are: {', '.join(VERBS)}", file=sys.stderr)
+        return 2
+    print("usage: fairseq-masking VERB [options]     (VERB --help: its options and an example)\n")
+    print("\n".join(f"  {verb:<22}{does}" for verb, does in listed.items()))
+    return 0 if len(given) < len(argv) or not argv else 2

@@ -1,0 +1,122 @@
+"""What the verbs share: the same words for the same options, one-line errors, a quiet fairseq."""
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NoReturn
+
+from fairseq_masking.errors import UserError
+
+__all__ = [
+    "VerbParser",
+    "add_checkpoint",
+    "add_data",
+    "add_figure",
+    "add_out",
+    "add_seed",
+    "at_least",
+    "run_reporting",
+]
+
+
+class VerbParser(argparse.ArgumentParser):
+    """The parser of ``fairseq-masking VERB``; errors are one line, without the usage."""
+
+    def __init__(self, verb: str, description: str) -> None:
+        super().__init__(
+            prog=f"fairseq-masking {verb}",
+            description=description,
+            allow_abbrev=False,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+
+    def error(self, message: str) -> NoReturn:
+        """Print the line and exit with status 2."""
+        self.exit(2, f"{self.prog}: error: {' '.join(message.split())} (see --help)\n")
+
+
+def at_least(bound: int) -> Callable[[str], int]:
+    """Return an option's ``type``: whole numbers from ``bound`` on."""
+
+    def number(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is no whole number") from None
+        if value < bound:
+            raise argparse.ArgumentTypeError(f"{value} is below {bound}")
+        return value
+
+    return number
+
+
+def add_checkpoint(parser: argparse.ArgumentParser, help: str = "of any method") -> None:
+    """Add ``--checkpoint FILE``."""
+    parser.add_argument("--checkpoint", type=Path, required=True, metavar="FILE", help=help)
+
+
+def add_data(
+    parser: argparse.ArgumentParser, help: str = "prepared corpus", *, required: bool = False
+) -> None:
+    """Add ``--data DIR``."""
+    parser.add_argument("--data", type=Path, required=required, metavar="DIR", help=help)
+
+
+def add_out(parser: argparse.ArgumentParser, help: str, *, metavar: str, required: bool = False) -> None:
+    """Add ``--out``: what the verb writes."""
+    parser.add_argument("--out", type=Path, required=required, metavar=metavar, help=help)
+
+
+def add_figure(
+    parser: argparse.ArgumentParser, help: str = "figure to write", *, required: bool = False
+) -> None:
+    """Add ``--figure PNG``."""
+    parser.add_argument("--figure", type=Path, required=required, metavar="PNG", help=help)
+
+
+def add_seed(parser: argparse.ArgumentParser, help: str) -> None:
+    """Add ``--seed N``."""
+    parser.add_argument("--seed", type=at_least(0), default=1, metavar="N", help=f"{help} (default: 1)")
+
+
+def run_reporting(
+    parser: argparse.ArgumentParser, work: Callable[[], None], place: Path | None = None
+) -> int:
+    """Run ``work``; return the exit status: 0, 1 for bad input, 130 interrupted. Errors are one line.
+
+    Args:
+        place: what it writes, named where an error of the system names no file.
+    """
+    try:
+        with _warnings_only():
+            work()
+    except UserError as error:
+        return _fail(parser, str(error), 1)
+    except BrokenPipeError:  # | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:  # a full disk, a folder that may not be written
+        return _fail(parser, f"{error.filename or place or parser.prog}: {error.strerror or error}", 1)
+    except KeyboardInterrupt:
+        return _fail(parser, "interrupted", 130)
+    return 0
+
+
+def _fail(parser: argparse.ArgumentParser, message: str, status: int) -> int:
+    print(f"{parser.prog}: error: {' '.join(message.split())}", file=sys.stderr)
+    return status
+
+
+@contextmanager
+def _warnings_only() -> Iterator[None]:
+    """Let only warnings through: fairseq tells the root logger everything, which would drown a table."""
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        root.setLevel(level)

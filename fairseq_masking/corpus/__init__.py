@@ -1,0 +1,1 @@
+"""From raw text to a binarised corpus, and its reading: checked files, dictionary, manifest."""

@@ -1,0 +1,290 @@
+"""The way from raw text to a data folder: normalise, split, train or load a tokeniser, binarise, record."""
+
+import dataclasses
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from fairseq.data import Dictionary
+
+from fairseq_masking.corpus.binarization import BinarizedText, binarize
+from fairseq_masking.corpus.documents import (
+    TextFile,
+    distribute_documents,
+    draw_validation,
+    write_documents,
+)
+from fairseq_masking.corpus.manifest import (
+    DICTIONARY_FILE,
+    TOKENIZER_FOLDER,
+    Manifest,
+    read_manifest,
+)
+from fairseq_masking.corpus.progress import Reporter
+from fairseq_masking.corpus.reading import hash_file
+from fairseq_masking.corpus.record import (
+    check_same,
+    describe_inputs,
+    file_sizes,
+    library_versions,
+    tokenizer_record,
+    tokenizer_settings,
+)
+from fairseq_masking.corpus.train_tokenizer import BpeTraining, dictionary_of, read_dictionary, train_bpe
+from fairseq_masking.corpus.workspace import check_output, workspace
+from fairseq_masking.errors import UserError
+from fairseq_masking.tokenizers.base import SentencePieceTokenizer, Tokenizer
+from fairseq_masking.tokenizers.normalization import TextNormalizer
+
+__all__ = ["Preparation", "Prepared", "prepare"]
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """What to prepare.
+
+    Attributes:
+        train: text files to train on.
+        valid: text files to validate on; empty: a part of ``train`` is split off.
+        output: folder to make.
+        tokenizer: an existing tokeniser, or how to train one.
+        documents: what bounds a document, "line" or "blank-line".
+        normalizer: what to do with each line first.
+        dictionary: existing dict.txt to take instead of the tokeniser's own order.
+        valid_fraction: share of the documents to validate on where ``valid`` is empty; 0 for none.
+        num_shards: number of folders to spread the training documents over.
+        seed: of the validation split.
+    """
+
+    train: tuple[Path, ...]
+    output: Path
+    tokenizer: Tokenizer | BpeTraining
+    valid: tuple[Path, ...] = ()
+    documents: str = "line"
+    normalizer: TextNormalizer = field(default_factory=TextNormalizer)
+    dictionary: Path | None = None
+    valid_fraction: float = 0.01
+    num_shards: int = 1
+    seed: int = 1
+
+    def settings(self) -> dict[str, Any]:
+        """Everything beside the inputs that decides the result, as it stands in the manifest."""
+        if isinstance(self.tokenizer, BpeTraining):
+            tokenizer: dict[str, Any] = {"trained": dataclasses.asdict(self.tokenizer)}
+        else:
+            tokenizer = tokenizer_settings(self.tokenizer)
+        return {
+            "documents": self.documents,
+            "text": dataclasses.asdict(self.normalizer),
+            "tokenizer": tokenizer,
+            "dictionary": hash_file(self.dictionary) if self.dictionary else None,
+            "valid_fraction": None if self.valid else self.valid_fraction,
+            "shards": self.num_shards,
+            "seed": self.seed,
+        }
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A finished data folder.
+
+    Attributes:
+        data: what fairseq-train takes: the folder, or its shards separated by colons.
+        manifest: its record.
+        is_new: whether this run made it.
+    """
+
+    data: str
+    manifest: Manifest
+    is_new: bool
+
+
+def prepare(
+    preparation: Preparation, *, workers: int = 1, force: bool = False, reporter: Reporter | None = None
+) -> Prepared:
+    """Makes the data folder, unless the same one is there.
+
+    Args:
+        preparation: what to prepare.
+        workers: number of processes; the result does not depend on it.
+        force: replace a folder made with other settings or inputs, once the new one is complete.
+        reporter: says what is being done.
+
+    Raises:
+        UserError: bad input, or the folder was made with other settings or inputs and ``force`` is not set.
+    """
+    reporter = reporter or Reporter(bars=False)
+    output = preparation.output
+    check_output(output)
+    inputs = {
+        split: describe_inputs(paths, reporter)
+        for split, paths in (("train", preparation.train), ("valid", preparation.valid))
+    }
+    settings = preparation.settings()
+    present = read_manifest(output)
+    if present is not None and not force:
+        check_same(present, settings, inputs, output)
+        return Prepared(_data(output, present.num_shards), present, is_new=False)
+    with workspace(output) as folder:
+        manifest = _make(preparation, folder, inputs, settings, workers, reporter)
+    return Prepared(_data(output, preparation.num_shards), manifest, is_new=True)
+
+
+def _make(
+    preparation: Preparation,
+    folder: Path,
+    inputs: dict[str, list[dict[str, Any]]],
+    settings: dict[str, Any],
+    workers: int,
+    reporter: Reporter,
+) -> Manifest:
+    scratch = folder / "text"
+    scratch.mkdir()
+    train, valid = _write_splits(preparation, inputs, scratch, workers, reporter)
+    tokenizer = preparation.tokenizer
+    if isinstance(tokenizer, BpeTraining):
+        lines = min(train.lines, tokenizer.input_sentences or train.lines)
+        reporter.say(f"training a SentencePiece BPE of {tokenizer.vocab_size:,} on {lines:,} lines")
+        model = scratch / "sentencepiece.model"
+        train_bpe(train, model, tokenizer)
+        tokenizer = SentencePieceTokenizer(model)
+    dictionary = (
+        read_dictionary(preparation.dictionary, tokenizer)
+        if preparation.dictionary
+        else dictionary_of(tokenizer)
+    )
+    texts = {"train": train} if valid is None else {"valid": valid, "train": train}
+    placed = _place_shards(texts, folder, preparation.num_shards)
+    reporter.say(
+        f"binarising {sum(text.lines for text in texts.values()):,} lines with {len(dictionary):,} symbols"
+    )
+    results: dict[tuple[Path, str], BinarizedText] = {}
+    with reporter.bar("binarising", sum(text.path.stat().st_size for _, _, text in placed)) as progress:
+        for home, split, text in placed:
+            home.mkdir(exist_ok=True)
+            results[home, split] = binarize(
+                text.path, home / split, tokenizer, dictionary, workers=workers, progress=progress
+            )
+            text.path.unlink()
+    trained_on = sum(result.counts for (_, split), result in results.items() if split == "train")
+    dictionary.count = np.asarray(trained_on).tolist()
+    return _record(
+        folder,
+        tokenizer,
+        dictionary,
+        placed,
+        results,
+        Manifest(
+            settings=settings,
+            inputs=inputs,
+            tokenizer=tokenizer_record(tokenizer),
+            dictionary_sha256="",
+            counts={},
+            outputs={},
+            versions=library_versions(),
+            num_shards=preparation.num_shards,
+        ),
+    )
+
+
+def _write_splits(
+    preparation: Preparation,
+    inputs: dict[str, list[dict[str, Any]]],
+    scratch: Path,
+    workers: int,
+    reporter: Reporter,
+) -> tuple[TextFile, TextFile | None]:
+    def write(split: str, paths: Iterable[Path], output: Path) -> TextFile:
+        with reporter.bar(f"reading {split}", sum(file["size"] for file in inputs[split])) as progress:
+            text = write_documents(
+                list(paths),
+                output,
+                documents=preparation.documents,
+                normalizer=preparation.normalizer,
+                workers=workers,
+                progress=progress,
+            )
+        reporter.say(f"read {text.documents:,} documents, {text.lines:,} lines of {split} text")
+        return text
+
+    if preparation.valid:
+        train = write("train", preparation.train, scratch / "train.txt")
+        return train, write("valid", preparation.valid, scratch / "valid.txt")
+    everything = write("train", preparation.train, scratch / "all.txt")
+    chosen = draw_validation(everything.documents, preparation.valid_fraction, preparation.seed)
+    if not chosen:
+        return everything, None
+    train, valid = distribute_documents(
+        everything, [scratch / "train.txt", scratch / "valid.txt"], lambda number: int(number in chosen)
+    )
+    everything.path.unlink()
+    reporter.say(f"split off {valid.documents:,} documents, {valid.lines:,} lines for validation")
+    return train, valid
+
+
+def _place_shards(
+    texts: dict[str, TextFile], folder: Path, num_shards: int
+) -> list[tuple[Path, str, TextFile]]:
+    """(data folder, split, text): training documents dealt out one by one, validation in the first."""
+    if num_shards == 1:
+        return [(folder, split, text) for split, text in texts.items()]
+    train = texts["train"]
+    if train.documents < num_shards:
+        raise UserError(
+            f"--shards {num_shards} is more than the {train.documents} training documents; give fewer shards"
+        )
+    homes = [folder / f"shard{shard}" for shard in range(num_shards)]
+    paths = [train.path.with_name(f"train{shard}.txt") for shard in range(num_shards)]
+    shards = distribute_documents(train, paths, lambda number: number % num_shards)
+    train.path.unlink()
+    placed = [(home, "train", text) for home, text in zip(homes, shards, strict=True)]
+    return [(homes[0], "valid", texts["valid"]), *placed] if "valid" in texts else placed
+
+
+def _record(
+    folder: Path,
+    tokenizer: Tokenizer,
+    dictionary: Dictionary,
+    placed: list[tuple[Path, str, TextFile]],
+    results: dict[tuple[Path, str], BinarizedText],
+    manifest: Manifest,
+) -> Manifest:
+    """Completes each folder (dictionary, tokeniser, manifest); writes and returns the whole's manifest."""
+    whole: dict[str, dict[str, int]] = {}
+    homes: dict[Path, dict[str, dict[str, int]]] = {}
+    for home, split, text in placed:
+        result = results[home, split]
+        counts = {
+            "documents": text.documents,
+            "lines": text.lines,
+            "tokens": result.tokens,
+            "unknown": int(result.counts[dictionary.unk()]),
+        }
+        homes.setdefault(home, {})[split] = counts
+        total = whole.setdefault(split, dict.fromkeys(counts, 0))
+        for name, count in counts.items():
+            total[name] += count
+    for home in homes:
+        dictionary.save(str(home / DICTIONARY_FILE))
+        tokenizer.save(home / TOKENIZER_FOLDER)
+    # After the tokeniser was copied: a freshly trained model lies there.
+    for path in (folder / "text").iterdir():
+        path.unlink()
+    (folder / "text").rmdir()
+    sha256 = hash_file(next(iter(homes)) / DICTIONARY_FILE)
+    manifest = dataclasses.replace(manifest, dictionary_sha256=sha256, counts=whole)
+    for shard, (home, split_counts) in enumerate(homes.items()):
+        if home != folder:
+            one = dataclasses.replace(manifest, counts=split_counts, shard=shard, outputs=file_sizes(home))
+            one.save(home)
+    manifest = dataclasses.replace(manifest, outputs=file_sizes(folder))
+    manifest.save(folder)
+    return manifest
+
+
+def _data(output: Path, num_shards: int) -> str:
+    if num_shards == 1:
+        return str(output)
+    return ":".join(str(output / f"shard{shard}") for shard in range(num_shards))

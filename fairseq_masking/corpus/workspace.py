@@ -1,0 +1,111 @@
+"""A result folder that appears whole or not at all.
+
+Everything is written into the sibling ``.NAME.preparing``, which is renamed to NAME at the end. A kill leaves
+only that sibling; the next run empties it. A lock file in it keeps two runs apart, and is held by worker
+processes too, so that a run does not start while orphans of a killed one are still writing.
+"""
+
+import fcntl
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from fairseq_masking.corpus.manifest import MANIFEST_FILE
+from fairseq_masking.errors import UserError
+
+__all__ = ["check_output", "workspace"]
+
+_LOCK_FILE = ".lock"
+_LOCK_SECONDS = 5.0
+
+
+def check_output(output: Path) -> None:
+    """Makes sure that ``output`` is ours to write; brings back what a kill between two renames put aside.
+
+    Raises:
+        UserError: something else lies there.
+    """
+    aside = _sibling(output, "replaced")
+    if aside.exists() and output.exists():
+        shutil.rmtree(aside, ignore_errors=True)
+    elif aside.exists():
+        aside.rename(output)
+    if output.is_dir() and not any(output.iterdir()):
+        return
+    if output.exists() and not (output / MANIFEST_FILE).is_file():
+        raise UserError(
+            f"--out {output} exists and was not made by prepare_corpus (no {MANIFEST_FILE}); give another "
+            "folder or remove it"
+        )
+
+
+@contextmanager
+def workspace(output: Path) -> Iterator[Path]:
+    """Yields an empty folder that becomes ``output`` when the block ends well, and vanishes otherwise.
+
+    Raises:
+        UserError: another run is preparing the same folder, or its parent cannot be written.
+    """
+    folder = _sibling(output, "preparing")
+    lock = _lock(folder, output)
+    try:
+        _empty(folder, keep=_LOCK_FILE)
+        yield folder
+        _publish(folder, output)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)  # before the lock is let go: then it may be another run's
+        raise
+    finally:
+        os.close(lock)
+
+
+def _sibling(output: Path, role: str) -> Path:
+    output = output.absolute()
+    return output.with_name(f".{output.name}.{role}")
+
+
+def _lock(folder: Path, output: Path) -> int:
+    deadline = time.monotonic() + _LOCK_SECONDS
+    path = folder / _LOCK_FILE
+    while True:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        except FileNotFoundError:
+            continue  # the run before us has just removed the folder
+        except OSError as error:
+            raise UserError(
+                f"--out {output} cannot be written: {error.strerror} ({error.filename})"
+            ) from error
+        with suppress(BlockingIOError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.stat(path), os.fstat(descriptor)):
+                    return descriptor
+        os.close(descriptor)
+        if time.monotonic() > deadline:
+            raise UserError(f"another run is preparing {output}; wait until it is done")
+        time.sleep(0.1)
+
+
+def _empty(folder: Path, keep: str) -> None:
+    for path in folder.iterdir():
+        if path.name == keep:
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def _publish(folder: Path, output: Path) -> None:
+    aside = _sibling(output, "replaced")
+    shutil.rmtree(aside, ignore_errors=True)
+    (folder / _LOCK_FILE).unlink()
+    if output.exists():
+        output.rename(aside)
+    folder.rename(output)
+    shutil.rmtree(aside, ignore_errors=True)

@@ -1,1 +1,0 @@
-"""Measuring trained models: fairseq's logs, baselines, tables and figures."""

@@ -1,0 +1,1 @@
+"""Training logs and measurements as tables and figures."""

@@ -1,0 +1,234 @@
+r"""Reads labelled texts, row by row: GLUE's TSVs and {"text", "label"} JSONL; counts what it cannot use.
+
+GLUE's TSVs know no quoting: a quotation mark is text. A row ends at "\n" or "\r\n" alone.
+"""
+
+import json
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from fairseq.data import Dictionary
+
+from fairseq_masking.corpus.reading import hash_file
+from fairseq_masking.errors import UserError
+from fairseq_masking.finetuning.faults import FaultLog, FaultyRow
+from fairseq_masking.finetuning.glue import GLUE_TASKS, SCORE_SCALE, GlueTask
+
+__all__ = ["JSONL", "Row", "Rows", "files_of_task", "read_task", "subsample"]
+
+JSONL = "jsonl"
+_JSONL_FILES = {"train": ("train.jsonl",), "valid": ("dev.jsonl", "valid.jsonl"), "test": ("test.jsonl",)}
+_BOM = b"\xef\xbb\xbf"
+
+
+class Row(NamedTuple):
+    """A labelled text or pair of texts.
+
+    Attributes:
+        texts: one or two, stripped, none of them empty unless the row is of a test set without labels.
+        label: class name, or score in a task of scores; None where the file has no labels.
+        id: what a submission calls it.
+    """
+
+    texts: tuple[str, ...]
+    label: str | None
+    id: str
+
+
+@dataclass
+class Rows:
+    """A split: the rows that can be used, in the file's order, and what was wrong with the others."""
+
+    faults: FaultLog
+    rows: list[Row] = field(default_factory=list)
+
+
+def files_of_task(task: str, folder: Path) -> dict[str, Path]:
+    """Returns split -> file; only test files may be missing.
+
+    Raises:
+        UserError: the task is unknown, or a file of it is not there.
+    """
+    if task != JSONL and task not in GLUE_TASKS:
+        raise UserError(f"task {task!r} is none of {', '.join(GLUE_TASKS)}, {JSONL}")
+    if not folder.is_dir():
+        raise UserError(f"no such folder: {folder}; give the one that holds {task}'s files")
+    names = _JSONL_FILES if task == JSONL else {s: (n,) for s, n in GLUE_TASKS[task].files.items()}
+    files = {}
+    for split, candidates in names.items():
+        found = next((folder / name for name in candidates if (folder / name).exists()), None)
+        if found is not None:
+            files[split] = found
+        elif not split.startswith("test"):
+            raise UserError(f"{folder / candidates[0]} does not exist; give the folder of {task}'s files")
+    return files
+
+
+def read_task(task: str, files: dict[str, Path]) -> tuple[dict[str, Rows], tuple[str, ...]]:
+    """Reads all splits of a task.
+
+    Args:
+        files: split -> file, the training split first.
+
+    Returns:
+        split -> rows, and the names of the classes in the order of their numbers (none for scores).
+
+    Raises:
+        UserError: a file is missing, has other columns, or not one row that can be used.
+    """
+    splits: dict[str, Rows] = {}
+    labels = GLUE_TASKS[task].labels if task in GLUE_TASKS else ()
+    for split, path in files.items():
+        hash_file(path)  # says what is wrong with a file that cannot be read
+        rows = _read_jsonl(path, split, labels) if task == JSONL else _read_tsv(path, split, GLUE_TASKS[task])
+        rows.faults.check_left(rows.rows, "row")
+        if task == JSONL and split == "train":
+            labels = tuple(sorted({str(row.label) for row in rows.rows}))
+            if len(labels) < 2:
+                raise UserError(f"{path} has the one label {labels[0]!r}; give data with two or more")
+            _check_names(path, labels)
+        splits[split] = rows
+    return splits, labels
+
+
+def subsample(rows: list[Row], count: int | None, seed: int) -> list[Row]:
+    """Returns ``count`` of the rows in their order, drawn by ``seed``; all where there are no more."""
+    if count is None or count >= len(rows):
+        return rows
+    kept = np.sort(np.random.default_rng(seed).choice(len(rows), count, replace=False))
+    return [rows[index] for index in kept]
+
+
+def _read_tsv(path: Path, split: str, task: GlueTask) -> Rows:
+    labelled = not split.startswith("test")
+    lines = _lines(path)
+    columns = task.columns if labelled and task.columns else _header(path, lines)
+    for name in (*task.sentences, *([task.label] if labelled else [])):
+        if name not in columns:
+            raise UserError(
+                f"{path} has no column {name!r}, only {', '.join(map(repr, columns[:12]))[:200]}; "
+                f"give {task.name}'s own {task.files[split]}"
+            )
+    places = [columns.index(name) for name in task.sentences]
+    rows = Rows(FaultLog(path))
+
+    def parse(line: str) -> Row:
+        cells = line.split("\t")
+        if len(cells) != len(columns):
+            raise FaultyRow(f"not {len(columns)} cells")
+        named = dict(zip(columns, map(str.strip, cells), strict=True))
+        return Row(
+            _not_empty([cells[place] for place in places]),
+            _glue_label(task, named[task.label]) if labelled else None,
+            named.get(task.row_id, str(len(rows.rows))),
+        )
+
+    # A submission has a line for every row of a test set: what cannot be read is predicted from nothing.
+    _collect(rows, lines, parse, instead=None if labelled else ("",) * len(places))
+    return rows
+
+
+def _read_jsonl(path: Path, split: str, labels: tuple[str, ...]) -> Rows:
+    rows, is_test = Rows(FaultLog(path)), split.startswith("test")
+
+    def parse(line: str) -> Row:
+        try:
+            record = json.loads(line)
+        except ValueError:
+            raise FaultyRow("no JSON") from None
+        if not isinstance(record, dict) or not isinstance(record.get("text"), str):
+            raise FaultyRow('no "text"')
+        label = record.get("label")
+        if not isinstance(label, str | int | float | None) or (label is None and not is_test):
+            raise FaultyRow('no "label"')
+        try:
+            f"{record['text']}{label}".encode()
+        except UnicodeEncodeError:  # JSON may hold half a pair: "\ud800"
+            raise FaultyRow("lone surrogate") from None
+        if label is not None and labels and str(label).strip() not in labels:
+            raise FaultyRow("unknown label")
+        texts = _not_empty([record["text"]])
+        return Row(texts, None if label is None else str(label).strip(), str(len(rows.rows)))
+
+    # As in a TSV: predictions have a line for every row of a test set, unless it has labels to be scored by.
+    _collect(rows, _lines(path), parse, instead=("",) if is_test else None)
+    if all(row.label is not None for row in rows.rows if any(row.texts)):
+        rows.rows = [row for row in rows.rows if row.label is not None]
+    return rows
+
+
+def _check_names(path: Path, labels: tuple[str, ...]) -> None:
+    special = Dictionary().symbols
+    for label in labels:
+        if label in special or "\n" in label or "\r" in label:
+            raise UserError(
+                f"{path} has the label {label!r}, which a dictionary cannot hold; rename it: one line,"
+                f" none of {', '.join(special)}"
+            )
+
+
+def _collect(
+    rows: Rows,
+    lines: Iterator[tuple[int, bytes]],
+    parse: Callable[[str], Row],
+    *,
+    instead: tuple[str, ...] | None,
+) -> None:
+    """Appends each line's row, or ``instead``'s texts where it is faulty and these are given."""
+    for number, raw in lines:
+        try:
+            rows.rows.append(parse(_decode(raw)))
+        except FaultyRow as fault:
+            rows.faults.add(number, fault, raw.decode("utf-8", "replace"))
+            if instead is not None:
+                rows.rows.append(Row(instead, None, str(len(rows.rows))))
+
+
+def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Yields number (from 1) and content of the lines that are not blank."""
+    with open(path, "rb") as file:
+        for number, raw in enumerate(file, start=1):
+            line = raw.removeprefix(_BOM) if number == 1 else raw
+            if line.strip():
+                yield number, line.removesuffix(b"\n").removesuffix(b"\r")
+
+
+def _header(path: Path, lines: Iterator[tuple[int, bytes]]) -> tuple[str, ...]:
+    _, line = next(lines, (1, b""))
+    if not line:
+        raise UserError(f"{path} has only blank lines; give the task's own file")
+    try:
+        return tuple(name.strip() for name in line.decode("utf-8").split("\t"))
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: line 1 is not UTF-8; convert it, e.g. iconv -f latin1 -t utf-8") from None
+
+
+def _decode(line: bytes) -> str:
+    try:
+        return line.decode("utf-8")
+    except UnicodeDecodeError:
+        raise FaultyRow("not UTF-8") from None
+
+
+def _not_empty(cells: list[str]) -> tuple[str, ...]:
+    texts = tuple(cell.strip() for cell in cells)
+    if not all(texts):
+        raise FaultyRow("empty text")
+    return texts
+
+
+def _glue_label(task: GlueTask, label: str) -> str:
+    if task.is_regression:
+        try:
+            score = float(label)
+        except ValueError:
+            score = math.nan
+        if not 0 <= score <= SCORE_SCALE:
+            raise FaultyRow(f"no score of 0 to {SCORE_SCALE:g}")
+    elif label not in task.labels:
+        raise FaultyRow("unknown label")
+    return label

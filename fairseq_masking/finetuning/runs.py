@@ -1,0 +1,272 @@
+"""The runs of a sweep: a grid's configurations, each trained with several seeds, in a folder each.
+
+OUT/NAME/UPDATES/TASK/CONFIGURATION/seedN/
+    run.json             what it was started with, and once finished its scores
+    checkpoint_last.pt   while it trains; a killed run goes on from there
+    checkpoint_best.pt   of the best run of a NAME, UPDATES and TASK, unless all are kept
+    output.txt           what fairseq printed
+"""
+
+import fcntl
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from queue import SimpleQueue
+from time import perf_counter
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
+
+from fairseq_masking.errors import UserError
+from fairseq_masking.files import whole_file
+from fairseq_masking.finetuning.finetuned import Finetuned
+from fairseq_masking.finetuning.submission import scores_of
+from fairseq_masking.finetuning.tasks import FinetuningTask, Start, quoted
+
+__all__ = ["Run", "best_of", "grid_of", "run_all"]
+
+_RECORD = "run.json"
+_LAST, _BEST = "checkpoint_last.pt", "checkpoint_best.pt"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training.
+
+    Attributes:
+        start, task: from what, and on what.
+        configuration: a cell of the grid, as Hydra's overrides.
+        seed: of the run.
+        recipe: file of configs/finetune.
+        metric: what its best checkpoint is chosen by.
+        common: overrides of all runs.
+        out: the sweep's folder.
+    """
+
+    start: Start
+    task: FinetuningTask
+    configuration: tuple[str, ...]
+    seed: int
+    recipe: Path
+    metric: str
+    common: tuple[str, ...]
+    out: Path
+
+    @property
+    def configuration_name(self) -> str:
+        """Such as lr_1e-5-batch_size_16."""
+        pairs = (override.partition("=") for override in self.configuration)
+        parts = (f"{key.rpartition('.')[2]}_{value}" for key, _, value in pairs)
+        return "-".join(re.sub(r"[^\w.-]", "", part) for part in parts) or "recipe"
+
+    @property
+    def task_folder(self) -> Path:
+        """Where the runs of the same start and task are."""
+        return self.out / self.start.folder / self.task.name
+
+    @property
+    def folder(self) -> Path:
+        """Where this one is."""
+        return self.task_folder / self.configuration_name / f"seed{self.seed}"
+
+    @property
+    def overrides(self) -> list[str]:
+        """What Hydra is told beside the recipe."""
+        return [
+            *self.task.overrides(self.metric),
+            *self.start.overrides,
+            *self.configuration,
+            f"common.seed={self.seed}",
+            f"checkpoint.save_dir={quoted(self.folder.absolute())}",
+            *self.common,
+        ]
+
+    @property
+    def inputs(self) -> dict[str, str]:
+        """What tells the files behind the overrides' paths from others in their place."""
+        return {"checkpoint": self.start.stamp, "data": self.task.stamp}
+
+    def scores(self) -> dict[str, dict[str, float]] | None:
+        """Return split -> scores in percent; None of a run that has not finished.
+
+        Raises:
+            UserError: the folder holds a run that was started otherwise, or from files since replaced.
+        """
+        path = self.folder / _RECORD
+        if not path.is_file():
+            return None
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if record["recipe"] != self.recipe.name or record["overrides"] != self.overrides:
+            changed = sorted(set(record["overrides"]) ^ set(self.overrides)) or [record["recipe"]]
+            raise UserError(
+                f"{self.folder} holds a run that was started with other settings ({', '.join(changed)}): give"
+                " another --out, or remove it"
+            )
+        before = record.get("inputs", {})  # older runs' are not known: taken to be the same
+        if replaced := [name for name, stamp in self.inputs.items() if before.get(name, stamp) != stamp]:
+            raise UserError(
+                f"{self.folder} holds a run from another {' and '.join(replaced)} in the same place: give"
+                " another --out, or remove it"
+            )
+        return record.get("scores")
+
+    def record(self, **found: Any) -> None:
+        """Write what it was started with and what was found."""
+        record = {"recipe": self.recipe.name, "overrides": self.overrides, "inputs": self.inputs, **found}
+        with whole_file(self.folder / _RECORD) as partial:
+            partial.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+    @property
+    def best_checkpoint(self) -> Path:
+        """Its best weights."""
+        return self.folder / _BEST
+
+
+def grid_of(recipe: Path, overrides: Sequence[str] = ()) -> list[tuple[str, ...]]:
+    """Return the configurations of a recipe's ``hydra.sweeper.params``, as Hydra's multirun makes them.
+
+    Args:
+        overrides: KEY=VALUE of all runs, whose keys are not swept.
+
+    Raises:
+        UserError: there is no such recipe.
+    """
+    if not recipe.is_file():
+        names = ", ".join(sorted(path.stem for path in recipe.parent.glob("*.yaml")))
+        raise UserError(f"no recipe {recipe}; there are: {names}")
+    params = OmegaConf.select(OmegaConf.load(recipe), "hydra.sweeper.params") or {}
+    cells: list[tuple[str, ...]] = [()]
+    fixed = {override.partition("=")[0] for override in overrides}
+    for key, choices in params.items():
+        if key in fixed:
+            continue
+        override = OverridesParser.create().parse_override(f"{key}={choices}")
+        if not override.is_sweep_override():
+            override = OverridesParser.create().parse_override(f"{key}=choice({choices})")
+        chosen = [f"{key}={value}" for value in override.sweep_string_iterator()]
+        cells = [(*cell, choice) for cell in cells for choice in chosen]
+    return cells
+
+
+def run_all(
+    runs: Iterable[Run],
+    *,
+    devices: Sequence[str],
+    keep_checkpoints: bool = False,
+    say: Callable[[str], None] = print,
+) -> None:
+    """Train and score what has not finished, as many at a time as there are devices.
+
+    Args:
+        devices: of each run at a time: "cpu", or "cuda:0" and so on.
+        keep_checkpoints: of all runs; else of the best run of each start and task.
+
+    Raises:
+        UserError: a run failed; those under way finish, no other one starts.
+    """
+    runs = list(runs)
+    left = [run for run in runs if run.scores() is None]
+    if len(left) < len(runs):
+        say(f"{len(runs) - len(left)} of {len(runs)} runs have finished before")
+    free: SimpleQueue[str] = SimpleQueue()
+    for device in devices:
+        free.put(device)
+    failed, lock = threading.Event(), threading.Lock()
+
+    def work(number: int, run: Run) -> None:
+        if failed.is_set():
+            return
+        device, start = free.get(), perf_counter()
+        try:
+            _train(run, device, num_threads=max(1, (os.cpu_count() or 1) // len(devices)))
+            with lock:
+                score = _finish(run, device)
+                if not keep_checkpoints:
+                    _prune([other for other in runs if other.task_folder == run.task_folder])
+        except BaseException:
+            failed.set()
+            raise
+        finally:
+            free.put(device)
+        name = f"{run.start.name} {run.task.name} {run.configuration_name} seed {run.seed}"
+        say(f"[{number}/{len(left)}] {name}: {run.metric} {score:.2f} ({perf_counter() - start:.0f} s)")
+
+    with ThreadPoolExecutor(len(devices)) as pool:
+        futures = [pool.submit(work, number, run) for number, run in enumerate(left, start=1)]
+        for future in futures:
+            future.result()
+
+
+def _train(run: Run, device: str, *, num_threads: int) -> None:
+    run.record()
+    environment = {"OMP_NUM_THREADS": str(num_threads), **os.environ}
+    if device != "cpu":
+        environment["CUDA_VISIBLE_DEVICES"] = _name_of_gpu(int(device.removeprefix("cuda:")))
+    command = [sys.executable, "-m", "fairseq_cli.hydra_train", "--config-dir", str(run.recipe.parent)]
+    command += ["--config-name", run.recipe.stem, *run.overrides]
+    output = run.folder / "output.txt"
+    with output.open("ab") as file, (run.folder / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"{run.folder} is being trained by another process: wait for it or end it"
+            ) from None
+        before = file.tell()
+        # The training holds the lock, too: it may outlive a sweep that was killed.
+        finished = subprocess.run(
+            command, stdout=file, stderr=subprocess.STDOUT, env=environment, pass_fds=(lock.fileno(),)
+        )
+    if finished.returncode or not run.best_checkpoint.is_file():
+        told = output.read_bytes()[before:].decode("utf-8", "replace")  # not what a run before it said
+        raise UserError(f"{run.folder} failed: {_cause(told)} (all of it: {output})")
+
+
+def _name_of_gpu(number: int) -> str:
+    """What a GPU of this process is called to another one: CUDA_VISIBLE_DEVICES may have renumbered them."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return visible.split(",")[number].strip() if visible else str(number)
+
+
+def _cause(output: str) -> str:
+    """Why a training failed: our own error, else the last exception, else the last line."""
+    # Hydra's last line is always the advice to set this.
+    lines = [line for line in output.splitlines() if line.strip() and "HYDRA_FULL_ERROR" not in line]
+    for pattern in (r".*: error: (.*)", r"((?:[\w.]+(?:Error|Exception): |Could not override ).*)"):
+        if found := [match[1] for line in lines if (match := re.match(pattern, line))]:
+            return found[-1]
+    return lines[-1] if lines else "it printed nothing"
+
+
+def _finish(run: Run, device: str) -> float:
+    """Score the best checkpoint, write it down, and remove the one to resume from."""
+    scores = scores_of(Finetuned.load(run.best_checkpoint, device=device))
+    run.record(scores=scores)
+    (run.folder / _LAST).unlink(missing_ok=True)
+    return scores["valid"][run.metric]
+
+
+def _prune(runs: Sequence[Run]) -> None:
+    """Remove all checkpoints but the best finished run's."""
+    for run in [run for run in _ranked(runs) if run.best_checkpoint.is_file()][:-1]:
+        run.best_checkpoint.unlink()
+
+
+def best_of(runs: Sequence[Run]) -> Path | None:
+    """Return the checkpoint of the best finished run of a start and task; None where it is gone."""
+    ranked = _ranked(runs)
+    return ranked[-1].best_checkpoint if ranked and ranked[-1].best_checkpoint.is_file() else None
+
+
+def _ranked(runs: Sequence[Run]) -> list[Run]:
+    """The finished ones, the best one last; of equals the one that has its checkpoint still."""
+    found = [(run, scores["valid"][run.metric]) for run in runs if (scores := run.scores())]
+    return [run for run, _ in sorted(found, key=lambda pair: (pair[1], pair[0].best_checkpoint.is_file()))]

@@ -1,0 +1,146 @@
+"""From a row's logits to its likeliest answers, and from the rows of a question to the question's.
+
+Shapes: B rows, T length, K likeliest spans of a row.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from fairseq_masking.finetuning.squad.dataset import Reference
+from fairseq_masking.finetuning.squad.head import inside_window
+from fairseq_masking.finetuning.squad.scoring import ScoredAnswer, score
+
+__all__ = [
+    "Candidates",
+    "Spans",
+    "likeliest_spans",
+    "merge",
+    "row_candidates",
+    "score_rows",
+    "scored_answers",
+]
+
+
+class Spans(NamedTuple):
+    """The likeliest spans of each row, best first.
+
+    Attributes:
+        scores_BK: sum of the logits of first and last token; -inf where a row has fewer spans.
+        starts_BK: column of the first token.
+        ends_BK: column of the last token.
+        null_B: score of <s>, that is of no answer.
+    """
+
+    scores_BK: Tensor
+    starts_BK: Tensor
+    ends_BK: Tensor
+    null_B: Tensor
+
+
+class Candidates(NamedTuple):
+    """A question's likeliest answers from one of its rows, or from all.
+
+    Attributes:
+        question: its number in the split.
+        answers: (text, score), best first.
+        null: score of no answer.
+    """
+
+    question: int
+    answers: list[tuple[str, float]]
+    null: float
+
+
+def likeliest_spans(logits_BT2: Tensor, window_B2: Tensor, *, n_best: int, max_tokens: int) -> Spans:
+    """Return the spans inside the paragraph with the highest scores.
+
+    They are searched, as in Devlin et al.'s and the release's scripts, among the ``n_best`` likeliest first
+    and the ``n_best`` likeliest last tokens of a row.
+
+    Args:
+        logits_BT2: of first and last token.
+        window_B2: int64, first and one-after-last column of the paragraph.
+        n_best: how many spans, at most.
+        max_tokens: longest span.
+    """
+    logits_BT2 = logits_BT2.float()
+    inside_BT = inside_window(window_B2, logits_BT2.shape[1])
+    allowed_BT2 = logits_BT2.masked_fill(~inside_BT[..., None], -math.inf)
+    k = min(n_best, logits_BT2.shape[1])
+    firsts, lasts = allowed_BT2[..., 0].topk(k), allowed_BT2[..., 1].topk(k)
+    length_Bkk = lasts.indices[:, None, :] - firsts.indices[:, :, None] + 1
+    score_Bkk = firsts.values[:, :, None] + lasts.values[:, None, :]
+    score_Bkk = score_Bkk.masked_fill((length_Bkk < 1) | (length_Bkk > max_tokens), -math.inf)
+    best = score_Bkk.flatten(1).topk(k)
+    return Spans(
+        best.values,
+        firsts.indices.gather(1, best.indices // k),
+        lasts.indices.gather(1, best.indices % k),
+        logits_BT2[:, 0].sum(-1),
+    )
+
+
+def row_candidates(spans: Spans, references: Sequence[Reference]) -> list[Candidates]:
+    """Return the texts of each row's spans."""
+    rows = []
+    for reference, scores, starts, ends, null in zip(
+        references, *(value.tolist() for value in spans), strict=True
+    ):
+        answers = [
+            (reference.text(start, end), value)
+            for value, start, end in zip(scores, starts, ends, strict=True)
+            if value > -math.inf
+        ]
+        rows.append(Candidates(reference.question, answers, null))
+    return rows
+
+
+def merge(rows: Iterable[Candidates], n_best: int) -> list[Candidates]:
+    """Return each question's ``n_best`` answers from all its rows, and the lowest of their null scores."""
+    by_question: dict[int, list[Candidates]] = {}
+    for row in rows:
+        by_question.setdefault(row.question, []).append(row)
+    return [
+        Candidates(
+            question,
+            sorted((answer for row in group for answer in row.answers), key=lambda answer: -answer[1])[
+                :n_best
+            ],
+            min(row.null for row in group),
+        )
+        for question, group in sorted(by_question.items())
+    ]
+
+
+def score_rows(rows: Sequence[Candidates], references: Sequence[Reference]) -> Tensor:
+    """Return what a question's score needs of each row, as numbers that can be gathered over ranks.
+
+    Returns:
+        float64 ``[B, 7]``: question, score of the likeliest answer, null score, exact match and F1 of that
+        answer, whether the question has an answer, whether there is a text.
+    """
+    table = []
+    for row, reference in zip(rows, references, strict=True):
+        text, value = row.answers[0] if row.answers else ("", -math.inf)
+        has_answer = bool(reference.answers)
+        table.append([row.question, value, row.null, *score(reference.answers, text), has_answer, bool(text)])
+    return torch.tensor(table, dtype=torch.float64)
+
+
+def scored_answers(rows_N7: Tensor) -> list[ScoredAnswer]:
+    """Return each question's scored answer, its likeliest in all its rows, from ``score_rows``."""
+    best: dict[int, list[float]] = {}
+    null: dict[int, float] = {}
+    for row in rows_N7.tolist():
+        question, value = int(row[0]), row[1]
+        null[question] = min(row[2], null.get(question, math.inf))
+        if question not in best or value > best[question][1]:
+            best[question] = row
+    return [
+        ScoredAnswer(exact, f1, null[question] - value, bool(has_answer), bool(is_text))
+        for question, (_, value, _, exact, f1, has_answer, is_text) in sorted(best.items())
+    ]

@@ -1,0 +1,127 @@
+"""Reads SQuAD's JSON (1.1 and 2.0) and finds each answer's tokens in its tokenised paragraph.
+
+Source: Rajpurkar et al. 2016, 2018.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from fairseq_masking.corpus.reading import hash_file
+from fairseq_masking.errors import UserError
+from fairseq_masking.finetuning.faults import FaultLog, FaultyRow
+from fairseq_masking.tokenizers.base import Offsets
+
+__all__ = ["Answer", "Question", "SquadSplit", "answer_tokens", "read_squad"]
+
+
+class Answer(NamedTuple):
+    """A stretch of a paragraph: its text and its first character, None where it does not stand there."""
+
+    text: str
+    start: int | None
+
+
+class Question(NamedTuple):
+    """A question with its answers, none where the paragraph does not answer it."""
+
+    id: str
+    text: str
+    paragraph: int
+    answers: tuple[Answer, ...]
+
+
+@dataclass
+class SquadSplit:
+    """A split.
+
+    Attributes:
+        faults: what was wrong with questions that cannot be used.
+        paragraphs: their texts as they stand in the file.
+        questions: those that can be used, in the file's order.
+    """
+
+    faults: FaultLog
+    paragraphs: list[str] = field(default_factory=list)
+    questions: list[Question] = field(default_factory=list)
+
+
+def read_squad(path: Path, split: str) -> SquadSplit:
+    """Reads a file.
+
+    The official script wants a prediction of every question and compares it with the answers' texts. So an
+    empty text, or an answer that does not stand where it should, makes a question faulty in training alone.
+
+    Args:
+        split: "train", "valid" or "test", whose questions have no answers, which says nothing.
+
+    Raises:
+        UserError: it is missing, no JSON, of another form, or has not one question that can be used.
+    """
+    hash_file(path)
+    try:
+        articles = json.loads(path.read_text(encoding="utf-8"))["data"]
+        paragraphs = [paragraph for article in articles for paragraph in article["paragraphs"]]
+        json.dumps(paragraphs, ensure_ascii=False).encode()  # a lone surrogate cannot be written
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{path} is not in SQuAD's format ({type(error).__name__}: {str(error).splitlines()[0]}); "
+            'it needs {"data": [{"paragraphs": [...]}]}'
+        ) from error
+    read, seen = SquadSplit(FaultLog(path)), set[str]()
+    for number, paragraph in enumerate(paragraphs):
+        context = paragraph.get("context") if isinstance(paragraph, dict) else None
+        read.paragraphs.append(context if isinstance(context, str) else "")
+        for record in paragraph.get("qas", []) if isinstance(paragraph, dict) else [None]:
+            try:
+                read.questions.append(_question(record, number, read.paragraphs[-1], seen, split))
+            except FaultyRow as fault:
+                read.faults.add(f"paragraph {number}", fault, str(record))
+    read.faults.check_left(read.questions, "question")
+    return read
+
+
+def answer_tokens(offsets: Sequence[Offsets], answer: Answer) -> tuple[int, int] | None:
+    """Returns the first and the last token that share a character with an answer; None if no token does."""
+    if answer.start is None:
+        return None
+    start, stop = answer.start, answer.start + len(answer.text)
+    inside = [index for index, (begin, end) in enumerate(offsets) if begin < stop and end > start]
+    return (inside[0], inside[-1]) if inside else None
+
+
+def _question(record: Any, number: int, context: str, seen: set[str], split: str) -> Question:
+    is_training = split == "train"
+    if is_training and not context.strip():
+        raise FaultyRow("paragraph without text")
+    if not isinstance(record, dict) or not isinstance(record.get("id"), str):
+        raise FaultyRow("question without id")
+    asked = record["question"].strip() if isinstance(record.get("question"), str) else ""
+    if is_training and not asked:
+        raise FaultyRow("empty question")
+    if record["id"] in seen:
+        raise FaultyRow("id that another question has")
+    is_open = split == "test" or (is_training and record.get("is_impossible"))
+    answers = () if is_open else _answers(record, context)
+    if is_training and any(answer.start is None for answer in answers):
+        raise FaultyRow("answer that does not stand at answer_start")
+    seen.add(record["id"])
+    return Question(record["id"], asked, number, answers)
+
+
+def _answers(record: dict[str, Any], context: str) -> tuple[Answer, ...]:
+    """Returns all answers; none means no answer, as in the official script."""
+    given = record.get("answers")
+    if given is None and record.get("is_impossible"):
+        return ()
+    try:
+        return tuple(_answer(answer["text"], answer.get("answer_start"), context) for answer in given)
+    except (AttributeError, KeyError, TypeError):
+        raise FaultyRow("answers of another form") from None
+
+
+def _answer(text: str, start: Any, context: str) -> Answer:
+    stands = bool(text.strip()) and isinstance(start, int) and start >= 0 and context.startswith(text, start)
+    return Answer(text, start if stands else None)

@@ -1,0 +1,136 @@
+"""Extractive question answering on SQuAD 2.0, with answers that may be missing (2204.03243, Table 4)."""
+
+import logging
+from dataclasses import dataclass, field
+from typing import Any
+
+from fairseq.criterions import FairseqCriterion
+from fairseq.data import Dictionary
+from fairseq.dataclass import FairseqDataclass
+from fairseq.models import BaseFairseqModel
+from fairseq.tasks import FairseqTask, register_task
+from omegaconf import II, MISSING
+
+from fairseq_masking.corpus.manifest import check_dictionary
+from fairseq_masking.data import load_dictionary
+from fairseq_masking.errors import UserError
+from fairseq_masking.finetuning.squad.dataset import SquadDataset, SquadExamples
+from fairseq_masking.finetuning.squad.head import SpanHead
+from fairseq_masking.tasks.masked_pretraining import data_folders
+
+__all__ = ["SquadConfig", "SquadTask"]
+
+logger = logging.getLogger(__name__)
+
+_SPECIALS = 4  # <s> question </s></s> window </s>
+
+
+@dataclass
+class SquadConfig(FairseqDataclass):
+    """Options of ``squad``."""
+
+    data: str = field(default=MISSING, metadata={"help": "folder made by prepare_finetune --task squad"})
+    tokens_per_sample: int = field(
+        default=512, metadata={"help": "longest row: <s> question </s></s> paragraph </s>"}
+    )
+    doc_stride: int = field(
+        default=128, metadata={"help": "tokens from one window of a long paragraph to the next one"}
+    )
+    question_tokens: int = field(default=64, metadata={"help": "longest question; the rest is cut off"})
+    seed: int = II("common.seed")
+    train_subset: str = II("dataset.train_subset")
+
+
+@register_task("squad", dataclass=SquadConfig)
+class SquadTask(FairseqTask):
+    """Rows of a question and a window of its paragraph; the model gets a head for first and last token.
+
+    The head is one of the model's classification heads, which any model with an encoder has.
+    """
+
+    cfg: SquadConfig
+    span_head = "span"  # its name
+
+    def __init__(self, cfg: SquadConfig, dictionary: Dictionary) -> None:
+        super().__init__(cfg)
+        self.dictionary = dictionary
+        for name in ("doc_stride", "question_tokens"):
+            if getattr(cfg, name) < 1:
+                raise UserError(f"--{name.replace('_', '-')} {getattr(cfg, name)} is below 1")
+        if cfg.tokens_per_sample < cfg.question_tokens + _SPECIALS + 1:
+            raise UserError(
+                f"--tokens-per-sample {cfg.tokens_per_sample} leaves no room for a paragraph beside"
+                f" --question-tokens {cfg.question_tokens}: raise the one or lower the other"
+            )
+
+    @classmethod
+    def setup_task(cls, cfg: SquadConfig, **kwargs: Any) -> "SquadTask":
+        """Check the data folder and load the dictionary."""
+        folder = data_folders(cfg.data)[0]
+        check_dictionary(folder)
+        return cls(cfg, load_dictionary(folder / "dict.txt"))
+
+    @property
+    def source_dictionary(self) -> Dictionary:
+        """The dictionary, ``<mask>`` included."""
+        return self.dictionary
+
+    @property
+    def target_dictionary(self) -> None:
+        """Answers are places in the text."""
+        return None
+
+    def max_positions(self) -> int:
+        """Longest row, in tokens."""
+        return self.cfg.tokens_per_sample
+
+    def build_model(self, cfg: FairseqDataclass, from_checkpoint: bool = False) -> BaseFairseqModel:
+        """Build the model, give it the head and check that a row fits its positions."""
+        model = super().build_model(cfg, from_checkpoint)
+        if not hasattr(model, "classification_heads") or not hasattr(model, "encoder"):
+            raise UserError(
+                f"--arch {getattr(cfg, '_name', type(model).__name__)} does not train with --task squad:"
+                " choose one of fairseq_masking's, such as mlm_base"
+            )
+        if self.cfg.tokens_per_sample > model.max_positions():
+            raise UserError(
+                f"--tokens-per-sample {self.cfg.tokens_per_sample} is more than the model's --max-positions"
+                f" {model.max_positions()}: lower it"
+            )
+        model.classification_heads[self.span_head] = SpanHead(model.cfg.encoder_embed_dim)
+        return model
+
+    def build_criterion(self, cfg: FairseqDataclass, from_checkpoint: bool = False) -> FairseqCriterion:
+        """Build the criterion, which must be ``squad``."""
+        if getattr(cfg, "_name", None) != "squad":
+            raise UserError(f"--task squad goes with --criterion squad, not {getattr(cfg, '_name', None)}")
+        return super().build_criterion(cfg, from_checkpoint)
+
+    def load_dataset(self, split: str, combine: bool = False, **kwargs: Any) -> None:
+        """Load a split; what is not the training split comes with what answers are scored with."""
+        folder = data_folders(self.cfg.data)[0]
+        dataset = SquadDataset(
+            SquadExamples(folder, split, self.dictionary),
+            self.dictionary,
+            tokens_per_sample=self.cfg.tokens_per_sample,
+            stride=self.cfg.doc_stride,
+            question_tokens=self.cfg.question_tokens,
+            seed=self.cfg.seed,
+            with_references=not (combine and split == self.cfg.train_subset),
+        )
+        logger.info(
+            "%s: %d rows of %d questions (%d cut at --question-tokens %d) from %s",
+            split,
+            len(dataset),
+            len(dataset.question_lengths),
+            dataset.num_cut_questions,
+            self.cfg.question_tokens,
+            folder,
+        )
+        self.datasets[split] = dataset
+
+    def get_batch_iterator(
+        self, dataset: SquadDataset, required_batch_size_multiple: int = 1, **kwargs: Any
+    ) -> Any:
+        """Batch the rows, all of them: fairseq drops what is left over from a multiple."""
+        return super().get_batch_iterator(dataset, required_batch_size_multiple=1, **kwargs)

@@ -1,0 +1,190 @@
+"""What a sweep fine-tunes on (a task's prepared data), and what it starts from (a checkpoint)."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from fairseq import checkpoint_utils
+from omegaconf import OmegaConf
+
+from fairseq_masking.checkpoints.sources import read_source
+from fairseq_masking.corpus.manifest import MANIFEST_FILE, first_shard, read_manifest
+from fairseq_masking.corpus.reading import hash_file
+from fairseq_masking.errors import UserError
+from fairseq_masking.finetuning.glue import GLUE_TASKS
+from fairseq_masking.finetuning.prepare import finetuning_settings
+from fairseq_masking.finetuning.prepare_rows import class_names
+from fairseq_masking.finetuning.rows import JSONL
+from fairseq_masking.finetuning.squad.prepare import SQUAD
+
+__all__ = ["FinetuningTask", "Start", "corpus_of", "named_path", "quoted", "read_start", "source_of"]
+
+
+@dataclass(frozen=True)
+class FinetuningTask:
+    """Prepared data.
+
+    Attributes:
+        name: of the task; of the folder where the task is "jsonl".
+        kind: a name of GLUE_TASKS, "jsonl" or "squad".
+        data: made by ``prepare_finetuning``.
+        stamp: SHA-256 of its manifest, which other data in the same folder would not have.
+    """
+
+    name: str
+    kind: str
+    data: Path
+    stamp: str = ""
+
+    @classmethod
+    def of_folder(cls, data: Path, name: str | None = None) -> "FinetuningTask":
+        """Return what a folder was prepared for.
+
+        Raises:
+            UserError: it holds no data to fine-tune on.
+        """
+        kind = str(finetuning_settings(data)["task"])
+        stamp = hash_file(data / MANIFEST_FILE)
+        return cls(name or (data.name if kind == JSONL else kind), kind, data, stamp)
+
+    @property
+    def is_regression(self) -> bool:
+        """Whether scores are predicted."""
+        return self.kind in GLUE_TASKS and GLUE_TASKS[self.kind].is_regression
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The validation sets: MNLI has two."""
+        return ("valid", "valid1") if self.kind == "MNLI" else ("valid",)
+
+    @property
+    def num_classes(self) -> int:
+        """Outputs of the classification head."""
+        if self.is_regression:
+            return 1
+        return len(class_names(self.data))
+
+    def check_fits(self, start: "Start") -> None:
+        """Refuse rows that a start's model has no positions for.
+
+        Raises:
+            UserError: the data were prepared with longer ones.
+        """
+        length = finetuning_settings(self.data).get("max_length", 0)  # SQuAD's task cuts windows
+        if start.max_positions and length > start.max_positions:
+            raise UserError(
+                f"{self.data} has rows of up to {length} tokens, {start.name} reads {start.max_positions}:"
+                f" prepare it with --max-length {start.max_positions}"
+            )
+
+    def overrides(self, metric: str) -> list[str]:
+        """Return what a recipe of configs/finetune needs to know of the data."""
+        splits = ",".join(self.splits)
+        return [
+            f"task.data={quoted(self.data.absolute())}",
+            f"checkpoint.best_checkpoint_metric={metric}",
+            *([] if len(self.splits) == 1 else [f"dataset.valid_subset='{splits}'"]),
+            *([] if self.kind == SQUAD else [f"task.num_classes={self.num_classes}"]),
+            *(["criterion.regression_target=true"] if self.is_regression else []),
+        ]
+
+
+@dataclass(frozen=True)
+class Start:
+    """What fine-tuning starts from.
+
+    Attributes:
+        name: of the line in the table; several checkpoints of one training may share it.
+        updates: of pre-training; 0 where there was none or nothing says how many.
+        overrides: what tells a recipe.
+        source: the checkpoint, or a Hugging Face folder or name; "" for random weights.
+        stamp: names, sizes and times of its files, which another checkpoint in their place would not have.
+    """
+
+    name: str
+    updates: int
+    overrides: tuple[str, ...]
+    source: str = ""
+    stamp: str = ""
+
+    @classmethod
+    def of_checkpoint(cls, name: str, updates: int, source: str) -> "Start":
+        """Return the start from a checkpoint, or from a Hugging Face folder or name."""
+        place = Path(source)
+        files = [place] if place.is_file() else sorted(place.glob("*model*"))
+        stamps = (f"{file.name} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in files)
+        return cls(name, updates, (f"model.init_from={quoted(source)}",), source, " ".join(stamps))
+
+    @cached_property
+    def max_positions(self) -> int | None:
+        """Of its encoder; None of random weights, which are made for the recipe's."""
+        return read_source(self.source).config.max_positions if self.source else None
+
+    @property
+    def folder(self) -> Path:
+        """Of its runs, below the sweep's."""
+        return Path(self.name.replace("/", "_")) / str(self.updates)
+
+
+def read_start(name: str, path: str) -> Start:
+    """Return what ``--checkpoint NAME=PATH`` means: a checkpoint, or a Hugging Face folder or name.
+
+    Raises:
+        UserError: the file is missing or no checkpoint.
+    """
+    updates = 0
+    if path.endswith(".pt"):
+        if not Path(path).is_file():
+            raise UserError(f"no such checkpoint: {path}")
+        history = checkpoint_utils.load_checkpoint_to_cpu(path).get("optimizer_history") or [{}]
+        updates = int(history[-1].get("num_updates", 0))
+        path = str(Path(path).absolute())
+    return Start.of_checkpoint(name, updates, path)
+
+
+def named_path(given: str) -> tuple[str, str]:
+    """Return name and path of [NAME=]PATH; a path may have a "=" in it, and is called after its folder."""
+    name, equals, path = given.partition("=")
+    if equals and not Path(given).exists():
+        return name, path
+    place = Path(given).absolute()
+    return (place.parent if place.suffix == ".pt" else place).name, given
+
+
+def quoted(path: str | Path) -> str:
+    """Return a path as the value of one of Hydra's overrides."""
+    text = str(path).replace("'", r"\'")
+    return f"'{text}'"
+
+
+def corpus_of(checkpoint: Path) -> Path:
+    """Return the corpus that a checkpoint was trained on.
+
+    Raises:
+        UserError: no such checkpoint, or its corpus is not there.
+    """
+    if not checkpoint.is_file():
+        raise UserError(f"no such checkpoint: {checkpoint}")
+    cfg = checkpoint_utils.load_checkpoint_to_cpu(str(checkpoint))["cfg"]
+    data = OmegaConf.select(cfg, "task.data")
+    corpus = first_shard(data) if data else None
+    if corpus is None or not corpus.is_dir():
+        raise UserError(f"{checkpoint} was trained on {corpus}, which is not there; give --corpus DIR")
+    return corpus
+
+
+def source_of(task: str, folder: Path) -> tuple[str, Path]:
+    """Return a task's name and its folder: prepared data, or the task's own files.
+
+    Args:
+        folder: of the task, or with a folder for each task.
+    """
+    kind, equals, own = task.partition("=")
+    if kind not in (*GLUE_TASKS, JSONL, SQUAD):
+        raise UserError(f"--task {kind}: choose of {', '.join((*GLUE_TASKS, JSONL, SQUAD))}")
+    found = Path(own) if equals else folder
+    if not equals and read_manifest(found) is None and (found / kind).is_dir():
+        found = found / kind
+    if not found.is_dir():
+        raise UserError(f"--task {kind}: no such folder: {found}; give --data DIR or --task {kind}=DIR")
+    return kind, found

@@ -1,0 +1,1 @@
+"""What masks and their laws do to the gradient's variance."""

@@ -1,0 +1,187 @@
+"""Laws that draw k positions one after the other without replacement, and what a mask of theirs weighs.
+
+A law is a distribution p over the maskable positions; a mask is k draws from it, each renormalised over what
+is left, as MAP-Net draws (2008.05333, Section 3.3). The uniform law is one of them. Its probability of a
+mask over another law's is the weight with which the other's masks estimate its expectations (Eq. 5):
+
+    set      w(S) = 1 / C(n, k) / P(S), P(S) over all k! orders: Eq. 5 as printed, whose x^M has no order
+    ordered  the same for draws in their order (spec/map_net.md); its mean over the draws that give S is w(S)
+    clipped  CLIP((1/n)^k / prod p, 1 - eps, 1 + eps), what MAP-Net trains with; biased
+    none     1
+
+Shapes: T tokens of a sequence, n maskable, k masked positions, M masks, Q nodes of a quadrature.
+"""
+
+from functools import partial
+from math import lgamma
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from fairseq_masking.masking import MaskingConfig, MaskingVocabulary
+from fairseq_masking.masking.corruption import corrupt, kinds_of
+from fairseq_masking.masking.randomness import corruption_generator
+from fairseq_masking.measure.gradient_variance.gradients import Masks
+from fairseq_masking.methods.map_net.importance import clip_log_weight, log_weight_exact, log_weight_paper
+from fairseq_masking.methods.map_net.sampling import gumbel_top_k
+from fairseq_masking.ops.ragged import RaggedRows
+
+__all__ = [
+    "WEIGHTINGS",
+    "DrawnMasks",
+    "draw_masks",
+    "finite_weights",
+    "law_proportional_to",
+    "mask_weights",
+    "ordered_log_weights",
+    "set_log_weights",
+]
+
+WEIGHTINGS = ("set", "ordered", "clipped", "none")
+
+_NUM_NODES = 512
+_NEGLIGIBLE = 45.0  # nats below the integrand's peak
+# Weights stop at e^300, so that what is made of them stays finite: of a law that all but excludes a position,
+# one only learns that its variance is beyond any use.
+_LARGEST = 300.0
+_LEAST = 1e-6  # of the mean: smallest share of a position, so that no mask is impossible
+
+Floats = npt.NDArray[np.float64]
+
+
+class DrawnMasks(NamedTuple):
+    """``masks`` as the model takes them, and their int64 ``columns_Mk`` in the order of the draws."""
+
+    masks: Masks
+    columns_Mk: npt.NDArray[np.int64]
+
+
+def law_proportional_to(values_T: Floats, maskable_T: npt.NDArray[np.bool_]) -> Floats:
+    """Return log p ``[T]`` of p proportional to ``values_T`` at maskable positions, -inf at the others."""
+    values_n = values_T[maskable_T]
+    values_n = np.maximum(values_n, _LEAST * values_n.mean())
+    log_p_T = np.full(len(values_T), -np.inf)
+    log_p_T[maskable_T] = np.log(values_n / values_n.sum())
+    return log_p_T
+
+
+def draw_masks(
+    tokens_T: npt.NDArray[np.int64],
+    log_p_T: Floats,
+    num_masked: int,
+    config: MaskingConfig,
+    vocabulary: MaskingVocabulary,
+    *,
+    index: int,
+    num_masks: int,
+    stream: int,
+) -> DrawnMasks:
+    """Draw masks of a sequence from a law; corruption types go to positions at random, as in training.
+
+    Args:
+        config: corruption and seed.
+        index: of the sequence.
+        stream: of the random numbers: another one for each law.
+    """
+    words = np.random.SeedSequence((config.seed, index, stream, num_masked)).generate_state(1, np.uint64)
+    generator = torch.Generator().manual_seed(int(words[0]) >> 2)
+    log_p_MT = torch.from_numpy(log_p_T).expand(num_masks, -1)
+    columns_Mk = gumbel_top_k(log_p_MT, num_masked, generator).numpy()
+    kinds_k = kinds_of(num_masked, config.leave_unmasked_prob, config.random_token_prob)
+    grouped, replacements = [], []
+    for number, columns_k in enumerate(columns_Mk):
+        # No stream that another law of this sequence has used.
+        generator_of = partial(corruption_generator, config.seed, (stream << 32) + number, index)
+        columns_1k, replacements_1k = corrupt(tokens_T, columns_k[None], kinds_k, vocabulary, generator_of)
+        grouped.append(columns_1k)
+        replacements.append(replacements_1k)
+    return DrawnMasks(Masks(np.concatenate(grouped), kinds_k, np.concatenate(replacements)), columns_Mk)
+
+
+def mask_weights(log_p_T: Floats, columns_Mk: npt.NDArray[np.int64], clip: float) -> dict[str, Floats]:
+    """Return the weight ``[M]`` of each mask for each of ``WEIGHTINGS``.
+
+    Args:
+        columns_Mk: in the order of the draws.
+        clip: eps of ``clipped``.
+    """
+    return {
+        "set": finite_weights(set_log_weights(log_p_T, columns_Mk)),
+        "ordered": finite_weights(ordered_log_weights(log_p_T, columns_Mk)),
+        "clipped": clip_log_weight(torch.from_numpy(paper_log_weights(log_p_T, columns_Mk)), clip).numpy(),
+        "none": np.ones(len(columns_Mk)),
+    }
+
+
+def finite_weights(log_weights: Floats) -> Floats:
+    """Return the weights, at most e^300."""
+    return np.exp(np.minimum(log_weights, _LARGEST))
+
+
+def ordered_log_weights(log_p_T: Floats, columns_Mk: npt.NDArray[np.int64]) -> Floats:
+    """Return the log ``[M]`` of the weight ``ordered``."""
+    return log_weight_exact(*_flat(log_p_T, columns_Mk)).numpy()
+
+
+def paper_log_weights(log_p_T: Floats, columns_Mk: npt.NDArray[np.int64]) -> Floats:
+    """Return log r ``[M]`` of the paper, before clipping."""
+    return log_weight_paper(*_flat(log_p_T, columns_Mk)).numpy()
+
+
+def set_log_weights(log_p_T: Floats, columns_Mk: npt.NDArray[np.int64]) -> Floats:
+    """Return the log ``[M]`` of the weight ``set``, by a one-dimensional integral instead of k! terms.
+
+    Draws without replacement are the order of arrival of independent exponential clocks with rates p_i. The
+    set S comes first if all its clocks ring before the first of the others, whose rates sum to R:
+
+        P(S) = int_0^inf R exp(-R t) prod_{i in S} (1 - exp(-p_i t)) dt
+
+    With t = exp(s) the logarithm of the integrand is concave in s and falls at least linearly on both sides,
+    where the trapezoidal rule converges exponentially.
+    """
+    maskable_T = log_p_T > -np.inf
+    num_maskable, num_masked = int(maskable_T.sum()), columns_Mk.shape[1]
+    if num_masked == num_maskable:
+        return np.zeros(len(columns_Mk))
+    p_T = np.exp(log_p_T)
+    drawn_Mk = p_T[columns_Mk]
+    rest_MT = np.tile(p_T, (len(columns_Mk), 1))
+    np.put_along_axis(rest_MT, columns_Mk, 0.0, axis=1)
+    rest_M = rest_MT.sum(1)  # summed, not 1 - drawn: the difference may cancel
+
+    # A coarse grid from far before the first clock to far behind the last, then a fine one around the peak.
+    coarse_Q = np.arange(-np.log(p_T[maskable_T].max()) - 50.0, -np.log(p_T[maskable_T].min()) + 5.0, 0.25)
+    coarse_MQ = _log_integrand(np.tile(coarse_Q, (len(columns_Mk), 1)), drawn_Mk, rest_M)
+    kept_MQ = coarse_MQ > coarse_MQ.max(1, keepdims=True) - _NEGLIGIBLE
+    low_M = coarse_Q[kept_MQ.argmax(1)] - 0.25
+    high_M = coarse_Q[kept_MQ.shape[1] - 1 - kept_MQ[:, ::-1].argmax(1)] + 0.25
+    nodes_MQ = np.linspace(low_M, high_M, _NUM_NODES, axis=1)
+    log_MQ = _log_integrand(nodes_MQ, drawn_Mk, rest_M)
+    step_M = (high_M - low_M) / (_NUM_NODES - 1)
+    log_probability_M = np.logaddexp.reduce(log_MQ, axis=1) + np.log(step_M)
+    log_choices = lgamma(num_maskable + 1) - lgamma(num_masked + 1) - lgamma(num_maskable - num_masked + 1)
+    return -log_choices - log_probability_M
+
+
+def _log_integrand(s_MQ: Floats, drawn_Mk: Floats, rest_M: Floats) -> Floats:
+    """log of R exp(-R t) prod (1 - exp(-p t)) dt / ds at t = exp(s)."""
+    t_MQ = np.exp(s_MQ)
+    total_MQ = np.log(rest_M)[:, None] + s_MQ - rest_M[:, None] * t_MQ
+    for drawn_M in drawn_Mk.T:  # k terms one by one: [M, Q, k] would be large
+        total_MQ += np.log(-np.expm1(-drawn_M[:, None] * t_MQ))
+    return total_MQ
+
+
+def _flat(
+    log_p_T: Floats, columns_Mk: npt.NDArray[np.int64]
+) -> tuple[torch.Tensor, torch.Tensor, RaggedRows]:
+    """The arguments of ``ops.importance`` for masks that are all of one sequence."""
+    num_masks, num_masked = columns_Mk.shape
+    log_p_MT = torch.from_numpy(log_p_T).repeat(num_masks, 1)
+    drawn_N = torch.from_numpy((np.arange(num_masks)[:, None] * len(log_p_T) + columns_Mk).ravel())
+    layout = RaggedRows.of(
+        torch.full((num_masks,), num_masked), num_values=num_masks * num_masked, width=num_masked
+    )
+    return log_p_MT, drawn_N, layout

@@ -1,0 +1,1 @@
+"""What a model masks or replaces, shown in the text."""

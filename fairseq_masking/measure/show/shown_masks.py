@@ -1,0 +1,160 @@
+"""Text with the probability that each of its positions is masked, and a mask drawn from it, ready to render.
+
+The case study of MAP-Net (2008.05333, Fig. 2) for any model: its proposal network's law, the uniform one, or
+one proportional to the encoder's loss. Long text is cut into blocks as long as those of the training.
+Shapes: T tokens of a block, n maskable, k masked.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from fairseq_masking.checkpoints.hub import HubInterface
+from fairseq_masking.masking import num_masked
+from fairseq_masking.measure.gradient_variance.mask_laws import law_proportional_to
+from fairseq_masking.measure.gradient_variance.position_difficulty import covering_masks, losses_of_positions
+from fairseq_masking.measure.show.text_blocks import begins_word, surface
+from fairseq_masking.methods.map_net.sampling import gumbel_top_k
+
+__all__ = ["LawName", "ShownBlock", "ShownToken", "show_masks"]
+
+LawName = Literal["proposal", "uniform", "oracle"]
+
+_ROWS = 16  # blocks of a batch
+_ROUNDS = 4  # times that the loss of each position is measured
+
+
+class ShownToken(NamedTuple):
+    """A token of the text.
+
+    Attributes:
+        text: without spaces.
+        begins_word: whether a word, or a special symbol, begins here.
+        ends_line: a line's end, with no text of its own.
+        probability: of the law; None where nothing is ever masked.
+        relative: the same over that of the uniform law.
+        draw: 1 for the position drawn first; None where it is not drawn.
+        loss: of the encoder there, in nats; None where it was not measured.
+    """
+
+    text: str
+    begins_word: bool
+    ends_line: bool = False
+    probability: float | None = None
+    relative: float | None = None
+    draw: int | None = None
+    loss: float | None = None
+
+
+class ShownBlock(NamedTuple):
+    """What the model reads at once: ``tokens``, of which ``num_masked`` are drawn.
+
+    ``entropy`` is the law's as a share of the uniform one's (NaN for fewer than two positions).
+    """
+
+    tokens: list[ShownToken]
+    num_masked: int
+    entropy: float
+
+
+def show_masks(
+    hub: HubInterface,
+    blocks: Sequence[Tensor],
+    special_V: npt.NDArray[np.bool_],
+    *,
+    law: LawName,
+    mask_prob: float,
+    num_masks: int | None = None,
+    with_losses: bool = False,
+    seed: int = 1,
+) -> Iterator[ShownBlock]:
+    """Compute the law of each block and draw a mask from it.
+
+    Args:
+        special_V: symbols that are never masked.
+        law: ``proposal`` needs a model that proposes; ``oracle`` is proportional to the encoder's loss.
+        mask_prob: share of a block's tokens to mask.
+        num_masks: tokens to mask instead, or all that there are.
+        with_losses: measure the encoder's loss, also where the law does not need it.
+        seed: of the drawn masks and of those that the loss is measured with.
+    """
+    for start in range(0, len(blocks), _ROWS):
+        part = blocks[start : start + _ROWS]
+        proposals = _proposals(hub, part) if law == "proposal" else [None] * len(part)
+        for number, (tokens_T, proposal_T) in enumerate(zip(part, proposals, strict=True), start):
+            maskable_T = ~special_V[tokens_T.numpy()]
+            size = int(maskable_T.sum())
+            count = min(size, num_masks or num_masked(len(tokens_T) - 2, size, mask_prob))
+            words = np.random.SeedSequence((seed, number)).generate_state(2, np.uint64)
+            losses_T = None
+            if count and (with_losses or law == "oracle"):
+                losses_T = _losses(hub, tokens_T, maskable_T, count, int(words[1]))
+            if not count:
+                log_p_T = np.full(len(tokens_T), -np.inf)
+            elif proposal_T is not None:
+                log_p_T = proposal_T
+            elif law == "oracle":
+                assert losses_T is not None
+                log_p_T = law_proportional_to(losses_T, maskable_T)
+            else:
+                log_p_T = law_proportional_to(np.ones(len(tokens_T)), maskable_T)
+            generator = torch.Generator().manual_seed(int(words[0]) >> 2)
+            drawn_k = gumbel_top_k(torch.from_numpy(log_p_T)[None], count, generator)[0].tolist()
+            yield _shown(hub, tokens_T.tolist(), log_p_T, drawn_k, losses_T)
+
+
+@torch.no_grad()
+def _proposals(hub: HubInterface, blocks: Sequence[Tensor]) -> list[npt.NDArray[np.float64]]:
+    pad = hub.dictionary.pad()
+    tokens_BT = torch.nn.utils.rnn.pad_sequence(list(blocks), batch_first=True, padding_value=pad)
+    log_p_BT = hub.model.propose(tokens_BT.to(hub.device)).double().cpu()
+    return [
+        (row[: len(tokens)] - row.logsumexp(0)).numpy() for row, tokens in zip(log_p_BT, blocks, strict=True)
+    ]
+
+
+def _losses(
+    hub: HubInterface, tokens_T: Tensor, maskable_T: npt.NDArray[np.bool_], count: int, seed: int
+) -> npt.NDArray[np.float64]:
+    masks = covering_masks(
+        np.flatnonzero(maskable_T),
+        count,
+        hub.dictionary.index("<mask>"),
+        num_rounds=_ROUNDS,
+        rng=np.random.default_rng(seed),
+    )
+    return losses_of_positions(hub.model, tokens_T.numpy(), masks)
+
+
+def _shown(
+    hub: HubInterface,
+    ids: list[int],
+    log_p_T: npt.NDArray[np.float64],
+    drawn_k: list[int],
+    losses_T: npt.NDArray[np.float64] | None,
+) -> ShownBlock:
+    size = int((log_p_T > -np.inf).sum())
+    place_of = {column: place for place, column in enumerate(drawn_k, 1)}
+    tokens = []
+    for column in range(1, len(ids) - 1):
+        if ids[column] == hub.dictionary.eos():
+            tokens.append(ShownToken("", True, ends_line=True))
+            continue
+        token = ShownToken(surface(hub, ids[column]), begins_word(hub, ids[column]))
+        if log_p_T[column] > -np.inf:
+            probability = math.exp(log_p_T[column])
+            token = token._replace(
+                probability=probability,
+                relative=probability * size,
+                draw=place_of.get(column),
+                loss=None if losses_T is None else float(losses_T[column]),
+            )
+        tokens.append(token)
+    log_p_n = log_p_T[log_p_T > -np.inf]
+    entropy = float(-(np.exp(log_p_n) * log_p_n).sum() / math.log(size)) if size > 1 else math.nan
+    return ShownBlock(tokens, len(drawn_k), entropy)

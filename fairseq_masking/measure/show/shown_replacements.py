@@ -1,0 +1,179 @@
+"""Text with what AMOS's generator puts in place of masked tokens, ready to render.
+
+The case study of 2204.03243 (Appendix I, Table 9) for any text: every depth by itself and their mixture, with
+probabilities, and what the discriminator says of the tokens. Long text is cut into blocks as in training.
+Shapes: T tokens of a block, N masked, K depths, S = K + 1 sources, V vocabulary.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from fairseq_masking.checkpoints.hub import HubInterface
+from fairseq_masking.masking import num_masked
+from fairseq_masking.measure.replacements import detect, draw, generate, predict
+from fairseq_masking.measure.show.text_blocks import begins_word, surface
+from fairseq_masking.ops import corrupt_tokens
+
+__all__ = ["Choice", "Replacement", "ReplacedBlock", "ReplacedToken", "show_replacements"]
+
+
+class Choice(NamedTuple):
+    """A token for a gap, "-ing" where it begins no word, and its probability."""
+
+    text: str
+    probability: float
+
+
+class Replacement(NamedTuple):
+    """What a source does at a masked position.
+
+    Attributes:
+        weight: of this depth in the mixture; None of the mixture itself.
+        likeliest: best first.
+        put: what it put in place.
+        is_original: whether that is the original; None where the text itself has <mask> there.
+        doubt: the discriminator's probability that it is not, in the text with all that this source put.
+    """
+
+    weight: float | None
+    likeliest: list[Choice]
+    put: Choice
+    is_original: bool | None
+    doubt: float
+
+
+class ReplacedToken(NamedTuple):
+    """A token of the text.
+
+    Attributes:
+        text: without spaces.
+        begins_word: whether a word, or a special symbol, begins here.
+        ends_line: a line's end, with no text of its own.
+        doubt: the discriminator's probability that it is replaced, in the text with the mixture's tokens.
+        replacements: by source; none where it is not masked.
+    """
+
+    text: str
+    begins_word: bool
+    ends_line: bool = False
+    doubt: float = 0.0
+    replacements: tuple[Replacement, ...] = ()
+
+
+class ReplacedBlock(NamedTuple):
+    """What the model reads at once."""
+
+    tokens: list[ReplacedToken]
+
+    @property
+    def masked(self) -> list[ReplacedToken]:
+        """Its masked tokens."""
+        return [token for token in self.tokens if token.replacements]
+
+
+def show_replacements(
+    hub: HubInterface,
+    blocks: Sequence[Tensor],
+    special_V: npt.NDArray[np.bool_],
+    *,
+    mask_prob: float,
+    num_masks: int | None = None,
+    top: int = 3,
+    likeliest: bool = False,
+    seed: int = 1,
+) -> Iterator[ReplacedBlock]:
+    """Mask each block, fill it from each source and ask the discriminator.
+
+    A block whose text has <mask> in it is masked there and nowhere else.
+
+    Args:
+        special_V: symbols that are never masked.
+        mask_prob: share of a block's tokens to mask.
+        num_masks: tokens to mask instead, or all that there are.
+        top: likeliest tokens to keep.
+        likeliest: put each source's likeliest token in place, not one drawn.
+        seed: of masked positions and drawn tokens.
+    """
+    mask = hub.dictionary.index("<mask>")
+    for number, tokens_T in enumerate(blocks):
+        words = np.random.SeedSequence((seed, number)).generate_state(2, np.uint64)
+        columns = np.flatnonzero(tokens_T.numpy() == mask)
+        if not len(columns):
+            maskable = np.flatnonzero(~special_V[tokens_T.numpy()])
+            count = num_masks or num_masked(len(tokens_T) - 2, len(maskable), mask_prob)
+            rng = np.random.default_rng(int(words[0]))
+            columns = np.sort(rng.choice(maskable, min(count, len(maskable)), replace=False))
+        generator_seed = int(words[1]) >> 2  # torch takes 63 bits
+        yield _shown(hub, tokens_T, columns, top=top, likeliest=likeliest, seed=generator_seed)
+
+
+def _shown(
+    hub: HubInterface,
+    tokens_T: Tensor,
+    columns_N: npt.NDArray[np.int64],
+    *,
+    top: int,
+    likeliest: bool,
+    seed: int,
+) -> ReplacedBlock:
+    tokens_1T = tokens_T[None].to(hub.device)
+    positions = torch.from_numpy(columns_N).to(hub.device)
+    masks = torch.full_like(positions, hub.dictionary.index("<mask>"))
+    sources = generate(hub.model, tokens_1T, positions=positions, replacements=masks, batch_seed=seed)
+    probabilities_SNV = predict(hub.model, sources)
+    put_SN = probabilities_SNV.argmax(-1) if likeliest else draw(hub.model, sources, seed=seed)
+    filled_ST = torch.cat([corrupt_tokens(tokens_1T, positions, put_N) for put_N in put_SN])
+    doubts_ST = detect(hub.model, filled_ST, None).neg().sigmoid()  # a logit is that of the original
+
+    replacements = {
+        column: tuple(
+            _replacement(hub, probabilities_V, put, doubt, int(tokens_T[column]), top, weight)
+            for probabilities_V, put, doubt, weight in zip(
+                probabilities_SNV[:, place],
+                put_SN[:, place].tolist(),
+                doubts_ST[:, column].tolist(),
+                [*sources.weights_NK[place].tolist(), None],
+                strict=True,
+            )
+        )
+        for place, column in enumerate(columns_N.tolist())
+    }
+    doubts_T = doubts_ST[-1].tolist()
+    tokens = []
+    for column, index in enumerate(tokens_T.tolist()[1:-1], 1):
+        if index == hub.dictionary.eos():
+            tokens.append(ReplacedToken("", True, ends_line=True))
+            continue
+        token = ReplacedToken(surface(hub, index), begins_word(hub, index), doubt=doubts_T[column])
+        tokens.append(token._replace(replacements=replacements.get(column, ())))
+    return ReplacedBlock(tokens)
+
+
+def _replacement(
+    hub: HubInterface,
+    probabilities_V: Tensor,
+    put: int,
+    doubt: float,
+    original: int,
+    top: int,
+    weight: float | None,
+) -> Replacement:
+    best = probabilities_V.topk(min(top, len(probabilities_V)))
+    pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+    return Replacement(
+        weight,
+        [Choice(_piece(hub, index), probability) for index, probability in pairs],
+        Choice(_piece(hub, put), float(probabilities_V[put])),
+        None if original == hub.dictionary.index("<mask>") else put == original,
+        doubt,
+    )
+
+
+def _piece(hub: HubInterface, index: int) -> str:
+    text = surface(hub, index)
+    return text if begins_word(hub, index) else f"-{text}"

@@ -1,0 +1,133 @@
+"""AMOS's objective: masked cross-entropy at every depth, and replaced-token detection.
+
+Source: 2204.03243, Eq. 1, 2 and 4; spec/amos.md, "Discriminator".
+Shapes: B batch, T length, N masked tokens, K depths.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from fairseq.criterions import register_criterion
+from fairseq.dataclass import FairseqDataclass
+from fairseq.logging import metrics
+from torch import Tensor, nn
+
+from fairseq_masking.errors import UserError
+from fairseq_masking.methods.amos.generator import depth_names
+from fairseq_masking.methods.amos.model import AmosOutput
+from fairseq_masking.methods.amos.ranked_pairs import ranked_pairs
+from fairseq_masking.methods.base.logs import masked_token_logs, on_host, reduce_masked_token_logs, total
+from fairseq_masking.methods.base.outputs import MaskedTokenOutput
+from fairseq_masking.methods.mlm.criterion import MLMCriterion
+
+__all__ = ["AmosCriterion", "AmosCriterionConfig"]
+
+MLM_LOSS, WEIGHT = "mlm_loss_", "mixture_"  # before the name of a depth
+
+
+@dataclass
+class AmosCriterionConfig(FairseqDataclass):
+    """Weight of the discriminator's loss."""
+
+    discriminator_weight: float = field(
+        default=50.0,
+        metadata={
+            "help": "lambda, the weight of the discriminator's mean loss a token beside the generator's"
+        },
+    )
+
+
+@register_criterion("amos", dataclass=AmosCriterionConfig)
+class AmosCriterion(MLMCriterion):
+    """L_GEN + lambda * L_DISC, a masked token.
+
+    L_GEN is the sum over depths and masked tokens, L_DISC the mean over all tokens but padding, times the
+    number of masked tokens; ``sample_size`` is that number, each counted once.
+
+    Deviation: Eq. 1 and 2 are sums over different numbers of tokens, by which the discriminator would weigh
+    1 / 0.15 as much again.
+    """
+
+    required_output = AmosOutput
+
+    def __init__(self, cfg: AmosCriterionConfig, task: Any) -> None:
+        super().__init__(cfg, task)
+        if not 0.0 <= cfg.discriminator_weight < math.inf:
+            raise UserError(f"--discriminator-weight {cfg.discriminator_weight}: 0 or more; the paper has 50")
+        self.discriminator_weight = cfg.discriminator_weight
+
+    def forward(
+        self, model: nn.Module, sample: dict[str, Any], reduce: bool = True
+    ) -> tuple[Tensor, int, dict[str, Any]]:
+        """Return the summed loss, the number of masked tokens and the sums to log (losses in nats)."""
+        output: AmosOutput = model(**sample["net_input"])
+        num_tokens = output.sampled_N.numel()
+        detection_loss = output.detection_losses_BT.sum()
+        share = self.discriminator_weight * num_tokens / sample["ntokens"]
+        loss = output.losses_KN.sum() + share * detection_loss
+        deepest = MaskedTokenOutput(output.losses_KN[-1], output.predictions_KN[-1])
+        logs = masked_token_logs(deepest, sample)
+        logs.update(objective=loss.detach(), **_logs(output, model.depths))
+        return loss, num_tokens, logs
+
+    @staticmethod
+    def reduce_metrics(logging_outputs: Sequence[dict[str, Any]]) -> None:
+        """Log the masked-token metrics of the deepest generator, and how the game goes.
+
+        Losses are in bits: ``objective`` and ``mlm_loss_<depth>`` a masked token, ``disc_loss`` a token.
+        ``mixture_<depth>`` is the mean weight at the masked tokens, ``replace_rate`` the share of them where
+        another token was sampled; the discriminator's accuracies are percentages of all tokens, of the
+        replaced and of the original ones. ``disc_auc`` needs no threshold: how often a replaced token looks
+        less original than an original one of its batch (area under the ROC curve, 50%: by chance).
+        """
+        logging_outputs = on_host(logging_outputs)
+        reduce_masked_token_logs(logging_outputs)
+
+        def log_mean(name: str, part: str, count: str, *, scale: float = 1.0, priority: int) -> None:
+            weight = total(logging_outputs, count)
+            if weight > 0:
+                mean = scale * total(logging_outputs, part) / weight
+                metrics.log_scalar(name, mean, weight, priority=priority, round=4)
+
+        bits = 1.0 / math.log(2)
+        log_mean("objective", "objective", "sample_size", scale=bits, priority=40)
+        for key in logging_outputs[0] if logging_outputs else ():
+            if key.startswith(MLM_LOSS):
+                log_mean(key, key, "sample_size", scale=bits, priority=41)
+            elif key.startswith(WEIGHT):
+                log_mean(key, key, "sample_size", priority=42)
+        log_mean("disc_loss", "disc_loss", "ntokens", scale=bits, priority=43)
+        log_mean("disc_accuracy", "num_detected", "ntokens", scale=100, priority=44)
+        log_mean("disc_accuracy_replaced", "num_detected_replaced", "num_replaced", scale=100, priority=45)
+        log_mean("disc_accuracy_original", "num_detected_original", "num_original", scale=100, priority=46)
+        log_mean("disc_auc", "num_pairs_ordered", "num_pairs", scale=100, priority=47)
+        log_mean("replace_rate", "num_replaced", "sample_size", scale=100, priority=48)
+
+
+@torch.no_grad()
+def _logs(output: AmosOutput, depths: Sequence[int]) -> dict[str, Tensor]:
+    """Sums over the batch."""
+    names = depth_names(depths)
+    right_BT = (output.detection_logits_BT > 0) == output.original_BT
+    original_BT, replaced_BT = output.original_BT, ~output.original_BT
+    if output.padding_BT is not None:
+        right_BT = right_BT & ~output.padding_BT
+        original_BT = original_BT & ~output.padding_BT
+    num_ordered, num_pairs = ranked_pairs(
+        -output.detection_logits_BT.flatten(), replaced_BT.flatten(), original_BT.flatten()
+    )
+    return {
+        **{MLM_LOSS + name: loss for name, loss in zip(names, output.losses_KN.sum(1), strict=True)},
+        **{WEIGHT + name: weight for name, weight in zip(names, output.weights_NK.sum(0), strict=True)},
+        "disc_loss": output.detection_losses_BT.sum(),
+        "num_detected": right_BT.sum(),
+        "num_detected_replaced": (right_BT & replaced_BT).sum(),
+        "num_detected_original": (right_BT & original_BT).sum(),
+        "num_replaced": replaced_BT.sum(),
+        "num_original": original_BT.sum(),
+        "num_pairs_ordered": num_ordered,
+        "num_pairs": num_pairs,
+    }

@@ -1,0 +1,210 @@
+"""AMOS: a discriminator finds the tokens that an adversarial mixture of generators put into the text.
+
+The generator fills the masked places of the corrupted text at several depths. What the discriminator reads
+there is drawn from a mixture of the depths, whose weights learn from the discriminator's reversed gradient.
+Source: 2204.03243, Section 3; spec/amos.md.
+Shapes: B batch, T length, N masked tokens, K depths, D width, V vocabulary.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from fairseq.models import register_model
+from torch import Tensor, nn
+
+from fairseq_masking.errors import UserError
+from fairseq_masking.methods.amos.generator import Generator
+from fairseq_masking.methods.amos.gumbel_mixture import gumbel_mixture
+from fairseq_masking.methods.amos.mixture import Mixture
+from fairseq_masking.methods.amos.options import GENERATOR_LAYERS, AmosConfig
+from fairseq_masking.methods.base.encoder_model import EncoderModel
+from fairseq_masking.methods.base.sizes import fill_in_missing, register_architectures
+from fairseq_masking.modules.encoder import init_bert_weights
+from fairseq_masking.ops import corrupt_tokens, gather_positions
+from fairseq_masking.ops.indices import MASK_KIND
+
+__all__ = ["AmosModel", "AmosOutput"]
+
+# Sets the noise of sampling apart from dropout's, which the task seeds with the batch's noise_seed itself.
+_SAMPLING_STREAM = 0x616D6F73
+
+
+class AmosOutput(NamedTuple):
+    """What the ``amos`` criterion needs.
+
+    Attributes:
+        losses_KN: cross-entropy of every depth in nats, fp32.
+        predictions_KN: int64 arg max of every depth.
+        weights_NK: the mixture's, fp32.
+        sampled_N: int64, what the discriminator reads at the masked places.
+        detection_losses_BT: binary cross-entropy of the discriminator in nats, fp32, 0 at padding.
+        detection_logits_BT: fp32, positive where it takes a token for the original.
+        original_BT: bool, where it reads the original token.
+        padding_BT: bool; None where the batch has none.
+    """
+
+    losses_KN: Tensor
+    predictions_KN: Tensor
+    weights_NK: Tensor
+    sampled_N: Tensor
+    detection_losses_BT: Tensor
+    detection_logits_BT: Tensor
+    original_BT: Tensor
+    padding_BT: Tensor | None
+
+
+@register_model("amos", dataclass=AmosConfig)
+class AmosModel(EncoderModel):
+    """``encoder`` is the discriminator; the generator has no token embeddings but the discriminator's."""
+
+    output_class = AmosOutput
+    tensor_methods = ("predict",)
+
+    @classmethod
+    def build_model(cls, cfg: AmosConfig, task: Any) -> "AmosModel":
+        """Build from a config; sizes that neither an option nor ``--arch`` gave are those of ``base``."""
+        fill_in_missing(cfg, GENERATOR_LAYERS["base"])
+        return super().build_model(cfg, task)
+
+    def build_pretraining(self, cfg: AmosConfig) -> None:
+        """Create the generator, its mixture and the discriminator's head."""
+        if not cfg.gumbel_temperature > 0:
+            raise UserError(f"--gumbel-temperature {cfg.gumbel_temperature}: above 0; the paper has 0.3")
+        separate, layers = cfg.separate_generators, list(cfg.generator_layers)
+        if separate is not None and {"generator_layers": layers} not in GENERATOR_LAYERS.values():
+            raise UserError(
+                f"--generator-layers {','.join(map(str, layers))} with --separate-generators"
+                f" {','.join(map(str, separate))}: these stand in place of those, leave one of them out"
+            )
+        self.generator = Generator(
+            self.encoder.config,
+            layers if separate is None else separate,
+            separate=separate is not None,
+            stop_gradient=not cfg.no_generator_stop_grad,
+            impl=str(cfg.ops_impl),
+        )
+        self.mixture = Mixture(
+            str(cfg.mixture),
+            embed_dim=cfg.encoder_embed_dim,
+            num_depths=len(self.depths),
+            weights=cfg.mixture_weights,
+            max_update=cfg.max_update,
+            seed=cfg.seed,
+        )
+        # Numbers of their own: torch.compile does not read cfg where that is OmegaConf's.
+        self.gumbel_temperature = cfg.gumbel_temperature
+        self.adversarial_scale = cfg.adversarial_scale
+        self.adversarial_mlm_scale = cfg.adversarial_mlm_scale
+        self.detection_head = nn.Linear(cfg.encoder_embed_dim, 1)
+        self.detection_head.apply(init_bert_weights)
+
+    @property
+    def depths(self) -> tuple[int, ...]:
+        """Layers of the generator that predict, ascending."""
+        return self.generator.depths
+
+    def pretrain(
+        self,
+        src_tokens: Tensor,
+        *,
+        positions: Tensor,
+        replacements: Tensor,
+        shape: dict[str, Any],
+        noise_NV: Tensor | None = None,
+        **_: Any,
+    ) -> AmosOutput:
+        """Generate, then discriminate.
+
+        Args:
+            noise_NV: Gumbel noise to sample with, in place of what the batch's ``noise_seed`` gives.
+        """
+        device, seed = src_tokens.device, shape["noise_seed"]
+        return AmosOutput(
+            *self.predict(
+                src_tokens,
+                positions,
+                replacements,
+                src_tokens.eq(self.pad_index) if shape["has_padding"] else None,
+                self.mixture.given(seed, self.encoder.embed_tokens.weight),
+                torch.full((), seed ^ _SAMPLING_STREAM, dtype=torch.int64, device=device),
+                noise_NV,
+            )
+        )
+
+    def predict(
+        self,
+        src_tokens: Tensor,
+        positions: Tensor,
+        replacements: Tensor,
+        padding_BT: Tensor | None,
+        given_K: Tensor,
+        seed: Tensor,
+        noise_NV: Tensor | None,
+    ) -> AmosOutput:
+        """Return all outputs: all of the model's arithmetic."""
+        embedding_VD = self.encoder.embed_tokens.weight
+        lm_head = self.generator.lm_head
+
+        corrupted = corrupt_tokens(src_tokens, positions, replacements)
+        targets = gather_positions(src_tokens, positions)
+        generated = self.generator(self.encoder.embed_tokens(corrupted), positions, padding_BT)
+        losses_KN, predictions_KN = lm_head.projected_losses(generated.hidden_KND, embedding_VD, targets)
+
+        weights_NK = self.mixture(generated.features_KND, given_K)
+        sampled_N, embedded_ND = gumbel_mixture(
+            generated.hidden_KND,
+            weights_NK,
+            embedding_VD,
+            lm_head.bias,
+            temperature=self.gumbel_temperature,
+            scale=self.adversarial_scale,
+            hidden_scale=self.adversarial_mlm_scale,
+            seed=seed,
+            noise_NV=noise_NV,
+            impl=lm_head.impl,
+        )
+
+        clean = self.encoder.embed_tokens(src_tokens)
+        replaced = clean.flatten(0, 1).index_copy(0, positions, embedded_ND.to(clean.dtype)).view_as(clean)
+        hidden = self.encoder(src_tokens, token_embeddings_BTD=replaced, padding_BT=padding_BT).hidden_BTD
+        logits = self.detection_head(hidden).squeeze(-1)
+        logits = logits if logits.dtype == torch.float64 else logits.float()
+        original = corrupt_tokens(src_tokens, positions, sampled_N) == src_tokens
+        detection_losses = F.binary_cross_entropy_with_logits(
+            logits, original.to(logits.dtype), reduction="none"
+        )
+        if padding_BT is not None:
+            detection_losses = detection_losses.masked_fill(padding_BT, 0.0)
+        return AmosOutput(
+            losses_KN,
+            predictions_KN,
+            weights_NK,
+            sampled_N,
+            detection_losses,
+            logits,
+            original,
+            padding_BT,
+        )
+
+    def mixture_weights(self, features_KND: Tensor, batch_seed: int) -> Tensor:
+        """Return the weights ``[N, K]`` of the depths, fp32, at the present update."""
+        return self.mixture(features_KND, self.mixture.given(batch_seed, features_KND))
+
+    def mask_states(
+        self, src_tokens: Tensor, *, positions: Tensor, kinds: Tensor, replacements: Tensor, **_: Any
+    ) -> list[Tensor]:
+        """Return the states ``[M, D]`` of the batch's [MASK]s in the deepest generator."""
+        corrupted = corrupt_tokens(src_tokens, positions, replacements)
+        padding = src_tokens.eq(self.pad_index)
+        states = self.generator.stacks[-1](self.encoder.embed_tokens(corrupted), padding)
+        return [gather_positions(state, positions[kinds == MASK_KIND]) for state in states]
+
+    def token_logits(self, src_tokens: Tensor) -> Tensor:
+        """Return the logits ``[B, T, V]`` of a text with <mask>s in it, by the deepest generator."""
+        embedded, padding = self.encoder.embed_tokens(src_tokens), src_tokens.eq(self.pad_index)
+        features_BTD = self.generator.stacks[-1](embedded, padding)[-1]
+        return self.generator.lm_head(features_BTD, self.encoder.embed_tokens.weight)
+
+
+register_architectures("amos", AmosConfig, GENERATOR_LAYERS)

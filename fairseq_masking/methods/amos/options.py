@@ -1,0 +1,76 @@
+"""Options of AMOS: its generator, the mixture and the adversary. Read by ``amos``.
+
+Source: 2204.03243, Section 3.3 and 4, Table 6 and 7; spec/amos.md.
+"""
+
+from dataclasses import dataclass, field
+from typing import List, Optional
+
+from fairseq.dataclass import ChoiceEnum
+from omegaconf import II
+
+from fairseq_masking.methods.amos.mixture import MIXTURES
+from fairseq_masking.methods.base.options import RELATIVE_POSITION_CHOICES, EncoderModelConfig
+
+__all__ = ["GENERATOR_LAYERS", "AmosConfig"]
+
+MIXTURE_CHOICES = ChoiceEnum(list(MIXTURES))
+
+GENERATOR_LAYERS = {
+    "tiny": {"generator_layers": [1, 2, 3]},
+    "small": {"generator_layers": [2, 3, 4]},
+    "base": {"generator_layers": [4, 6, 8]},
+    "large": {"generator_layers": [8, 12, 16]},
+}
+
+
+@dataclass
+class AmosConfig(EncoderModelConfig):
+    """Options of ``amos``; those of the encoder are the discriminator's, and the generator has its width."""
+
+    relative_position: RELATIVE_POSITION_CHOICES = field(
+        default="t5",
+        metadata={"help": "relative position bias beside the absolute positions, in both networks"},
+    )
+    generator_layers: Optional[List[int]] = field(
+        default=None,
+        metadata={"help": "depths of the generator that predict, as 4,6,8; the last is its number of layers"},
+    )
+    separate_generators: Optional[List[int]] = field(
+        default=None,
+        metadata={
+            "help": "in place of --generator-layers: a generator of its own for each of these depths, as"
+            " 4,6,8 or 4,4,4; they share token embeddings and prediction head"
+        },
+    )
+    no_generator_stop_grad: bool = field(
+        default=False,
+        metadata={"help": "let the loss of a deeper layer of the generator reach the blocks below it"},
+    )
+    mixture: MIXTURE_CHOICES = field(
+        default="adversarial",
+        metadata={
+            "help": "how the depths are mixed. adversarial: learned to raise the discriminator's loss;"
+            " uniform: all the same; random_layer: one depth an update, drawn; layer_switch: one after the"
+            " other, each for an equal part of the training; fixed: by --mixture-weights"
+        },
+    )
+    mixture_weights: Optional[List[float]] = field(
+        default=None, metadata={"help": "weights of --mixture fixed, one a depth, as 0.2,0.3,0.5"}
+    )
+    gumbel_temperature: float = field(
+        default=0.3, metadata={"help": "tau of the Gumbel-softmax that the gradient takes"}
+    )
+    adversarial_scale: float = field(
+        default=-1.0,
+        metadata={"help": "factor of the discriminator's gradient on its way to the mixture weights"},
+    )
+    adversarial_mlm_scale: float = field(
+        default=0.0,
+        metadata={
+            "help": "factor of that gradient, beside --adversarial-scale, on its way to what is mixed; 0:"
+            " none gets there; the paper tried 0.1"
+        },
+    )
+    max_update: int = II("optimization.max_update")
+    seed: int = II("common.seed")

@@ -1,0 +1,1 @@
+"""What the models and criterions of all methods share."""

@@ -1,0 +1,92 @@
+"""What every masked-token objective logs: loss, perplexity and accuracy, in all and by corruption.
+
+Logging outputs hold sums and counts only, under the same keys on every rank, because fairseq adds them up.
+Shapes: N masked tokens.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from fairseq import utils
+from fairseq.logging import metrics
+from torch import Tensor
+
+from fairseq_masking.methods.base.outputs import MaskedTokenOutput
+from fairseq_masking.ops import gather_positions
+
+__all__ = ["masked_token_logs", "on_host", "reduce_masked_token_logs", "total"]
+
+KINDS = ("mask", "random", "unchanged")  # in the order of ``kinds``: 0, 1, 2
+MEASURE = "measure_"  # before the names of what a model measures itself
+
+
+def masked_token_logs(output: MaskedTokenOutput, sample: dict[str, Any]) -> dict[str, Any]:
+    """Return sums over the batch's masked tokens; losses are in nats."""
+    batch = sample["net_input"]
+    losses, kinds = output.losses_N.detach(), batch["kinds"].long()
+    correct = output.predictions_N == gather_positions(batch["src_tokens"], batch["positions"])
+    loss_by_kind = losses.new_zeros(len(KINDS)).index_add_(0, kinds, losses)
+    count_by_kind = losses.new_zeros(len(KINDS)).index_add_(0, kinds, torch.ones_like(losses))
+    logs = {
+        "loss": loss_by_kind.sum(),
+        "num_correct": correct.sum(),
+        "sample_size": losses.numel(),
+        "ntokens": sample["ntokens"],
+        "nsentences": sample["nsentences"],
+        "num_skipped": sample["num_skipped"],
+    }
+    for index, kind in enumerate(KINDS):
+        logs[f"loss_{kind}"] = loss_by_kind[index]
+        logs[f"num_{kind}"] = count_by_kind[index]
+    for name, mean in getattr(output, "measures", {}).items():
+        logs[f"{MEASURE}{name}"] = mean * sample["nsentences"]
+    return logs
+
+
+def reduce_masked_token_logs(logging_outputs: Sequence[dict[str, Any]]) -> None:
+    """Log loss (bits a masked token), perplexity, accuracy, and loss and perplexity by corruption."""
+    logging_outputs = on_host(logging_outputs)
+    num_tokens = total(logging_outputs, "sample_size")
+    if num_tokens > 0:
+        _log_loss("loss", "ppl", total(logging_outputs, "loss"), num_tokens, priority=10)
+        accuracy = total(logging_outputs, "num_correct") / num_tokens
+        metrics.log_scalar("accuracy", 100 * accuracy, num_tokens, priority=12, round=2)
+    for kind in KINDS:
+        count = total(logging_outputs, f"num_{kind}")
+        if count > 0:
+            _log_loss(
+                f"loss_{kind}", f"ppl_{kind}", total(logging_outputs, f"loss_{kind}"), count, priority=20
+            )
+    for key in logging_outputs[0] if logging_outputs else ():
+        if key.startswith(MEASURE):
+            num_rows = total(logging_outputs, "nsentences")
+            mean = total(logging_outputs, key) / num_rows
+            metrics.log_scalar(key.removeprefix(MEASURE), mean, num_rows, priority=25, round=3)
+    num_skipped = total(logging_outputs, "num_skipped")
+    if num_skipped:
+        metrics.log_scalar_sum("skipped", num_skipped, priority=30)
+
+
+def on_host(logging_outputs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the sums over ranks and micro-batches as Python numbers, with a single wait for the device."""
+    sums = {key: sum(log[key] for log in logging_outputs) for key in (logging_outputs or [{}])[0]}
+    tensors = {key: value for key, value in sums.items() if isinstance(value, Tensor)}
+    if tensors:
+        values = torch.stack([value.double() for value in tensors.values()]).tolist()
+        sums.update(zip(tensors, values, strict=True))
+    return [sums] if sums else []
+
+
+def total(logging_outputs: Sequence[dict[str, Any]], key: str) -> float:
+    """Return the sum of ``key`` over ranks and micro-batches as a Python number."""
+    value: Tensor | float = sum(log[key] for log in logging_outputs)
+    return float(value)
+
+
+def _log_loss(name: str, perplexity: str, sum_nats: float, count: float, *, priority: int) -> None:
+    metrics.log_scalar(name, sum_nats / count / math.log(2), count, priority=priority, round=3)
+    metrics.log_derived(
+        perplexity, lambda meters: utils.get_perplexity(meters[name].avg), priority=priority + 1
+    )

@@ -1,0 +1,1 @@
+"""Plain masked language modelling (BERT), the baseline."""

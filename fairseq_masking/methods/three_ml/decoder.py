@@ -1,0 +1,151 @@
+"""3ML's small decoders: where the [MASK]s enter, after an encoder that never saw them.
+
+Source: 2211.04898, Section 2.2 and 3.3; spec/three_ml.md.
+Shapes: B batch, T length, S visible tokens (what the encoder read), M [MASK]s, D width of the encoder, W
+width of the decoder.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from fairseq_masking.methods.three_ml.selection import Selection
+from fairseq_masking.modules.attention import CrossAttention
+from fairseq_masking.modules.encoder import EncoderConfig, TransformerLayer, init_bert_weights, run_layers
+from fairseq_masking.ops import dropout
+
+__all__ = ["CrossDecoder", "CrossDecoderLayer", "DecoderOutput", "SelfDecoder"]
+
+
+class DecoderOutput(NamedTuple):
+    """``hidden`` of the last layer; ``inner_states`` of the decoder's input and every layer, if asked for."""
+
+    hidden: Tensor
+    inner_states: list[Tensor] | None
+
+
+class CrossDecoderLayer(TransformerLayer):
+    """A Transformer layer with cross-attention between self-attention and feed-forward, no causal mask."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__(config)
+        self.cross_attn = CrossAttention(config.embed_dim, config.num_heads, dropout=config.attention_dropout)
+        self.cross_attn_layer_norm = nn.LayerNorm(config.embed_dim)
+
+    def forward(  # type: ignore[override]  # a layer with a second input
+        self,
+        hidden_BMW: Tensor,
+        attention_bias: Tensor | None,
+        memory_BSW: Tensor,
+        memory_bias: Tensor | None,
+    ) -> Tensor:
+        """Return float ``[B, M, W]``; the biases as in ``SelfAttention`` and ``CrossAttention``."""
+        if self.normalize_before:
+            hidden = hidden_BMW + self._attend(self.self_attn_layer_norm(hidden_BMW), attention_bias)
+            hidden = hidden + self._consult(self.cross_attn_layer_norm(hidden), memory_BSW, memory_bias)
+            return hidden + self._feed_forward(self.final_layer_norm(hidden))
+        hidden = self.self_attn_layer_norm(hidden_BMW + self._attend(hidden_BMW, attention_bias))
+        hidden = self.cross_attn_layer_norm(hidden + self._consult(hidden, memory_BSW, memory_bias))
+        return self.final_layer_norm(hidden + self._feed_forward(hidden))
+
+    def _consult(self, hidden_BMW: Tensor, memory_BSW: Tensor, memory_bias: Tensor | None) -> Tensor:
+        return dropout(self.cross_attn(hidden_BMW, memory_BSW, memory_bias), self.dropout, self.training)
+
+
+class _Decoder(nn.Module):
+    """What both decoders have: a [MASK] vector, positions and layers of width W, a projection from D.
+
+    The [MASK] vector lives in the decoder's space and is no word embedding. Where the widths are equal there
+    is no projection.
+    """
+
+    layer_class: type[TransformerLayer] = TransformerLayer
+
+    def __init__(self, config: EncoderConfig, *, input_dim: int) -> None:
+        super().__init__()
+        self.config = config
+        width = config.embed_dim
+        self.project_states = nn.Identity() if input_dim == width else nn.Linear(input_dim, width)
+        self.mask_embedding = nn.Parameter(torch.empty(width).normal_(std=0.02))
+        self.embed_positions = nn.Embedding(config.max_positions, width)
+        self.layernorm_embedding = None if config.normalize_before else nn.LayerNorm(width)
+        self.layers = nn.ModuleList(self.layer_class(config) for _ in range(config.num_layers))
+        self.layer_norm = nn.LayerNorm(width) if config.normalize_before else None
+        self.apply(init_bert_weights)
+
+    def _run(self, embedded: Tensor, *context: Tensor | None, return_all_hiddens: bool) -> DecoderOutput:
+        hidden = embedded if self.layernorm_embedding is None else self.layernorm_embedding(embedded)
+        hidden = dropout(hidden, self.config.dropout, self.training)
+        states = run_layers(
+            self.layers,
+            hidden,
+            *context,
+            final_norm=self.layer_norm,
+            checkpointed=self.config.checkpoint_activations and self.training,
+        )
+        return DecoderOutput(states[-1], states if return_all_hiddens else None)
+
+
+class SelfDecoder(_Decoder):
+    """Self-attention over the whole sequence: encoder states at their places, [MASK] vectors in the holes."""
+
+    def forward(
+        self,
+        states_BSD: Tensor,
+        visible: Selection,
+        padding_BT: Tensor | None = None,
+        *,
+        return_all_hiddens: bool = False,
+    ) -> DecoderOutput:
+        """Decode.
+
+        Args:
+            states_BSD: the encoder's output.
+            visible: which tokens they are.
+            padding_BT: bool, True at padding; None where the batch has none.
+
+        Returns:
+            States ``[B, T, W]``; those at padding mean nothing.
+        """
+        filled_BTW = visible.put_back(self.project_states(states_BSD), self.mask_embedding)
+        places_TW = self.embed_positions.weight[: filled_BTW.shape[1]]
+        attention_bias = None if padding_BT is None else ~padding_BT[:, None, None, :]
+        return self._run(filled_BTW + places_TW, attention_bias, return_all_hiddens=return_all_hiddens)
+
+
+class CrossDecoder(_Decoder):
+    """The [MASK]s alone attend to one another, and to the encoder's states."""
+
+    layer_class = CrossDecoderLayer
+
+    def forward(
+        self,
+        states_BSD: Tensor,
+        visible: Selection,
+        masked: Selection,
+        *,
+        return_all_hiddens: bool = False,
+    ) -> DecoderOutput:
+        """Decode.
+
+        Args:
+            states_BSD: the encoder's output.
+            visible: which tokens they are.
+            masked: the [MASK]s.
+
+        Returns:
+            States ``[B, M, W]``; those at empty places of ``masked`` mean nothing.
+        """
+        embedded_BMW = self.mask_embedding + self.embed_positions(masked.columns_BS)
+        attention_bias = memory_bias = None
+        if masked.empty_BS is not None:
+            # A row without any [MASK] must still have something to attend to, or its softmax is 0 / 0.
+            first_M = torch.arange(masked.empty_BS.shape[1], device=embedded_BMW.device) == 0
+            attention_bias = (~masked.empty_BS | first_M)[:, None, None, :]
+        if visible.empty_BS is not None:
+            memory_bias = ~visible.empty_BS[:, None, None, :]
+        memory_BSW = self.project_states(states_BSD)
+        return self._run(
+            embedded_BMW, attention_bias, memory_BSW, memory_bias, return_all_hiddens=return_all_hiddens
+        )

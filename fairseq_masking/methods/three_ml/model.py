@@ -1,0 +1,182 @@
+"""3ML: the encoder reads what is not masked; the [MASK]s enter a small decoder after it.
+
+Source: 2211.04898, Section 2.2 and 3.3; spec/three_ml.md.
+Shapes: B batch, T length, S visible tokens, M [MASK]s of a row, N masked tokens of the batch, D width of the
+encoder, W width of the decoder, V vocabulary.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from fairseq.models import register_model
+from torch import Tensor
+
+from fairseq_masking.errors import UserError
+from fairseq_masking.methods.base.encoder_model import EncoderModel
+from fairseq_masking.methods.base.outputs import MaskedTokenOutput
+from fairseq_masking.methods.base.sizes import register_architectures
+from fairseq_masking.methods.three_ml.arrangement import Arrangement, arrange_batch, arrange_text
+from fairseq_masking.methods.three_ml.decoder import CrossDecoder, SelfDecoder
+from fairseq_masking.methods.three_ml.flops import (
+    BASELINE_RATE,
+    Counts,
+    ThreeMLShape,
+    exact_counts,
+    share_saved,
+)
+from fairseq_masking.methods.three_ml.head import TwoSidedLMHead
+from fairseq_masking.methods.three_ml.options import ThreeMLConfig, decoder_config, normalization
+from fairseq_masking.methods.three_ml.selection import Selection
+from fairseq_masking.modules import MaskedLMHead
+from fairseq_masking.ops import LinearCrossEntropyOutput, corrupt_tokens, gather_positions
+from fairseq_masking.ops.indices import MASK_KIND
+
+__all__ = ["ThreeMLModel"]
+
+
+@register_model("three_ml", dataclass=ThreeMLConfig)
+class ThreeMLModel(EncoderModel):
+    """An encoder of the visible tokens, a decoder of the [MASK]s, one prediction layer."""
+
+    output_class = MaskedTokenOutput
+    tensor_methods = ("predict",)
+
+    mask_index: int
+
+    def __init__(self, cfg: ThreeMLConfig, **options: Any) -> None:
+        cfg.normalize_before = normalization(cfg)
+        super().__init__(cfg, **options)
+
+    @classmethod
+    def build_model(cls, cfg: ThreeMLConfig, task: Any) -> "ThreeMLModel":
+        """Build from a config; sizes that neither an option nor ``--arch`` gave are those of ``base``."""
+        model = super().build_model(cfg, task)
+        model.mask_index = task.source_dictionary.index("<mask>")
+        return model
+
+    def build_pretraining(self, cfg: ThreeMLConfig) -> None:
+        """Create the decoder and the prediction layer."""
+        config = decoder_config(self.encoder.config, cfg)
+        width, vocab_size = cfg.encoder_embed_dim, self.encoder.config.vocab_size
+        options = {
+            "activation": str(cfg.activation_fn),
+            "input_dim": config.embed_dim,
+            "impl": str(cfg.ops_impl),
+        }
+        attention = str(cfg.decoder_attention)
+        self.crossing = attention == "cross"
+        self.shape = ThreeMLShape(
+            attention, cfg.encoder_layers, width, cfg.decoder_layers, config.embed_dim, vocab_size
+        )
+        self.decoder = (CrossDecoder if self.crossing else SelfDecoder)(config, input_dim=width)
+        self.lm_head = (TwoSidedLMHead if self.crossing else MaskedLMHead)(width, vocab_size, **options)
+
+    def pretrain(
+        self,
+        src_tokens: Tensor,
+        *,
+        positions: Tensor,
+        kinds: Tensor,
+        replacements: Tensor,
+        shape: dict[str, Any],
+        **_: Any,
+    ) -> MaskedTokenOutput:
+        """Predict the tokens at ``positions``; those that are [MASK] the encoder does not see."""
+        self._check_length(src_tokens)
+        padding = src_tokens.eq(self.pad_index) if shape["has_padding"] else None
+        arrangement = arrange_batch(
+            positions, kinds, padding, src_tokens.shape, shape, crossing=self.crossing
+        )
+        losses, predictions = self.predict(src_tokens, positions, replacements, arrangement, padding)
+        measures = self._measures(src_tokens.shape, positions.numel(), shape)
+        return MaskedTokenOutput(losses, predictions, measures)
+
+    def predict(
+        self,
+        src_tokens: Tensor,
+        positions: Tensor,
+        replacements: Tensor,
+        arrangement: Arrangement,
+        padding_BT: Tensor | None,
+    ) -> LinearCrossEntropyOutput:
+        """Return loss and arg max of each masked token: all of the model's arithmetic."""
+        corrupted = corrupt_tokens(src_tokens, positions, replacements)
+        projected_ND = self._project(corrupted, positions, arrangement, padding_BT)
+        targets = gather_positions(src_tokens, positions)
+        return self.lm_head.projected_losses(projected_ND, self.encoder.embed_tokens.weight, targets)
+
+    def encode_visible(self, corrupted_BT: Tensor, visible: Selection) -> Tensor:
+        """Return the encoder's states ``[B, S, D]`` of the visible tokens, each at its original place."""
+        tokens_BS = visible.take(corrupted_BT, fill=self.pad_index)
+        return self.encoder(
+            tokens_BS, positions_BT=visible.columns_BS, padding_BT=visible.empty_BS
+        ).hidden_BTD
+
+    def mask_states(
+        self,
+        src_tokens: Tensor,
+        *,
+        positions: Tensor,
+        kinds: Tensor,
+        replacements: Tensor,
+        shape: dict[str, Any],
+        **_: Any,
+    ) -> list[Tensor]:
+        """Return the states ``[M, W]`` of the batch's [MASK]s: the decoder's, as the encoder has none."""
+        corrupted, padding = corrupt_tokens(src_tokens, positions, replacements), src_tokens == self.pad_index
+        arrangement = arrange_batch(
+            positions, kinds, padding, src_tokens.shape, shape, crossing=self.crossing
+        )
+        visible, masked = arrangement.visible, arrangement.masked
+        encoded_BSD = self.encode_visible(corrupted, visible)
+        where = positions[kinds == MASK_KIND]
+        if masked is None:
+            states = self.decoder(encoded_BSD, visible, padding, return_all_hiddens=True).inner_states
+            return [gather_positions(state, where) for state in states]
+        states = self.decoder(encoded_BSD, visible, masked, return_all_hiddens=True).inner_states
+        return [masked.at(state, where) for state in states]
+
+    def _project(
+        self, corrupted_BT: Tensor, positions: Tensor, arrangement: Arrangement, padding_BT: Tensor | None
+    ) -> Tensor:
+        """Return what is multiplied with the embedding ``[N, D]``, in the order of ``positions``."""
+        visible, masked = arrangement.visible, arrangement.masked
+        encoded_BSD = self.encode_visible(corrupted_BT, visible)
+        if masked is None:
+            decoded_BTW = self.decoder(encoded_BSD, visible, padding_BT).hidden
+            return self.lm_head.project(gather_positions(decoded_BTW, positions))
+        decoded_BMW = self.decoder(encoded_BSD, visible, masked).hidden
+        sides_ND = self.lm_head.project_sides(
+            masked.at(decoded_BMW, arrangement.mask_positions_M),
+            visible.at(encoded_BSD, arrangement.other_positions),
+        )
+        return torch.empty_like(sides_ND).index_copy(0, arrangement.mask_first_N, sides_ND)
+
+    def _measures(self, size: torch.Size, num_masked: int, shape: dict[str, Any]) -> dict[str, float]:
+        """Return what to log: how much the encoder reads, and what that saves (padding counts as tokens)."""
+        rows, length = size
+        num_mask = shape["num_mask"] / rows
+        counts = Counts(length, num_mask, num_masked / rows - num_mask)
+        return {
+            "encoder_length": shape["max_visible"],
+            "flops_saved": share_saved(self.shape, counts, exact_counts(length, BASELINE_RATE)),
+        }
+
+    def token_logits(self, src_tokens: Tensor) -> Tensor:
+        """Return the logits ``[B, T, V]`` of a text with <mask>s in it, by the decoder."""
+        self._check_length(src_tokens)
+        hidden, padding = src_tokens == self.mask_index, src_tokens == self.pad_index
+        everywhere = torch.arange(src_tokens.numel(), device=src_tokens.device)
+        arrangement = arrange_text(hidden, padding, everywhere, crossing=self.crossing)
+        projected_ND = self._project(src_tokens, everywhere, arrangement, padding)
+        logits = F.linear(projected_ND, self.encoder.embed_tokens.weight, self.lm_head.bias)
+        return logits.view(*src_tokens.shape, -1)
+
+    def _check_length(self, src_tokens: Tensor) -> None:
+        length = src_tokens.shape[1]
+        if length > self.max_positions():
+            raise UserError(f"{length} tokens are more than the model's {self.max_positions()} positions")
+
+
+register_architectures("three_ml", ThreeMLConfig, {"large": {"normalize_before": True}})

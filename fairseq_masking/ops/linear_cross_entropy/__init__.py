@@ -1,0 +1,69 @@
+"""Cross-entropy over a (tied) embedding that never holds more than a chunk of the logits.
+
+Three layers: ``reference`` defines the operation; ``linear_cross_entropy_chunks`` computes it chunk by chunk,
+with the row-wise part in PyTorch (``linear_cross_entropy_rows``) or Triton (``triton``);
+``linear_cross_entropy_autograd`` joins that to autograd and torch.compile. This file is what callers see.
+
+Shapes: N rows, D width, V vocabulary.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from fairseq_masking.ops.linear_cross_entropy.autograd import compiled, eager
+from fairseq_masking.ops.linear_cross_entropy.chunks import Inputs
+
+__all__ = ["LinearCrossEntropyOutput", "linear_cross_entropy"]
+
+
+class LinearCrossEntropyOutput(NamedTuple):
+    """Losses in nats (fp32, or fp64 for fp64 input) and predictions, the int64 arg max (the first)."""
+
+    losses_N: Tensor
+    predictions_N: Tensor
+
+
+def linear_cross_entropy(
+    hidden_ND: Tensor,
+    weight_VD: Tensor,
+    bias_V: Tensor | None,
+    targets_N: Tensor,
+    *,
+    ignore_index: int = -100,
+    impl: str = "auto",
+    chunk_elements: int | None = None,
+) -> LinearCrossEntropyOutput:
+    """Cross-entropy of ``softmax(h W^T + b)`` against the targets, row by row, with the arg max.
+
+    Several heads over one weight are leading dimensions: hidden ``[K, N, D]`` with targets ``[N]`` gives
+    losses ``[K, N]``. The gradients are exact for any upstream gradient. Where one chunk holds all rows it is
+    kept for backward, otherwise backward computes the logits again. Under torch.compile the operation is one
+    node of the graph.
+
+    Args:
+        hidden_ND: floating point ``[..., D]``; logits are computed in its dtype, the softmax in fp32 (fp64
+            for fp64).
+        bias_V: added to the logits, or None.
+        targets_N: int64, broadcastable to ``[...]``; rows with ``ignore_index`` have loss 0 and no gradient.
+            Other values must lie in [0, V): PyTorch raises otherwise, the Triton kernels give a NaN loss.
+        impl: ``auto``, ``torch`` or ``triton``, see ``dispatch``.
+        chunk_elements: logits in flight at once; by default 128 MiB on a CPU, 512 MiB for Triton (which keeps
+            those of 64 x 512 tokens, 15% of them masked, at V = 50k in half precision).
+
+    Returns:
+        ``losses`` and ``predictions``, shaped like hidden without its last dimension. Equal to
+        ``reference.linear_cross_entropy``, gradients included.
+
+    Raises:
+        UserError: ``impl`` cannot run here.
+    """
+    lead = hidden_ND.shape[:-1]
+    hidden = hidden_ND.reshape(-1, hidden_ND.shape[-1])
+    targets = targets_N.expand(lead).reshape(-1)
+    apply = compiled if torch.compiler.is_compiling() else eager
+    losses, predictions = apply(
+        Inputs(hidden, weight_VD, bias_V, targets), ignore_index, chunk_elements, impl
+    )
+    return LinearCrossEntropyOutput(losses.view(lead), predictions.view(lead))

@@ -1,1 +1,0 @@
-"""Triton kernels: imported only where ``dispatch.choose_impl`` answers ``triton``."""

@@ -1,1 +1,0 @@
-"""From raw text to fairseq's binarised data: normalisation, tokenisers, binarisation, manifest."""

@@ -1,0 +1,23 @@
+"""All that this package registers with fairseq, in one list; importing this mends fairseq first."""
+
+import logging
+
+# On import fairseq recommends a package that none of this needs, among a command's own lines.
+logging.getLogger("fairseq.tasks.text_to_speech").setLevel(logging.WARNING)
+
+from fairseq_masking import compat  # noqa: E402 - it imports fairseq
+
+compat.apply()
+
+# ruff: isort: off
+import fairseq_masking.models  # noqa: E402 - these build on what compat mends
+import fairseq_masking.checkpoints.init_from  # noqa: E402
+import fairseq_masking.methods.amos.criterion  # noqa: E402
+import fairseq_masking.methods.fully_explored.criterion  # noqa: E402
+import fairseq_masking.methods.map_net.criterion  # noqa: E402
+import fairseq_masking.methods.mlm.criterion  # noqa: E402
+import fairseq_masking.optim  # noqa: E402
+import fairseq_masking.tasks  # noqa: E402
+import fairseq_masking.finetuning.criterion  # noqa: E402
+import fairseq_masking.finetuning.squad.criterion  # noqa: E402
+import fairseq_masking.finetuning.squad.task  # noqa: E402, F401

@@ -1,0 +1,190 @@
+"""Our tokenisers as a tokenizer.json, with the ids of our dictionary.
+
+Written with Hugging Face ``tokenizers`` alone, so that any version of transformers reads it. Special symbols
+that are written out in a text ("<s>") are special there, where ours takes them for text (but for <mask>).
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from fairseq_masking.checkpoints.embedding_rows import ROLES, tokens_of_symbols
+from fairseq_masking.errors import UserError
+from fairseq_masking.tokenizers.base import (
+    SPECIAL_SYMBOLS,
+    BertTokenizer,
+    Gpt2Tokenizer,
+    SentencePieceTokenizer,
+    Tokenizer,
+)
+from fairseq_masking.tokenizers.normalization import TextNormalizer
+
+__all__ = ["steps_left_out", "write_tokenizer"]
+
+_UNIGRAM, _BPE = 1, 2  # SentencePiece's numbers of its algorithms
+_LAST_SIGMA = r"(?<=[\p{Lu}\p{Ll}\p{M}])Σ(?![\p{M}'’.:·]*[\p{Lu}\p{Ll}])"  # of a word
+
+
+def write_tokenizer(
+    folder: Path,
+    tokenizer: Tokenizer,
+    symbols: Sequence[str],
+    normalizer: TextNormalizer,
+    *,
+    max_length: int,
+) -> None:
+    """Write tokenizer.json and tokenizer_config.json.
+
+    Args:
+        symbols: of the dictionary, in its order, <mask> among them.
+        normalizer: what the corpus's text went through; of it only lower-casing can be written down.
+        max_length: longest input in tokens, special ones included.
+
+    Raises:
+        UserError: the dictionary lacks symbols of the tokeniser, or SentencePiece works in an unusual way.
+    """
+    ids = {token: index for index, token in enumerate(tokens_of_symbols(symbols, tokenizer))}
+    if missing := [token for token in tokens_of_symbols(tokenizer.symbols, tokenizer) if token not in ids]:
+        raise UserError(
+            f"the dictionary lacks {len(missing)} symbols of its tokeniser, such as {missing[0]!r}: a"
+            " tokenizer.json needs them all"
+        )
+    if isinstance(tokenizer, Gpt2Tokenizer):
+        backend = _byte_level(tokenizer, ids)
+    elif isinstance(tokenizer, BertTokenizer):
+        backend = _wordpiece(tokenizer, ids)
+    elif isinstance(tokenizer, SentencePieceTokenizer):
+        backend = _sentencepiece(tokenizer, ids)
+    else:
+        raise UserError(f"a {tokenizer.kind} tokeniser cannot be written as tokenizer.json")
+    _lowercase(backend, normalizer)
+    _add_special_tokens(backend, ids)
+    backend.save(str(folder / "tokenizer.json"))
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": max_length,
+        "model_input_names": ["input_ids", "attention_mask"],
+        "clean_up_tokenization_spaces": False,
+        **ROLES,
+        "bos_token": ROLES["cls_token"],
+        "eos_token": ROLES["sep_token"],
+    }
+    text = json.dumps(config, indent=2, ensure_ascii=False)
+    (folder / "tokenizer_config.json").write_text(text + "\n", encoding="utf-8")
+    if isinstance(tokenizer, SentencePieceTokenizer):
+        tokenizer.save(folder)  # only from the model itself does a corpus get the same pieces again
+
+
+def steps_left_out(normalizer: TextNormalizer) -> list[str]:
+    """Return the options of prepare_corpus whose work on the text no tokenizer.json does."""
+    steps = {
+        "--moses-normalize": normalizer.moses_normalize,
+        "--moses-tokenize": normalizer.moses_tokenize,
+    }
+    return [option for option, taken in steps.items() if taken]
+
+
+def _byte_level(tokenizer: Gpt2Tokenizer, ids: dict[str, int]) -> Any:
+    from tokenizers import Tokenizer as Backend
+    from tokenizers import decoders, models, normalizers, pre_tokenizers
+
+    lines = tokenizer.files["vocab.bpe"].read_text(encoding="utf-8").split("\n")
+    pairs = [tuple(line.split()) for line in lines if not line.startswith("#version")]
+    backend = Backend(models.BPE(ids, [pair for pair in pairs if len(pair) == 2]))
+    backend.normalizer = normalizers.Strip(left=False, right=True)
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    return backend
+
+
+def _wordpiece(tokenizer: BertTokenizer, ids: dict[str, int]) -> Any:
+    from tokenizers import Tokenizer as Backend
+    from tokenizers import decoders, models, normalizers, pre_tokenizers
+
+    backend = Backend(models.WordPiece(ids, unk_token="<unk>", max_input_chars_per_word=100))
+    backend.normalizer = normalizers.BertNormalizer(lowercase=tokenizer.options()["lowercase"])
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    backend.decoder = decoders.WordPiece(prefix="##", cleanup=True)
+    return backend
+
+
+def _sentencepiece(tokenizer: SentencePieceTokenizer, ids: dict[str, int]) -> Any:
+    """The pieces with their scores as ranks of merges (BPE) or as they are (unigram).
+
+    Source: the algorithms of SentencePiece's bpe_model.cc and unigram_model.cc.
+    """
+    from sentencepiece import sentencepiece_model_pb2
+    from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers
+    from tokenizers import Tokenizer as Backend
+
+    model: Any = sentencepiece_model_pb2.ModelProto()  # type: ignore[attr-defined]
+    model.ParseFromString(tokenizer.files["sentencepiece.model"].read_bytes())
+    spec, trainer = model.normalizer_spec, model.trainer_spec
+    if not (spec.add_dummy_prefix and spec.remove_extra_whitespaces and spec.escape_whitespaces):
+        raise UserError(
+            "this SentencePiece model treats spaces otherwise than as usual (add_dummy_prefix,"
+            " remove_extra_whitespaces, escape_whitespaces): no tokenizer.json does the same"
+        )
+    scores = {piece.piece: piece.score for piece in model.pieces if piece.piece in ids}
+    if trainer.model_type == _BPE:
+        core: Any = models.BPE(
+            ids,
+            _merges(scores),
+            unk_token="<unk>",
+            fuse_unk=True,
+            byte_fallback=trainer.byte_fallback,
+        )
+    elif trainer.model_type == _UNIGRAM:
+        worst = min(scores.values())
+        pieces = [(token, scores.get(token, worst)) for token in ids]
+        core = models.Unigram(pieces, unk_id=ids["<unk>"], byte_fallback=trainer.byte_fallback)
+    else:
+        raise UserError("only BPE and unigram models of SentencePiece can be written as tokenizer.json")
+    steps = [normalizers.Replace(Regex(" {2,}"), " "), normalizers.Strip()]
+    if spec.precompiled_charsmap:
+        steps.insert(0, normalizers.Precompiled(spec.precompiled_charsmap))
+    if "nfkc" in spec.name:  # which Precompiled does cluster by cluster, and lets decomposed letters through
+        steps.insert(0, normalizers.NFC())
+    backend = Backend(core)
+    backend.normalizer = normalizers.Sequence(steps)
+    backend.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="always")
+    backend.decoder = decoders.Sequence(
+        [
+            decoders.Replace("▁", " "),
+            decoders.ByteFallback(),
+            decoders.Fuse(),
+            decoders.Strip(content=" ", left=1, right=0),
+        ]
+    )
+    return backend
+
+
+def _merges(scores: dict[str, float]) -> list[tuple[str, str]]:
+    """Every way to put a piece together from two others, best piece first."""
+    ranked = sorted(scores, key=lambda piece: -scores[piece])
+    return [
+        (piece[:cut], piece[cut:])
+        for piece in ranked
+        for cut in range(1, len(piece))
+        if piece[:cut] in scores and piece[cut:] in scores
+    ]
+
+
+def _lowercase(backend: Any, normalizer: TextNormalizer) -> None:
+    from tokenizers import Regex, normalizers
+
+    if normalizer.lowercase:  # its Lowercase takes each character by itself, Python's lower() does not
+        steps = [normalizers.Replace(Regex(_LAST_SIGMA), "ς"), normalizers.Lowercase(), backend.normalizer]
+        backend.normalizer = normalizers.Sequence(steps)
+
+
+def _add_special_tokens(backend: Any, ids: dict[str, int]) -> None:
+    from tokenizers import processors
+
+    backend.add_special_tokens(list(SPECIAL_SYMBOLS))
+    backend.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>",
+        pair="<s> $A </s> </s> $B </s>",
+        special_tokens=[("<s>", ids["<s>"]), ("</s>", ids["</s>"])],
+    )

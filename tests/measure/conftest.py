@@ -1,0 +1,3 @@
+"""Fixtures that other folders use too."""
+
+from tiny_problem import *  # noqa: F403
