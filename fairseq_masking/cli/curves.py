@@ -1,69 +1,64 @@
-"""What commands that draw training logs share: options, a figure, a file and a table."""
+"""How runs learned, from their training logs: a figure, a table, and a file of every logged value.
+
+--preset chooses what is shown; not given, it is the first one that all logs have the fields for.
+
+mlm      any method: training's loss, validation's perplexity and accuracy, tokens a second
+map_net  the encoder's loss at proposed and at uniform positions, the proposal's entropy and rank
+         correlation (2008.05333, Section 3.3)
+amos     the generator's loss at each depth (2204.03243, Fig. 1b), the mixture weight of each (Fig. 5a), and
+         the discriminator's accuracy on all, replaced and original tokens (Fig. 5b)
+
+The table has means over the last tenth of the updates; of validation the last values. "above chance" is the
+accuracy on replaced tokens plus that on original ones, less 100%: 0 for whoever calls tokens replaced
+without looking at them. "area" (under the ROC curve) is how often a replaced token looks less original than
+an original one: 50% by chance, whatever the threshold.
+
+Example:
+  fairseq-masking curves --run MLM=runs/mlm --run MAP-Net=runs/map_net --preset mlm --figure curves.png
+"""
 
 import argparse
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 
-from fairseq_masking.cli.parsing import OneLineParser, at_least, name_and_log, run_reporting
+from fairseq_masking.cli.options import add_figure, add_out, at_least
 from fairseq_masking.errors import UserError
-from fairseq_masking.figures.panels import Curves, Panel, curve_rows, plot_panels
+from fairseq_masking.figures.curves import (
+    PRESETS,
+    curve_rows,
+    curves_of,
+    find_preset,
+    panels_of,
+    summary_cells,
+)
+from fairseq_masking.figures.figure import Curves, plot_panels
 from fairseq_masking.figures.provenance import write_csv
 from fairseq_masking.figures.tables import format_table
-from fairseq_masking.figures.training_log import TrainingLog, read_training_log
+from fairseq_masking.figures.training_log import named_log, read_training_log
 
-__all__ = ["curves_parser", "run_curves"]
-
-Runs = Mapping[str, Curves]
+__all__ = ["add_options", "run"]
 
 
-def curves_parser(prog: str, description: str | None, epilog: str | None = None) -> argparse.ArgumentParser:
-    """Returns the parser of such a command."""
-    parser = OneLineParser(prog=prog, description=description, epilog=epilog, allow_abbrev=False)
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's options."""
     add = parser.add_argument
     add("--run", dest="runs", action="append", required=True, metavar="NAME=LOG",
         help="a run's log (--log-file), or its folder; repeat for several")  # fmt: skip
-    add("--figure", type=Path, required=True, metavar="PNG", help="figure to write")
-    add("--out", type=Path, metavar="CSV", help="file for the curves' values")
-    add("--smooth", type=int, default=1, metavar="N", help="draw means over N intervals (default: 1)")
-    return parser
+    add("--preset", choices=list(PRESETS), help="what to show (default: by the logs' fields)")
+    add_figure(parser, required=True)
+    add_out(parser, "file for all values", metavar="CSV")
+    add("--smooth", type=at_least(1), default=1, metavar="N", help="draw means over N intervals (default: 1)")
 
 
-def run_curves(
-    parser: argparse.ArgumentParser,
-    argv: Sequence[str] | None,
-    *,
-    curves_of: Callable[[str, TrainingLog], Curves],
-    panels_of: Callable[[Runs], Sequence[Panel]],
-    summary: Callable[[Runs], tuple[Sequence[str], Sequence[Sequence[str]]]],
-) -> int:
-    """Runs the command; returns its exit status.
-
-    Args:
-        curves_of: a run's name and log -> its curves; raises UserError where the log is another method's.
-        panels_of: what to draw of the runs.
-        summary: header and lines of the table.
-    """
-    args = parser.parse_args(argv)
-    at_least(parser, args, smooth=1)
-
-    def report() -> None:
-        runs = {
-            name: curves_of(name, read_training_log(path, needs_validation=False))
-            for name, path in _paths(args.runs).items()
-        }
-        plot_panels(runs, panels_of(runs), args.figure, smooth=args.smooth)
-        if args.out is not None:
-            write_csv(args.out, curve_rows(runs), {})
-        print(format_table(*summary(runs)))
-
-    return run_reporting(parser, report, args.figure)
-
-
-def _paths(given: Sequence[str]) -> dict[str, Path]:
-    paths: dict[str, Path] = {}
-    for run in given:
-        name, path = name_and_log(run)
-        if name in paths:
+def run(args: argparse.Namespace) -> None:
+    """Draw the figure, write the file, print the table."""
+    runs: dict[str, Curves] = {}
+    for name, path in map(named_log, args.runs):
+        if name in runs:
             raise UserError(f"--run {name}: two runs have this name; give each one of its own")
-        paths[name] = path
-    return paths
+        runs[name] = curves_of(read_training_log(path, needs_validation=False))
+    name = find_preset(runs, args.preset)
+    plot_panels(runs, panels_of(PRESETS[name], runs), args.figure, smooth=args.smooth)
+    if args.out is not None:
+        write_csv(args.out, curve_rows(runs), {})
+    if args.preset is None:
+        print(f"preset: {name}, by the logs' fields\n")
+    print(format_table(*summary_cells(PRESETS[name], runs)))

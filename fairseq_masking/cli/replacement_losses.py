@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from fairseq_masking.cli.parsing import OneLineParser, at_least, run_reporting
 from fairseq_masking.errors import UserError
-from fairseq_masking.figures.loss_distributions import histogram_rows, plot_distributions
+from fairseq_masking.figures.figure import histogram_rows, plot_distributions
 from fairseq_masking.figures.provenance import provenance_of, write_csv
 from fairseq_masking.figures.tables import format_table
 from fairseq_masking.measure.measurements import add_amos_options, amos_batches, load_amos

@@ -1,17 +1,55 @@
-"""Learning curves as a PNG."""
+"""Figures as PNG: whole files, without a display; panels of curves, and distributions side by side.
 
-from collections.abc import Mapping
+matplotlib is imported with the first figure: who writes none does not wait for it.
+"""
+
+from collections.abc import Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from fairseq_masking.figures.training_log import TrainingLog
+import numpy as np
+import numpy.typing as npt
+
 from fairseq_masking.files import whole_file
 
-__all__ = ["new_figure", "plot_learning_curves", "save_figure"]
+__all__ = [
+    "Curve",
+    "Curves",
+    "Panel",
+    "density",
+    "histogram_rows",
+    "new_figure",
+    "plot_distributions",
+    "plot_panels",
+    "save_figure",
+]
+
+Curve = tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]  # updates and values
+Curves = Mapping[str, Curve]  # by metric
+Losses = npt.NDArray[np.float64]
+
+_COLOURS = ("#1b6ca8", "#c8501e", "#2a8a4a", "#7a3e9d", "#8a6d00", "#555555")
+_POINTS = 200
+_SHOWN = 0.995  # share of all losses that histograms reach to
+
+
+class Panel(NamedTuple):
+    """Metrics of a panel with their line styles, and what stands beside them.
+
+    Attributes:
+        lines: metric, style and meaning of each.
+        level: draw a line at this height, named ``level_label``.
+    """
+
+    label: str
+    lines: Sequence[tuple[str, str, str]]
+    level: float | None = None
+    level_label: str = ""
 
 
 def new_figure(rows: int, columns: int, size: tuple[float, float], **sharing: Any) -> tuple[Any, Any]:
-    """A figure and its axes, an array ``[rows, columns]``; needs no display.
+    """Return a figure and its axes, an array ``[rows, columns]``; it needs no display.
 
     Args:
         size: in inches.
@@ -27,28 +65,101 @@ def new_figure(rows: int, columns: int, size: tuple[float, float], **sharing: An
 
 
 def save_figure(figure: Any, path: Path, *, dpi: int = 120) -> None:
-    """Writes a PNG, whole or not at all; its folder is made."""
+    """Write a PNG, whole or not at all; its folder is made."""
     with whole_file(path) as partial:
         figure.savefig(partial, dpi=dpi, format="png")
 
 
-def plot_learning_curves(logs: Mapping[str, TrainingLog], path: Path, *, unigram_ppl: float) -> None:
-    """Draws validation perplexity and accuracy of several runs against updates.
+def plot_panels(runs: Mapping[str, Curves], panels: Sequence[Panel], path: Path, *, smooth: int = 1) -> None:
+    """Draw the panels; a colour is a run, or a line of its panel where there is one run only.
 
     Args:
-        logs: name of a run -> its log.
-        path: PNG to write.
-        unigram_ppl: perplexity of the unigram on the same masked tokens, drawn as a line.
+        runs: name -> metric -> curve; a metric that a run does not have is left out.
+        smooth: intervals that a point is the mean of.
     """
-    figure, ((perplexity, accuracy),) = new_figure(1, 2, (11, 4.2))
-    for name, log in logs.items():
-        perplexity.plot(*log.curve("ppl"), marker="o", markersize=3, label=name)
-        accuracy.plot(*log.curve("accuracy"), marker="o", markersize=3, label=name)
-    perplexity.axhline(unigram_ppl, color="0.5", linestyle="--", label=f"unigram ({unigram_ppl:.0f})")
-    perplexity.set_ylabel("validation perplexity of masked tokens")
-    accuracy.set_ylabel("validation accuracy of masked tokens, %")
-    for axes in (perplexity, accuracy):
-        axes.set_xlabel("updates")
-        axes.grid(alpha=0.3)
-        axes.legend()
+    columns, several = min(3, len(panels)), len(runs) > 1
+    rows = -(-len(panels) // columns)
+    figure, axes = new_figure(rows, columns, (4.5 * columns, 3.6 * rows))
+    for panel, axis in zip(panels, axes.flat, strict=False):
+        for (name, curves), run_colour in zip(runs.items(), cycle(_COLOURS)):
+            for (metric, style, meaning), line_colour in zip(panel.lines, cycle(_COLOURS)):
+                if metric not in curves or not len(curves[metric][0]):
+                    continue
+                label = ", ".join(part for part in (name if several else "", meaning) if part)
+                colour = run_colour if several else line_colour
+                axis.plot(
+                    *_smoothed(curves[metric], smooth),
+                    style,
+                    color=colour,
+                    linewidth=1.5,
+                    markersize=3,
+                    label=label,
+                )
+        if panel.level is not None:
+            label = panel.level_label or "_"  # matplotlib's sign for a line that no legend names
+            axis.axhline(panel.level, color="0.6", linewidth=0.8, zorder=0, label=label)
+        axis.set(xlabel="updates", ylabel=panel.label)
+        axis.grid(alpha=0.3)
+        if axis.get_legend_handles_labels()[0]:
+            axis.legend(fontsize=8)
+    for axis in axes.flat[len(panels) :]:
+        axis.set_axis_off()
     save_figure(figure, path)
+
+
+def _smoothed(found: Curve, window: int) -> Curve:
+    """Means over ``window`` consecutive intervals, at the middle of their updates."""
+    updates, values = found
+    if window == 1 or len(values) < window:
+        return found
+    kernel = np.full(window, 1.0 / window)
+    return np.convolve(updates, kernel, "valid"), np.convolve(values, kernel, "valid")
+
+
+def histogram_rows(losses: Mapping[str, Losses], num_bins: int) -> list[dict[str, Any]]:
+    """Return a row for each bin of each distribution: from, to, count and density; the last bin is open."""
+    edges = _edges(losses, num_bins)
+    rows = []
+    for name, values in losses.items():
+        counts, _ = np.histogram(np.minimum(values, edges[-1]), edges)
+        densities = counts / max(1, counts.sum()) / np.diff(edges)
+        rows += [
+            {"source": name, "from": low, "to": high, "count": int(count), "density": float(height)}
+            for low, high, count, height in zip(
+                edges[:-1].tolist(), edges[1:].tolist(), counts, densities, strict=True
+            )
+        ]
+    return rows
+
+
+def density(values: Losses, points: Losses) -> Losses:
+    """Return a Gaussian kernel estimate by Silverman's rule, reflected at 0, below which no loss can be."""
+    low, high = np.percentile(values, (25, 75))
+    spread = min(values.std(), (high - low) / 1.349) or values.std() or 1.0
+    width = 0.9 * spread * len(values) ** -0.2
+    total = np.zeros_like(points)
+    for part in np.array_split(values, -(-len(values) // 10_000)):
+        for sign in (1.0, -1.0):
+            total += np.exp(-0.5 * ((points[:, None] - sign * part) / width) ** 2).sum(1)
+    return total / (len(values) * width * np.sqrt(2 * np.pi))
+
+
+def plot_distributions(losses: Mapping[str, Losses], path: Path, *, num_bins: int, title: str) -> None:
+    """Draw histograms of losses (2204.03243, Fig. 1a), their densities, and a line at each mean."""
+    edges = _edges(losses, num_bins)
+    figure, ((axis,),) = new_figure(1, 1, (7, 4.2))
+    points = np.linspace(0, edges[-1], _POINTS)
+    for number, (name, values) in enumerate(losses.items()):
+        colour = f"C{number}"
+        axis.hist(np.minimum(values, edges[-1]), edges, density=True, alpha=0.2, color=colour)
+        axis.plot(points, density(values, points), color=colour, label=f"{name}, mean {values.mean():.3f}")
+        axis.axvline(values.mean(), color=colour, linestyle=":", linewidth=1)
+    axis.set(xlabel="discriminator's loss on replaced tokens, nats", ylabel="density")
+    axis.set_title(title, fontsize=9)
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize=8)
+    save_figure(figure, path)
+
+
+def _edges(losses: Mapping[str, Losses], num_bins: int) -> Losses:
+    return np.linspace(0.0, np.quantile(np.concatenate(list(losses.values())), _SHOWN), num_bins + 1)

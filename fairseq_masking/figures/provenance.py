@@ -10,8 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from fairseq_masking.files import whole_file
 
 __all__ = ["environment", "provenance_of", "write_csv"]
@@ -20,7 +18,7 @@ __all__ = ["environment", "provenance_of", "write_csv"]
 def provenance_of(
     command: Sequence[str], checkpoints: Sequence[Path] = (), *, since: float | None = None, **more: str
 ) -> dict[str, str]:
-    """What reproduces numbers: the command line, checkpoints' hashes, ``environment`` and ``more``.
+    """Return what reproduces numbers: the command line, checkpoints' hashes, ``environment`` and ``more``.
 
     Args:
         since: ``time.perf_counter()`` when the command started: its ``seconds`` come last.
@@ -37,11 +35,13 @@ def provenance_of(
 
 
 def environment(device: str = "cpu") -> dict[str, str]:
-    """Device, versions and commit.
+    """Return device, versions and commit.
 
     Args:
         device: ``cpu`` or ``cuda``.
     """
+    import torch  # late: most of what writes a table needs none
+
     commit = subprocess.run(
         ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=Path(__file__).parent
     )
@@ -56,7 +56,7 @@ def environment(device: str = "cpu") -> dict[str, str]:
 
 
 def write_csv(path: Path, rows: Sequence[dict[str, Any]], provenance: dict[str, str]) -> None:
-    """Writes the rows, all or none; what holds for all of them stands in the first one alone."""
+    """Write the rows, all or none; what holds for all of them stands in the first one alone."""
     with whole_file(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, fieldnames=[*rows[0], *provenance])
         writer.writeheader()

@@ -6,7 +6,7 @@ __all__ = ["format_table"]
 
 
 def format_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table with padded columns: the first one left-aligned, the others right-aligned."""
+    """Return a Markdown table with padded columns: the first one left-aligned, the others right-aligned."""
     columns = list(zip(header, *rows, strict=True))
     widths = [max(map(len, column)) for column in columns]
     rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from fairseq_masking.errors import UserError
 
-__all__ = ["TrainingLog", "read_training_log"]
+__all__ = ["TrainingLog", "named_log", "read_training_log"]
 
 _VALID = "valid_"
 _SIMPLE_TRAIN = re.compile(r"epoch \d+: +\d+ / \d+ (.*)")
@@ -52,8 +52,24 @@ class TrainingLog(NamedTuple):
         return self.curve(key)[1][-1]
 
 
+def named_log(run: str) -> tuple[str, Path]:
+    """Read NAME=LOG, where LOG may be the folder with its log: train.log, or Hydra's hydra_train.log.
+
+    Raises:
+        UserError: that is not its form.
+    """
+    name, equals, path = run.partition("=")
+    if not equals or not name:
+        raise UserError(f"--run {run!r}: give NAME=LOG")
+    log = Path(path)
+    if log.is_dir():
+        logs = [log / "train.log", log / "hydra_train.log"]
+        log = next((path for path in logs if path.exists()), logs[0])
+    return name, log
+
+
 def read_training_log(path: str | Path, *, needs_validation: bool = True) -> TrainingLog:
-    """Reads a log file.
+    """Read a log file.
 
     Args:
         needs_validation: refuse a log without validations.

@@ -16,9 +16,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from common import environment, write_csv
 
-from fairseq_masking.cli.parsing import name_and_log
 from fairseq_masking.figures.tables import format_table
-from fairseq_masking.figures.training_log import read_training_log
+from fairseq_masking.figures.training_log import named_log, read_training_log
 
 COLUMNS = ("loss", "ppl", "accuracy", "ppl_mask", "ppl_random", "ppl_unchanged")
 
@@ -36,7 +35,7 @@ def main(argv: list[str] | None = None) -> None:
     args = arguments(argv)
     rows, losses = [], defaultdict(list)
     for run in args.run:
-        name, path = name_and_log(run)
+        name, path = named_log(run)
         log = read_training_log(path)
         final = {column: log.final(column) for column in COLUMNS}
         losses[name].append(final["loss"])

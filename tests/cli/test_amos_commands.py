@@ -5,8 +5,8 @@ import csv
 import pytest
 from commands import assert_ok, prepare_sentences, status_of
 
-from fairseq_masking.cli import adversary, amos_curves, replacement_losses, show_replacements
-from fairseq_masking.cli.sweep_table import main as sweep_table
+from fairseq_masking.cli import adversary, replacement_losses, show_replacements
+from fairseq_masking.cli.main import main
 
 TEXT = "The old dog sat on a hat."
 
@@ -98,10 +98,10 @@ def test_adversary(trained, capsys, tmp_path):
 
 def test_curves_and_table_of_a_real_log(trained, capsys, tmp_path):
     figure = tmp_path / "curves.png"
-    assert amos_curves.main(["--run", f"amos={trained / 'amos'}", "--figure", str(figure)]) == 0
+    assert main(["curves", "--run", f"amos={trained / 'amos'}", "--figure", str(figure)]) == 0
     assert "above chance" in capsys.readouterr().out and figure.exists()
     out = tmp_path / "table.csv"
-    assert sweep_table([str(trained / "amos"), "--out", str(out)]) == 0
+    assert main(["table", str(trained / "amos"), "--out", str(out)]) == 0
     (row,) = rows_of(out)
     assert (row["mixture"], row["generator"], row["separate"]) == ("adversarial", "1,2,3", "")
     assert row["no stop-grad"] == "False" and float(row["scale"]) == -1

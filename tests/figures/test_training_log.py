@@ -1,11 +1,12 @@
 """Reading fairseq's JSON log: duplicates, resumed runs, lines of text between, a line cut short by a kill."""
 
 import json
+from pathlib import Path
 
 import pytest
 
 from fairseq_masking.errors import UserError
-from fairseq_masking.figures.training_log import read_training_log
+from fairseq_masking.figures.training_log import named_log, read_training_log
 
 
 def train_line(update, **values):
@@ -71,3 +72,28 @@ def test_a_log_without_values_is_one_clear_line(tmp_path, lines, message):
 def test_a_missing_log_names_the_options(tmp_path):
     with pytest.raises(UserError, match="--log-format json --log-file"):
         read_training_log(tmp_path / "absent.log")
+
+
+@pytest.mark.parametrize(
+    ("logs", "expected"),
+    [
+        (("train.log",), "train.log"),
+        (("hydra_train.log",), "hydra_train.log"),
+        (("hydra_train.log", "train.log"), "train.log"),
+        ((), "train.log"),
+    ],
+)
+def test_a_folder_stands_for_its_log(tmp_path, logs, expected):
+    for log in logs:
+        (tmp_path / log).touch()
+    assert named_log(f"a run={tmp_path}") == ("a run", tmp_path / expected)
+
+
+def test_a_file_is_the_log():
+    assert named_log("run=folder=1/log.txt") == ("run", Path("folder=1/log.txt"))
+
+
+@pytest.mark.parametrize("run", ["log.txt", "=log.txt"])
+def test_a_run_without_name_is_refused(run):
+    with pytest.raises(UserError, match="give NAME=LOG"):
+        named_log(run)

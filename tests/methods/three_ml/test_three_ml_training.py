@@ -10,8 +10,8 @@ import torch
 from commands import PACKAGE, assert_ok, prepare_sentences, run_command, run_fairseq_train, weights
 from fairseq.data.indexed_dataset import MMapIndexedDatasetBuilder
 
+from fairseq_masking.cli.main import main
 from fairseq_masking.cli.mutual_information import main as mutual_information
-from fairseq_masking.cli.sweep_table import main as sweep_table
 from fairseq_masking.methods.three_ml.model import ThreeMLModel
 
 CROSS = ("--arch", "three_ml_tiny", "--decoder-attention", "cross", "--mask-prob", "0.4")
@@ -34,10 +34,10 @@ def test_resume_is_bit_exact_and_everything_is_logged(small_data, tmp_path, caps
     logged = json.loads(re.findall(r"\| train_inner \| (\{.*)", whole.stdout)[-1])
     assert {"ppl", "loss_mask", "ppl_mask", "ppl_random", "var_within"} <= logged.keys()
     assert {"encoder_length", "flops_saved"} <= logged.keys()
-    assert sweep_table([str(tmp_path / "whole")]) == 0
+    assert main(["table", str(tmp_path / "whole")]) == 0
     header, _, row = capsys.readouterr().out.strip().splitlines()
     assert "ppl_mask" in header and "encoder_length" in header and "three_ml_tiny" in row
-    assert sweep_table([str(small_data)]) == 1
+    assert main(["table", str(small_data)]) == 1
     assert "no checkpoint_last.pt under" in capsys.readouterr().err
 
 

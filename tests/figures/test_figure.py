@@ -1,9 +1,10 @@
-"""Histograms and densities of losses."""
+"""Distributions of losses, figures of curves, and the table."""
 
 import numpy as np
 import pytest
 
-from fairseq_masking.figures.loss_distributions import density, histogram_rows, plot_distributions
+from fairseq_masking.figures.figure import density, histogram_rows, plot_distributions
+from fairseq_masking.figures.tables import format_table
 
 
 def test_histograms_are_densities_of_all_losses():
@@ -37,3 +38,9 @@ def test_figure(tmp_path):
     losses = {"a": np.array([0.1, 0.5, 2.0]), "b": np.array([1.0])}
     plot_distributions(losses, tmp_path / "a.png", num_bins=5, title="")
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_table_is_padded_markdown():
+    assert format_table(["name", "n"], [["a", "1"], ["long name", "23"]]) == (
+        "| name      |  n |\n| --------- | -: |\n| a         |  1 |\n| long name | 23 |"
+    )

@@ -1,11 +1,16 @@
-"""The table and the figure of the report."""
+"""The table and the figure of the quickstart's report, scripts/quickstart/report.py."""
 
-from fairseq_masking.cli.quickstart_report import SENTENCES, main, score_table
-from fairseq_masking.figures.figure import plot_learning_curves
-from fairseq_masking.figures.tables import format_table
+import importlib.util
+
+from commands import ROOT
+
 from fairseq_masking.figures.training_log import TrainingLog
 from fairseq_masking.measure.fillings import Candidate, format_fillings
 from fairseq_masking.measure.unigram import Score
+
+_SPEC = importlib.util.spec_from_file_location("quickstart_report", ROOT / "scripts/quickstart/report.py")
+report = importlib.util.module_from_spec(_SPEC)
+_SPEC.loader.exec_module(report)
 
 LOG = TrainingLog(
     train={20: {"wps": 12345.6}},
@@ -16,14 +21,8 @@ LOG = TrainingLog(
 )
 
 
-def test_table_is_padded_markdown():
-    assert format_table(["name", "n"], [["a", "1"], ["long name", "23"]]) == (
-        "| name      |  n |\n| --------- | -: |\n| a         |  1 |\n| long name | 23 |"
-    )
-
-
 def test_scores_stand_beside_the_unigrams():
-    lines = score_table({"mlm": LOG}, Score(9.5, 724.1, 6.0)).splitlines()
+    lines = report.score_table({"mlm": LOG}, Score(9.5, 724.1, 6.0)).splitlines()
     cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
     assert cells[2] == ["unigram (no context)", "", "9.500", "724.1", "6.0%", ""]
     assert cells[3] == ["mlm", "200", "8.000", "256.0", "16.0%", "12,346"]
@@ -31,7 +30,7 @@ def test_scores_stand_beside_the_unigrams():
 
 def test_figure_is_written_whole(tmp_path):
     path = tmp_path / "curves.png"
-    plot_learning_curves({"mlm": LOG, "other": LOG}, path, unigram_ppl=724.1)
+    report.plot_learning_curves({"mlm": LOG, "other": LOG}, path, unigram_ppl=724.1)
     assert path.read_bytes().startswith(b"\x89PNG")
     assert [entry.name for entry in tmp_path.iterdir()] == ["curves.png"]
 
@@ -46,8 +45,8 @@ def test_fillings_show_both_probabilities_and_the_words_beginning():
 
 
 def test_sentences_have_one_gap_each():
-    assert len(SENTENCES) == 5
-    assert all(sentence.count("<mask>") == 1 for sentence in SENTENCES)
+    assert len(report.SENTENCES) == 5
+    assert all(sentence.count("<mask>") == 1 for sentence in report.SENTENCES)
 
 
 def test_a_missing_run_is_one_line_and_a_non_zero_exit(tmp_path, capsys):
@@ -59,6 +58,6 @@ def test_a_missing_run_is_one_line_and_a_non_zero_exit(tmp_path, capsys):
         "--figure",
         str(tmp_path / "figure.png"),
     ]
-    assert main([*arguments, "--run", f"mlm={tmp_path / 'absent'}"]) == 1
+    assert report.main([*arguments, "--run", f"mlm={tmp_path / 'absent'}"]) == 1
     error = capsys.readouterr().err
-    assert error.startswith("quickstart_report: error: --run") and error.count("\n") == 1
+    assert error.startswith("report.py: error: --run") and error.count("\n") == 1

@@ -1,25 +1,24 @@
-"""sweep_table: one table of all runs under a folder: what differs, and their validation by corruption."""
+"""One table of all runs under folders: what differs in their options, and their validation by corruption.
+
+Each folder below with a checkpoint is a run. The file has every column, the table those that vary.
+
+Example:
+  fairseq-masking table runs --log hydra_train.log --out table.csv
+"""
 
 import argparse
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fairseq import checkpoint_utils
-from omegaconf import OmegaConf
-
-import fairseq_masking  # checkpoints name its tasks and models
-from fairseq_masking.cli.parsing import OneLineParser, run_reporting
+from fairseq_masking.cli.options import add_out
 from fairseq_masking.errors import UserError
-from fairseq_masking.figures.amos_curves import depths_of
+from fairseq_masking.figures.curves import depths_of
 from fairseq_masking.figures.provenance import provenance_of, write_csv
 from fairseq_masking.figures.tables import format_table
 from fairseq_masking.figures.training_log import read_training_log
 
-__all__ = ["get_parser", "main"]
-
-assert fairseq_masking.__version__
+__all__ = ["add_options", "run"]
 
 # Column and where its value stands in a checkpoint's configuration.
 _OPTIONS = {
@@ -41,6 +40,7 @@ _OPTIONS = {
     "tokens": "task.tokens_per_sample",
     "seed": "common.seed",
 }
+# Validation's. It may mask less than training does: what training saves stands in its own log.
 _METRICS = (
     "ppl",
     "ppl_mask",
@@ -56,60 +56,53 @@ _METRICS = (
     "disc_auc",
     "replace_rate",
 )
+_OF_TRAINING = ("encoder_length", "flops_saved")
 _BY_DEPTH = ("mlm_loss", "mixture")  # AMOS's: in a log the depth's name stands behind
 
 
-def get_parser() -> argparse.ArgumentParser:
-    """Returns the command's parser."""
-    parser = OneLineParser(prog="sweep_table", description=__doc__, allow_abbrev=False)
-    parser.add_argument("folder", type=Path, nargs="+", help="each folder below with a checkpoint is a run")
-    parser.add_argument(
-        "--log", default="train.log", metavar="NAME", help="of each run, in its folder (default: train.log)"
-    )
-    parser.add_argument("--out", type=Path, metavar="CSV", help="also write the table, every column of it")
-    parser.add_argument("--note", default="", metavar="TEXT", help="kept in the file")
-    return parser
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's options."""
+    add = parser.add_argument
+    add("folder", type=Path, nargs="+", metavar="FOLDER", help="each folder below with a checkpoint is a run")
+    add("--log", default="train.log", metavar="NAME", help="of each run, in its folder (default: train.log)")
+    add_out(parser, "also write the table, every column of it", metavar="CSV")
+    add("--note", default="", metavar="TEXT", help="kept in the file")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Prints the table; returns the exit status: 0, 1 for bad input (2: wrong options)."""
-    argv = sys.argv[1:] if argv is None else list(argv)
-    parser = get_parser()
-    args = parser.parse_args(argv)
-    return run_reporting(parser, lambda: _report(args, argv), args.out)
+def run(args: argparse.Namespace) -> None:
+    """Print the table, write the file."""
+    from fairseq_masking import register
 
-
-def _report(args: argparse.Namespace, argv: Sequence[str]) -> None:
-    rows = _rows(args)
-    if args.out is not None:
-        write_csv(args.out, rows, provenance_of(["sweep_table", *argv], note=args.note))
-    print(_table(rows))
-
-
-def _rows(args: argparse.Namespace) -> list[dict[str, Any]]:
+    register()  # checkpoints name its tasks and models
     checkpoints = sorted(path for folder in args.folder for path in folder.rglob("checkpoint_last.pt"))
     if not checkpoints:
         raise UserError(f"no checkpoint_last.pt under {' '.join(map(str, args.folder))}: train first")
-    return sorted((_row(path, args.log) for path in checkpoints), key=_order)
+    rows = sorted((_row(path, args.log) for path in checkpoints), key=_order)
+    if args.out is not None:
+        write_csv(args.out, rows, provenance_of(args.command, note=args.note))
+    print(_table(rows))
 
 
 def _row(checkpoint: Path, log_name: str) -> dict[str, Any]:
+    from fairseq import checkpoint_utils
+    from omegaconf import OmegaConf
+
     cfg = checkpoint_utils.load_checkpoint_to_cpu(str(checkpoint))["cfg"]
     log = read_training_log(checkpoint.parent / log_name)
     last = max(log.valid)
-    row = {column: _plain(OmegaConf.select(cfg, key)) for column, key in _OPTIONS.items()}
+    values = {column: OmegaConf.select(cfg, key) for column, key in _OPTIONS.items()}
+    row = {column: _plain(value) for column, value in values.items()}
     row |= {"updates": last, **{name: log.valid[last].get(name, "") for name in _METRICS}}
     row |= {f"{name} by depth": _by_depth(log.valid[last], f"{name}_") for name in _BY_DEPTH}
-    # Validation may mask less than training does: what training saves stands in its own log.
-    training = log.train[max(log.train)]
-    row |= {name: training.get(name, "") for name in ("encoder_length", "flops_saved")}
+    row |= {name: log.train[max(log.train)].get(name, "") for name in _OF_TRAINING}
     return {**row, "tokens_per_s": round(log.tokens_per_second), "run": checkpoint.parent.name}
 
 
 def _plain(value: Any) -> Any:
-    if value is None:
-        return ""
-    return ",".join(map(str, value)) if OmegaConf.is_list(value) else value
+    """An option as it is, a list with commas, "" for none."""
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return ",".join(map(str, value))
+    return "" if value is None else value
 
 
 def _by_depth(values: Mapping[str, float], prefix: str) -> str:
@@ -124,14 +117,9 @@ def _order(row: dict[str, Any]) -> list[Any]:
 def _table(rows: list[dict[str, Any]]) -> str:
     """What is the same in all runs is left out."""
     varying = [column for column in (*_OPTIONS, "updates") if len({str(row[column]) for row in rows}) > 1]
-    columns = [
-        *(varying or ["arch"]),
-        *(
-            name
-            for name in (*_METRICS, *(f"{name} by depth" for name in _BY_DEPTH), "tokens_per_s")
-            if any(row[name] != "" for row in rows)
-        ),
-    ]
+    measured = (*_METRICS, *(f"{name} by depth" for name in _BY_DEPTH), "tokens_per_s")
+    known = [name for name in measured if any(row[name] != "" for row in rows)]
+    columns = [*(varying or ["arch"]), *known]
     return format_table(columns, [[_cell(row[column]) for column in columns] for row in rows])
 
 
@@ -139,7 +127,3 @@ def _cell(value: Any) -> str:
     if not isinstance(value, float):
         return str(value)
     return f"{value:.3g}" if value < 100 else f"{value:.0f}"
-
-
-if __name__ == "__main__":
-    sys.exit(main())

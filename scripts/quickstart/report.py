@@ -2,12 +2,15 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from fairseq_masking.checkpoints.hub import HubInterface
 from fairseq_masking.errors import UserError
-from fairseq_masking.figures.figure import plot_learning_curves
+from fairseq_masking.figures.curves import PRESETS, curves_of
+from fairseq_masking.figures.figure import plot_panels
 from fairseq_masking.figures.tables import format_table
 from fairseq_masking.figures.training_log import TrainingLog, read_training_log
 from fairseq_masking.measure.fillings import format_fillings, top_candidates
@@ -28,9 +31,9 @@ SENTENCES = (
 )
 
 
-def get_parser() -> argparse.ArgumentParser:
-    """Returns the command's parser."""
-    parser = argparse.ArgumentParser(prog="quickstart_report", description=__doc__)
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print the report; return the exit status."""
+    parser = argparse.ArgumentParser(prog="report.py", description=__doc__)
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="prepared corpus")
     parser.add_argument(
         "--run",
@@ -44,12 +47,6 @@ def get_parser() -> argparse.ArgumentParser:
         "--tokens-per-sample", type=int, required=True, metavar="N", help="as in the training"
     )
     parser.add_argument("--figure", type=Path, required=True, metavar="PNG", help="figure to write")
-    return parser
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Prints the report; returns the exit status."""
-    parser = get_parser()
     args = parser.parse_args(argv)
     try:
         _report(args)
@@ -82,6 +79,14 @@ def score_table(logs: dict[str, TrainingLog], unigram: Score) -> str:
         score = Score(log.final("loss"), log.final("ppl"), log.final("accuracy"))
         rows.append([name, str(log.curve("loss")[0][-1]), *_scores(score), f"{log.tokens_per_second:,.0f}"])
     return format_table(["validation", "updates", "loss (bits)", "perplexity", "accuracy", "tokens/s"], rows)
+
+
+def plot_learning_curves(logs: Mapping[str, TrainingLog], path: Path, *, unigram_ppl: float) -> None:
+    """Draw the preset ``mlm``, with the unigram's perplexity on the same masked tokens as a line."""
+    _, perplexity, accuracy = PRESETS["mlm"].panels
+    perplexity = perplexity._replace(level=unigram_ppl, level_label=f"unigram ({unigram_ppl:.0f})")
+    runs = {name: curves_of(log) for name, log in logs.items()}
+    plot_panels(runs, [perplexity, accuracy], path)
 
 
 def _scores(score: Score) -> list[str]:
