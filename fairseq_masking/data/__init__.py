@@ -2,6 +2,7 @@
 
 from fairseq_masking.corpus.dictionary import MASK_SYMBOL, load_dictionary
 from fairseq_masking.corpus.indexed import load_tokens
+from fairseq_masking.data.batch import batch_input
 from fairseq_masking.data.blocks import BlockDataset, BreakMode
 from fairseq_masking.data.collater import MaskedExample, collate
 from fairseq_masking.data.masked_dataset import MaskedDataset
@@ -12,6 +13,7 @@ __all__ = [
     "BreakMode",
     "MaskedDataset",
     "MaskedExample",
+    "batch_input",
     "collate",
     "load_dictionary",
     "load_tokens",

@@ -91,6 +91,7 @@ def test_batch(case: str, num_splits: int, vocabulary: MaskingVocabulary) -> Non
         "max_visible": max(visible),
         "has_padding": len(set(lengths)) > 1,
         "noise_seed": noise_seed(7, 2, items[0].index),
+        "num_splits": num_splits,
     }
     assert set(batch) == {"id", "split", "nsentences", "ntokens", "num_skipped", "net_input"}
     assert (batch["id"].tolist(), batch["split"].tolist()) == (ids, splits)

@@ -1,0 +1,99 @@
+"""The only maker of design.md's batch contract: clean text, the corruption beside it.
+
+Shapes: I texts, K splits, B = I * K rows, T columns, N masked positions of the batch, k of a row.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from fairseq_masking.masking import MaskedItem
+from fairseq_masking.masking.corruption import MASK
+
+__all__ = ["batch_input"]
+
+_NO_COLUMNS = np.empty(0, dtype=np.int64)
+_NO_KINDS = np.empty(0, dtype=np.int8)
+
+
+def batch_input(
+    texts: Sequence[npt.NDArray[np.int64]],
+    masks: Sequence[MaskedItem | None],
+    *,
+    num_splits: int = 1,
+    pad_index: int | None = None,
+    noise_seed: int = 0,
+    device: torch.device | str = "cpu",
+) -> dict[str, Any]:
+    """Make the ``net_input`` that every model takes; the K rows of a text stand together.
+
+    Args:
+        texts: I clean texts, int64 [length] with the outer <s> and </s>.
+        masks: the K masks of each text; None gives it K rows without a mask.
+        num_splits: K.
+        pad_index: id of <pad>, needed where the texts differ in length.
+        noise_seed: of what is drawn on the device for this batch.
+        device: of the tensors.
+
+    Returns:
+        ``src_tokens`` int64 [B, T], ``src_lengths`` int64 [B], ``positions`` int64 [N] (row * T + column),
+        ``kinds`` int8 [N], ``replacements`` int64 [N], ``num_masked`` int64 [B], and ``shape``, Python
+        numbers that no model has to ask the device for:
+
+        ============  ===========================================================
+        rectangular   all rows have the same length and number of masks
+        max_masked    the largest k
+        num_mask      positions of the batch that become [MASK]
+        max_visible   the most columns of a row that are neither [MASK] nor <pad>
+        has_padding   rows differ in length
+        noise_seed    as given
+        num_splits    K
+        ============  ===========================================================
+    """
+    num_rows = len(texts) * num_splits
+    lengths_I = np.array([len(text) for text in texts], dtype=np.int64)
+    counts_I = np.array([0 if mask is None else len(mask.kinds) for mask in masks], dtype=np.int64)
+    num_mask_I = np.array(
+        [0 if mask is None else np.count_nonzero(mask.kinds == MASK) for mask in masks], dtype=np.int64
+    )
+    width = int(lengths_I.max())
+    has_padding = bool((lengths_I != width).any())
+
+    tokens_BT = np.empty((num_rows, width), dtype=np.int64)
+    if has_padding:
+        assert pad_index is not None, "texts of different lengths need a <pad>"
+        tokens_BT.fill(pad_index)
+    columns: list[npt.NDArray[np.int64]] = []
+    kinds: list[npt.NDArray[np.int8]] = []
+    replacements: list[npt.NDArray[np.int64]] = []
+    for number, (text, mask) in enumerate(zip(texts, masks, strict=True)):
+        row = number * num_splits
+        tokens_BT[row : row + num_splits, : len(text)] = text
+        if mask is not None:
+            columns.append(mask.columns.ravel())
+            kinds.extend([mask.kinds] * num_splits)
+            replacements.append(mask.replacements.ravel())
+
+    num_masked_B = np.repeat(counts_I, num_splits)
+    row_starts_N = np.repeat(np.arange(num_rows, dtype=np.int64) * width, num_masked_B)
+    arrays = {
+        "src_tokens": tokens_BT,
+        "src_lengths": np.repeat(lengths_I, num_splits),
+        "positions": row_starts_N + np.concatenate(columns or [_NO_COLUMNS]),
+        "kinds": np.concatenate(kinds or [_NO_KINDS]),
+        "replacements": np.concatenate(replacements or [_NO_COLUMNS]),
+        "num_masked": num_masked_B,
+    }
+    shape = {
+        "rectangular": not has_padding and bool((counts_I == counts_I[0]).all()),
+        "max_masked": int(counts_I.max()),
+        "num_mask": int(num_mask_I.sum()) * num_splits,
+        "max_visible": int((lengths_I - num_mask_I).max()),
+        "has_padding": has_padding,
+        "noise_seed": noise_seed,
+        "num_splits": num_splits,
+    }
+    return {**{name: torch.from_numpy(array).to(device) for name, array in arrays.items()}, "shape": shape}
