@@ -56,6 +56,7 @@ def epoch(
     for sample in batches.next_epoch_itr(shuffle=split == "train"):
         net_input = sample.pop("net_input")
         shape = net_input.pop("shape")
+        assert shape.pop("num_splits") == (config.mask_splits if split == "train" else 1)  # not frozen
         rest = {name: sample.pop(name) for name in ("nsentences", "ntokens", "num_skipped")}
         for name, tensor in {**sample, **net_input}.items():
             found.setdefault(name, []).append(tensor_digest({name: tensor}))
