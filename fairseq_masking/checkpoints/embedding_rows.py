@@ -14,6 +14,14 @@ from fairseq_masking.corpus.dictionary import load_dictionary
 from fairseq_masking.corpus.manifest import DICTIONARY_FILE
 from fairseq_masking.errors import UserError
 from fairseq_masking.tokenizers.base import Gpt2Tokenizer, Tokenizer
+from fairseq_masking.tokenizers.symbols import (
+    BOS_SYMBOL,
+    EOS_SYMBOL,
+    FILLER_PREFIX,
+    MASK_SYMBOL,
+    PAD_SYMBOL,
+    UNK_SYMBOL,
+)
 
 __all__ = [
     "ROLES",
@@ -29,14 +37,13 @@ logger = logging.getLogger(__name__)
 
 # Hugging Face's role of a special token -> our symbol.
 ROLES = {
-    "cls_token": "<s>",
-    "pad_token": "<pad>",
-    "sep_token": "</s>",
-    "unk_token": "<unk>",
-    "mask_token": "<mask>",
+    "cls_token": BOS_SYMBOL,
+    "pad_token": PAD_SYMBOL,
+    "sep_token": EOS_SYMBOL,
+    "unk_token": UNK_SYMBOL,
+    "mask_token": MASK_SYMBOL,
 }
 _BERT_ROLES = dict(zip(ROLES, ("[CLS]", "[PAD]", "[SEP]", "[UNK]", "[MASK]"), strict=True))
-_FILLER = "madeupword"
 
 
 def dictionary_symbols(folder: Path) -> list[str | None] | None:
@@ -104,7 +111,7 @@ def embedding_rows(wanted: Sequence[str], present: Sequence[str | None], path: P
     missing = [
         symbol
         for symbol in wanted
-        if symbol not in rows and symbol != ROLES["mask_token"] and not symbol.startswith(_FILLER)
+        if symbol not in rows and symbol != MASK_SYMBOL and not symbol.startswith(FILLER_PREFIX)
     ]
     if missing:
         raise UserError(

@@ -14,10 +14,9 @@ from torch import Tensor, nn
 from fairseq_masking.errors import UserError
 from fairseq_masking.tokenizers.base import Tokenizer, load_tokenizer
 from fairseq_masking.tokenizers.normalization import TextNormalizer, load_normalizer
+from fairseq_masking.tokenizers.symbols import MASK_SYMBOL
 
 __all__ = ["Filling", "HubInterface"]
-
-_MASK = "<mask>"
 
 
 class Filling(NamedTuple):
@@ -86,9 +85,9 @@ class HubInterface(nn.Module):
         The text is normalised as the training text was.
         """
         symbols: list[str] = []
-        for number, part in enumerate(text.split(_MASK)):
+        for number, part in enumerate(text.split(MASK_SYMBOL)):
             if number:
-                symbols.append(_MASK)
+                symbols.append(MASK_SYMBOL)
             body = self.normalizer(part)
             if body:
                 space = " " if number and part[0].isspace() else ""  # GPT-2's BPE marks words by it
@@ -123,15 +122,17 @@ class HubInterface(nn.Module):
         Raises:
             UserError: the text does not hold exactly one ``<mask>``.
         """
-        if text.count(_MASK) != 1:
-            raise UserError(f"fill_mask needs one {_MASK} in the text, not {text.count(_MASK)}: {text!r}")
+        if text.count(MASK_SYMBOL) != 1:
+            raise UserError(
+                f"fill_mask needs one {MASK_SYMBOL} in the text, not {text.count(MASK_SYMBOL)}: {text!r}"
+            )
         tokens = self.encode(text)
         logits, _ = self.model(tokens[None].to(self.device))
-        column = int((tokens == self.dictionary.index(_MASK)).nonzero()[0, 0])
+        column = int((tokens == self.dictionary.index(MASK_SYMBOL)).nonzero()[0, 0])
         probabilities, indices = logits[0, column].float().softmax(-1).topk(min(topk, logits.shape[-1]))
         fillings = []
         for probability, index in zip(probabilities.tolist(), indices.tolist(), strict=True):
-            filled = torch.where(tokens == self.dictionary.index(_MASK), index, tokens)
+            filled = torch.where(tokens == self.dictionary.index(MASK_SYMBOL), index, tokens)
             fillings.append(
                 Filling(self.decode(filled), probability, self.tokenizer.surface(self.dictionary[index]))
             )

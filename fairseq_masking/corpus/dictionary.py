@@ -6,12 +6,12 @@ from pathlib import Path
 from fairseq.data import Dictionary
 
 from fairseq_masking.errors import UserError
+from fairseq_masking.tokenizers.symbols import MASK_SYMBOL
 
-__all__ = ["MASK_SYMBOL", "load_dictionary"]
+__all__ = ["load_dictionary"]
 
 logger = logging.getLogger(__name__)
 
-MASK_SYMBOL = "<mask>"
 _REPAIR = "prepare the corpus again with scripts/prepare_corpus.sh"
 
 

@@ -8,10 +8,9 @@ from fairseq.data import Dictionary
 
 from fairseq_masking.masking import MaskingVocabulary
 from fairseq_masking.tokenizers.base import load_tokenizer
+from fairseq_masking.tokenizers.symbols import FILLER_PREFIX, MASK_SYMBOL
 
 __all__ = ["masking_vocabulary"]
-
-_FILLER = "madeupword"  # fairseq pads dictionaries with such symbols; they never occur in text
 
 
 def masking_vocabulary(
@@ -31,7 +30,9 @@ def masking_vocabulary(
     return MaskingVocabulary.build(
         len(dictionary),
         special_ids=range(dictionary.nspecial),
-        mask_index=dictionary.index("<mask>"),
+        mask_index=dictionary.index(MASK_SYMBOL),
         starts_word=starts_word,
-        never_drawn=[index for index, symbol in enumerate(dictionary.symbols) if symbol.startswith(_FILLER)],
+        never_drawn=[
+            index for index, symbol in enumerate(dictionary.symbols) if symbol.startswith(FILLER_PREFIX)
+        ],
     )

@@ -12,10 +12,10 @@ from fairseq_masking.corpus.documents import TextFile
 from fairseq_masking.corpus.reading import hash_file
 from fairseq_masking.errors import UserError
 from fairseq_masking.tokenizers.base import Tokenizer
+from fairseq_masking.tokenizers.symbols import MASK_SYMBOL, PAD_SYMBOL
 
-__all__ = ["MASK_SYMBOL", "BpeTraining", "dictionary_of", "read_dictionary", "train_bpe"]
+__all__ = ["BpeTraining", "dictionary_of", "read_dictionary", "train_bpe"]
 
-MASK_SYMBOL = "<mask>"
 # SentencePiece leaves out longer lines. Words are counted one by one, so cutting at a space changes nothing.
 _MAX_CHARACTERS = 1024
 
@@ -61,7 +61,7 @@ def train_bpe(text: TextFile, output: Path, training: BpeTraining) -> None:
             byte_fallback=training.byte_fallback,
             # With its own <unk>, <s> and </s> these are fairseq's five special symbols: both counts agree,
             # and no merge spells one of them, which would have no place of its own in the dictionary.
-            control_symbols=["<pad>", MASK_SYMBOL],
+            control_symbols=[PAD_SYMBOL, MASK_SYMBOL],
             shuffle_input_sentence=False,
             max_sentence_length=1 << 20,
             num_threads=1,

@@ -1,6 +1,6 @@
 """From binarised files to batches: checked loading, blocks, masks, collation."""
 
-from fairseq_masking.corpus.dictionary import MASK_SYMBOL, load_dictionary
+from fairseq_masking.corpus.dictionary import load_dictionary
 from fairseq_masking.corpus.indexed import load_tokens
 from fairseq_masking.data.batch import batch_input
 from fairseq_masking.data.blocks import BlockDataset, BreakMode
@@ -8,7 +8,6 @@ from fairseq_masking.data.collater import MaskedExample, collate
 from fairseq_masking.data.masked_dataset import MaskedDataset
 
 __all__ = [
-    "MASK_SYMBOL",
     "BlockDataset",
     "BreakMode",
     "MaskedDataset",

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from fairseq_masking.errors import UserError
 from fairseq_masking.finetuning.metrics import classification_scores, metric_names, regression_scores
 from fairseq_masking.methods.base.logs import total
+from fairseq_masking.tokenizers.symbols import MASK_SYMBOL
 
 __all__ = ["ScoredSentencePredictionConfig", "ScoredSentencePredictionCriterion"]
 
@@ -55,7 +56,7 @@ class ScoredSentencePredictionCriterion(FairseqCriterion):
                 " last rows of the validation set: give --required-batch-size-multiple 1"
             )
         dictionary = task.label_dictionary
-        classes = [name for name in dictionary.symbols[dictionary.nspecial :] if name != "<mask>"]
+        classes = [name for name in dictionary.symbols[dictionary.nspecial :] if name != MASK_SYMBOL]
         expected = 1 if cfg.regression_target else len(classes)
         if task.cfg.num_classes != expected:
             found = "scores" if cfg.regression_target else f"{expected} classes ({', '.join(classes)})"

@@ -9,6 +9,7 @@ import torch
 
 from fairseq_masking.checkpoints.hub import HubInterface
 from fairseq_masking.measure.unigram import Unigram
+from fairseq_masking.tokenizers.symbols import MASK_SYMBOL
 
 __all__ = ["Candidate", "format_fillings", "top_candidates"]
 
@@ -28,7 +29,7 @@ def top_candidates(hub: HubInterface, text: str, unigram: Unigram, topk: int = 5
     Unlike ``hub.fill_mask`` it keeps the symbol, which tells "art" from "-art" and has a unigram probability.
     """
     tokens_T = hub.encode(text)
-    column = int((tokens_T == hub.dictionary.index("<mask>")).nonzero()[0, 0])
+    column = int((tokens_T == hub.dictionary.index(MASK_SYMBOL)).nonzero()[0, 0])
     logits, _ = hub.model(tokens_T[None].to(hub.device))
     probabilities_V = logits[0, column].float().softmax(-1)
     best = probabilities_V.topk(topk)
@@ -40,7 +41,7 @@ def top_candidates(hub: HubInterface, text: str, unigram: Unigram, topk: int = 5
 
 def format_fillings(text: str, candidates: list[Candidate]) -> str:
     """Sentence and candidates, a line each."""
-    lines = [f"  {text.replace('<mask>', '____')}"]
+    lines = [f"  {text.replace(MASK_SYMBOL, '____')}"]
     for candidate in candidates:
         shown = candidate.text[1:] if candidate.text.startswith(" ") else f"-{candidate.text}"
         lines.append(

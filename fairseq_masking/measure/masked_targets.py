@@ -11,6 +11,7 @@ from fairseq_masking.data import load_tokens
 from fairseq_masking.measure.unigram import Unigram
 from fairseq_masking.tasks import MaskedPretrainingTask
 from fairseq_masking.tasks.masked_pretraining import data_folders
+from fairseq_masking.tokenizers.symbols import MASK_SYMBOL
 
 __all__ = ["training_unigram", "validation_targets"]
 
@@ -41,4 +42,4 @@ def training_unigram(task: MaskedPretrainingTask, split: str = "train") -> Unigr
             tokens = np.empty(min(_CHUNK, len(stream) - start), dtype=np.int64)
             stream.read(start, start + len(tokens), tokens)
             counts_V += np.bincount(tokens, minlength=len(dictionary))
-    return Unigram(counts_V, [*range(dictionary.nspecial), dictionary.index("<mask>")])
+    return Unigram(counts_V, [*range(dictionary.nspecial), dictionary.index(MASK_SYMBOL)])

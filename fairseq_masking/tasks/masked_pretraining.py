@@ -21,6 +21,7 @@ from fairseq_masking.corpus.masking_table import masking_vocabulary
 from fairseq_masking.data import BlockDataset, MaskedDataset, load_dictionary, load_tokens
 from fairseq_masking.errors import UserError
 from fairseq_masking.masking import Masker, MaskingConfig
+from fairseq_masking.tokenizers.symbols import MASK_SYMBOL
 
 __all__ = ["MaskedPretrainingConfig", "MaskedPretrainingTask"]
 
@@ -90,7 +91,7 @@ class MaskedPretrainingTask(FairseqTask):
     def __init__(self, cfg: MaskedPretrainingConfig, dictionary: Dictionary) -> None:
         super().__init__(cfg)
         self.dictionary = dictionary
-        self.mask_idx = dictionary.index("<mask>")
+        self.mask_idx = dictionary.index(MASK_SYMBOL)
         self._output_class: type | None = None
         if cfg.tokens_per_sample < 4:
             raise UserError(f"--tokens-per-sample {cfg.tokens_per_sample}: a block needs at least 4 tokens")

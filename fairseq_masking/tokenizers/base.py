@@ -17,11 +17,18 @@ from typing import Any, ClassVar, Self
 from fairseq_masking.corpus.manifest import TOKENIZER_FOLDER, first_shard, read_manifest
 from fairseq_masking.corpus.reading import hash_file
 from fairseq_masking.errors import UserError
+from fairseq_masking.tokenizers.symbols import (
+    BOS_SYMBOL,
+    EOS_SYMBOL,
+    FILLER_PREFIX,
+    PAD_SYMBOL,
+    SPECIAL_SYMBOLS,
+    UNK_SYMBOL,
+)
 
 __all__ = [
     "KINDS",
     "Offsets",
-    "SPECIAL_SYMBOLS",
     "BertTokenizer",
     "Gpt2Tokenizer",
     "SentencePieceTokenizer",
@@ -29,9 +36,7 @@ __all__ = [
     "load_tokenizer",
 ]
 
-SPECIAL_SYMBOLS = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
-_SILENT = frozenset({"<s>", "<pad>", "</s>"})
-_UNKNOWN = "<unk>"
+_SILENT = frozenset({BOS_SYMBOL, PAD_SYMBOL, EOS_SYMBOL})
 _OPTIONS_FILE = "options.json"
 
 # Worker processes are our own; the library's thread pool on top of them only gets in the way of fork.
@@ -131,11 +136,11 @@ class SentencePieceTokenizer(Tokenizer):
     def encode(self, text: str) -> list[str]:
         known = self._known
         pieces = self._model.encode(text, out_type=str)
-        return [piece if piece in known else _UNKNOWN for piece in pieces]
+        return [piece if piece in known else UNK_SYMBOL for piece in pieces]
 
     def encode_with_offsets(self, text: str) -> tuple[list[str], list[Offsets]]:
         encoded = self._model.encode(text, return_type="offset_mapping")
-        symbols = [piece if piece in self._known else _UNKNOWN for piece in encoded["pieces"]]
+        symbols = [piece if piece in self._known else UNK_SYMBOL for piece in encoded["pieces"]]
         return symbols, encoded["offsets"]
 
     def decode(self, symbols: Sequence[str]) -> str:
@@ -150,7 +155,7 @@ class SentencePieceTokenizer(Tokenizer):
         return text.removeprefix(" ")
 
     def starts_word(self, symbol: str) -> bool:
-        return symbol.startswith(("▁", "madeupword")) or symbol in SPECIAL_SYMBOLS
+        return symbol.startswith(("▁", FILLER_PREFIX)) or symbol in SPECIAL_SYMBOLS
 
     def surface(self, symbol: str) -> str:
         return " " + symbol if symbol in SPECIAL_SYMBOLS else symbol.replace("▁", " ")
@@ -209,7 +214,7 @@ class Gpt2Tokenizer(Tokenizer):
 
     def starts_word(self, symbol: str) -> bool:
         if not symbol.isdecimal():
-            return symbol in SPECIAL_SYMBOLS or symbol.startswith("madeupword")
+            return symbol in SPECIAL_SYMBOLS or symbol.startswith(FILLER_PREFIX)
         token = self._backend.id_to_token(int(symbol))
         return token is not None and token.startswith("Ġ")  # the byte-level alphabet's space
 
@@ -251,7 +256,7 @@ class BertTokenizer(Tokenizer):
 
     def encode_with_offsets(self, text: str) -> tuple[list[str], list[Offsets]]:
         encoded = self._backend.encode(text)
-        return [_UNKNOWN if token == "[UNK]" else token for token in encoded.tokens], encoded.offsets
+        return [UNK_SYMBOL if token == "[UNK]" else token for token in encoded.tokens], encoded.offsets
 
     def decode(self, symbols: Sequence[str]) -> str:
         return self._decoder.decode([symbol for symbol in symbols if symbol not in _SILENT])

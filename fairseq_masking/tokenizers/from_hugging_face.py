@@ -9,13 +9,13 @@ from fairseq_masking.checkpoints.reading import find_source, read_json
 from fairseq_masking.corpus.manifest import DICTIONARY_FILE, read_manifest
 from fairseq_masking.errors import UserError
 from fairseq_masking.tokenizers.base import (
-    SPECIAL_SYMBOLS,
     BertTokenizer,
     Gpt2Tokenizer,
     SentencePieceTokenizer,
     Tokenizer,
     load_tokenizer,
 )
+from fairseq_masking.tokenizers.symbols import SPECIAL_SYMBOLS
 
 __all__ = ["import_tokenizer", "tokenizer_of"]
 
@@ -87,7 +87,7 @@ def _wordpiece(
     chinese = normalizer.get("handle_chinese_chars", config.get("tokenize_chinese_chars", True))
     if not chinese or accents not in (None, lowercase) or (values and not normalizer):
         raise UserError(f"{source}: its tokeniser does not treat accents or Chinese as BERT's does")
-    names = {"<s>": "[CLS]", "<pad>": "[PAD]", "</s>": "[SEP]", "<unk>": "[UNK]", "<mask>": "[MASK]"}
+    names = dict(zip(SPECIAL_SYMBOLS, ("[CLS]", "[PAD]", "[SEP]", "[UNK]", "[MASK]"), strict=True))
     renamed = [names[special[token]] if token in special else token for token in tokens]
     # MPNet's vocabulary holds BERT's special tokens beside its own: one line each is enough.
     lines = dict.fromkeys(token for token in renamed if token not in SPECIAL_SYMBOLS)

@@ -12,13 +12,13 @@ from typing import Any
 from fairseq_masking.checkpoints.embedding_rows import ROLES, tokens_of_symbols
 from fairseq_masking.errors import UserError
 from fairseq_masking.tokenizers.base import (
-    SPECIAL_SYMBOLS,
     BertTokenizer,
     Gpt2Tokenizer,
     SentencePieceTokenizer,
     Tokenizer,
 )
 from fairseq_masking.tokenizers.normalization import TextNormalizer
+from fairseq_masking.tokenizers.symbols import BOS_SYMBOL, EOS_SYMBOL, SPECIAL_SYMBOLS, UNK_SYMBOL
 
 __all__ = ["steps_left_out", "write_tokenizer"]
 
@@ -102,7 +102,7 @@ def _wordpiece(tokenizer: BertTokenizer, ids: dict[str, int]) -> Any:
     from tokenizers import Tokenizer as Backend
     from tokenizers import decoders, models, normalizers, pre_tokenizers
 
-    backend = Backend(models.WordPiece(ids, unk_token="<unk>", max_input_chars_per_word=100))
+    backend = Backend(models.WordPiece(ids, unk_token=UNK_SYMBOL, max_input_chars_per_word=100))
     backend.normalizer = normalizers.BertNormalizer(lowercase=tokenizer.options()["lowercase"])
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     backend.decoder = decoders.WordPiece(prefix="##", cleanup=True)
@@ -131,14 +131,14 @@ def _sentencepiece(tokenizer: SentencePieceTokenizer, ids: dict[str, int]) -> An
         core: Any = models.BPE(
             ids,
             _merges(scores),
-            unk_token="<unk>",
+            unk_token=UNK_SYMBOL,
             fuse_unk=True,
             byte_fallback=trainer.byte_fallback,
         )
     elif trainer.model_type == _UNIGRAM:
         worst = min(scores.values())
         pieces = [(token, scores.get(token, worst)) for token in ids]
-        core = models.Unigram(pieces, unk_id=ids["<unk>"], byte_fallback=trainer.byte_fallback)
+        core = models.Unigram(pieces, unk_id=ids[UNK_SYMBOL], byte_fallback=trainer.byte_fallback)
     else:
         raise UserError("only BPE and unigram models of SentencePiece can be written as tokenizer.json")
     steps = [normalizers.Replace(Regex(" {2,}"), " "), normalizers.Strip()]
@@ -184,7 +184,7 @@ def _add_special_tokens(backend: Any, ids: dict[str, int]) -> None:
 
     backend.add_special_tokens(list(SPECIAL_SYMBOLS))
     backend.post_processor = processors.TemplateProcessing(
-        single="<s> $A </s>",
-        pair="<s> $A </s> </s> $B </s>",
-        special_tokens=[("<s>", ids["<s>"]), ("</s>", ids["</s>"])],
+        single=f"{BOS_SYMBOL} $A {EOS_SYMBOL}",
+        pair=f"{BOS_SYMBOL} $A {EOS_SYMBOL} {EOS_SYMBOL} $B {EOS_SYMBOL}",
+        special_tokens=[(symbol, ids[symbol]) for symbol in (BOS_SYMBOL, EOS_SYMBOL)],
     )

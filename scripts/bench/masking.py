@@ -36,6 +36,7 @@ from fairseq.data import (
 
 from fairseq_masking.data import BlockDataset, MaskedDataset, load_dictionary, load_tokens
 from fairseq_masking.masking import Masker, MaskingConfig, MaskingVocabulary
+from fairseq_masking.tokenizers.symbols import MASK_SYMBOL
 
 LENGTH = 512
 BATCH = 32
@@ -82,7 +83,7 @@ def measure(data: Path, num_items: int, repeats: int) -> list[dict[str, object]]
     vocabulary = MaskingVocabulary.build(
         len(dictionary),
         range(dictionary.nspecial),
-        dictionary.index("<mask>"),
+        dictionary.index(MASK_SYMBOL),
         # SentencePiece's mark; of the artificial corpus, about 70% of the symbols carry it.
         starts_word=np.array([symbol.startswith("\u2581") for symbol in symbols]),
     )
@@ -169,7 +170,7 @@ def fairseq_masked(dataset: object, dictionary: Dictionary, target: bool) -> Mas
         dataset,
         dictionary,
         pad_idx=1,
-        mask_idx=dictionary.index("<mask>"),
+        mask_idx=dictionary.index(MASK_SYMBOL),
         return_masked_tokens=target,
         mask_prob=0.15,
     )
@@ -182,7 +183,7 @@ def fairseq_chain(tokens: object, dictionary: Dictionary, num_items: int) -> Cal
         PrependTokenDataset(blocks, 0),
         dictionary,
         pad_idx=1,
-        mask_idx=dictionary.index("<mask>"),
+        mask_idx=dictionary.index(MASK_SYMBOL),
         mask_prob=0.15,
     )
 

@@ -15,9 +15,10 @@ from fairseq_masking.cli.prepare_corpus import main as prepare_corpus
 from fairseq_masking.corpus.train_tokenizer import dictionary_of
 from fairseq_masking.data import load_dictionary
 from fairseq_masking.errors import UserError
-from fairseq_masking.tokenizers.base import SPECIAL_SYMBOLS, SentencePieceTokenizer, load_tokenizer
+from fairseq_masking.tokenizers.base import SentencePieceTokenizer, load_tokenizer
 from fairseq_masking.tokenizers.from_hugging_face import import_tokenizer
 from fairseq_masking.tokenizers.normalization import TextNormalizer, load_normalizer
+from fairseq_masking.tokenizers.symbols import SPECIAL_SYMBOLS
 from fairseq_masking.tokenizers.to_hugging_face import write_tokenizer
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"

@@ -20,6 +20,7 @@ from fairseq_masking.measure.gradient_variance.mask_laws import law_proportional
 from fairseq_masking.measure.gradient_variance.position_difficulty import covering_masks, losses_of_positions
 from fairseq_masking.measure.show.text_blocks import begins_word, surface
 from fairseq_masking.methods.map_net.sampling import gumbel_top_k
+from fairseq_masking.tokenizers.symbols import MASK_SYMBOL
 
 __all__ = ["LawName", "ShownBlock", "ShownToken", "show_masks"]
 
@@ -124,7 +125,7 @@ def _losses(
     masks = covering_masks(
         np.flatnonzero(maskable_T),
         count,
-        hub.dictionary.index("<mask>"),
+        hub.dictionary.index(MASK_SYMBOL),
         num_rounds=_ROUNDS,
         rng=np.random.default_rng(seed),
     )

@@ -18,6 +18,7 @@ from fairseq_masking.masking import num_masked
 from fairseq_masking.measure.replacements import detect, draw, generate, predict
 from fairseq_masking.measure.show.text_blocks import begins_word, surface
 from fairseq_masking.ops import corrupt_tokens
+from fairseq_masking.tokenizers.symbols import MASK_SYMBOL
 
 __all__ = ["Choice", "Replacement", "ReplacedBlock", "ReplacedToken", "show_replacements"]
 
@@ -99,7 +100,7 @@ def show_replacements(
         likeliest: put each source's likeliest token in place, not one drawn.
         seed: of masked positions and drawn tokens.
     """
-    mask = hub.dictionary.index("<mask>")
+    mask = hub.dictionary.index(MASK_SYMBOL)
     for number, tokens_T in enumerate(blocks):
         words = np.random.SeedSequence((seed, number)).generate_state(2, np.uint64)
         columns = np.flatnonzero(tokens_T.numpy() == mask)
@@ -123,7 +124,7 @@ def _shown(
 ) -> ReplacedBlock:
     tokens_1T = tokens_T[None].to(hub.device)
     positions = torch.from_numpy(columns_N).to(hub.device)
-    masks = torch.full_like(positions, hub.dictionary.index("<mask>"))
+    masks = torch.full_like(positions, hub.dictionary.index(MASK_SYMBOL))
     sources = generate(hub.model, tokens_1T, positions=positions, replacements=masks, batch_seed=seed)
     probabilities_SNV = predict(hub.model, sources)
     put_SN = probabilities_SNV.argmax(-1) if likeliest else draw(hub.model, sources, seed=seed)
@@ -169,7 +170,7 @@ def _replacement(
         weight,
         [Choice(_piece(hub, index), probability) for index, probability in pairs],
         Choice(_piece(hub, put), float(probabilities_V[put])),
-        None if original == hub.dictionary.index("<mask>") else put == original,
+        None if original == hub.dictionary.index(MASK_SYMBOL) else put == original,
         doubt,
     )
 

@@ -31,6 +31,7 @@ from fairseq_masking.methods.three_ml.selection import Selection
 from fairseq_masking.modules import MaskedLMHead
 from fairseq_masking.ops import LinearCrossEntropyOutput, corrupt_tokens, gather_positions
 from fairseq_masking.ops.indices import MASK_KIND
+from fairseq_masking.tokenizers.symbols import MASK_SYMBOL
 
 __all__ = ["ThreeMLModel"]
 
@@ -52,7 +53,7 @@ class ThreeMLModel(EncoderModel):
     def build_model(cls, cfg: ThreeMLConfig, task: Any) -> "ThreeMLModel":
         """Build from a config; sizes that neither an option nor ``--arch`` gave are those of ``base``."""
         model = super().build_model(cfg, task)
-        model.mask_index = task.source_dictionary.index("<mask>")
+        model.mask_index = task.source_dictionary.index(MASK_SYMBOL)
         return model
 
     def build_pretraining(self, cfg: ThreeMLConfig) -> None:

@@ -1,0 +1,20 @@
+"""The special symbols of a dictionary, by fairseq's names: spelt here and nowhere else."""
+
+__all__ = [
+    "BOS_SYMBOL",
+    "EOS_SYMBOL",
+    "FILLER_PREFIX",
+    "MASK_SYMBOL",
+    "PAD_SYMBOL",
+    "SPECIAL_SYMBOLS",
+    "UNK_SYMBOL",
+]
+
+BOS_SYMBOL, PAD_SYMBOL, EOS_SYMBOL, UNK_SYMBOL, MASK_SYMBOL = SPECIAL_SYMBOLS = (
+    "<s>",
+    "<pad>",
+    "</s>",
+    "<unk>",
+    "<mask>",
+)
+FILLER_PREFIX = "madeupword"  # fairseq pads dictionaries with such symbols; they never occur in text
