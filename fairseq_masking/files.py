@@ -1,10 +1,35 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and files of JSON."""
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-__all__ = ["whole_file"]
+from fairseq_masking.errors import UserError, first_line
+
+__all__ = ["read_json", "whole_file"]
+
+
+def read_json(path: Path, way_out: str = "", *, optional: bool = False) -> dict[str, Any]:
+    """Return the object in a JSON file; an optional file that is not there is empty.
+
+    Args:
+        way_out: the end of the error's line: what the user can do.
+
+    Raises:
+        UserError: missing, no JSON, or no object.
+    """
+    if optional and not path.exists():
+        return {}
+    end = way_out and f"; {way_out}"
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} is missing, unreadable or no JSON ({first_line(error)}){end}") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{path} holds no JSON object{end}")
+    return values
 
 
 @contextmanager

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from fairseq import checkpoint_utils, tasks
 from fairseq.data import Dictionary
 from torch import Tensor, nn
 
+from fairseq_masking.checkpoints.loading import read_checkpoint
+from fairseq_masking.corpus.manifest import first_shard
 from fairseq_masking.errors import UserError
 from fairseq_masking.tokenizers.base import Tokenizer, load_tokenizer
 from fairseq_masking.tokenizers.normalization import TextNormalizer, load_normalizer
@@ -60,19 +61,11 @@ class HubInterface(nn.Module):
         Raises:
             UserError: no such checkpoint or folder.
         """
-        checkpoint = Path(path) / checkpoint_file if Path(path).is_dir() else Path(path)
-        if not checkpoint.is_file():
-            raise UserError(f"no such checkpoint: {checkpoint}")
-        state = checkpoint_utils.load_checkpoint_to_cpu(str(checkpoint))
-        cfg = state["cfg"]
-        if data is not None:
-            cfg.task.data = str(data)
-        task = tasks.setup_task(cfg.task)
-        model = task.build_model(cfg.model, from_checkpoint=True)
-        model.load_state_dict(state["model"], strict=True, model_cfg=cfg.model)
-        model.set_num_updates(state["optimizer_history"][-1]["num_updates"])
-        folder = cfg.task.data.split(":")[0]
-        return cls(model, task.source_dictionary, load_tokenizer(folder), load_normalizer(folder), cfg)
+        checkpoint = read_checkpoint(path, checkpoint_file)
+        model, task = checkpoint.build(data)
+        folder = first_shard(checkpoint.cfg.task.data)
+        dictionary = task.source_dictionary
+        return cls(model, dictionary, load_tokenizer(folder), load_normalizer(folder), checkpoint.cfg)
 
     @property
     def device(self) -> torch.device:

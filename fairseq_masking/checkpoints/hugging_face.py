@@ -16,14 +16,14 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from fairseq_masking.checkpoints.embedding_rows import dictionary_symbols
 from fairseq_masking.checkpoints.key_table import FAMILIES, from_ours
-from fairseq_masking.checkpoints.sources import Source, read_source
+from fairseq_masking.checkpoints.sources import Source, dictionary_symbols, read_source
 from fairseq_masking.corpus.manifest import first_shard
 from fairseq_masking.errors import UserError
 from fairseq_masking.finetuning.prepare_rows import class_names
 from fairseq_masking.modules import EncoderConfig
 from fairseq_masking.tokenizers.base import load_tokenizer
+from fairseq_masking.tokenizers.hugging_face_files import EXTRA
 from fairseq_masking.tokenizers.normalization import load_normalizer
 from fairseq_masking.tokenizers.to_hugging_face import steps_left_out, write_tokenizer
 
@@ -197,7 +197,7 @@ def _write_weights(state: Mapping[str, Tensor], path: Path) -> None:
     try:
         from safetensors.torch import save_file
     except ImportError:
-        raise UserError("to write safetensors: pip install 'fairseq-masking[hf]'") from None
+        raise UserError(f"to write safetensors: {EXTRA}") from None
     save_file({key: value.clone().contiguous() for key, value in state.items()}, path, {"format": "pt"})
     path.chmod((path.parent / "config.json").stat().st_mode)  # not its owner's alone
 

@@ -9,7 +9,7 @@ import logging
 import re
 import sys
 from argparse import Namespace
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -20,15 +20,16 @@ from fairseq.models import ARCH_CONFIG_REGISTRY, ARCH_MODEL_NAME_REGISTRY, MODEL
 from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import Tensor
 
-from fairseq_masking.checkpoints.embedding_rows import embedding_rows, tokens_of_symbols
 from fairseq_masking.checkpoints.key_table import TOKENS, listed
+from fairseq_masking.checkpoints.loading import read_checkpoint
 from fairseq_masking.checkpoints.sources import SHAPE_OPTIONS, Source, read_source
-from fairseq_masking.compat.checkpoints import load_tensors
 from fairseq_masking.compat.launch import before_start
 from fairseq_masking.compat.patching import replace
 from fairseq_masking.corpus.manifest import first_shard
 from fairseq_masking.errors import UserError
 from fairseq_masking.tokenizers.base import load_tokenizer
+from fairseq_masking.tokenizers.hugging_face_files import tokens_of_symbols
+from fairseq_masking.tokenizers.symbols import FILLER_PREFIX, MASK_SYMBOL
 
 __all__ = ["initialize", "resolve_shape"]
 
@@ -60,7 +61,7 @@ def resolve_shape(cfg: DictConfig) -> None:
     if resumed is None:
         shape = read_source(path).shape()
     else:
-        stored = (load_tensors(resumed).get("cfg") or {}).get("model") or {}
+        stored = read_checkpoint(resumed).options
         shape = {name: stored[name] for name in SHAPE_OPTIONS if stored.get(name) is not None}
     _check_options(model, shape, f"--init-from {path}" if resumed is None else str(resumed))
     task = OmegaConf.select(cfg, "task")
@@ -116,7 +117,31 @@ def _rows(task: Any, source: Source) -> list[int | None]:
         return list(range(len(symbols)))
     if source.from_hugging_face:
         symbols = tokens_of_symbols(symbols, load_tokenizer(first_shard(task.cfg.data)))
-    return embedding_rows(symbols, source.symbols, source.path)
+    return _embedding_rows(symbols, source.symbols, source.path)
+
+
+def _embedding_rows(wanted: Sequence[str], present: Sequence[str | None], path: Path) -> list[int | None]:
+    """Return, for each wanted symbol, its row among the present ones; None for a new <mask>.
+
+    Raises:
+        UserError: symbols are missing.
+    """
+    rows = {symbol: row for row, symbol in enumerate(present) if symbol is not None}
+    missing = [
+        symbol
+        for symbol in wanted
+        if symbol not in rows and symbol != MASK_SYMBOL and not symbol.startswith(FILLER_PREFIX)
+    ]
+    if missing:
+        raise UserError(
+            f"the corpus's dictionary has {len(missing)} of {len(wanted)} symbols that {path} lacks, such as"
+            f" {missing[0]!r}: prepare it with scripts/prepare_corpus.sh --tokenizer-from FOLDER, the model's"
+            " own or that of its data"
+        )
+    unused = len(rows.keys() - set(wanted))
+    if unused:
+        logger.info("%d of %d symbols of %s are not in the corpus's dictionary", unused, len(rows), path)
+    return [rows.get(symbol) for symbol in wanted]
 
 
 def _fits(head: str, state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> bool:

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fairseq_masking.checkpoints.embedding_rows import dictionary_symbols, hugging_face_symbols
 from fairseq_masking.checkpoints.key_table import (
     FAMILIES,
     POSITIONS,
@@ -18,13 +17,16 @@ from fairseq_masking.checkpoints.key_table import (
     listed,
     to_ours,
 )
-from fairseq_masking.checkpoints.reading import find_source, is_hugging_face, read_json, read_weights
-from fairseq_masking.compat.checkpoints import load_tensors
+from fairseq_masking.checkpoints.loading import read_checkpoint, read_weights
+from fairseq_masking.corpus.dictionary import load_dictionary
+from fairseq_masking.corpus.manifest import DICTIONARY_FILE
 from fairseq_masking.errors import UserError
+from fairseq_masking.files import read_json
 from fairseq_masking.modules import EncoderConfig, TransformerEncoder
 from fairseq_masking.modules.activation import ACTIVATIONS
+from fairseq_masking.tokenizers.hugging_face_files import find_source, hugging_face_symbols
 
-__all__ = ["SHAPE_OPTIONS", "Source", "read_source"]
+__all__ = ["SHAPE_OPTIONS", "Source", "dictionary_symbols", "read_source"]
 
 # Options of a model that a source decides -> fields of EncoderConfig.
 SHAPE_OPTIONS = {
@@ -43,6 +45,7 @@ SHAPE_OPTIONS = {
 _OWN_PARTS = ("encoder.", "lm_head.", "detection_head.", "classification_heads.")
 _HUGGING_FACE = ("bert", "roberta", "roberta-prelayernorm", "electra", "mpnet", "fairseq_masking")
 _SECTION = "fairseq_masking"
+_CONFIG = "config.json"
 
 
 @dataclass(frozen=True)
@@ -86,14 +89,20 @@ def read_source(path: str | Path) -> Source:
         UserError: none of these, damaged, or of a form that our encoder does not have.
     """
     place = find_source(str(path))
-    source = _from_hugging_face(place) if is_hugging_face(place) else _from_checkpoint(place)
+    source = _from_hugging_face(place) if (place / _CONFIG).is_file() else _from_checkpoint(place)
     _check_complete(source)
     _check_symbols(source)
     return source
 
 
+def dictionary_symbols(folder: Path) -> list[str | None] | None:
+    """Return the symbols of a folder's dict.txt by row, fairseq's four first; None where there is none."""
+    path = folder / DICTIONARY_FILE
+    return list(load_dictionary(path).symbols) if path.is_file() else None
+
+
 def _from_hugging_face(folder: Path) -> Source:
-    config = read_json(folder / "config.json")
+    config = read_json(folder / _CONFIG)
     kind = config.get("model_type")
     if kind not in _HUGGING_FACE:
         raise UserError(
@@ -130,15 +139,11 @@ def _from_checkpoint(path: Path) -> Source:
         raise UserError(
             f"{path} is a folder without config.json: give a Hugging Face folder, or the file of a checkpoint"
         )
-    loaded = load_tensors(path)
-    if not isinstance(loaded, dict):
-        raise UserError(f"{path} is a PyTorch file, but no checkpoint")
-    state = loaded.get("model", loaded)
-    options = _options_of(loaded)
+    checkpoint = read_checkpoint(path)
+    state, options = checkpoint.state.get("model", checkpoint.state), checkpoint.options
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise UserError(f"{path} is a PyTorch file, but no checkpoint of a model")
-    folder = Path(str(options.get("data", path.parent)).split(":")[0])
-    symbols = dictionary_symbols(path.parent) or dictionary_symbols(folder)
+    symbols = dictionary_symbols(path.parent) or dictionary_symbols(checkpoint.data or path.parent)
     if TOKENS in state:
         family = FAMILIES[_SECTION]
         state, dropped = Converted(_own_parts(state), [])
@@ -166,17 +171,6 @@ def _converted(state: Mapping[str, Tensor], family: Family, path: Path) -> Conve
         return to_ours(state, family)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
-
-
-def _options_of(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
-    """The model's options, the task and its data, from a checkpoint's cfg or from the args of an old one."""
-    cfg = checkpoint.get("cfg")
-    if isinstance(cfg, dict):
-        tasks = {"data": (cfg.get("task") or {}).get("data"), "task": (cfg.get("task") or {}).get("_name")}
-        options = {**(cfg.get("model") or {}), **tasks}
-    else:
-        options = dict(vars(checkpoint["args"])) if checkpoint.get("args") is not None else {}
-    return {name: value for name, value in options.items() if value is not None}
 
 
 def _own_parts(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -84,10 +84,11 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _row(checkpoint: Path, log_name: str) -> dict[str, Any]:
-    from fairseq import checkpoint_utils
     from omegaconf import OmegaConf
 
-    cfg = checkpoint_utils.load_checkpoint_to_cpu(str(checkpoint))["cfg"]
+    from fairseq_masking.checkpoints.loading import read_checkpoint
+
+    cfg = read_checkpoint(checkpoint).cfg
     log = read_training_log(checkpoint.parent / log_name)
     last = max(log.valid)
     values = {column: OmegaConf.select(cfg, key) for column, key in _OPTIONS.items()}

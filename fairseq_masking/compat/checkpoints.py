@@ -36,7 +36,7 @@ __all__ = [
     "allow_safe_globals",
     "copy_checkpoints_atomically",
     "guard_checkpoint_loading",
-    "load_tensors",
+    "loading_safely",
     "remove_leftover_temporaries",
 ]
 
@@ -89,15 +89,27 @@ def guard_checkpoint_loading() -> None:
     replace(checkpoint_utils, "load_checkpoint_to_cpu", _load_guarded)
 
 
-def load_tensors(path: Path) -> Any:
-    """Loads a PyTorch file on the CPU without running its code; its tensors are read when they are used.
+@contextlib.contextmanager
+def loading_safely(title: str, way_out: str) -> Iterator[None]:
+    """Lets no code of a file run, and makes one line of what is wrong with it.
+
+    Args:
+        title: the file, at the line's start.
+        way_out: what to do about a damaged one, at its end.
 
     Raises:
-        UserError: the file would run code, is cut short or is no PyTorch file.
+        UserError: the file would run code, is cut short or is no fairseq checkpoint.
     """
-    with _loading(str(path), "get it again"), path.open("rb") as file:
-        is_archive = file.read(4) == b"PK\x03\x04"  # PyTorch files of before 1.6 cannot be mapped
-        return torch.load(path, map_location="cpu", mmap=is_archive, weights_only=True)
+    try:
+        with _without_environment(_UNSAFE_SWITCH):
+            yield
+    except (FileNotFoundError, PermissionError, UserError, MemoryError):
+        raise
+    except Exception as error:
+        reason = _why_not_loadable(error, way_out)
+        if reason is None:
+            raise
+        raise UserError(f"{title}: {reason}") from error
 
 
 def allow_broadcast_of_checkpoints() -> None:
@@ -123,25 +135,10 @@ def remove_leftover_temporaries() -> None:
 
 def _load_guarded(original: Callable[..., Any]) -> Callable[..., Any]:
     def load_checkpoint_to_cpu(path: str, *rest: Any, **options: Any) -> Any:
-        with _loading(f"checkpoint {path}", _RESUME_EARLIER):
+        with loading_safely(f"checkpoint {path}", _RESUME_EARLIER):
             return original(path, *rest, **options)
 
     return load_checkpoint_to_cpu
-
-
-@contextlib.contextmanager
-def _loading(title: str, way_out: str) -> Iterator[None]:
-    """Lets no code of a file run, and makes one line of what is wrong with it."""
-    try:
-        with _without_environment(_UNSAFE_SWITCH):
-            yield
-    except (FileNotFoundError, PermissionError, UserError, MemoryError):
-        raise
-    except Exception as error:
-        reason = _why_not_loadable(error, way_out)
-        if reason is None:
-            raise
-        raise UserError(f"{title}: {reason}") from error
 
 
 def _why_not_loadable(error: Exception, way_out: str) -> str | None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from fairseq.data import Dictionary
 
-from fairseq_masking.errors import UserError
+from fairseq_masking.errors import UserError, first_line
 from fairseq_masking.tokenizers.symbols import MASK_SYMBOL
 
 __all__ = ["load_dictionary"]
@@ -32,7 +32,7 @@ def load_dictionary(path: str | Path) -> Dictionary:
     try:
         dictionary = Dictionary.load(str(path))
     except (RuntimeError, ValueError) as error:
-        raise UserError(f"{path}: {_one_line(error)}: {_REPAIR}") from error
+        raise UserError(f"{path}: {first_line(error)}: {_REPAIR}") from error
     if MASK_SYMBOL not in dictionary.indices:
         dictionary.add_symbol(MASK_SYMBOL)
         logger.info("%s has no %s: appended as symbol %d", path, MASK_SYMBOL, dictionary.index(MASK_SYMBOL))
@@ -67,7 +67,3 @@ def _check_lines(path: Path, text: str) -> None:
         if symbol in seen and not line.rstrip().endswith(" #fairseq:overwrite"):
             raise UserError(f"{path} line {number}: the symbol {symbol[:40]!r} stands there twice: {_REPAIR}")
         seen.add(symbol)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())

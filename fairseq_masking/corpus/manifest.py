@@ -11,7 +11,7 @@ from typing import Any
 
 from fairseq_masking.corpus.reading import hash_file
 from fairseq_masking.errors import UserError
-from fairseq_masking.files import whole_file
+from fairseq_masking.files import read_json, whole_file
 
 __all__ = [
     "DICTIONARY_FILE",
@@ -84,18 +84,13 @@ def read_manifest(data_dir: str | Path) -> Manifest | None:
         UserError: the file is no manifest, or one of a newer format.
     """
     path = first_shard(data_dir) / MANIFEST_FILE
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
+    if not path.exists():
         return None
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"{path} is unreadable or no JSON ({_first_line(error)}); prepare the data again"
-        ) from error
+    values = read_json(path, "prepare the data again")
     fields = {field.name for field in dataclasses.fields(Manifest)}
-    if isinstance(values, dict) and isinstance(values.get("format"), int) and values["format"] > _FORMAT:
+    if isinstance(values.get("format"), int) and values["format"] > _FORMAT:
         raise UserError(f"{path} has format {values['format']}, known is {_FORMAT}; update fairseq_masking")
-    if not isinstance(values, dict) or set(values) != fields:
+    if set(values) != fields:
         raise UserError(f"{path} is no manifest of prepare_corpus; prepare the data again")
     return Manifest(**values)
 
@@ -116,7 +111,3 @@ def check_dictionary(data_dir: str | Path) -> None:
                 f"{path} is not the dictionary that this data was binarised with (its SHA-256 differs from "
                 f"{MANIFEST_FILE}'s); put the right one back or prepare the data again"
             )
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

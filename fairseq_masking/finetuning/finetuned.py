@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
-from fairseq import checkpoint_utils, tasks, utils
+from fairseq import utils
 
+from fairseq_masking.checkpoints.loading import read_checkpoint
 from fairseq_masking.errors import UserError
 from fairseq_masking.finetuning.prepare import finetuning_settings
 from fairseq_masking.finetuning.prepare_rows import class_names
@@ -52,20 +53,13 @@ class Finetuned:
         Raises:
             UserError: no such checkpoint, one of another task, or data of other classes.
         """
-        if not checkpoint.is_file():
-            raise UserError(f"no such checkpoint: {checkpoint}")
-        state = checkpoint_utils.load_checkpoint_to_cpu(str(checkpoint))
-        cfg = state["cfg"]
-        name = cfg.task._name
-        if name not in ("sentence_prediction", "squad"):
-            raise UserError(f"{checkpoint} was trained with --task {name}: fine-tune it first")
+        read = read_checkpoint(checkpoint)
+        if read.cfg.task._name not in ("sentence_prediction", "squad"):
+            raise UserError(f"{checkpoint} was trained with --task {read.cfg.task._name}: fine-tune it first")
         if data is not None:
-            _check_classes(cfg, data)
-            cfg.task.data = str(data)
-        task = tasks.setup_task(cfg.task)
-        model = task.build_model(cfg.model, from_checkpoint=True)
-        model.load_state_dict(state["model"], strict=True, model_cfg=cfg.model)
-        return cls(model.to(device), task, cfg)
+            _check_classes(read.cfg, data)
+        model, task = read.build(data)
+        return cls(model.to(device), task, read.cfg)
 
     @property
     def data(self) -> Path:

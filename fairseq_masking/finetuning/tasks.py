@@ -4,11 +4,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from fairseq import checkpoint_utils
-from omegaconf import OmegaConf
-
+from fairseq_masking.checkpoints.loading import read_checkpoint
 from fairseq_masking.checkpoints.sources import read_source
-from fairseq_masking.corpus.manifest import MANIFEST_FILE, first_shard, read_manifest
+from fairseq_masking.corpus.manifest import MANIFEST_FILE, read_manifest
 from fairseq_masking.corpus.reading import hash_file
 from fairseq_masking.errors import UserError
 from fairseq_masking.finetuning.glue import GLUE_TASKS
@@ -134,10 +132,7 @@ def read_start(name: str, path: str) -> Start:
     """
     updates = 0
     if path.endswith(".pt"):
-        if not Path(path).is_file():
-            raise UserError(f"no such checkpoint: {path}")
-        history = checkpoint_utils.load_checkpoint_to_cpu(path).get("optimizer_history") or [{}]
-        updates = int(history[-1].get("num_updates", 0))
+        updates = read_checkpoint(path).num_updates
         path = str(Path(path).absolute())
     return Start.of_checkpoint(name, updates, path)
 
@@ -163,11 +158,7 @@ def corpus_of(checkpoint: Path) -> Path:
     Raises:
         UserError: no such checkpoint, or its corpus is not there.
     """
-    if not checkpoint.is_file():
-        raise UserError(f"no such checkpoint: {checkpoint}")
-    cfg = checkpoint_utils.load_checkpoint_to_cpu(str(checkpoint))["cfg"]
-    data = OmegaConf.select(cfg, "task.data")
-    corpus = first_shard(data) if data else None
+    corpus = read_checkpoint(checkpoint).data
     if corpus is None or not corpus.is_dir():
         raise UserError(f"{checkpoint} was trained on {corpus}, which is not there; give --corpus DIR")
     return corpus

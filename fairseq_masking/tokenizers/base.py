@@ -16,7 +16,8 @@ from typing import Any, ClassVar, Self
 
 from fairseq_masking.corpus.manifest import TOKENIZER_FOLDER, first_shard, read_manifest
 from fairseq_masking.corpus.reading import hash_file
-from fairseq_masking.errors import UserError
+from fairseq_masking.errors import UserError, first_line
+from fairseq_masking.files import read_json
 from fairseq_masking.tokenizers.symbols import (
     BOS_SYMBOL,
     EOS_SYMBOL,
@@ -181,7 +182,7 @@ class Gpt2Tokenizer(Tokenizer):
             raise
         except Exception as error:  # the library raises bare Exception
             raise UserError(
-                f"{vocab_bpe} does not belong to {encoder_json} ({_one_line(error)}); "
+                f"{vocab_bpe} does not belong to {encoder_json} ({first_line(error)}); "
                 "give the vocab.bpe that came with it"
             ) from error
         self._backend = Backend(model)
@@ -249,7 +250,9 @@ class BertTokenizer(Tokenizer):
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        return cls(folder / cls._FILE, **_read_options(folder))
+        # Without options: a vocab.txt that somebody put there by hand.
+        options = read_json(folder / _OPTIONS_FILE, "prepare the data again", optional=True)
+        return cls(folder / cls._FILE, **options)
 
     def encode(self, text: str) -> list[str]:
         return self.encode_with_offsets(text)[0]
@@ -313,13 +316,9 @@ def _runs(symbols: Sequence[str]) -> Iterator[tuple[list[str], bool]]:
 
 def _read_encoder_json(path: Path) -> dict[str, int]:
     hash_file(path)
-    try:
-        vocabulary = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise UserError(f"{path} is no JSON ({_one_line(error)}); give GPT-2's encoder.json") from error
+    vocabulary = read_json(path, "give GPT-2's encoder.json")
     if (
-        not isinstance(vocabulary, dict)
-        or len(vocabulary) < 256
+        len(vocabulary) < 256
         or not all(type(index) is int for index in vocabulary.values())
         or sorted(vocabulary.values()) != list(range(len(vocabulary)))
     ):
@@ -334,7 +333,7 @@ def _read_merges(path: Path) -> list[tuple[str, str]]:
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
     except (ValueError, OSError) as error:
-        raise UserError(f"{path} is not UTF-8 ({_one_line(error)}); give GPT-2's vocab.bpe") from error
+        raise UserError(f"{path} is not UTF-8 ({first_line(error)}); give GPT-2's vocab.bpe") from error
     merges = []
     for number, line in enumerate(lines, start=1):
         parts = line.split()
@@ -352,7 +351,7 @@ def _read_wordpieces(path: Path) -> list[str]:
     try:
         lines = path.read_bytes().decode("utf-8").removesuffix("\n").split("\n")
     except (ValueError, OSError) as error:
-        raise UserError(f"{path} is not UTF-8 ({_one_line(error)}); give a BERT vocab.txt") from error
+        raise UserError(f"{path} is not UTF-8 ({first_line(error)}); give a BERT vocab.txt") from error
     words = [line.removesuffix("\r") for line in lines]
     seen: set[str] = set()
     for number, word in enumerate(words, start=1):
@@ -363,17 +362,3 @@ def _read_wordpieces(path: Path) -> list[str]:
     if "[UNK]" not in seen:
         raise UserError(f"{path} has no [UNK]; give a BERT vocab.txt")
     return words
-
-
-def _read_options(folder: Path) -> dict[str, Any]:
-    path = folder / _OPTIONS_FILE
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}  # a vocab.txt that somebody put there by hand
-    except (ValueError, OSError) as error:
-        raise UserError(f"{path} is no JSON ({_one_line(error)}); prepare the data again") from error
-
-
-def _one_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -4,10 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from fairseq_masking.checkpoints.embedding_rows import hugging_face_tokens, special_tokens
-from fairseq_masking.checkpoints.reading import find_source, read_json
 from fairseq_masking.corpus.manifest import DICTIONARY_FILE, read_manifest
 from fairseq_masking.errors import UserError
+from fairseq_masking.files import read_json
 from fairseq_masking.tokenizers.base import (
     BertTokenizer,
     Gpt2Tokenizer,
@@ -15,6 +14,7 @@ from fairseq_masking.tokenizers.base import (
     Tokenizer,
     load_tokenizer,
 )
+from fairseq_masking.tokenizers.hugging_face_files import find_source, hugging_face_tokens, special_tokens
 from fairseq_masking.tokenizers.symbols import SPECIAL_SYMBOLS
 
 __all__ = ["import_tokenizer", "tokenizer_of"]

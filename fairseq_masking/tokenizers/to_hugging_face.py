@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fairseq_masking.checkpoints.embedding_rows import ROLES, tokens_of_symbols
 from fairseq_masking.errors import UserError
 from fairseq_masking.tokenizers.base import (
     BertTokenizer,
@@ -17,6 +16,7 @@ from fairseq_masking.tokenizers.base import (
     SentencePieceTokenizer,
     Tokenizer,
 )
+from fairseq_masking.tokenizers.hugging_face_files import ROLES, tokens_of_symbols
 from fairseq_masking.tokenizers.normalization import TextNormalizer
 from fairseq_masking.tokenizers.symbols import BOS_SYMBOL, EOS_SYMBOL, SPECIAL_SYMBOLS, UNK_SYMBOL
 

@@ -20,10 +20,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import numpy as np
 import torch
 from common import environment, train_once, write_csv
-from fairseq import checkpoint_utils, tasks, utils
+from fairseq import tasks, utils
 from omegaconf import OmegaConf
 
 from fairseq_masking.checkpoints.key_table import FAMILIES, to_ours
+from fairseq_masking.checkpoints.loading import read_checkpoint
 from fairseq_masking.methods.mlm.model import MLMConfig
 from fairseq_masking.tasks.masked_pretraining import MaskedPretrainingConfig
 
@@ -87,7 +88,7 @@ class Scorer:
 
     def model_bits(self, checkpoint: Path, system: str) -> float:
         """Return the bits a masked token of a checkpoint."""
-        state = checkpoint_utils.load_checkpoint_to_cpu(str(checkpoint))["model"]
+        state = read_checkpoint(checkpoint).state["model"]
         state = to_ours(state, FAMILIES["fairseq"]).state if system == "stock_fairseq" else state
         model = self.task.build_model(OmegaConf.structured(MLMConfig(**SHAPE, _name="mlm")))
         model.load_state_dict(state, strict=True)

@@ -119,7 +119,6 @@ def test_files_that_are_no_tokeniser(refused: Callable[..., str], tmp_path: Path
     wordpieces.write_text("the\nriver\n")
     assert "has no [UNK]" in refused("--tokenizer", "wordpiece", "--wordpiece-vocab", wordpieces)
     for vocabulary in (
-        [1],
         {"a": 0},
         {str(i): 2 * i for i in range(300)},
         {str(i): str(i) for i in range(300)},
@@ -127,6 +126,8 @@ def test_files_that_are_no_tokeniser(refused: Callable[..., str], tmp_path: Path
         text.write_text(json.dumps(vocabulary))
         options = ["--tokenizer", "gpt2", "--gpt2-encoder-json", text, "--gpt2-vocab-bpe", garbage]
         assert "does not map 256 symbols" in refused(*options)
+    text.write_text("[1]")
+    assert "holds no JSON object; give GPT-2's encoder.json" in refused(*options)
 
 
 def test_merges_that_do_not_fit(refused: Callable[..., str], tmp_path: Path, gpt2_options: list[str]) -> None:

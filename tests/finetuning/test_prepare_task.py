@@ -180,13 +180,13 @@ def test_a_bad_input_leaves_nothing(corpus: Path, tmp_path: Path, capsys) -> Non
 
 def test_the_corpus_of_a_checkpoint(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     state = {"cfg": OmegaConf.create({"task": {"data": f"{corpus}:{corpus}"}})}
-    monkeypatch.setattr("fairseq.checkpoint_utils.load_checkpoint_to_cpu", lambda path: state)
+    monkeypatch.setattr("fairseq_masking.checkpoints.loading.load_tensors", lambda path: state)
     checkpoint = tmp_path / "checkpoint.pt"
     checkpoint.touch()
     source = finetuning_data.write_sst2(tmp_path / "source")
     places = ["--data", str(source), "--checkpoint", str(checkpoint), "--out", str(tmp_path / "data")]
     assert prepare_finetune.main(["--task", "SST-2", *places]) == 0
-    state["cfg"].task.data = str(tmp_path / "gone")
+    state["cfg"]["task"]["data"] = str(tmp_path / "gone")
     assert prepare_finetune.main(["--task", "SST-2", *places]) == 1
 
 

@@ -1,55 +1,59 @@
-"""Which row of a source's embedding stands for which symbol of our dictionary.
+"""A Hugging Face folder: where it lies, and the tokens of its tokeniser.
 
 Names meet in Hugging Face's terms: WordPieces and SentencePiece's pieces are the same on both sides, GPT-2's
 symbols are ids here ("262") and byte-level texts there ("Ġthe"). The special symbols have fairseq's names.
 """
 
-import logging
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fairseq_masking.checkpoints.reading import read_json
-from fairseq_masking.corpus.dictionary import load_dictionary
-from fairseq_masking.corpus.manifest import DICTIONARY_FILE
-from fairseq_masking.errors import UserError
+from fairseq_masking.errors import UserError, first_line
+from fairseq_masking.files import read_json
 from fairseq_masking.tokenizers.base import Gpt2Tokenizer, Tokenizer
-from fairseq_masking.tokenizers.symbols import (
-    BOS_SYMBOL,
-    EOS_SYMBOL,
-    FILLER_PREFIX,
-    MASK_SYMBOL,
-    PAD_SYMBOL,
-    UNK_SYMBOL,
-)
+from fairseq_masking.tokenizers.symbols import SPECIAL_SYMBOLS
 
 __all__ = [
+    "EXTRA",
     "ROLES",
-    "dictionary_symbols",
-    "embedding_rows",
+    "find_source",
     "hugging_face_symbols",
     "hugging_face_tokens",
     "special_tokens",
     "tokens_of_symbols",
 ]
 
-logger = logging.getLogger(__name__)
-
+EXTRA = "pip install 'fairseq-masking[hf]'"
 # Hugging Face's role of a special token -> our symbol.
-ROLES = {
-    "cls_token": BOS_SYMBOL,
-    "pad_token": PAD_SYMBOL,
-    "sep_token": EOS_SYMBOL,
-    "unk_token": UNK_SYMBOL,
-    "mask_token": MASK_SYMBOL,
-}
+_ROLE_NAMES = ("cls_token", "pad_token", "sep_token", "unk_token", "mask_token")
+ROLES = dict(zip(_ROLE_NAMES, SPECIAL_SYMBOLS, strict=True))
 _BERT_ROLES = dict(zip(ROLES, ("[CLS]", "[PAD]", "[SEP]", "[UNK]", "[MASK]"), strict=True))
+_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+_HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "pytorch_model*.bin"]
 
 
-def dictionary_symbols(folder: Path) -> list[str | None] | None:
-    """Return the symbols of a folder's dict.txt by row, fairseq's four first; None where there is none."""
-    path = folder / DICTIONARY_FILE
-    return list(load_dictionary(path).symbols) if path.is_file() else None
+def find_source(path: str) -> Path:
+    """Return the local file or folder, or the folder that a model of the hub was downloaded to.
+
+    Raises:
+        UserError: there is neither.
+    """
+    if Path(path).exists():
+        return Path(path)
+    if not _HUB_NAME.fullmatch(path):
+        raise UserError(f"no such checkpoint or model folder: {path}")
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError:
+        raise UserError(f"{path}: no such folder; to download models: {EXTRA}") from None
+    try:
+        return Path(snapshot_download(path, allow_patterns=_HUB_FILES))
+    except Exception as error:  # its own errors, those of HTTP and of sockets
+        reason = first_line(error)[:200].strip()
+        raise UserError(
+            f"{path}: no such folder, and the hub does not give it ({reason}): give a local folder"
+        ) from error
 
 
 def hugging_face_symbols(folder: Path) -> list[str | None] | None:
@@ -99,30 +103,6 @@ def tokens_of_symbols(symbols: Sequence[str], tokenizer: Tokenizer) -> list[str]
         return list(symbols)
     texts = {str(index): token for token, index in read_json(tokenizer.files["encoder.json"]).items()}
     return [texts.get(symbol, symbol) for symbol in symbols]
-
-
-def embedding_rows(wanted: Sequence[str], present: Sequence[str | None], path: Path) -> list[int | None]:
-    """Return, for each wanted symbol, its row among the present ones; None for a new <mask>.
-
-    Raises:
-        UserError: symbols are missing.
-    """
-    rows = {symbol: row for row, symbol in enumerate(present) if symbol is not None}
-    missing = [
-        symbol
-        for symbol in wanted
-        if symbol not in rows and symbol != MASK_SYMBOL and not symbol.startswith(FILLER_PREFIX)
-    ]
-    if missing:
-        raise UserError(
-            f"the corpus's dictionary has {len(missing)} of {len(wanted)} symbols that {path} lacks, such as"
-            f" {missing[0]!r}: prepare it with scripts/prepare_corpus.sh --tokenizer-from FOLDER, the model's"
-            " own or that of its data"
-        )
-    unused = len(rows.keys() - set(wanted))
-    if unused:
-        logger.info("%d of %d symbols of %s are not in the corpus's dictionary", unused, len(rows), path)
-    return [rows.get(symbol) for symbol in wanted]
 
 
 def _content(token: Any) -> str | None:

@@ -1,0 +1,167 @@
+"""The one way in which files with weights are read: without running their code, whoever wrote them.
+
+Tensors of a PyTorch file stay on the disk until they are used: what stands beside them is had at once.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from fairseq import tasks
+from omegaconf import OmegaConf
+from torch import Tensor
+
+from fairseq_masking.compat.checkpoints import loading_safely
+from fairseq_masking.corpus.manifest import first_shard
+from fairseq_masking.errors import UserError, first_line
+from fairseq_masking.files import read_json
+from fairseq_masking.tokenizers.hugging_face_files import EXTRA
+
+__all__ = ["Checkpoint", "Trained", "read_checkpoint", "read_weights"]
+
+
+class Trained(NamedTuple):
+    """A model as its training left it, and its task."""
+
+    model: Any
+    task: Any
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a PyTorch file of a training, ours or fairseq's, holds.
+
+    Attributes:
+        path: the file.
+        state: "cfg" (or "args", of an old one), "model", "optimizer_history" and more.
+    """
+
+    path: Path
+    state: Mapping[str, Any]
+
+    @cached_property
+    def cfg(self) -> Any:
+        """The training's configuration.
+
+        Raises:
+            UserError: the file has none.
+        """
+        if not self.state.get("cfg"):
+            raise UserError(
+                f"checkpoint {self.path}: a PyTorch file, but not a checkpoint of fairseq_masking"
+            )
+        return OmegaConf.create(self.state["cfg"], flags={"allow_objects": True})
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The model's options, its task and data, from the cfg or from an old checkpoint's args."""
+        cfg = self.state.get("cfg")
+        if isinstance(cfg, Mapping):
+            task = cfg.get("task") or {}
+            options = {**(cfg.get("model") or {}), "data": task.get("data"), "task": task.get("_name")}
+        else:
+            options = dict(vars(self.state["args"])) if self.state.get("args") is not None else {}
+        return {name: value for name, value in options.items() if value is not None}
+
+    @property
+    def data(self) -> Path | None:
+        """The first folder of the data that it was trained on, as its training was told."""
+        return first_shard(data) if (data := self.options.get("data")) else None
+
+    @property
+    def num_updates(self) -> int:
+        """Of its training; 0 where nothing says how many."""
+        history = self.state.get("optimizer_history") or [{}]
+        return int(history[-1].get("num_updates", 0))
+
+    def build(self, data: str | Path | None = None) -> Trained:
+        """Build the model with its weights.
+
+        What depends on the number of updates is as it was when the checkpoint was written.
+
+        Args:
+            data: prepared data in place of those it was trained on; ``cfg`` names them from then on.
+
+        Raises:
+            UserError: the data are not there, or not those of the weights.
+        """
+        if data is not None:
+            self.cfg.task.data = str(data)
+        task = tasks.setup_task(self.cfg.task)
+        model = task.build_model(self.cfg.model, from_checkpoint=True)
+        model.load_state_dict(self.state["model"], strict=True, model_cfg=self.cfg.model)
+        model.set_num_updates(self.num_updates)
+        return Trained(model, task)
+
+
+def read_checkpoint(path: str | Path, file: str = "checkpoint_best.pt") -> Checkpoint:
+    """Read a checkpoint.
+
+    Args:
+        path: the checkpoint, or the folder that holds ``file``.
+
+    Raises:
+        UserError: there is none, or it would run code, is cut short or something else.
+    """
+    path = Path(path) / file if Path(path).is_dir() else Path(path)
+    if not path.is_file():
+        raise UserError(f"no such checkpoint: {path}")
+    state = load_tensors(path)
+    if not isinstance(state, dict):
+        raise UserError(f"{path} is a PyTorch file, but no checkpoint")
+    return Checkpoint(path, state)
+
+
+def load_tensors(path: Path) -> Any:
+    """Load a PyTorch file on the CPU; its tensors are read when they are used.
+
+    Raises:
+        UserError: the file would run code, is cut short or is no PyTorch file.
+    """
+    with loading_safely(str(path), "get it again"), path.open("rb") as file:
+        is_archive = file.read(4) == b"PK\x03\x04"  # PyTorch files of before 1.6 cannot be mapped
+        return torch.load(path, map_location="cpu", mmap=is_archive, weights_only=True)
+
+
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """Return the tensors of a Hugging Face folder: safetensors, or else PyTorch files.
+
+    Raises:
+        UserError: there are none, or they are corrupt, or would run code.
+    """
+    for name, read in (("model.safetensors", _read_safetensors), ("pytorch_model.bin", _read_pytorch)):
+        if (folder / name).is_file():
+            return read(folder / name)
+        index = folder / f"{name}.index.json"
+        if index.is_file():
+            places = read_json(index).get("weight_map")
+            shards = sorted({str(shard) for shard in places.values()}) if isinstance(places, dict) else []
+            if not shards or any(Path(shard).name != shard for shard in shards):
+                raise UserError(f"{index} names no files of this folder")
+            return {key: value for shard in shards for key, value in read(folder / shard).items()}
+    raise UserError(f"{folder} holds neither model.safetensors nor pytorch_model.bin")
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        from safetensors.torch import load_file
+    except ImportError:
+        raise UserError(f"{path}: to read it: {EXTRA}") from None
+    try:
+        return load_file(path)
+    except Exception as error:  # its own SafetensorError is an Exception; a missing shard an OSError
+        raise UserError(
+            f"{path} is missing, cut short or no safetensors file ({first_line(error)})"
+        ) from error
+
+
+def _read_pytorch(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise UserError(f"{path} is missing")
+    state = load_tensors(path)
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise UserError(f"{path} is a PyTorch file, but no state dict (names of parameters to tensors)")
+    return state
