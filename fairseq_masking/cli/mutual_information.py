@@ -17,13 +17,12 @@ from fairseq_masking.corpus.masking_table import masking_vocabulary
 from fairseq_masking.figures.figure import new_figure, save_figure
 from fairseq_masking.figures.provenance import provenance_of, write_csv
 from fairseq_masking.figures.tables import format_table
-from fairseq_masking.masking import MaskingConfig
+from fairseq_masking.masking import Kind, MaskingConfig
 from fairseq_masking.measure.measurements import sequence_length
 from fairseq_masking.measure.mutual_information import entropy, layer_information, most_frequent
 from fairseq_masking.measure.sequences import masked_batches
 from fairseq_masking.methods.base.encoder_model import EncoderModel
 from fairseq_masking.ops import gather_positions
-from fairseq_masking.ops.indices import MASK_KIND
 
 __all__ = ["get_parser", "main"]
 
@@ -120,7 +119,7 @@ def _collect(
     frequent = torch.from_numpy(most_frequent(counts_V, args.frequent, never=special_V))
     states, tokens, total = [], [], 0
     for net_input in tqdm(batches, unit="batch", desc=str(path), disable=None):
-        masked = net_input["positions"][net_input["kinds"] == MASK_KIND]
+        masked = net_input["positions"][net_input["kinds"] == Kind.MASK]
         hidden = gather_positions(net_input["src_tokens"], masked)
         chosen = torch.isin(hidden, frequent).nonzero().flatten()[: args.states - total]
         states.append([state[chosen].float().numpy() for state in model.mask_states(**net_input)])

@@ -3,6 +3,7 @@
 Shapes: T tokens, K splits, k masked positions of a split.
 """
 
+from enum import IntEnum
 from typing import Protocol
 
 import numpy as np
@@ -11,9 +12,15 @@ import numpy.typing as npt
 from fairseq_masking.masking.counts import corruption_counts
 from fairseq_masking.masking.vocabulary import MaskingVocabulary
 
-__all__ = ["KEEP", "MASK", "RANDOM", "SplitGenerators", "corrupt", "kinds_of"]
+__all__ = ["Kind", "SplitGenerators", "corrupt", "kinds_of"]
 
-MASK, RANDOM, KEEP = 0, 1, 2
+
+class Kind(IntEnum):
+    """What stands at a masked position: the values of ``kinds``, wherever there are some."""
+
+    MASK = 0
+    RANDOM = 1
+    UNCHANGED = 2
 
 
 class SplitGenerators(Protocol):
@@ -23,9 +30,9 @@ class SplitGenerators(Protocol):
 
 
 def kinds_of(num_masked: int, leave_unmasked_prob: float, random_token_prob: float) -> npt.NDArray[np.int8]:
-    """The kinds of a split's positions in their order: int8 [k], 0 [MASK], 1 random, 2 unchanged."""
+    """The kinds of a split's positions in their order: int8 [k], values of ``Kind``."""
     counts = corruption_counts(num_masked, leave_unmasked_prob, random_token_prob)
-    return np.repeat(np.array((MASK, RANDOM, KEEP), dtype=np.int8), counts)
+    return np.repeat(np.array(Kind, dtype=np.int8), counts)
 
 
 def corrupt(
@@ -48,8 +55,8 @@ def corrupt(
         columns int64 [K, k], grouped by kind, ascending inside each group; replacements int64 [K, k].
     """
     num_splits, num_masked = columns_Kk.shape
-    num_mask = int(np.searchsorted(kinds_k, RANDOM))
-    num_random = int(np.searchsorted(kinds_k, KEEP)) - num_mask
+    num_mask = int(np.searchsorted(kinds_k, Kind.RANDOM))
+    num_random = int(np.searchsorted(kinds_k, Kind.UNCHANGED)) - num_mask
 
     shuffled_kinds_Kk = np.empty((num_splits, num_masked), dtype=np.int8)
     drawn_Kr = np.empty((num_splits, num_random), dtype=np.int64)

@@ -28,7 +28,7 @@ class MaskedItem(NamedTuple):
 
     Attributes:
         columns: int64 [K, k], masked columns; no column is in two splits.
-        kinds: int8 [k], the same in every split: 0 [MASK], 1 random token, 2 unchanged.
+        kinds: int8 [k], values of ``Kind``, the same in every split.
         replacements: int64 [K, k], what to write there.
     """
 

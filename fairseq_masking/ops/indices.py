@@ -6,9 +6,7 @@ Shapes: B batch, T length, N masked tokens. ``positions_N`` are flat: row * T + 
 import torch
 from torch import Tensor
 
-__all__ = ["MASK_KIND", "corrupt_tokens", "gather_positions", "rows_of_positions"]
-
-MASK_KIND = 0  # of design.md's ``kinds``: the [MASK]s
+__all__ = ["corrupt_tokens", "gather_positions", "rows_of_positions"]
 
 
 def corrupt_tokens(tokens_BT: Tensor, positions_N: Tensor, replacements_N: Tensor) -> Tensor:

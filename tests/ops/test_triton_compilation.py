@@ -10,8 +10,8 @@ import re
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-import fairseq_masking.methods.amos.gumbel_mixture.triton_rows as mixture
-import fairseq_masking.ops.linear_cross_entropy.triton_rows as loss
+from fairseq_masking.methods.amos.gumbel_mixture import triton_rows as mixture
+from fairseq_masking.ops.linear_cross_entropy import triton_rows as loss
 
 def compile(kernel, capability, dtype, constants):
     names = kernel.arg_names

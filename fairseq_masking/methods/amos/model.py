@@ -14,6 +14,7 @@ from fairseq.models import register_model
 from torch import Tensor, nn
 
 from fairseq_masking.errors import UserError
+from fairseq_masking.masking import Kind
 from fairseq_masking.methods.amos.generator import Generator
 from fairseq_masking.methods.amos.gumbel_mixture import gumbel_mixture
 from fairseq_masking.methods.amos.mixture import Mixture
@@ -22,7 +23,6 @@ from fairseq_masking.methods.base.encoder_model import EncoderModel
 from fairseq_masking.methods.base.sizes import fill_in_missing, register_architectures
 from fairseq_masking.modules.encoder import init_bert_weights
 from fairseq_masking.ops import corrupt_tokens, gather_positions
-from fairseq_masking.ops.indices import MASK_KIND
 
 __all__ = ["AmosModel", "AmosOutput"]
 
@@ -198,7 +198,7 @@ class AmosModel(EncoderModel):
         corrupted = corrupt_tokens(src_tokens, positions, replacements)
         padding = src_tokens.eq(self.pad_index)
         states = self.generator.stacks[-1](self.encoder.embed_tokens(corrupted), padding)
-        return [gather_positions(state, positions[kinds == MASK_KIND]) for state in states]
+        return [gather_positions(state, positions[kinds == Kind.MASK]) for state in states]
 
     def token_logits(self, src_tokens: Tensor) -> Tensor:
         """Return the logits ``[B, T, V]`` of a text with <mask>s in it, by the deepest generator."""

@@ -13,13 +13,13 @@ from fairseq.models import BaseFairseqModel
 from torch import Tensor, nn
 
 from fairseq_masking.errors import UserError
+from fairseq_masking.masking import Kind
 from fairseq_masking.methods.base.layer_lr import scale_learning_rates
 from fairseq_masking.methods.base.options import EncoderModelConfig, encoder_config
 from fairseq_masking.methods.base.sizes import SIZES, fill_in_missing
 from fairseq_masking.modules import ClassificationHead, TransformerEncoder
 from fairseq_masking.modules.compilation import Compilation
 from fairseq_masking.ops import corrupt_tokens, gather_positions
-from fairseq_masking.ops.indices import MASK_KIND
 
 __all__ = ["EncoderModel"]
 
@@ -142,7 +142,7 @@ class EncoderModel(BaseFairseqModel):
         corrupted = corrupt_tokens(src_tokens, positions, replacements)
         padding = src_tokens.eq(self.pad_index)
         states = self.encoder(corrupted, padding_BT=padding, return_all_hiddens=True).inner_states
-        return [gather_positions(state, positions[kinds == MASK_KIND]) for state in states]
+        return [gather_positions(state, positions[kinds == Kind.MASK]) for state in states]
 
     def _forward_and_backward(self, src_tokens: Tensor, batch: dict[str, Any]) -> None:
         """Compute gradients and forget them: no ``.grad`` is written and no hook of DDP runs."""

@@ -13,12 +13,13 @@ from fairseq import utils
 from fairseq.logging import metrics
 from torch import Tensor
 
+from fairseq_masking.masking import Kind
 from fairseq_masking.methods.base.outputs import MaskedTokenOutput
 from fairseq_masking.ops import gather_positions
 
 __all__ = ["masked_token_logs", "on_host", "reduce_masked_token_logs", "total"]
 
-KINDS = ("mask", "random", "unchanged")  # in the order of ``kinds``: 0, 1, 2
+KINDS = [kind.name.lower() for kind in Kind]
 MEASURE = "measure_"  # before the names of what a model measures itself
 
 

@@ -10,11 +10,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from fairseq_masking.masking import Kind
 from fairseq_masking.ops.ragged import RaggedRows
 
 __all__ = ["ProposedMasks", "gumbel_top_k", "permutation_within_rows", "propose_masks", "draw_replacements"]
-
-_MASK, _RANDOM = 0, 1  # of the batch's ``kinds``
 
 
 class ProposedMasks(NamedTuple):
@@ -72,5 +71,5 @@ def draw_replacements(
 ) -> Tensor:
     """Return what to write: [MASK], a token drawn uniformly from ``allowed_R``, or the token itself."""
     choice = torch.randint(allowed_R.shape[0], targets_N.shape, generator=generator, device=targets_N.device)
-    replacements = torch.where(kinds_N == _RANDOM, allowed_R.index_select(0, choice), targets_N)
-    return replacements.masked_fill(kinds_N == _MASK, mask_index)
+    replacements = torch.where(kinds_N == Kind.RANDOM, allowed_R.index_select(0, choice), targets_N)
+    return replacements.masked_fill(kinds_N == Kind.MASK, mask_index)

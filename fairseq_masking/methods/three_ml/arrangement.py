@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from fairseq_masking.masking import Kind
 from fairseq_masking.methods.three_ml.selection import Selection
-from fairseq_masking.ops.indices import MASK_KIND
 
 __all__ = ["Arrangement", "arrange_batch", "arrange_text"]
 
@@ -50,7 +50,7 @@ def arrange_batch(
         shape: the batch's Python values.
         crossing: the decoder reads the [MASK]s alone.
     """
-    is_mask_N = kinds_N == MASK_KIND
+    is_mask_N = kinds_N == Kind.MASK
     nothing = torch.zeros(size.numel(), dtype=torch.bool, device=positions_N.device)
     exact = shape["rectangular"]
     return _arrange(

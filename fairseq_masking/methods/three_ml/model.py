@@ -13,6 +13,7 @@ from fairseq.models import register_model
 from torch import Tensor
 
 from fairseq_masking.errors import UserError
+from fairseq_masking.masking import Kind
 from fairseq_masking.methods.base.encoder_model import EncoderModel
 from fairseq_masking.methods.base.outputs import MaskedTokenOutput
 from fairseq_masking.methods.base.sizes import register_architectures
@@ -30,7 +31,6 @@ from fairseq_masking.methods.three_ml.options import ThreeMLConfig, decoder_conf
 from fairseq_masking.methods.three_ml.selection import Selection
 from fairseq_masking.modules import MaskedLMHead
 from fairseq_masking.ops import LinearCrossEntropyOutput, corrupt_tokens, gather_positions
-from fairseq_masking.ops.indices import MASK_KIND
 from fairseq_masking.tokenizers.symbols import MASK_SYMBOL
 
 __all__ = ["ThreeMLModel"]
@@ -131,7 +131,7 @@ class ThreeMLModel(EncoderModel):
         )
         visible, masked = arrangement.visible, arrangement.masked
         encoded_BSD = self.encode_visible(corrupted, visible)
-        where = positions[kinds == MASK_KIND]
+        where = positions[kinds == Kind.MASK]
         if masked is None:
             states = self.decoder(encoded_BSD, visible, padding, return_all_hiddens=True).inner_states
             return [gather_positions(state, where) for state in states]

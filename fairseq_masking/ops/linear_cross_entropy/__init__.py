@@ -1,8 +1,8 @@
 """Cross-entropy over a (tied) embedding that never holds more than a chunk of the logits.
 
-Three layers: ``reference`` defines the operation; ``linear_cross_entropy_chunks`` computes it chunk by chunk,
-with the row-wise part in PyTorch (``linear_cross_entropy_rows``) or Triton (``triton``);
-``linear_cross_entropy_autograd`` joins that to autograd and torch.compile. This file is what callers see.
+Three layers: ``ops.reference`` defines the operation; ``chunks`` computes it chunk by chunk, with the
+row-wise part in PyTorch (``torch_rows``) or Triton (``triton_rows``); ``autograd`` joins that to autograd and
+torch.compile. This file is what callers see.
 
 Shapes: N rows, D width, V vocabulary.
 """

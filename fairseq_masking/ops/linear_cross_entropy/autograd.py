@@ -17,7 +17,7 @@ from torch.autograd.function import once_differentiable
 
 from fairseq_masking.ops.dispatch import choose_impl
 from fairseq_masking.ops.linear_cross_entropy import chunks as chunks
-from fairseq_masking.ops.linear_cross_entropy import torch_rows as linear_cross_entropy_rows
+from fairseq_masking.ops.linear_cross_entropy import torch_rows
 from fairseq_masking.ops.linear_cross_entropy.chunks import Inputs, RowStatistics
 
 __all__ = ["compiled", "eager"]
@@ -38,10 +38,10 @@ def compiled(
 
 def _plan(hidden_ND: Tensor, chunk_elements: int | None, impl: str) -> tuple[ModuleType, int]:
     """Return the module with the row-wise part, and how many logits may be in flight."""
-    rows: ModuleType = linear_cross_entropy_rows
+    rows: ModuleType = torch_rows
     if choose_impl("linear_cross_entropy", impl, hidden_ND.device, hidden_ND.dtype) == "triton":
         # late, since TRITON_INTERPRET counts when kernels are defined, and Triton may not be installed
-        from fairseq_masking.ops.triton import linear_cross_entropy_rows as rows
+        from fairseq_masking.ops.linear_cross_entropy import triton_rows as rows
     return rows, chunk_elements or rows.default_chunk_elements(hidden_ND)
 
 

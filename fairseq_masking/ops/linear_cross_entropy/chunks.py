@@ -65,7 +65,7 @@ def forward(
     """Return the statistics of all rows, and what is kept of them (an empty tensor where nothing is).
 
     Args:
-        rows: the row-wise part, ``linear_cross_entropy_rows`` or ``triton.linear_cross_entropy_rows``.
+        rows: the row-wise part, the module ``torch_rows`` or ``triton_rows``.
         chunk_elements: logits in flight at once.
     """
     hidden_ND, weight_VD, bias_V, targets_N = inputs

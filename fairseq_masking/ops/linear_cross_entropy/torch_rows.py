@@ -1,6 +1,6 @@
 """The row-wise part of linear cross-entropy in PyTorch: statistics and gradients of a chunk of logits.
 
-``triton.linear_cross_entropy_rows`` offers the same four functions. What one chunk holds between forward and
+``triton_rows`` offers the same four functions. What one chunk holds between forward and
 backward is here the exponentials, in fp32, so that backward needs no second exponential.
 Shapes: N rows of the chunk, D width, V vocabulary.
 """

@@ -1,8 +1,8 @@
 """Sample tokens from a mixture of hidden states by straight-through Gumbel-softmax, and embed them.
 
-Three layers: ``reference`` defines the operation; ``gumbel_mixture_chunks`` computes it chunk by chunk,
-with the row-wise part in PyTorch (``gumbel_mixture_rows``) or Triton (``triton``);
-``gumbel_mixture_autograd`` joins that to autograd and torch.compile. This file is what callers see.
+Three layers: ``reference`` defines the operation; ``chunks`` computes it chunk by chunk, with the row-wise
+part in PyTorch (``torch_rows``) or Triton (``triton_rows``); ``autograd`` joins that to autograd and
+torch.compile. This file is what callers see.
 
 Shapes: K hidden states (of generators of K depths), N masked tokens, D width, V vocabulary.
 """

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from fairseq_masking.methods.amos.gumbel_mixture import chunks as chunks
-from fairseq_masking.methods.amos.gumbel_mixture import torch_rows as gumbel_mixture_rows
+from fairseq_masking.methods.amos.gumbel_mixture import torch_rows
 from fairseq_masking.methods.amos.gumbel_mixture.chunks import Inputs, Noise, Sample
 from fairseq_masking.methods.amos.gumbel_mixture.noise import row_keys
 from fairseq_masking.ops.dispatch import choose_impl
@@ -23,10 +23,10 @@ __all__ = ["sample"]
 
 def _plan(hidden_KND: Tensor, chunk_elements: int | None, impl: str) -> tuple[ModuleType, int]:
     """Return the module with the row-wise part, and how many logits may be in flight."""
-    rows: ModuleType = gumbel_mixture_rows
+    rows: ModuleType = torch_rows
     if choose_impl("gumbel_mixture", impl, hidden_KND.device, hidden_KND.dtype) == "triton":
         # late, since TRITON_INTERPRET counts when kernels are defined, and Triton may not be installed
-        from fairseq_masking.ops.triton import gumbel_mixture_rows as rows
+        from fairseq_masking.methods.amos.gumbel_mixture import triton_rows as rows
     return rows, chunk_elements or rows.default_chunk_elements(hidden_KND)
 
 

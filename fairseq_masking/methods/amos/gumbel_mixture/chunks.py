@@ -73,7 +73,7 @@ def forward(
     """Sample a token for every row.
 
     Args:
-        rows: the row-wise part, ``gumbel_mixture_rows`` or ``triton.gumbel_mixture_rows``.
+        rows: the row-wise part, the module ``torch_rows`` or ``triton_rows``.
         chunk_elements: logits in flight at once.
     """
     hidden_KND, _, embedding_VD, bias_V = inputs

@@ -1,6 +1,6 @@
 """The row-wise part of the Gumbel mixture in PyTorch: the sample and the gradient of a chunk of logits.
 
-``triton.gumbel_mixture_rows`` offers the same functions; logits are those of linear cross-entropy.
+``triton_rows`` offers the same functions; logits are those of linear cross-entropy.
 Shapes: N rows of the chunk, V vocabulary.
 """
 
