@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from fairseq_masking.masking import MaskingConfig, MaskingVocabulary
 from fairseq_masking.measure.gradient_variance.gradients import MaskGradient, Masks, select_parameters
 from fairseq_masking.measure.gradient_variance.mask_measurement import Measurement
-from fairseq_masking.methods.base.outputs import MaskedTokenOutput
+from fairseq_masking.methods.base.masked_tokens import MaskedTokenOutput
 from fairseq_masking.modules import MaskedLMHead, TransformerEncoder
 from fairseq_masking.modules.encoder import EncoderConfig
 from fairseq_masking.ops import corrupt_tokens, gather_positions

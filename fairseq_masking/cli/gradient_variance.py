@@ -30,7 +30,7 @@ from fairseq_masking.measure.gradient_variance.mask_report import (
 )
 from fairseq_masking.measure.measurements import CORRUPTIONS, measurement_of, sequence_length
 from fairseq_masking.measure.sequences import choose_sequences, load_blocks
-from fairseq_masking.methods.base.outputs import MaskedTokenOutput
+from fairseq_masking.methods.base.masked_tokens import MaskedTokenOutput
 from fairseq_masking.models import MLMModel
 
 __all__ = ["get_parser", "main"]

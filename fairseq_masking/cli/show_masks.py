@@ -33,7 +33,7 @@ from fairseq_masking.measure.show.shown_text import (
     write_page,
 )
 from fairseq_masking.measure.show.text_blocks import cut_texts
-from fairseq_masking.methods.map_net.rank_correlation import rank_correlation
+from fairseq_masking.methods.map_net.ragged import rank_correlation
 from fairseq_masking.models import MLMModel
 
 __all__ = ["get_parser", "main"]

@@ -10,8 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from fairseq_masking.masking import MaskedItem
-from fairseq_masking.masking.corruption import MASK
+from fairseq_masking.masking import Kind, MaskedItem
 
 __all__ = ["batch_input"]
 
@@ -57,7 +56,7 @@ def batch_input(
     lengths_I = np.array([len(text) for text in texts], dtype=np.int64)
     counts_I = np.array([0 if mask is None else len(mask.kinds) for mask in masks], dtype=np.int64)
     num_mask_I = np.array(
-        [0 if mask is None else np.count_nonzero(mask.kinds == MASK) for mask in masks], dtype=np.int64
+        [0 if mask is None else np.count_nonzero(mask.kinds == Kind.MASK) for mask in masks], dtype=np.int64
     )
     width = int(lengths_I.max())
     has_padding = bool((lengths_I != width).any())

@@ -1,33 +1,37 @@
 """The one Transformer encoder that every method trains.
 
-Its parameters correspond one to one to fairseq's RoBERTa (``export/key_table.py``).
+Its parameters correspond one to one to fairseq's RoBERTa (``checkpoints/key_table.py``).
 Shapes: B batch, T length, D width, H heads.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from fairseq_masking.errors import UserError
-from fairseq_masking.modules.activation import get_activation
 from fairseq_masking.modules.attention import SelfAttention
 from fairseq_masking.modules.relative_position import RelativePositionBias
 from fairseq_masking.ops import dropout
 
 __all__ = [
+    "ACTIVATIONS",
     "EncoderConfig",
     "EncoderOutput",
     "TransformerEncoder",
     "TransformerLayer",
     "build_attention_bias",
     "build_relative_position",
+    "get_activation",
     "init_bert_weights",
     "run_layers",
 ]
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "relu": F.relu, "tanh": F.tanh}
 
 
 @dataclass(frozen=True)
@@ -158,6 +162,17 @@ class TransformerEncoder(nn.Module):
             checkpointed=self.config.checkpoint_activations and self.training,
         )
         return EncoderOutput(states[-1], states if return_all_hiddens else None)
+
+
+def get_activation(name: str) -> Callable[[Tensor], Tensor]:
+    """Return the activation called ``name``.
+
+    Raises:
+        UserError: ``name`` is not one of ``ACTIVATIONS``.
+    """
+    if name not in ACTIVATIONS:
+        raise UserError(f"unknown activation {name!r}: choose one of {', '.join(ACTIVATIONS)}")
+    return ACTIVATIONS[name]
 
 
 def build_relative_position(config: EncoderConfig) -> RelativePositionBias | None:

@@ -7,8 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fairseq_masking.modules.activation import get_activation
-from fairseq_masking.modules.encoder import init_bert_weights
+from fairseq_masking.modules.encoder import get_activation, init_bert_weights
 from fairseq_masking.ops import LinearCrossEntropyOutput, linear_cross_entropy
 
 __all__ = ["ClassificationHead", "MaskedLMHead"]

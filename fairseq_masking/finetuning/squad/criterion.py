@@ -23,7 +23,7 @@ from fairseq_masking.finetuning.squad.answers import (
 )
 from fairseq_masking.finetuning.squad.head import span_losses
 from fairseq_masking.finetuning.squad.scoring import squad_scores
-from fairseq_masking.methods.base.logs import total
+from fairseq_masking.methods.base.masked_tokens import total
 
 __all__ = ["SquadCriterion", "SquadCriterionConfig"]
 

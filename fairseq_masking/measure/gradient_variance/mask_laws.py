@@ -24,9 +24,13 @@ from fairseq_masking.masking import MaskingConfig, MaskingVocabulary
 from fairseq_masking.masking.corruption import corrupt, kinds_of
 from fairseq_masking.masking.randomness import corruption_generator
 from fairseq_masking.measure.gradient_variance.gradients import Masks
-from fairseq_masking.methods.map_net.importance import clip_log_weight, log_weight_exact, log_weight_paper
-from fairseq_masking.methods.map_net.sampling import gumbel_top_k
-from fairseq_masking.ops.ragged import RaggedRows
+from fairseq_masking.methods.map_net.ragged import RaggedRows
+from fairseq_masking.methods.map_net.sampling import (
+    clip_log_weight,
+    gumbel_top_k,
+    log_weight_exact,
+    log_weight_paper,
+)
 
 __all__ = [
     "WEIGHTINGS",

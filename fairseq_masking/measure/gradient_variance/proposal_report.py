@@ -20,7 +20,7 @@ from fairseq_masking.measure.gradient_variance.proposal_variance import (
 )
 from fairseq_masking.measure.gradient_variance.resampling import interval, resampling_weights, weighted_mean
 from fairseq_masking.measure.gradient_variance.sentence_variance import sentence_variance
-from fairseq_masking.methods.map_net.rank_correlation import rank_correlation
+from fairseq_masking.methods.map_net.ragged import rank_correlation
 
 __all__ = ["estimator_rows", "estimator_table", "law_rows", "law_table"]
 

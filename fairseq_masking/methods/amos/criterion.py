@@ -1,29 +1,33 @@
 """AMOS's objective: masked cross-entropy at every depth, and replaced-token detection.
 
 Source: 2204.03243, Eq. 1, 2 and 4; spec/amos.md, "Discriminator".
-Shapes: B batch, T length, N masked tokens, K depths.
+Shapes: B batch, T length, N masked tokens (or values), K depths.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 from fairseq.criterions import register_criterion
 from fairseq.dataclass import FairseqDataclass
-from fairseq.logging import metrics
 from torch import Tensor, nn
 
 from fairseq_masking.errors import UserError
 from fairseq_masking.methods.amos.generator import depth_names
 from fairseq_masking.methods.amos.model import AmosOutput
-from fairseq_masking.methods.amos.ranked_pairs import ranked_pairs
-from fairseq_masking.methods.base.logs import masked_token_logs, on_host, reduce_masked_token_logs, total
-from fairseq_masking.methods.base.outputs import MaskedTokenOutput
+from fairseq_masking.methods.base.masked_tokens import (
+    MaskedTokenOutput,
+    log_mean_of,
+    masked_token_logs,
+    on_host,
+    reduce_masked_token_logs,
+)
 from fairseq_masking.methods.mlm.criterion import MLMCriterion
 
-__all__ = ["AmosCriterion", "AmosCriterionConfig"]
+__all__ = ["AmosCriterion", "AmosCriterionConfig", "ranked_pairs"]
 
 MLM_LOSS, WEIGHT = "mlm_loss_", "mixture_"  # before the name of a depth
 
@@ -85,13 +89,7 @@ class AmosCriterion(MLMCriterion):
         """
         logging_outputs = on_host(logging_outputs)
         reduce_masked_token_logs(logging_outputs)
-
-        def log_mean(name: str, part: str, count: str, *, scale: float = 1.0, priority: int) -> None:
-            weight = total(logging_outputs, count)
-            if weight > 0:
-                mean = scale * total(logging_outputs, part) / weight
-                metrics.log_scalar(name, mean, weight, priority=priority, round=4)
-
+        log_mean = partial(log_mean_of, logging_outputs)
         bits = 1.0 / math.log(2)
         log_mean("objective", "objective", "sample_size", scale=bits, priority=40)
         for key in logging_outputs[0] if logging_outputs else ():
@@ -131,3 +129,27 @@ def _logs(output: AmosOutput, depths: Sequence[int]) -> dict[str, Tensor]:
         "num_pairs_ordered": num_ordered,
         "num_pairs": num_pairs,
     }
+
+
+@torch.no_grad()
+def ranked_pairs(scores_N: Tensor, upper_N: Tensor, lower_N: Tensor) -> tuple[Tensor, Tensor]:
+    """Count the pairs of an ``upper`` and a ``lower`` value, and those where the former scores higher.
+
+    Pairs, so that counts of several batches and ranks add up.
+
+    Args:
+        scores_N: floating point, finite.
+        upper_N: bool, who ought to score higher.
+        lower_N: bool, who ought to score lower; neither: does not count.
+
+    Returns:
+        Scalars fp64: pairs in the right order, equal scores being half in order, and all pairs. The former by
+        the latter is the area under the ROC curve.
+
+    Source: Hanley and McNeil 1982: the area is the Mann-Whitney statistic.
+    """
+    ordered_N, order_N = scores_N.sort()
+    lower_below = torch.nn.functional.pad(lower_N[order_N].long().cumsum(0), (1, 0))
+    first_N, last_N = (torch.searchsorted(ordered_N, scores_N, right=right) for right in (False, True))
+    won_N = (lower_below[first_N] + lower_below[last_N]).double() / 2
+    return (won_N * upper_N).sum(), upper_N.sum().double() * lower_N.sum()

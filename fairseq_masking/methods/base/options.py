@@ -8,9 +8,8 @@ from typing import Optional
 
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 
-from fairseq_masking.modules.activation import ACTIVATIONS
 from fairseq_masking.modules.compilation import COMPILATIONS, COMPILE_MODES
-from fairseq_masking.modules.encoder import EncoderConfig
+from fairseq_masking.modules.encoder import ACTIVATIONS, EncoderConfig
 from fairseq_masking.modules.relative_position import BUCKETINGS
 from fairseq_masking.ops.dispatch import IMPLEMENTATIONS
 

@@ -14,7 +14,12 @@ from fairseq.logging import metrics
 from torch import Tensor, nn
 
 from fairseq_masking.errors import UserError
-from fairseq_masking.methods.base.logs import masked_token_logs, on_host, reduce_masked_token_logs, total
+from fairseq_masking.methods.base.masked_tokens import (
+    masked_token_logs,
+    on_host,
+    reduce_masked_token_logs,
+    total,
+)
 from fairseq_masking.methods.mlm.criterion import MLMCriterion, MLMCriterionConfig
 from fairseq_masking.ops import rows_of_positions
 

@@ -7,21 +7,25 @@ Shapes: B rows, T length, N masked tokens, K the most masked tokens of a row.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from fairseq.criterions import register_criterion
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass
-from fairseq.logging import metrics
 from torch import Tensor, nn
 
 from fairseq_masking.errors import UserError
-from fairseq_masking.methods.base.logs import masked_token_logs, on_host, reduce_masked_token_logs, total
-from fairseq_masking.methods.map_net.importance import clip_log_weight, log_weight_exact, log_weight_paper
+from fairseq_masking.methods.base.masked_tokens import (
+    log_mean_of,
+    masked_token_logs,
+    on_host,
+    reduce_masked_token_logs,
+)
 from fairseq_masking.methods.map_net.model import MapNetOutput
-from fairseq_masking.methods.map_net.rank_correlation import rank_correlation
+from fairseq_masking.methods.map_net.ragged import RaggedRows, rank_correlation
+from fairseq_masking.methods.map_net.sampling import clip_log_weight, log_weight_exact, log_weight_paper
 from fairseq_masking.methods.mlm.criterion import MLMCriterion
-from fairseq_masking.ops.ragged import RaggedRows
 
 __all__ = ["MapNetCriterion", "MapNetCriterionConfig", "Weights", "encoder_loss", "proposal_loss"]
 
@@ -149,13 +153,7 @@ class MapNetCriterion(MLMCriterion):
         """
         logging_outputs = on_host(logging_outputs)
         reduce_masked_token_logs(logging_outputs)
-
-        def log_mean(name: str, part: str, count: str, *, scale: float = 1.0, priority: int) -> None:
-            weight = total(logging_outputs, count)
-            if weight > 0:
-                mean = scale * total(logging_outputs, part) / weight
-                metrics.log_scalar(name, mean, weight, priority=priority, round=4)
-
+        log_mean = partial(log_mean_of, logging_outputs)
         bits = 1.0 / math.log(2)
         log_mean("encoder_loss", "encoder_loss", "num_trained", scale=bits, priority=40)
         log_mean("proposal_loss", "proposal_loss", "num_trained", priority=41)

@@ -20,10 +20,10 @@ from fairseq_masking.methods.base.options import EncoderModelConfig
 from fairseq_masking.methods.base.sizes import fill_in_missing, register_architectures
 from fairseq_masking.methods.map_net.exploration import EXPLORE_UNITS, Exploration
 from fairseq_masking.methods.map_net.proposal import ProposalNetwork
+from fairseq_masking.methods.map_net.ragged import RaggedRows
 from fairseq_masking.methods.map_net.sampling import draw_replacements, propose_masks
 from fairseq_masking.methods.mlm.model import MLMConfig, MLMModel
 from fairseq_masking.ops import gather_positions
-from fairseq_masking.ops.ragged import RaggedRows
 
 __all__ = ["PROPOSAL_SIZES", "MapNetConfig", "MapNetModel", "MapNetOutput"]
 

@@ -11,8 +11,8 @@ from fairseq.models import register_model
 from torch import Tensor
 
 from fairseq_masking.methods.base.encoder_model import EncoderModel
+from fairseq_masking.methods.base.masked_tokens import MaskedTokenOutput
 from fairseq_masking.methods.base.options import EncoderModelConfig
-from fairseq_masking.methods.base.outputs import MaskedTokenOutput
 from fairseq_masking.methods.base.sizes import register_architectures
 from fairseq_masking.modules import MaskedLMHead
 from fairseq_masking.ops import LinearCrossEntropyOutput, corrupt_tokens, gather_positions

@@ -1,21 +1,22 @@
-"""3ML's small decoders: where the [MASK]s enter, after an encoder that never saw them.
+"""3ML's small decoders, where the [MASK]s enter after an encoder that never saw them, and what predicts then.
 
 Source: 2211.04898, Section 2.2 and 3.3; spec/three_ml.md.
-Shapes: B batch, T length, S visible tokens (what the encoder read), M [MASK]s, D width of the encoder, W
-width of the decoder.
+Shapes: B batch, T length, S visible tokens (what the encoder read), M [MASK]s, N other masked tokens, D width
+of the encoder, W width of the decoder, V vocabulary.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from fairseq_masking.methods.three_ml.selection import Selection
+from fairseq_masking.methods.three_ml.arrangement import Selection
 from fairseq_masking.modules.attention import CrossAttention
 from fairseq_masking.modules.encoder import EncoderConfig, TransformerLayer, init_bert_weights, run_layers
+from fairseq_masking.modules.heads import MaskedLMHead
 from fairseq_masking.ops import dropout
 
-__all__ = ["CrossDecoder", "CrossDecoderLayer", "DecoderOutput", "SelfDecoder"]
+__all__ = ["CrossDecoder", "CrossDecoderLayer", "DecoderOutput", "SelfDecoder", "TwoSidedLMHead"]
 
 
 class DecoderOutput(NamedTuple):
@@ -149,3 +150,22 @@ class CrossDecoder(_Decoder):
         return self._run(
             embedded_BMW, attention_bias, memory_BSW, memory_bias, return_all_hiddens=return_all_hiddens
         )
+
+
+class TwoSidedLMHead(MaskedLMHead):
+    """The prediction layer after a ``CrossDecoder``: a dense layer for each side, all that follows is shared.
+
+    ``dense`` is the decoder's.
+
+    Source: 2211.04898, Section 2.2; spec/three_ml.md, "Prediction layer".
+    """
+
+    def __init__(self, embed_dim: int, vocab_size: int, *, input_dim: int, **options: Any) -> None:
+        super().__init__(embed_dim, vocab_size, input_dim=input_dim, **options)
+        self.encoder_dense = nn.Linear(embed_dim, embed_dim)
+        self.encoder_dense.apply(init_bert_weights)
+
+    def project_sides(self, decoded_MW: Tensor, encoded_ND: Tensor) -> Tensor:
+        """Return what is multiplied with the embedding, ``[M + N, D]``: the decoder's side first."""
+        dense = torch.cat([self.dense(decoded_MW), self.encoder_dense(encoded_ND)])
+        return self.layer_norm(self.activation(dense))

@@ -15,10 +15,10 @@ from torch import Tensor
 from fairseq_masking.errors import UserError
 from fairseq_masking.masking import Kind
 from fairseq_masking.methods.base.encoder_model import EncoderModel
-from fairseq_masking.methods.base.outputs import MaskedTokenOutput
+from fairseq_masking.methods.base.masked_tokens import MaskedTokenOutput
 from fairseq_masking.methods.base.sizes import register_architectures
-from fairseq_masking.methods.three_ml.arrangement import Arrangement, arrange_batch, arrange_text
-from fairseq_masking.methods.three_ml.decoder import CrossDecoder, SelfDecoder
+from fairseq_masking.methods.three_ml.arrangement import Arrangement, Selection, arrange_batch, arrange_text
+from fairseq_masking.methods.three_ml.decoder import CrossDecoder, SelfDecoder, TwoSidedLMHead
 from fairseq_masking.methods.three_ml.flops import (
     BASELINE_RATE,
     Counts,
@@ -26,9 +26,7 @@ from fairseq_masking.methods.three_ml.flops import (
     exact_counts,
     share_saved,
 )
-from fairseq_masking.methods.three_ml.head import TwoSidedLMHead
 from fairseq_masking.methods.three_ml.options import ThreeMLConfig, decoder_config, normalization
-from fairseq_masking.methods.three_ml.selection import Selection
 from fairseq_masking.modules import MaskedLMHead
 from fairseq_masking.ops import LinearCrossEntropyOutput, corrupt_tokens, gather_positions
 from fairseq_masking.tokenizers.symbols import MASK_SYMBOL

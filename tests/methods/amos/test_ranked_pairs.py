@@ -4,7 +4,7 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
-from fairseq_masking.methods.amos.ranked_pairs import ranked_pairs
+from fairseq_masking.methods.amos.criterion import ranked_pairs
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)

@@ -6,8 +6,8 @@ from itertools import permutations
 import pytest
 import torch
 
-from fairseq_masking.methods.map_net.importance import clip_log_weight, log_weight_exact, log_weight_paper
-from fairseq_masking.ops.ragged import RaggedRows
+from fairseq_masking.methods.map_net.ragged import RaggedRows
+from fairseq_masking.methods.map_net.sampling import clip_log_weight, log_weight_exact, log_weight_paper
 
 PROBABILITIES = [0.4, 0.25, 0.2, 0.1, 0.05]
 

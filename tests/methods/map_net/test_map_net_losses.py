@@ -13,11 +13,11 @@ from small_map_net import batch, build, criterion_of
 
 from fairseq_masking.errors import UserError
 from fairseq_masking.methods.map_net.criterion import MapNetCriterion, proposal_loss
-from fairseq_masking.methods.map_net.importance import log_weight_paper
 from fairseq_masking.methods.map_net.model import MapNetOutput
+from fairseq_masking.methods.map_net.ragged import RaggedRows
+from fairseq_masking.methods.map_net.sampling import log_weight_paper
 from fairseq_masking.methods.mlm.criterion import MLMCriterion
 from fairseq_masking.methods.mlm.model import MLMModel
-from fairseq_masking.ops.ragged import RaggedRows
 
 NEVER = {"explore_start": 0.0, "explore_end": 0.0}
 SENTENCES = (20, 12, 3, 17, 20, 9)  # one with a single maskable token, padding in all but two

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 
+from fairseq_masking.methods.map_net.ragged import RaggedRows
 from fairseq_masking.methods.map_net.sampling import (
     draw_replacements,
     gumbel_top_k,
     permutation_within_rows,
     propose_masks,
 )
-from fairseq_masking.ops.ragged import RaggedRows
 
 NUM_DRAWS = 40_000
 

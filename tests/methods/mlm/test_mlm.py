@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from fairseq_masking.errors import UserError
-from fairseq_masking.methods.base.logs import masked_token_logs
+from fairseq_masking.methods.base.masked_tokens import masked_token_logs
 from fairseq_masking.methods.mlm.model import MLMConfig, MLMModel
 
 TINY = {

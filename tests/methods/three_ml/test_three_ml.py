@@ -11,7 +11,7 @@ from small_three_ml import SHAPE, batch, build, slow_three_ml
 from torch import nn
 
 from fairseq_masking.errors import UserError
-from fairseq_masking.methods.base.logs import masked_token_logs, reduce_masked_token_logs
+from fairseq_masking.methods.base.masked_tokens import masked_token_logs, reduce_masked_token_logs
 from fairseq_masking.methods.mlm.model import MLMConfig, MLMModel
 from fairseq_masking.methods.three_ml.decoder import CrossDecoderLayer
 from fairseq_masking.methods.three_ml.flops import exact_counts, share_saved

@@ -1,12 +1,15 @@
-"""What every masked-token objective logs: loss, perplexity and accuracy, in all and by corruption.
+"""What objectives on masked tokens share: what they need of a model, and what they log of it.
 
-Logging outputs hold sums and counts only, under the same keys on every rank, because fairseq adds them up.
-Shapes: N masked tokens.
+They log loss, perplexity and accuracy, in all and by corruption. A criterion names the class of output that
+it needs; the task checks that model and criterion fit. Logging outputs hold sums and counts only, under the
+same keys on every rank, because fairseq adds them up.
+Shapes: N masked tokens of the batch, in the order of ``positions``.
 """
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import torch
 from fairseq import utils
@@ -14,13 +17,34 @@ from fairseq.logging import metrics
 from torch import Tensor
 
 from fairseq_masking.masking import Kind
-from fairseq_masking.methods.base.outputs import MaskedTokenOutput
 from fairseq_masking.ops import gather_positions
 
-__all__ = ["masked_token_logs", "on_host", "reduce_masked_token_logs", "total"]
+__all__ = [
+    "MaskedTokenOutput",
+    "log_mean_of",
+    "masked_token_logs",
+    "on_host",
+    "reduce_masked_token_logs",
+    "total",
+]
 
 KINDS = [kind.name.lower() for kind in Kind]
 MEASURE = "measure_"  # before the names of what a model measures itself
+
+
+class MaskedTokenOutput(NamedTuple):
+    """What criterions on masked tokens need.
+
+    Attributes:
+        losses_N: cross-entropy in nats, fp32.
+        predictions_N: int64 arg max.
+        measures: by name, what else the model wants logged of this batch: means over its rows, known on the
+            host. The same names in every batch.
+    """
+
+    losses_N: Tensor
+    predictions_N: Tensor
+    measures: Mapping[str, float] = MappingProxyType({})
 
 
 def masked_token_logs(output: MaskedTokenOutput, sample: dict[str, Any]) -> dict[str, Any]:
@@ -84,6 +108,22 @@ def total(logging_outputs: Sequence[dict[str, Any]], key: str) -> float:
     """Return the sum of ``key`` over ranks and micro-batches as a Python number."""
     value: Tensor | float = sum(log[key] for log in logging_outputs)
     return float(value)
+
+
+def log_mean_of(
+    logging_outputs: Sequence[dict[str, Any]],
+    name: str,
+    part: str,
+    count: str,
+    *,
+    scale: float = 1.0,
+    priority: int,
+) -> None:
+    """Log ``scale * part / count`` of the sums as ``name``, weighted by ``count``: nothing if 0."""
+    weight = total(logging_outputs, count)
+    if weight > 0:
+        mean = scale * total(logging_outputs, part) / weight
+        metrics.log_scalar(name, mean, weight, priority=priority, round=4)
 
 
 def _log_loss(name: str, perplexity: str, sum_nats: float, count: float, *, priority: int) -> None:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fairseq_masking.methods.three_ml.selection import Selection
+from fairseq_masking.methods.three_ml.arrangement import Selection
 
 SELECTED = [[1, 0, 1, 1, 0], [0, 0, 0, 0, 0], [0, 1, 1, 1, 1]]
 

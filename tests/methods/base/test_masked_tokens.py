@@ -2,7 +2,7 @@
 
 import torch
 
-from fairseq_masking.methods.base.logs import on_host, total
+from fairseq_masking.methods.base.masked_tokens import on_host, total
 
 
 def test_tensors_and_numbers_become_one_dict_of_numbers(device):
