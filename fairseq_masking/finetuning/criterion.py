@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 from fairseq_masking.errors import UserError
 from fairseq_masking.finetuning.metrics import classification_scores, metric_names, regression_scores
-from fairseq_masking.tokenizers.symbols import MASK_SYMBOL
 from fairseq_masking.methods.base.masked_tokens import total
+from fairseq_masking.tokenizers.symbols import MASK_SYMBOL
 
 __all__ = ["ScoredSentencePredictionConfig", "ScoredSentencePredictionCriterion"]
 
