@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from fork_server import PROGRAMS, run_forked
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "fairseq_masking"
@@ -65,15 +66,23 @@ def run_command(
     cwd: Path | None = None,
     environment: dict[str, str] | None = None,
     timeout: float = 600,
+    fresh: bool = False,
 ) -> Finished:
-    """Runs ``command[0]`` from this interpreter's folder; ``environment`` is added to the inherited one."""
+    """Runs ``command[0]`` from this interpreter's folder; ``environment`` is added to the inherited one.
+
+    Args:
+        fresh: start an interpreter also for fairseq's commands, which else are forked (``fork_server``).
+    """
     program, *arguments = map(str, command)
     beside = Path(sys.executable).parent / program
     inherited = {name: value for name, value in os.environ.items() if name not in LAUNCHER_VARIABLES}
+    inherited = {**inherited, "OMP_NUM_THREADS": "1", **(environment or {})}
+    if program in PROGRAMS and not fresh:
+        return Finished(*run_forked(program, arguments, cwd=cwd, environment=inherited, timeout=timeout))
     finished = subprocess.run(
         [str(beside) if beside.exists() else program, *arguments],
         cwd=cwd,
-        env={**inherited, "OMP_NUM_THREADS": "1", **(environment or {})},
+        env=inherited,
         capture_output=True,
         text=True,
         timeout=timeout,
