@@ -1,6 +1,8 @@
 """The one exception for what a user can put right: it is shown as a single line, without a traceback."""
 
-__all__ = ["UserError", "first_line"]
+__all__ = ["PREPARE_AGAIN", "UserError", "first_line"]
+
+PREPARE_AGAIN = "prepare the corpus again with fairseq-masking prepare corpus"
 
 
 class UserError(ValueError):

@@ -51,13 +51,18 @@ def write_corpus(folder: Path, num_sentences: dict[str, int], seed: int = 0) -> 
 
 def prepare_sentences(folder: Path, *options: str | Path) -> Path:
     """Prepares ``SENTENCES``, FOLDER/text, in lower case, with 60 symbols; returns FOLDER/data."""
-    from fairseq_masking.cli.prepare_corpus import main
-
     text, data = folder / "text", folder / "data"
     text.write_text("\n".join(SENTENCES * 60) + "\n", encoding="utf-8")
-    given = ["--train", text, "--out", data, "--vocab-size", "60", "--lowercase", *options]
-    assert main([str(option) for option in given]) == 0
+    places = ["--train", text, "--out", data]
+    assert run_verb("prepare", "corpus", *places, "--vocab-size", 60, "--lowercase", *options) == 0
     return data
+
+
+def run_verb(*arguments: object) -> int:
+    """The exit status of ``fairseq-masking ARGUMENTS`` in this process."""
+    from fairseq_masking.cli.main import main
+
+    return status_of(lambda: main([str(argument) for argument in arguments]))
 
 
 def run_command(

@@ -5,7 +5,9 @@ import random
 from pathlib import Path
 from typing import Any
 
-from fairseq_masking.cli import prepare_corpus, prepare_finetune
+from commands import run_verb
+
+from fairseq_masking.cli import prepare_finetune
 
 _NOUNS = "river house winter stone light café engineer “token” summer tree".split()  # noqa: SIM905
 _GOOD, _BAD = ("good", "fine", "warm"), ("bad", "cold", "grim")
@@ -19,8 +21,8 @@ def write_prepared_corpus(folder: Path, *options: str) -> Path:
     ]
     text = folder / "corpus.txt"
     text.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    argv = ["--train", str(text), "--out", str(folder / "corpus"), "--vocab-size", "120", *options]
-    assert prepare_corpus.main(argv) == 0
+    places = ["--train", text, "--out", folder / "corpus"]
+    assert run_verb("prepare", "corpus", *places, "--vocab-size", 120, *options) == 0
     return folder / "corpus"
 
 

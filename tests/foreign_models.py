@@ -4,9 +4,9 @@ from argparse import Namespace
 from pathlib import Path
 
 import torch
+from commands import run_verb
 from fairseq.data import Dictionary
 
-from fairseq_masking.cli.prepare_corpus import main as prepare_corpus
 from fairseq_masking.data import load_dictionary
 from fairseq_masking.methods.base.options import EncoderModelConfig
 
@@ -43,8 +43,8 @@ def write_wordpiece(folder: Path, specials=("[PAD]", "[UNK]", "[CLS]", "[SEP]", 
 def prepare(folder: Path, *options, name: str = "data") -> Path:
     """A prepared corpus of ``LINES``."""
     (folder / "lines.txt").write_text("\n".join(LINES * 20) + "\n", encoding="utf-8")
-    command = ["--train", folder / "lines.txt", "--out", folder / name, "--valid-fraction", "0.1", *options]
-    assert prepare_corpus([str(part) for part in command]) == 0
+    places = ["--train", folder / "lines.txt", "--out", folder / name]
+    assert run_verb("prepare", "corpus", *places, "--valid-fraction", "0.1", *options) == 0
     return folder / name
 
 

@@ -4,9 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from commands import run_verb
 from corpora import GPT2_FOLDER, WORDPIECES, make_lines
-
-from fairseq_masking.cli.prepare_corpus import main
 
 
 @pytest.fixture
@@ -40,8 +39,8 @@ def prepare(tmp_path: Path, corpus: Path) -> Callable[..., Path]:
 
     def run(*options: object, out: str = "data", train: Path = corpus, vocab_size: int | None = 120) -> Path:
         size = [] if vocab_size is None else ["--vocab-size", str(vocab_size)]
-        argv = ["--train", str(train), "--out", str(tmp_path / out), *size, *map(str, options)]
-        assert main(argv) == 0
+        places = ["--train", train, "--out", tmp_path / out]
+        assert run_verb("prepare", "corpus", *places, *size, *options) == 0
         return tmp_path / out
 
     return run

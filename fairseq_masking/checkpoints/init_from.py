@@ -135,8 +135,8 @@ def _embedding_rows(wanted: Sequence[str], present: Sequence[str | None], path: 
     if missing:
         raise UserError(
             f"the corpus's dictionary has {len(missing)} of {len(wanted)} symbols that {path} lacks, such as"
-            f" {missing[0]!r}: prepare it with scripts/prepare_corpus.sh --tokenizer-from FOLDER, the model's"
-            " own or that of its data"
+            f" {missing[0]!r}: prepare it with fairseq-masking prepare corpus --tokenizer-from FOLDER, the"
+            " model's own or that of its data"
         )
     unused = len(rows.keys() - set(wanted))
     if unused:

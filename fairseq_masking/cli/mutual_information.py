@@ -13,7 +13,7 @@ import torch
 from tqdm import tqdm
 
 from fairseq_masking.cli.parsing import OneLineParser, at_least, run_reporting
-from fairseq_masking.corpus.masking_table import masking_vocabulary
+from fairseq_masking.corpus.dictionary import masking_vocabulary
 from fairseq_masking.figures.figure import new_figure, save_figure
 from fairseq_masking.figures.provenance import provenance_of, write_csv
 from fairseq_masking.figures.tables import format_table

@@ -88,12 +88,16 @@ def run_reporting(
 ) -> int:
     """Run ``work``; return the exit status: 0, 1 for bad input, 130 interrupted. Errors are one line.
 
+    An ``argparse.ArgumentError`` in it says which options do not go together: status 2, as of the parser.
+
     Args:
         place: what it writes, named where an error of the system names no file.
     """
     try:
         with _warnings_only():
             work()
+    except argparse.ArgumentError as error:
+        parser.error(str(error))
     except UserError as error:
         return _fail(parser, str(error), 1)
     except BrokenPipeError:  # | head

@@ -1,207 +1,192 @@
-"""prepare_corpus: raw text to the data folder that fairseq-train takes."""
+"""Raw text to the data folder that fairseq-train takes: normalised, split, tokenised, binarised, recorded.
+
+Of the same text and options the result is the same to the byte, whatever the number of workers. A run that is
+killed leaves nothing behind that looks finished; one that finds its result does nothing.
+
+Example:
+  fairseq-masking prepare corpus --train wiki.txt.xz --out data --vocab-size 8000 --workers 8
+"""
 
 import argparse
-import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from fairseq_masking.cli.parsing import OneLineParser, at_least, fail
+from fairseq_masking.cli.options import add_out, add_seed, at_least
 from fairseq_masking.corpus.documents import DOCUMENT_BOUNDS
-from fairseq_masking.corpus.manifest import Manifest
-from fairseq_masking.corpus.prepare import Preparation, prepare
-from fairseq_masking.corpus.progress import Reporter
 from fairseq_masking.corpus.train_tokenizer import BpeTraining
-from fairseq_masking.errors import UserError
-from fairseq_masking.tokenizers.base import (
-    BertTokenizer,
-    Gpt2Tokenizer,
-    SentencePieceTokenizer,
-    Tokenizer,
-)
-from fairseq_masking.tokenizers.from_hugging_face import tokenizer_of
 from fairseq_masking.tokenizers.normalization import TextNormalizer
 
-__all__ = ["get_parser", "main"]
+if TYPE_CHECKING:
+    from fairseq_masking.corpus.manifest import Manifest
+    from fairseq_masking.tokenizers.base import Tokenizer
 
+__all__ = ["add_options", "run"]
+
+_TRAINED = "train-bpe"
 # Tokeniser -> the options that belong to it, with those of them that it needs.
 _TOKENIZERS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "train-bpe": (("vocab_size", "character_coverage", "byte_fallback", "input_sentences"), ()),
+    _TRAINED: (("vocab_size", "character_coverage", "byte_fallback", "input_sentences"), ()),
     "sentencepiece": (("sentencepiece_model",), ("sentencepiece_model",)),
     "gpt2": (("gpt2_encoder_json", "gpt2_vocab_bpe"), ("gpt2_encoder_json", "gpt2_vocab_bpe")),
     "wordpiece": (("wordpiece_vocab", "wordpiece_lowercase"), ("wordpiece_vocab",)),
 }
 
 
-def get_parser() -> argparse.ArgumentParser:
-    """Returns the command's parser."""
-    defaults = BpeTraining()
-    coverage = defaults.character_coverage
-    parser = OneLineParser(
-        prog="prepare_corpus",
-        description="Turns raw text into the data folder that fairseq-train takes.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-        argument_default=argparse.SUPPRESS,
-        allow_abbrev=False,
-    )
-    add = parser.add_argument_group("input and output").add_argument
-    add(
-        "--train",
-        nargs="+",
-        type=Path,
-        required=True,
-        metavar="FILE",
-        help="UTF-8 text, plain, .xz, .gz or .bz2",
-    )
-    add("--valid", nargs="+", type=Path, metavar="FILE", help="text to validate on (none: --valid-fraction)")
-    add("--out", type=Path, required=True, metavar="DIR", help="folder to make")
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's options."""
+    # fmt: off
+    group = parser.add_argument_group("input and output")
+    add = group.add_argument
+    text = {"nargs": "+", "type": Path, "metavar": "FILE"}
+    add("--train", required=True, **text, help="UTF-8 text, plain, .xz, .gz or .bz2")
+    add("--valid", **text, help="text to validate on (default: --valid-fraction of --train)")
+    add_out(group, "folder to make", metavar="DIR", required=True)
     add("--documents", choices=DOCUMENT_BOUNDS, default="line",
-        help="line: each line is a document. blank-line: empty lines stand between documents")  # fmt: skip
-    add("--valid-fraction", type=float, metavar="F",
-        help="share of the documents to validate on where no --valid is given (default: 0.01)")  # fmt: skip
-    add("--shards", type=int, default=1, metavar="N", help="deal the documents out to N folders")
-    add(
-        "--seed",
-        type=int,
-        default=1,
-        help="of the validation split and of the lines a tokeniser is trained on",
-    )
-    add("--workers", type=int, default=1, metavar="N", help="processes; the result does not depend on it")
-    add(
-        "--force",
-        action="store_true",
-        default=False,
-        help="replace a folder made with other settings or inputs",
-    )
-    add("--progress", action="store_true", default=False, help="progress bars even where nobody is watching")
+        help="line: each line is a document. blank-line: empty lines stand between them (default: line)")
+    add("--valid-fraction", type=_share("[0, 1)", lambda share: 0 <= share < 1), metavar="F",
+        help="share of the documents to validate on where no --valid is given (default: 0.01)")
+    add("--shards", type=at_least(1), default=1, metavar="N", help="deal the documents out to N folders")
+    add_seed(group, "of the validation split and of the lines a tokeniser is trained on")
+    add("--workers", type=at_least(1), default=1, metavar="N",
+        help="processes; the result does not depend on it (default: 1)")
+    add("--force", action="store_true", help="replace a folder made with other settings or inputs")
+    add("--progress", action="store_true", help="progress bars even where nobody is watching")
 
     add = parser.add_argument_group("text").add_argument
-    add("--lowercase", action="store_true", default=False, help="lower-case the text")
-    add("--split-sentences", action="store_true", default=False,
-        help="one sentence a line, by rules; an empty line between documents")  # fmt: skip
-    add("--moses-normalize", action="store_true", default=False, help="normalise punctuation")
-    add("--moses-tokenize", action="store_true", default=False, help="spaces between words and punctuation")
-    add("--moses-lang", default="en", help="language of these three")
+    add("--lowercase", action="store_true", help="lower-case the text")
+    add("--split-sentences", action="store_true",
+        help="one sentence a line, by rules; an empty line between documents")
+    add("--moses-normalize", action="store_true", help="normalise punctuation")
+    add("--moses-tokenize", action="store_true", help="spaces between words and punctuation")
+    add("--moses-lang", default="en", metavar="LANG", help="language of these three (default: en)")
 
+    trained = BpeTraining()
     add = parser.add_argument_group("tokeniser").add_argument
-    add(
-        "--tokenizer", choices=_TOKENIZERS, default="train-bpe", help="train a SentencePiece BPE, or take one"
-    )
+    add("--tokenizer", choices=_TOKENIZERS, default=_TRAINED,
+        help=f"train a SentencePiece BPE, or take one (default: {_TRAINED})")
     add("--tokenizer-from", metavar="MODEL",
         help="instead of --tokenizer: a Hugging Face folder or name on the hub, or a prepared corpus, whose"
-        " tokeniser and dictionary to take (for --init-from)")  # fmt: skip
+        " tokeniser and dictionary to take (for --init-from)")
     add("--dictionary", type=Path, metavar="FILE",
-        help="dict.txt of a checkpoint to go on from, instead of the tokeniser's own order")  # fmt: skip
-    add("--vocab-size", type=int, metavar="N",
-        help=f"train-bpe: symbols, the 5 special ones included (default: {defaults.vocab_size})")  # fmt: skip
-    add("--character-coverage", type=float, metavar="F",
-        help=f"train-bpe: share of characters to keep (default: {coverage:.5f})")  # fmt: skip
+        help="dict.txt of a checkpoint to go on from, instead of the tokeniser's own order")
+    add("--vocab-size", type=at_least(6), metavar="N",
+        help=f"train-bpe: symbols, the 5 special ones included (default: {trained.vocab_size})")
+    add("--character-coverage", type=_share("(0, 1]", lambda share: 0 < share <= 1), metavar="F",
+        help=f"train-bpe: share of characters to keep (default: {trained.character_coverage:.5f})")
     add("--byte-fallback", action="store_true", help="train-bpe: write other characters as bytes, not <unk>")
-    add("--input-sentences", type=int, metavar="N",
-        help=f"train-bpe: lines to train on, 0 for all (default: {defaults.input_sentences})")  # fmt: skip
+    add("--input-sentences", type=at_least(0), metavar="N",
+        help=f"train-bpe: lines to train on, 0 for all (default: {trained.input_sentences})")
     add("--sentencepiece-model", type=Path, metavar="FILE", help="sentencepiece: the .model file")
     add("--gpt2-encoder-json", type=Path, metavar="FILE", help="gpt2: encoder.json")
     add("--gpt2-vocab-bpe", type=Path, metavar="FILE", help="gpt2: vocab.bpe")
     add("--wordpiece-vocab", type=Path, metavar="FILE", help="wordpiece: BERT's vocab.txt")
-    add(
-        "--wordpiece-lowercase",
-        action="store_true",
-        help="wordpiece: lower-case, strip accents (uncased BERT)",
-    )
-    return parser
+    add("--wordpiece-lowercase", action="store_true",
+        help="wordpiece: lower-case, strip accents (uncased BERT)")
+    # fmt: on
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command; returns its exit status: 0, or 1 for bad input, 130 when interrupted."""
-    parser = get_parser()
-    args = parser.parse_args(argv)
-    _check_options(parser, args)
-    reporter = Reporter(bars=True if args.progress else None)
-    try:
-        with tempfile.TemporaryDirectory() as scratch:
-            preparation = _preparation(args, Path(scratch))
-            prepared = prepare(preparation, workers=args.workers, force=args.force, reporter=reporter)
-    except UserError as error:
-        return fail(parser, str(error), 1)
-    except OSError as error:  # a full disk, a folder that may not be written
-        return fail(parser, f"{error.filename or args.out}: {error.strerror or error}", 1)
-    except KeyboardInterrupt:
-        return fail(parser, f"interrupted; {args.out} was not touched", 130)
+def run(args: argparse.Namespace) -> None:
+    """Prepare the folder, print what it holds."""
+    from fairseq_masking.corpus.prepare import Preparation, prepare
+    from fairseq_masking.corpus.progress import Reporter
+
+    _check_options(args)
+    with tempfile.TemporaryDirectory() as scratch:
+        tokenizer, dictionary = _tokenizer(args, Path(scratch))
+        preparation = Preparation(
+            train=tuple(args.train),
+            valid=tuple(args.valid or ()),
+            output=args.out,
+            tokenizer=tokenizer,
+            documents=args.documents,
+            normalizer=TextNormalizer(
+                moses_normalize=args.moses_normalize,
+                split_sentences=args.split_sentences,
+                moses_tokenize=args.moses_tokenize,
+                lowercase=args.lowercase,
+                moses_lang=args.moses_lang,
+            ),
+            dictionary=dictionary,
+            num_shards=args.shards,
+            seed=args.seed,
+            **_given(args, ("valid_fraction",)),
+        )
+        reporter = Reporter(bars=True if args.progress else None)
+        prepared = prepare(preparation, workers=args.workers, force=args.force, reporter=reporter)
     if not prepared.is_new:
         print(f"{args.out} was prepared with these settings and inputs: nothing to do")
-    _print_summary(prepared.data, prepared.manifest)
-    return 0
+    _print_counts(prepared.manifest)
+    print(f"fairseq-train takes: {prepared.data}")
 
 
-def _check_options(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+def _share(allowed: str, holds: Callable[[float], bool]) -> Callable[[str], float]:
+    def share(text: str) -> float:
+        value = float(text)
+        if not holds(value):
+            raise argparse.ArgumentTypeError(f"{text} is not in {allowed}")
+        return value
+
+    return share
+
+
+def _given(args: argparse.Namespace, names: tuple[str, ...]) -> dict[str, object]:
+    """Those of the options that were given; of the others the room knows the defaults."""
+    values = {name: getattr(args, name) for name in names}
+    return {name: value for name, value in values.items() if value is not None and value is not False}
+
+
+def _check_options(args: argparse.Namespace) -> None:
+    """Refuse options that do not go together.
+
+    Raises:
+        argparse.ArgumentError: as the parser does.
+    """
     for tokenizer, (names, required) in _TOKENIZERS.items():
-        for name in names:
-            option = f"--{name.replace('_', '-')}"
-            if tokenizer != args.tokenizer and hasattr(args, name):
-                parser.error(f"{option} belongs to --tokenizer {tokenizer}, not to {args.tokenizer}")
-            if tokenizer == args.tokenizer and name in required and not hasattr(args, name):
-                parser.error(f"--tokenizer {tokenizer} needs {option}")
-    if hasattr(args, "tokenizer_from"):
-        others = ("dictionary", *(name for names, _ in _TOKENIZERS.values() for name in names))
-        if given := next((name for name in others if hasattr(args, name)), None):
-            parser.error(f"--tokenizer-from brings what --{given.replace('_', '-')} says; leave that out")
-        if args.tokenizer != "train-bpe":
-            parser.error(f"--tokenizer-from and --tokenizer {args.tokenizer} exclude each other; give one")
-    if hasattr(args, "valid_fraction"):
-        if hasattr(args, "valid"):
-            parser.error("--valid and --valid-fraction exclude each other; give one")
-        if not 0 <= args.valid_fraction < 1:
-            parser.error(f"--valid-fraction {args.valid_fraction} is not in [0, 1)")
-    at_least(parser, args, shards=1, workers=1, seed=0, vocab_size=6, input_sentences=0)
-    if not 0 < getattr(args, "character_coverage", 1) <= 1:
-        parser.error(f"--character-coverage {args.character_coverage} is not in (0, 1]")
+        given = _given(args, names)
+        if tokenizer != args.tokenizer and given:
+            option = _option(next(iter(given)))
+            _refuse(f"{option} belongs to --tokenizer {tokenizer}, not to {args.tokenizer}")
+        if tokenizer == args.tokenizer and (missing := [name for name in required if name not in given]):
+            _refuse(f"--tokenizer {tokenizer} needs {_option(missing[0])}")
+    if args.tokenizer_from is not None:
+        if args.tokenizer != _TRAINED:
+            _refuse(f"--tokenizer-from and --tokenizer {args.tokenizer} exclude each other; give one")
+        if given := _given(args, ("dictionary", *_TOKENIZERS[_TRAINED][0])):
+            _refuse(f"--tokenizer-from brings what {_option(next(iter(given)))} says; leave that out")
+    if args.valid is not None and args.valid_fraction is not None:
+        _refuse("--valid and --valid-fraction exclude each other; give one")
 
 
-def _preparation(args: argparse.Namespace, scratch: Path) -> Preparation:
-    optional = {name: getattr(args, name) for name in ("valid_fraction", "dictionary") if hasattr(args, name)}
-    tokenizer = _tokenizer(args)
-    if hasattr(args, "tokenizer_from"):
-        tokenizer, optional["dictionary"] = tokenizer_of(args.tokenizer_from, scratch)
-    return Preparation(
-        train=tuple(args.train),
-        valid=tuple(getattr(args, "valid", ())),
-        output=args.out,
-        tokenizer=tokenizer,
-        documents=args.documents,
-        normalizer=TextNormalizer(
-            moses_normalize=args.moses_normalize,
-            split_sentences=args.split_sentences,
-            moses_tokenize=args.moses_tokenize,
-            lowercase=args.lowercase,
-            moses_lang=args.moses_lang,
-        ),
-        num_shards=args.shards,
-        seed=args.seed,
-        **optional,
-    )
+def _refuse(message: str) -> None:
+    raise argparse.ArgumentError(None, message)
 
 
-def _tokenizer(args: argparse.Namespace) -> Tokenizer | BpeTraining:
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _tokenizer(args: argparse.Namespace, scratch: Path) -> "tuple[Tokenizer | BpeTraining, Path | None]":
+    """The tokeniser, and the dict.txt in whose order its symbols shall stand."""
+    from fairseq_masking.tokenizers.base import BertTokenizer, Gpt2Tokenizer, SentencePieceTokenizer
+    from fairseq_masking.tokenizers.from_hugging_face import tokenizer_of
+
+    if args.tokenizer_from is not None:
+        return tokenizer_of(args.tokenizer_from, scratch)
     if args.tokenizer == "sentencepiece":
-        return SentencePieceTokenizer(args.sentencepiece_model)
+        return SentencePieceTokenizer(args.sentencepiece_model), args.dictionary
     if args.tokenizer == "gpt2":
-        return Gpt2Tokenizer(args.gpt2_encoder_json, args.gpt2_vocab_bpe)
+        return Gpt2Tokenizer(args.gpt2_encoder_json, args.gpt2_vocab_bpe), args.dictionary
     if args.tokenizer == "wordpiece":
-        return BertTokenizer(args.wordpiece_vocab, lowercase=hasattr(args, "wordpiece_lowercase"))
-    names, _ = _TOKENIZERS["train-bpe"]
-    return BpeTraining(seed=args.seed, **{name: getattr(args, name) for name in names if hasattr(args, name)})
+        return BertTokenizer(args.wordpiece_vocab, lowercase=args.wordpiece_lowercase), args.dictionary
+    return BpeTraining(seed=args.seed, **_given(args, _TOKENIZERS[_TRAINED][0])), args.dictionary
 
 
-def _print_summary(data: str, manifest: Manifest) -> None:
-    for split in ("train", "valid"):
-        if counts := manifest.counts.get(split):
-            print(
-                f"{split}: {counts['documents']:,} documents, {counts['lines']:,} lines, "
-                f"{counts['tokens']:,} tokens, "
-                f"{counts['unknown']:,} unknown ({counts['unknown'] / counts['tokens']:.3%})"
-            )
-    print(f"fairseq-train takes: {data}")
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+def _print_counts(manifest: "Manifest") -> None:
+    for split, counts in sorted(manifest.counts.items()):
+        print(
+            f"{split}: {counts['documents']:,} documents, {counts['lines']:,} lines,"
+            f" {counts['tokens']:,} tokens,"
+            f" {counts['unknown']:,} unknown ({counts['unknown'] / counts['tokens']:.3%})"
+        )

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from fairseq_masking.cli.parsing import OneLineParser, run_reporting
-from fairseq_masking.corpus.masking_table import masking_vocabulary
+from fairseq_masking.corpus.dictionary import masking_vocabulary
 from fairseq_masking.errors import UserError
 from fairseq_masking.masking import MaskingConfig
 from fairseq_masking.measure.measurements import sequence_length

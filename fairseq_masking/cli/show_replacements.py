@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fairseq_masking.cli.parsing import OneLineParser, run_reporting
-from fairseq_masking.corpus.masking_table import masking_vocabulary
+from fairseq_masking.corpus.dictionary import masking_vocabulary
 from fairseq_masking.masking import MaskingConfig
 from fairseq_masking.measure.measurements import load_amos, sequence_length
 from fairseq_masking.measure.replacements import source_names

@@ -1,25 +1,31 @@
-"""Loads a fairseq dictionary for masked pre-training, or says in one line why not."""
+"""fairseq's dictionary: read and checked, made from a tokeniser, and as the table that masking asks.
+
+Symbols have ids by their lines in dict.txt, after fairseq's own four; <mask> is one of them.
+"""
 
 import logging
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from fairseq.data import Dictionary
 
-from fairseq_masking.errors import UserError, first_line
-from fairseq_masking.tokenizers.symbols import MASK_SYMBOL
+from fairseq_masking.errors import PREPARE_AGAIN, UserError, first_line
+from fairseq_masking.masking import MaskingVocabulary
+from fairseq_masking.tokenizers.base import Tokenizer, load_tokenizer
+from fairseq_masking.tokenizers.symbols import FILLER_PREFIX, MASK_SYMBOL
 
-__all__ = ["load_dictionary"]
+__all__ = ["dictionary_of", "load_dictionary", "masking_vocabulary"]
 
 logger = logging.getLogger(__name__)
 
-_REPAIR = "prepare the corpus again with scripts/prepare_corpus.sh"
 
-
-def load_dictionary(path: str | Path) -> Dictionary:
+def load_dictionary(path: str | Path, *, way_out: str = PREPARE_AGAIN) -> Dictionary:
     """Reads dict.txt; <mask> is appended where it is missing, which is logged.
 
     Args:
         path: of the file, lines of "symbol count".
+        way_out: what to do about a file that is no dictionary.
 
     Returns:
         The dictionary, with ``index(MASK_SYMBOL)`` the id of [MASK].
@@ -28,42 +34,90 @@ def load_dictionary(path: str | Path) -> Dictionary:
         UserError: the file is missing, unreadable, empty, not UTF-8, or has a line of another form.
     """
     path = Path(path)
-    _check_lines(path, _read_text(path))
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist: check the path, or {way_out}") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is no dictionary (byte {error.start} is not UTF-8): {way_out}") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): {way_out}") from None
+    if fault := _fault(text):
+        raise UserError(f"{path} {fault}: {way_out}")
     try:
         dictionary = Dictionary.load(str(path))
     except (RuntimeError, ValueError) as error:
-        raise UserError(f"{path}: {first_line(error)}: {_REPAIR}") from error
+        raise UserError(f"{path}: {first_line(error)}: {way_out}") from error
     if MASK_SYMBOL not in dictionary.indices:
         dictionary.add_symbol(MASK_SYMBOL)
         logger.info("%s has no %s: appended as symbol %d", path, MASK_SYMBOL, dictionary.index(MASK_SYMBOL))
     return dictionary
 
 
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist: check the data folder, or {_REPAIR}") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is no dictionary (byte {error.start} is not UTF-8): {_REPAIR}") from None
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}): {_REPAIR}") from None
+def dictionary_of(tokenizer: Tokenizer, path: Path | None = None) -> Dictionary:
+    """The dictionary to binarise with: the tokeniser's whole vocabulary in its order, <mask> last.
+
+    Args:
+        tokenizer: whose symbols it has.
+        path: the dict.txt in whose order a checkpoint's embedding stands, to take instead.
+
+    Raises:
+        UserError: dict.txt cannot hold one of the symbols; ``path`` is none, or not one for this tokeniser.
+    """
+    if path is not None:
+        dictionary = load_dictionary(path, way_out="give the dict.txt of a checkpoint or a corpus")
+        if not any(symbol in dictionary for symbol in tokenizer.symbols):
+            raise UserError(
+                f"{path} holds not one symbol of the {tokenizer.kind} tokeniser (such as "
+                f"{tokenizer.symbols[-1]!r}); give the dict.txt that belongs to it"
+            )
+        return dictionary
+    dictionary = Dictionary()
+    for symbol in tokenizer.symbols:
+        if "\n" in symbol or "\r" in symbol or symbol in dictionary:
+            source = next(iter(tokenizer.files.values()))
+            raise UserError(f"{source}: symbol {symbol!r} cannot stand in dict.txt; give another tokeniser")
+        dictionary.add_symbol(symbol)
+    dictionary.add_symbol(MASK_SYMBOL)
+    return dictionary
 
 
-def _check_lines(path: Path, text: str) -> None:
+def masking_vocabulary(
+    dictionary: Dictionary, *, folder: Path, bpe: Any = None, need_words: bool = False
+) -> MaskingVocabulary:
+    """What masking needs to know about a dictionary: which symbols are special, and where words begin.
+
+    Args:
+        folder: prepared corpus, whose manifest names the tokeniser.
+        bpe: ``--bpe`` (a name, or Hydra's node with ``_name``), which overrides the manifest.
+        need_words: also find out which symbols begin a word.
+    """
+    starts_word = None
+    if need_words:
+        tokenizer = load_tokenizer(folder, kind=bpe if bpe is None or isinstance(bpe, str) else bpe._name)
+        starts_word = np.array([tokenizer.starts_word(symbol) for symbol in dictionary.symbols])
+    fillers = [index for index, symbol in enumerate(dictionary.symbols) if symbol.startswith(FILLER_PREFIX)]
+    return MaskingVocabulary.build(
+        len(dictionary),
+        special_ids=range(dictionary.nspecial),
+        mask_index=dictionary.index(MASK_SYMBOL),
+        starts_word=starts_word,
+        never_drawn=fillers,
+    )
+
+
+def _fault(text: str) -> str | None:
+    """What is wrong with a dict.txt, or None."""
     # Like fairseq: lines end at line feeds alone, symbols may hold any other kind of space.
-    lines = text.split("\n")
-    if lines[-1] == "":
-        lines.pop()
-    if not lines:
-        raise UserError(f"{path} is empty: {_REPAIR}")
+    if not text:
+        return "is empty"
     seen: set[str] = set()
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(text.removesuffix("\n").split("\n"), start=1):
+        overwrites = line.rstrip().endswith(" #fairseq:overwrite")
         symbol, _, count = line.rstrip().removesuffix(" #fairseq:overwrite").rpartition(" ")
         if not symbol or not (count.isascii() and count.isdigit()):
-            raise UserError(
-                f"{path} line {number}: {line[:40]!r} is not of the form 'symbol count': {_REPAIR}"
-            )
-        if symbol in seen and not line.rstrip().endswith(" #fairseq:overwrite"):
-            raise UserError(f"{path} line {number}: the symbol {symbol[:40]!r} stands there twice: {_REPAIR}")
+            return f"line {number}: {line[:40]!r} is not of the form 'symbol count'"
+        if symbol in seen and not overwrites:
+            return f"line {number}: the symbol {symbol[:40]!r} stands there twice"
         seen.add(symbol)
+    return None

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from fairseq.data import Dictionary, data_utils
 from fairseq.data.indexed_dataset import _code_to_dtype, data_file_path, index_file_path
 
-from fairseq_masking.errors import UserError
+from fairseq_masking.errors import PREPARE_AGAIN, UserError
 
 __all__ = ["load_tokens"]
 
@@ -27,7 +27,6 @@ _MAGIC = b"MMIDIDX\x00\x00"
 _LEGACY_MAGIC = b"TNTIDX\x00\x00"
 _HUFFMAN_MAGIC = b"HUFFIDX"
 _HEADER = struct.Struct("<9sQBQ")
-_REPAIR = "prepare the corpus again with scripts/prepare_corpus.sh"
 
 # Up to this many tokens all ids are checked (tens of milliseconds); beyond it the ends of the file stand for
 # the rest, since a foreign dictionary or a wrong type shows everywhere.
@@ -78,16 +77,16 @@ def _check(prefix: str, num_symbols: int) -> None:
         sizes_chunk = sizes[start : start + _CHUNK].astype(np.int64)
         starts = num_tokens + np.cumsum(sizes_chunk) - sizes_chunk
         if (sizes_chunk < 0).any() or (pointers[start : start + _CHUNK] != starts * dtype.itemsize).any():
-            raise UserError(f"{index_path} is damaged (sizes and pointers disagree): {_REPAIR}")
+            raise UserError(f"{index_path} is damaged (sizes and pointers disagree): {PREPARE_AGAIN}")
         num_tokens += int(sizes_chunk.sum())
     if num_tokens * dtype.itemsize != data_bytes:
         state = "cut short" if data_bytes < num_tokens * dtype.itemsize else "too long"
         raise UserError(
             f"{data_path} is {state}: {data_bytes} bytes where {index_path} announces"
-            f" {num_tokens * dtype.itemsize}: {_REPAIR}"
+            f" {num_tokens * dtype.itemsize}: {PREPARE_AGAIN}"
         )
     if num_tokens == 0:
-        raise UserError(f"{data_path} has no tokens: {_REPAIR} from a text that is not empty")
+        raise UserError(f"{data_path} has no tokens: {PREPARE_AGAIN} from a text that is not empty")
 
     tokens = np.memmap(data_path, dtype=dtype, mode="r")
     for chunk in _chunks_to_scan(tokens):
@@ -95,7 +94,7 @@ def _check(prefix: str, num_symbols: int) -> None:
         if low < 0 or high >= num_symbols:
             raise UserError(
                 f"{data_path} holds the token id {low if low < 0 else high}, but dict.txt has {num_symbols}"
-                f" symbols: use the dictionary that it was made with, or {_REPAIR}"
+                f" symbols: use the dictionary that it was made with, or {PREPARE_AGAIN}"
             )
 
 
@@ -105,11 +104,11 @@ def _size_of(path: str) -> int:
         with open(path, "rb"):
             pass
     except FileNotFoundError:
-        raise UserError(f"{path} does not exist: check the data folder, or {_REPAIR}") from None
+        raise UserError(f"{path} does not exist: check the data folder, or {PREPARE_AGAIN}") from None
     except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}): {_REPAIR}") from None
+        raise UserError(f"{path} cannot be read ({error.strerror}): {PREPARE_AGAIN}") from None
     if size == 0:
-        raise UserError(f"{path} is empty: {_REPAIR}")
+        raise UserError(f"{path} is empty: {PREPARE_AGAIN}")
     return size
 
 
@@ -119,20 +118,20 @@ def _read_header(path: str, num_bytes: int) -> tuple[np.dtype, int]:
     if head.startswith((_LEGACY_MAGIC, _HUFFMAN_MAGIC)):
         raise UserError(f"{path} is not memory-mapped: binarise with fairseq-preprocess --dataset-impl mmap")
     if not head.startswith(_MAGIC[: len(head)]):
-        raise UserError(f"{path} is no index of a binarised corpus (wrong first bytes): {_REPAIR}")
+        raise UserError(f"{path} is no index of a binarised corpus (wrong first bytes): {PREPARE_AGAIN}")
     if len(head) < _HEADER.size:
-        raise UserError(f"{path} is cut short: {num_bytes} bytes, less than its header: {_REPAIR}")
+        raise UserError(f"{path} is cut short: {num_bytes} bytes, less than its header: {PREPARE_AGAIN}")
     _, version, code, count = _HEADER.unpack(head)
     dtype = np.dtype(_code_to_dtype.get(code, np.float64)).newbyteorder("<")
     if version != 1 or dtype.kind not in "iu":
-        raise UserError(f"{path} is damaged (version {version}, type code {code}): {_REPAIR}")
+        raise UserError(f"{path} is damaged (version {version}, type code {code}): {PREPARE_AGAIN}")
     if count == 0:
-        raise UserError(f"{path} lists no sentences: {_REPAIR} from a text that is not empty")
+        raise UserError(f"{path} lists no sentences: {PREPARE_AGAIN} from a text that is not empty")
     expected = _HEADER.size + count * (4 + 8)
     if num_bytes != expected:
         state = "cut short" if num_bytes < expected else "too long"
         raise UserError(
-            f"{path} is {state}: {num_bytes} bytes where {count} sentences take {expected}: {_REPAIR}"
+            f"{path} is {state}: {num_bytes} bytes where {count} sentences take {expected}: {PREPARE_AGAIN}"
         )
     return dtype, count
 

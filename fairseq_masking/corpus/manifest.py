@@ -91,7 +91,7 @@ def read_manifest(data_dir: str | Path) -> Manifest | None:
     if isinstance(values.get("format"), int) and values["format"] > _FORMAT:
         raise UserError(f"{path} has format {values['format']}, known is {_FORMAT}; update fairseq_masking")
     if set(values) != fields:
-        raise UserError(f"{path} is no manifest of prepare_corpus; prepare the data again")
+        raise UserError(f"{path} is no manifest of a preparation; prepare the data again")
     return Manifest(**values)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from fairseq.data import Dictionary
 
 from fairseq_masking.corpus.binarization import BinarizedText, binarize
+from fairseq_masking.corpus.dictionary import dictionary_of
 from fairseq_masking.corpus.documents import (
     TextFile,
     distribute_documents,
@@ -32,7 +33,7 @@ from fairseq_masking.corpus.record import (
     tokenizer_record,
     tokenizer_settings,
 )
-from fairseq_masking.corpus.train_tokenizer import BpeTraining, dictionary_of, read_dictionary, train_bpe
+from fairseq_masking.corpus.train_tokenizer import BpeTraining, train_bpe
 from fairseq_masking.corpus.workspace import check_output, workspace
 from fairseq_masking.errors import UserError
 from fairseq_masking.tokenizers.base import SentencePieceTokenizer, Tokenizer
@@ -150,11 +151,7 @@ def _make(
         model = scratch / "sentencepiece.model"
         train_bpe(train, model, tokenizer)
         tokenizer = SentencePieceTokenizer(model)
-    dictionary = (
-        read_dictionary(preparation.dictionary, tokenizer)
-        if preparation.dictionary
-        else dictionary_of(tokenizer)
-    )
+    dictionary = dictionary_of(tokenizer, preparation.dictionary)
     texts = {"train": train} if valid is None else {"valid": valid, "train": train}
     placed = _place_shards(texts, folder, preparation.num_shards)
     reporter.say(

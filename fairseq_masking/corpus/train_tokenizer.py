@@ -1,4 +1,4 @@
-"""Trains a SentencePiece BPE, and makes fairseq's dictionary from a tokeniser or an existing dict.txt."""
+"""Trains a SentencePiece BPE on a corpus's text."""
 
 import re
 from collections.abc import Iterator
@@ -6,15 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from fairseq.data import Dictionary
 
 from fairseq_masking.corpus.documents import TextFile
-from fairseq_masking.corpus.reading import hash_file
 from fairseq_masking.errors import UserError
-from fairseq_masking.tokenizers.base import Tokenizer
 from fairseq_masking.tokenizers.symbols import MASK_SYMBOL, PAD_SYMBOL
 
-__all__ = ["BpeTraining", "dictionary_of", "read_dictionary", "train_bpe"]
+__all__ = ["BpeTraining", "train_bpe"]
 
 # SentencePiece leaves out longer lines. Words are counted one by one, so cutting at a space changes nothing.
 _MAX_CHARACTERS = 1024
@@ -70,43 +67,6 @@ def train_bpe(text: TextFile, output: Path, training: BpeTraining) -> None:
     except RuntimeError as error:
         raise UserError(_condense(str(error), training)) from error
     output.write_bytes(model.getvalue())
-
-
-def dictionary_of(tokenizer: Tokenizer) -> Dictionary:
-    """The tokeniser's whole vocabulary in its order, <mask> last; all counts are 0.
-
-    Raises:
-        UserError: dict.txt cannot hold one of the symbols.
-    """
-    dictionary = Dictionary()
-    for symbol in tokenizer.symbols:
-        if "\n" in symbol or "\r" in symbol or symbol in dictionary:
-            source = next(iter(tokenizer.files.values()))
-            raise UserError(f"{source}: symbol {symbol!r} cannot stand in dict.txt; give another tokeniser")
-        dictionary.add_symbol(symbol, n=0)
-    dictionary.add_symbol(MASK_SYMBOL, n=0)
-    return dictionary
-
-
-def read_dictionary(path: Path, tokenizer: Tokenizer) -> Dictionary:
-    """Reads the dict.txt in whose order a checkpoint's embedding stands; appends <mask> if absent.
-
-    Raises:
-        UserError: it is no dictionary, or not one for this tokeniser.
-    """
-    hash_file(path)
-    try:
-        dictionary = Dictionary.load(str(path))
-    except Exception as error:  # fairseq raises bare Exception for a wrong encoding
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{path} is no fairseq dictionary ({reason}); give a dict.txt") from error
-    if not any(symbol in dictionary for symbol in tokenizer.symbols):
-        raise UserError(
-            f"{path} holds not one symbol of the {tokenizer.kind} tokeniser (such as "
-            f"{tokenizer.symbols[-1]!r}); give the dict.txt that belongs to it"
-        )
-    dictionary.add_symbol(MASK_SYMBOL, n=0)
-    return dictionary
 
 
 def _sample(text: TextFile, training: BpeTraining) -> Iterator[str]:

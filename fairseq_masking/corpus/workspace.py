@@ -37,8 +37,8 @@ def check_output(output: Path) -> None:
         return
     if output.exists() and not (output / MANIFEST_FILE).is_file():
         raise UserError(
-            f"--out {output} exists and was not made by prepare_corpus (no {MANIFEST_FILE}); give another "
-            "folder or remove it"
+            f"--out {output} exists and was not made by fairseq-masking prepare (no {MANIFEST_FILE});"
+            " give another folder or remove it"
         )
 
 

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from fairseq.data import FairseqDataset, TokenBlockDataset
 
 from fairseq_masking.corpus.token_stream import TokenStream
-from fairseq_masking.errors import UserError
+from fairseq_masking.errors import PREPARE_AGAIN, UserError
 
 __all__ = ["BlockDataset", "BreakMode"]
 
@@ -59,12 +59,10 @@ class BlockDataset(FairseqDataset):
         if tokens_per_sample < 3:
             raise UserError(f"--tokens-per-sample {tokens_per_sample}: at least 3, for <s>, a token and </s>")
         if len(tokens) == 0:
-            raise UserError("the corpus has no sentences: prepare it again with scripts/prepare_corpus.sh")
+            raise UserError(f"the corpus has no sentences: {PREPARE_AGAIN}")
         sentence_sizes = np.asarray(tokens.sizes, dtype=np.int64)
         if sentence_sizes.max() <= 1:
-            raise UserError(
-                "the corpus has only empty lines: prepare it again with scripts/prepare_corpus.sh"
-            )
+            raise UserError(f"the corpus has only empty lines: {PREPARE_AGAIN}")
         self.tokens = tokens
         self.tokens_per_sample = tokens_per_sample
         self.break_mode = break_mode

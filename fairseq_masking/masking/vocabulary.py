@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from fairseq_masking.errors import UserError
+from fairseq_masking.errors import PREPARE_AGAIN, UserError
 
 __all__ = ["MaskingVocabulary"]
 
@@ -37,8 +37,7 @@ class MaskingVocabulary:
         assert self.starts_word is None or self.starts_word.shape == self.special.shape
         if len(self.replacements) == 0:
             raise UserError(
-                f"the dictionary has {len(self.special)} symbols and all are special:"
-                " prepare the corpus again with scripts/prepare_corpus.sh"
+                f"the dictionary has {len(self.special)} symbols and all are special: {PREPARE_AGAIN}"
             )
         assert not self.special[self.replacements].any(), "a special symbol must never be drawn"
 

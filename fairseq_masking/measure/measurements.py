@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from fairseq_masking.checkpoints.hub import HubInterface
-from fairseq_masking.corpus.masking_table import masking_vocabulary
+from fairseq_masking.corpus.dictionary import masking_vocabulary
 from fairseq_masking.errors import UserError
 from fairseq_masking.masking import MaskingConfig
 from fairseq_masking.measure.gradient_variance.gradients import select_parameters

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from fairseq.data import Dictionary
 
-from fairseq_masking.corpus.masking_table import masking_vocabulary
+from fairseq_masking.corpus.dictionary import masking_vocabulary
 from fairseq_masking.data import BlockDataset, MaskedDataset, load_tokens
 from fairseq_masking.errors import UserError
 from fairseq_masking.masking import Masker, MaskingConfig

@@ -16,8 +16,8 @@ from fairseq.models import BaseFairseqModel
 from fairseq.tasks import FairseqTask, register_task
 from omegaconf import II, MISSING
 
+from fairseq_masking.corpus.dictionary import masking_vocabulary
 from fairseq_masking.corpus.manifest import check_dictionary
-from fairseq_masking.corpus.masking_table import masking_vocabulary
 from fairseq_masking.data import BlockDataset, MaskedDataset, load_dictionary, load_tokens
 from fairseq_masking.errors import UserError
 from fairseq_masking.masking import Masker, MaskingConfig
@@ -286,5 +286,5 @@ def data_folders(data: str) -> list[Path]:
     folders = [Path(path) for path in utils.split_paths(data)]
     for folder in folders:
         if not folder.is_dir():
-            raise UserError(f"no such data folder: {folder}; prepare a corpus with scripts/prepare_corpus.sh")
+            raise UserError(f"no such data folder: {folder}; make one with fairseq-masking prepare corpus")
     return folders

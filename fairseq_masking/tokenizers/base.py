@@ -295,7 +295,7 @@ def load_tokenizer(data_dir: str | Path, kind: str | None = None) -> Tokenizer:
         if manifest is None:
             raise UserError(
                 f"{folder} has no manifest.json that names its tokeniser; prepare the data with "
-                f"scripts/prepare_corpus.sh, or give --bpe ({', '.join(KINDS)}) and put its files into "
+                f"fairseq-masking prepare corpus, or give --bpe ({', '.join(KINDS)}) and put its files into "
                 f"{folder / TOKENIZER_FOLDER}"
             )
         kind = manifest.tokenizer["kind"]

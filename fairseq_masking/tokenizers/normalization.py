@@ -88,7 +88,7 @@ def load_normalizer(data_dir: str | Path) -> TextNormalizer:
     """
     manifest = read_manifest(data_dir)
     if manifest is None:
-        raise UserError(f"{data_dir} has no manifest.json; prepare it with scripts/prepare_corpus.sh")
+        raise UserError(f"{data_dir} has no manifest.json; prepare it with fairseq-masking prepare corpus")
     return TextNormalizer(**manifest.settings["text"])
 
 

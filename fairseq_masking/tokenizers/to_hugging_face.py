@@ -77,7 +77,7 @@ def write_tokenizer(
 
 
 def steps_left_out(normalizer: TextNormalizer) -> list[str]:
-    """Return the options of prepare_corpus whose work on the text no tokenizer.json does."""
+    """Return the options of ``prepare corpus`` whose work on the text no tokenizer.json does."""
     steps = {
         "--moses-normalize": normalizer.moses_normalize,
         "--moses-tokenize": normalizer.moses_tokenize,

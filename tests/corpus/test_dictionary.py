@@ -59,7 +59,7 @@ def test_bad_files(content: bytes | None, named: str, tmp_path: Path) -> None:
     with pytest.raises(UserError) as error:
         load_dictionary(path)
     message = str(error.value)
-    assert named in message and str(path) in message and "prepare_corpus.sh" in message
+    assert named in message and str(path) in message and "fairseq-masking prepare corpus" in message
     assert "\n" not in message
 
 

@@ -2,26 +2,24 @@ import gzip
 import hashlib
 import json
 import lzma
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import run_command, run_verb
 from corpora import make_lines
 from fairseq.binarizer import FileBinarizer, VocabularyDatasetBinarizer
 from fairseq.data import Dictionary, data_utils
 from fairseq.data.token_block_dataset import TokenBlockDataset
 
-from fairseq_masking.cli.prepare_corpus import main
 from fairseq_masking.corpus import binarization
 from fairseq_masking.corpus.manifest import check_dictionary, read_manifest
 from fairseq_masking.errors import UserError
 from fairseq_masking.tokenizers.base import load_tokenizer
 from fairseq_masking.tokenizers.normalization import load_normalizer
 
-ROOT = Path(__file__).resolve().parents[2]
 Prepare = Callable[..., Path]
 
 
@@ -126,7 +124,7 @@ def test_the_end_of_a_file_ends_a_document(tmp_path: Path) -> None:
         path.write_text("\n".join(make_lines(100, seed)))
     argv = ["--documents", "blank-line", "--vocab-size", "100", "--valid-fraction", "0"]
     data = tmp_path / "data"
-    assert main([*argv, "--train", *map(str, paths), "--out", str(data)]) == 0
+    assert run_verb("prepare", "corpus", *argv, "--train", *paths, "--out", data) == 0
     ids = items(data, "train")
     assert read_manifest(data).counts["train"]["documents"] == 2
     assert (
@@ -243,12 +241,11 @@ def test_the_manifest_says_what_was_done(prepare: Prepare, corpus: Path) -> None
         check_dictionary(data)
 
 
-def test_the_shell_script(tmp_path: Path, corpus: Path) -> None:
-    script = ROOT / "scripts" / "prepare_corpus.sh"
-    out = subprocess.run([script, "--help"], capture_output=True, text=True, cwd=tmp_path, check=True).stdout
-    assert "--train" in out and "--valid-fraction" in out and sys.version_info >= (3, 11)
-    run = subprocess.run(
-        [script, "--train", "none", "--out", "data"], capture_output=True, text=True, cwd=tmp_path
-    )
-    assert run.returncode == 1 and "Traceback" not in run.stderr
-    assert run.stderr.splitlines()[-1] == "prepare_corpus: error: none does not exist; check the path"
+def test_the_command_of_its_own_process(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "fairseq_masking", "prepare", "corpus"]
+    shown = run_command([*command, "--help"], cwd=tmp_path)
+    assert shown.returncode == 0 and "--valid-fraction" in shown.stdout and "Example:" in shown.stdout
+    failed = run_command([*command, "--train", "none", "--out", "data"], cwd=tmp_path)
+    assert failed.returncode == 1 and "Traceback" not in failed.stderr
+    message = "fairseq-masking prepare corpus: error: none does not exist; check the path"
+    assert failed.stderr.splitlines()[-1] == message

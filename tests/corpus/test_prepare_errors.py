@@ -8,9 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from commands import run_verb
 from corpora import make_lines
 
-from fairseq_masking.cli.prepare_corpus import main
 from fairseq_masking.corpus import binarization
 
 LONG = "\n".join(make_lines(5000)).encode()
@@ -23,13 +23,10 @@ def refused(tmp_path: Path, corpus: Path, capfd: pytest.CaptureFixture[str]) -> 
     def run(*options: object, status: int = 1, train: Path = corpus, out: str = "data") -> str:
         before = sorted(tmp_path.rglob("*"))
         capfd.readouterr()
-        try:
-            code = main(["--train", str(train), "--out", str(tmp_path / out), *map(str, options)])
-        except SystemExit as exit:
-            code = exit.code
+        code = run_verb("prepare", "corpus", "--train", train, "--out", tmp_path / out, *options)
         lines = capfd.readouterr().err.splitlines()
         assert code == status
-        assert len(lines) == 1 and lines[0].startswith("prepare_corpus: error: "), lines
+        assert len(lines) == 1 and lines[0].startswith("fairseq-masking prepare corpus: error: "), lines
         assert sorted(tmp_path.rglob("*")) == before
         return lines[0]
 
@@ -62,12 +59,12 @@ def test_bad_inputs(refused: Callable[..., str], tmp_path: Path, content: bytes 
         (["--tokenizer", "gpt2"], "--tokenizer gpt2 needs --gpt2-encoder-json"),
         (["--tokenizer", "sentencepiece"], "--tokenizer sentencepiece needs --sentencepiece-model"),
         (["--tokenizer", "wordpiece", "--vocab-size", "9"], "--vocab-size belongs to --tokenizer train-bpe"),
-        (["--vocab-size", "many"], "invalid int value: 'many'"),
-        (["--vocab-size", "5"], "--vocab-size 5 is below 6"),
-        (["--workers", "0"], "--workers 0 is below 1"),
-        (["--valid-fraction", "1.5"], "--valid-fraction 1.5 is not in [0, 1)"),
+        (["--vocab-size", "many"], "--vocab-size: 'many' is no whole number"),
+        (["--vocab-size", "5"], "--vocab-size: 5 is below 6"),
+        (["--workers", "0"], "--workers: 0 is below 1"),
+        (["--valid-fraction", "1.5"], "--valid-fraction: 1.5 is not in [0, 1)"),
         (["--valid", "x", "--valid-fraction", "0.1"], "exclude each other"),
-        (["--character-coverage", "0"], "is not in (0, 1]"),
+        (["--character-coverage", "0"], "--character-coverage: 0 is not in (0, 1]"),
         (["--documents", "page"], "invalid choice: 'page'"),
         (["--vocabsize", "8"], "unrecognized arguments"),
     ],
@@ -79,19 +76,9 @@ def test_wrong_options(refused: Callable[..., str], options: list[str], message:
 def test_vocabulary_sizes_that_do_not_fit(refused: Callable[..., str], tmp_path: Path) -> None:
     line = refused("--vocab-size", 100_000)
     most = int(line.split("give at most ")[1].split(",")[0])
-    assert (
-        refused("--vocab-size", most + 1)
-        and main(
-            [
-                *("--train", str(tmp_path / "corpus.txt")),
-                "--out",
-                str(tmp_path / "fits"),
-                "--vocab-size",
-                str(most),
-            ]
-        )
-        == 0
-    )
+    assert refused("--vocab-size", most + 1)
+    places = ["--train", tmp_path / "corpus.txt", "--out", tmp_path / "fits"]
+    assert run_verb("prepare", "corpus", *places, "--vocab-size", most) == 0
     assert "is less than the corpus's characters need; give at least" in refused("--vocab-size", 20)
 
 
@@ -144,11 +131,12 @@ def test_merges_that_do_not_fit(refused: Callable[..., str], tmp_path: Path, gpt
 
 def test_a_dictionary_of_another_tokeniser(refused: Callable[..., str], tmp_path: Path) -> None:
     path = tmp_path / "dict.txt"
-    for content, message in (("262 1\n", "holds not one symbol"), ("a b c\n", "is no fairseq dictionary")):
+    for content, message in (("262 1\n", "holds not one symbol"), ("a b c\n", "'a b c' is not of the form")):
         path.write_text(content)
         assert message in refused("--vocab-size", 120, "--dictionary", path)
     path.write_bytes(b"\xff\xfe 1\n")
-    assert "is no fairseq dictionary" in refused("--vocab-size", 120, "--dictionary", path)
+    message = "is no dictionary (byte 0 is not UTF-8): give the dict.txt"
+    assert message in refused("--vocab-size", 120, "--dictionary", path)
 
 
 def test_changed_settings_and_inputs_are_named(
@@ -183,9 +171,9 @@ def test_a_folder_of_somebody_else(refused: Callable[..., str], tmp_path: Path) 
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "thesis.txt").write_text("mine")
     for options in ([], ["--force"]):
-        assert "was not made by prepare_corpus" in refused(*options)
+        assert "was not made by fairseq-masking prepare" in refused(*options)
     (tmp_path / "data" / "manifest.json").write_text("{}")
-    assert "is no manifest of prepare_corpus" in refused("--force")
+    assert "is no manifest of a preparation" in refused("--force")
     assert "corpus.txt" in refused("--vocab-size", 120, out="corpus.txt/data")
 
 

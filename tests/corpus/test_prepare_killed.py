@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from corpora import make_lines
 
-from fairseq_masking.cli.prepare_corpus import main
+from fairseq_masking.cli.main import main
 from fairseq_masking.corpus import binarization, workspace
 from fairseq_masking.corpus.manifest import read_manifest
 from fairseq_masking.errors import UserError
@@ -20,7 +20,8 @@ def _options(tmp_path: Path, out: str = "data") -> list[str]:
     path = tmp_path / "corpus.txt"
     if not path.exists():
         path.write_text("\n".join(make_lines(6000)))
-    return ["--train", str(path), "--out", str(tmp_path / out), "--vocab-size", "130", "--workers", "2"]
+    places = ["--train", str(path), "--out", str(tmp_path / out)]
+    return ["prepare", "corpus", *places, "--vocab-size", "130", "--workers", "2"]
 
 
 def _files(folder: Path) -> dict[str, bytes]:

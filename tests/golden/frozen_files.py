@@ -31,7 +31,6 @@ __all__ = [
 DATA = Path(__file__).parent / "data"
 # What the one command calls it -> the module that does it today. The names change here and nowhere else.
 COMMANDS = {
-    ("prepare", "corpus"): "fairseq_masking.cli.prepare_corpus",
     ("prepare", "finetune"): "fairseq_masking.cli.prepare_finetune",
     ("export",): "fairseq_masking.cli.export_hf",
 }
@@ -39,7 +38,7 @@ COMMANDS = {
 
 def command(*verbs: str) -> tuple[str, list[str]]:
     """The module that ``python -m`` runs for these verbs, and what stands before its options."""
-    own = COMMANDS[verbs]
+    own = COMMANDS.get(verbs, "fairseq_masking")
     folder = Path(importlib.util.find_spec("fairseq_masking").submodule_search_locations[0])
     if (folder.parent / own.replace(".", "/")).with_suffix(".py").exists():
         return own, []

@@ -6,13 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from commands import status_of
+from commands import run_verb
 from foreign_models import LINES, TEXT, prepare, write_wordpiece
 from tokenizers import Tokenizer as Backend
 
 from fairseq_masking.checkpoints.hub import HubInterface
-from fairseq_masking.cli.prepare_corpus import main as prepare_corpus
-from fairseq_masking.corpus.train_tokenizer import dictionary_of
+from fairseq_masking.corpus.dictionary import dictionary_of
 from fairseq_masking.data import load_dictionary
 from fairseq_masking.errors import UserError
 from fairseq_masking.tokenizers.base import SentencePieceTokenizer, load_tokenizer
@@ -35,7 +34,7 @@ MASKED = [
 
 
 def options_of(kind, folder):
-    """What prepare_corpus is told to have such a tokeniser."""
+    """What ``prepare corpus`` is told to have such a tokeniser."""
     if kind == "gpt2":
         if not GPT2.is_dir():
             pytest.skip(f"no GPT-2 BPE in {GPT2}")
@@ -193,18 +192,11 @@ def test_a_tokenisers_faults_are_named(tmp_path, capsys):
     with pytest.raises(UserError, match="lacks 1 symbols of its tokeniser, such as '▁the'"):
         write_tokenizer(tmp_path, tokenizer, symbols, TextNormalizer(), max_length=9)
     capsys.readouterr()
-    start = [
-        "--train",
-        str(tmp_path / "lines.txt"),
-        "--out",
-        str(tmp_path / "x"),
-        "--tokenizer-from",
-        str(data),
-    ]
+    start = ["--train", tmp_path / "lines.txt", "--out", tmp_path / "x", "--tokenizer-from", data]
     for more, part in (
         (["--vocab-size", "90"], "--tokenizer-from brings what --vocab-size says"),
         (["--dictionary", "d"], "--tokenizer-from brings what --dictionary says"),
         (["--tokenizer", "gpt2"], "--tokenizer gpt2 needs"),
     ):
-        assert status_of(lambda more=more: prepare_corpus([*start, *more])) == 2
+        assert run_verb("prepare", "corpus", *start, *more) == 2
         assert part in capsys.readouterr().err

@@ -15,7 +15,7 @@ from fairseq.dataclass import ChoiceEnum
 from fairseq.models import register_model
 from torch import Tensor, nn
 
-from fairseq_masking.corpus.masking_table import masking_vocabulary
+from fairseq_masking.corpus.dictionary import masking_vocabulary
 from fairseq_masking.methods.base.options import EncoderModelConfig
 from fairseq_masking.methods.base.sizes import fill_in_missing, register_architectures
 from fairseq_masking.methods.map_net.exploration import EXPLORE_UNITS, Exploration
