@@ -74,6 +74,9 @@ pip "$TORCH" -r .venv/requirements.txt
 # Instead of pip install -e, under which Hydra does not find its plugins: the two folders that Python imports from.
 site_packages=$(.venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 printf '%s\n' "$root" "$root/fairseq_masking/hydra" >"$site_packages/fairseq_masking.pth"
+# And instead of its console script:
+printf '%s\n' '#!/bin/sh' 'exec "$(dirname "$0")/python" -m fairseq_masking "$@"' >.venv/bin/fairseq-masking
+chmod +x .venv/bin/fairseq-masking
 
 rm -f "$started"
 echo "$wanted" >"$stamp"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Pre-trains from a recipe on one machine: CPU, one GPU or several.
+# Pre-trains from a recipe: on the CPU, on one GPU or several, or on several machines.
 set -euo pipefail
 
 usage() {
@@ -14,10 +14,15 @@ usage: scripts/pretrain.sh --data DIR [options] [KEY=VALUE ...]
   --dry-run          print the command and stop
   --help             this text
 
+Several machines, through torchrun: start the same command on each of them, with the same paths.
+  --nodes N               number of machines, each with --gpus N (default: 1)
+  --rendezvous HOST:PORT  one of the machines, and a free port there
+  --rendezvous-id NAME    tells jobs on one HOST:PORT apart (default: fairseq_masking)
+
 Everything else of the form KEY=VALUE goes to fairseq-hydra-train as it is, for example
   scripts/pretrain.sh --data corpus --config mlm_base --gpus 8 optimization.update_freq='[8]' model.dropout=0.0
-The global batch is dataset.batch_size x optimization.update_freq x GPUs: with fewer GPUs raise update_freq.
-V100: common.bf16=false common.fp16=true
+The global batch is dataset.batch_size x optimization.update_freq x GPUs of all machines: with fewer GPUs raise
+update_freq. V100: common.bf16=false common.fp16=true
 TEXT
 }
 
@@ -28,12 +33,13 @@ fail() {
 
 repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 data= config=mlm_base config_dir=$repo/configs/pretrain save_dir= gpus=1 dry_run=
+nodes=1 rendezvous= rendezvous_id=fairseq_masking
 overrides=()
 while [ $# -gt 0 ]; do
     case $1 in
         --help | -h) usage && exit 0 ;;
         --dry-run) dry_run=1 && shift ;;
-        --data | --config | --config-dir | --save-dir | --gpus)
+        --data | --config | --config-dir | --save-dir | --gpus | --nodes | --rendezvous | --rendezvous-id)
             [ $# -ge 2 ] || fail "$1 needs a value"
             name=${1#--} && printf -v "${name//-/_}" %s "$2" && shift 2 ;;
         -*) fail "unknown option $1" ;;
@@ -43,18 +49,28 @@ while [ $# -gt 0 ]; do
 done
 [ -n "$data" ] || fail "--data is missing"
 [[ $gpus =~ ^[0-9]+$ ]] || fail "--gpus $gpus is not a number"
+[[ $nodes =~ ^[1-9][0-9]*$ ]] || fail "--nodes $nodes is not a number above 0"
+[ "$nodes" -eq 1 ] || [ -n "$rendezvous" ] || fail "--nodes $nodes needs --rendezvous HOST:PORT"
+[ -z "$rendezvous" ] || [ "$gpus" -gt 0 ] || fail "--rendezvous needs --gpus above 0"
 [ -f "$config_dir/$config.yaml" ] || fail "no recipe $config_dir/$config.yaml"
 
-if [ "$gpus" -eq 0 ]; then
+[ ! -x "$repo/.venv/bin/fairseq-hydra-train" ] || PATH=$repo/.venv/bin:$PATH
+program=(fairseq-hydra-train) devices=()
+if [ -n "$rendezvous" ]; then
+    # torchrun takes a path; the number of GPUs is its own.
+    path=$(command -v fairseq-hydra-train) || fail "fairseq-hydra-train is not on the PATH: make environment"
+    program=(torchrun --nnodes "$nodes" --nproc_per_node "$gpus"
+        --rdzv_backend c10d --rdzv_endpoint "$rendezvous" --rdzv_id "$rendezvous_id" "$path")
+elif [ "$gpus" -eq 0 ]; then
     devices=(common.cpu=true common.bf16=false common.fp16=false distributed_training.distributed_world_size=1)
 else
     devices=(distributed_training.distributed_world_size="$gpus")
 fi
-command=(fairseq-hydra-train --config-dir "$config_dir" --config-name "$config" "task.data='$data'" "${devices[@]}")
+command=("${program[@]}" --config-dir "$config_dir" --config-name "$config" "task.data='$data'"
+    ${devices[@]+"${devices[@]}"})
 [ -z "$save_dir" ] || command+=("checkpoint.save_dir='$save_dir'")
 command+=(${overrides[@]+"${overrides[@]}"})
 
-[ ! -x "$repo/.venv/bin/fairseq-hydra-train" ] || PATH=$repo/.venv/bin:$PATH
 if [ -n "$dry_run" ]; then
     printf '%q ' "${command[@]}" && echo
     exit 0

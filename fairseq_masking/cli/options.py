@@ -1,6 +1,7 @@
 """What the verbs share: the same words for the same options, one-line errors, a quiet fairseq."""
 
 import argparse
+import io
 import logging
 import os
 import sys
@@ -18,7 +19,9 @@ __all__ = [
     "add_figure",
     "add_out",
     "add_seed",
+    "add_text",
     "at_least",
+    "read_texts",
     "run_reporting",
 ]
 
@@ -83,6 +86,51 @@ def add_seed(parser: argparse.ArgumentParser, help: str) -> None:
     parser.add_argument("--seed", type=at_least(0), default=1, metavar="N", help=f"{help} (default: 1)")
 
 
+def add_text(parser: argparse.ArgumentParser) -> None:
+    """Add a text, what the model reads of it at once, which tokens are masked, and how it is shown."""
+    add = parser.add_argument
+    text = parser.add_mutually_exclusive_group(required=True)
+    text.add_argument("--text", action="append", metavar="TEXT", help="text to show; repeat for several")
+    text.add_argument("--file", metavar="FILE", help="UTF-8 text file, - for standard input")
+    add("--lines", type=at_least(1), metavar="N", help="of the file, the first N only")
+    add("--tokens-per-sample", type=at_least(3), metavar="T",
+        help="longest block that the model reads at once (default: the training's)")  # fmt: skip
+    masks = parser.add_mutually_exclusive_group()
+    masks.add_argument(
+        "--num-masks", type=at_least(1), metavar="K", help="positions to draw in each block of text"
+    )
+    masks.add_argument("--mask-prob", type=float, default=0.15, metavar="P", help="or their share (0.15)")
+    add_out(parser, "HTML page to write; the terminal then shows a summary only", metavar="PAGE.html")
+    add("--color", choices=("auto", "always", "never"), default="auto",
+        help="auto: where standard output is a terminal and NO_COLOR is not set")  # fmt: skip
+    add("--width", type=at_least(1), metavar="N", help="columns (default: the terminal's)")
+
+
+def read_texts(args: argparse.Namespace) -> list[list[str]]:
+    """Return texts of lines; blocks do not cross from one text to the next.
+
+    Args:
+        args: of ``add_text``.
+    """
+    if args.lines is not None and args.file is None:
+        raise UserError("--lines belongs to --file")
+    if args.text:
+        return [text.splitlines() for text in args.text]
+    if args.file == "-":
+        content = sys.stdin.buffer.read()
+    else:
+        path = Path(args.file)
+        if not path.is_file():
+            raise UserError(f"--file {path}: no such file; give a text file, or --text '...'")
+        content = path.read_bytes()
+    try:
+        return [content.decode("utf-8").splitlines()[: args.lines]]
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"--file {args.file} is not UTF-8 (byte {error.start}): convert it with iconv"
+        ) from error
+
+
 def run_reporting(
     parser: argparse.ArgumentParser, work: Callable[[], None], place: Path | None = None
 ) -> int:
@@ -93,6 +141,8 @@ def run_reporting(
     Args:
         place: what it writes, named where an error of the system names no file.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # what it cannot encode becomes a question mark
     try:
         with _warnings_only():
             work()

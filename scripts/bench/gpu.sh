@@ -89,12 +89,11 @@ PYTHON
 # The kernels and what stands on them; the dry run takes a few.
 run_tests() {
   if [ -n "$dry" ]; then
-    limited "$python" -m pytest -q --device cpu -p no:cacheprovider tests/ops/test_corruption.py
+    limited "$python" -m pytest -q --device cpu -p no:cacheprovider tests/ops/test_indices.py
   else
     limited "$python" -m pytest -q --device cuda -p no:cacheprovider --maxfail 20 \
       tests/ops tests/modules tests/optim/test_adamw.py tests/optim/test_clipping.py \
-      tests/models/test_mlm.py tests/models/test_map_net.py tests/models/test_three_ml.py tests/models/test_amos.py tests/criterions \
-      tests/test_host_sync.py tests/analysis/test_flops.py
+      tests/methods --ignore-glob '*_training.py' tests/test_host_sync.py tests/measure/test_flops.py
   fi
 }
 

@@ -71,7 +71,8 @@ train() {
 }
 
 echo "== corpus: State of the Union addresses, 1790-2021 (scripts/quickstart/SOURCE.md)"
-"$repo/scripts/prepare_corpus.sh" --train "$repo/scripts/quickstart/sotu.txt.xz" --out "$data" \
+export PYTHONPATH=$repo${PYTHONPATH:+:$PYTHONPATH}
+python -m fairseq_masking prepare corpus --train "$repo/scripts/quickstart/sotu.txt.xz" --out "$data" \
     --vocab-size 4000 --split-sentences --valid-fraction 0.02 --workers 2
 
 echo "== training: $updates updates of mlm_tiny with one mask, and the same with four disjoint masks, side by side"
@@ -85,7 +86,7 @@ wait "$fully_explored" ||
     fail "the run fully_explored failed: $(tail -n 1 "$out/fully_explored/output.txt") (all: $out/fully_explored/output.txt)"
 
 echo "== report"
-PYTHONPATH=$repo${PYTHONPATH:+:$PYTHONPATH} python -m fairseq_masking.cli.quickstart_report \
+python "$repo/scripts/quickstart/report.py" \
     --data "$data" --tokens-per-sample "$tokens_per_sample" --figure "$out/learning_curves.png" \
     --run "one mask=$out/mlm" --run "four disjoint masks=$out/fully_explored" 2>"$out/report_messages.txt" |
     tee "$out/report.txt" || fail "the report failed: $(tail -n 1 "$out/report_messages.txt")"
@@ -100,6 +101,6 @@ Written to $out:
 
 Next:
   scripts/quickstart/run.sh --updates 20000                    train longer
-  scripts/prepare_corpus.sh --help                             prepare a corpus of your own
+  fairseq-masking prepare corpus --help                        prepare a corpus of your own
   scripts/pretrain.sh --data DIR --config fully_explored_base  a recipe of configs/pretrain
 TEXT

@@ -5,7 +5,7 @@ import csv
 import pytest
 from commands import assert_ok, prepare_sentences, status_of
 
-from fairseq_masking.cli import adversary, replacement_losses, show_replacements
+from fairseq_masking.cli import adversary, replacement_losses
 from fairseq_masking.cli.main import main
 
 TEXT = "The old dog sat on a hat."
@@ -28,7 +28,7 @@ def trained(tmp_path_factory, run_train):
 def show(trained):
     def show(*options):
         checkpoint = trained / "amos" / "checkpoint_last.pt"
-        return show_replacements.main(["--checkpoint", str(checkpoint), *map(str, options)])
+        return main(["show", "replacements", "--checkpoint", str(checkpoint), *map(str, options)])
 
     return show
 
@@ -59,7 +59,7 @@ def test_replacements_in_the_terminal(show, capsys):
 
 def test_replacements_as_a_page(show, capsys, tmp_path):
     page = tmp_path / "new" / "page.html"
-    assert show("--text", TEXT, "--text", TEXT, "--html", page) == 0
+    assert show("--text", TEXT, "--text", TEXT, "--out", page) == 0
     printed = capsys.readouterr().out
     assert "in 2 blocks" in printed and f"page: {page}" in printed and "| masked" not in printed
     html = page.read_text(encoding="utf-8")
@@ -116,8 +116,8 @@ def test_curves_and_table_of_a_real_log(trained, capsys, tmp_path):
         (["--text", " "], 1, "no words to mask"),
         (["--text", "a", "--mask-prob", "1.5"], 1, "--mask-prob 1.5"),
         (["--text", "a", "--tokens-per-sample", "65"], 1, "64 positions"),
-        (["--text", "a", "--top", "0"], 2, "--top 0 is below 1"),
-        (["--text", "a", "--lines", "2"], 2, "--lines belongs to --file"),
+        (["--text", "a", "--top", "0"], 2, "--top: 0 is below 1"),
+        (["--text", "a", "--lines", "2"], 1, "--lines belongs to --file"),
         (["--text", "a", "--put", "best"], 2, "--put"),
     ],
 )

@@ -1,12 +1,15 @@
-"""show_masks and proposal_variance on checkpoints that fairseq-train wrote, as a user runs them."""
+"""``show masks`` and proposal_variance on checkpoints that fairseq-train wrote, as a user runs them."""
 
 import csv
+import io
 import sys
 
 import pytest
 from commands import assert_ok, prepare_sentences, status_of
 
-from fairseq_masking.cli import proposal_variance, show_masks, show_replacements
+from fairseq_masking.cli import proposal_variance
+from fairseq_masking.cli.main import main
+from fairseq_masking.measure.show.render import terminal
 
 TEXT = "The old dog sat on a hat."
 
@@ -37,7 +40,7 @@ def show(runs, monkeypatch):
 
     def show(method, *options):
         checkpoint = runs / method / "checkpoint_last.pt"
-        return show_masks.main(["--checkpoint", str(checkpoint), *map(str, options)])
+        return main(["show", "masks", "--checkpoint", str(checkpoint), *map(str, options)])
 
     return show
 
@@ -60,7 +63,7 @@ def test_a_proposal_in_the_terminal(show, capsys):
 
 def test_a_model_without_proposal_says_so_in_a_line(show, capsys, tmp_path):
     page = tmp_path / "new" / "page.html"
-    assert show("mlm", "--text", TEXT, "--html", page) == 0
+    assert show("mlm", "--text", TEXT, "--out", page) == 0
     out = capsys.readouterr().out
     assert [line for line in out.splitlines() if "no proposal network: uniform probabilities" in line]
     html = page.read_text(encoding="utf-8")
@@ -76,12 +79,22 @@ def test_colour_follows_the_option_the_terminal_and_no_color(show, capsys, monke
     assert "\033[" in capsys.readouterr().out
     monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
-    assert show_masks.wants_colour("auto") and not show_masks.wants_colour("never")
+    systems = lambda: [terminal(choice).color_system for choice in ("auto", "always", "never")]  # noqa: E731
+    monkeypatch.delenv("COLORTERM", raising=False)
+    assert systems() == ["256", "256", None]
     monkeypatch.setenv("NO_COLOR", "1")
-    assert not show_masks.wants_colour("auto") and show_masks.wants_colour("always")
+    assert systems() == [None, "256", None] and not terminal("always").no_color
     monkeypatch.delenv("NO_COLOR")
     monkeypatch.setenv("TERM", "dumb")
-    assert not show_masks.wants_colour("auto")
+    assert systems() == [None, "256", None]
+
+
+def test_what_standard_output_cannot_encode_becomes_a_question_mark(show, monkeypatch):
+    output = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", output)
+    assert show("mlm", "--text", "A dog sat.", "--width", "3") == 0
+    output.flush()
+    assert b"?" in output.buffer.getvalue(), "the points between a word's tokens"
 
 
 def test_long_files_are_cut_into_blocks_of_the_training(show, capsys, tmp_path):
@@ -114,10 +127,10 @@ def test_standard_input(show, capsys, monkeypatch, tmp_path):
         ("mlm", ["--text", "a", "--law", "proposal"], 1, "--law uniform or oracle"),
         ("nothing", ["--text", "a"], 1, "no such checkpoint"),
         ("map_net", ["--text", "a", "--data", "absent"], 1, "absent"),
-        ("map_net", ["--text", "a", "--html", "/proc/page.html"], 1, "/proc"),
+        ("map_net", ["--text", "a", "--out", "/proc/page.html"], 1, "/proc"),
         ("map_net", [], 2, "--text --file is required"),
-        ("map_net", ["--text", "a", "--num-masks", "0"], 2, "--num-masks 0 is below 1"),
-        ("map_net", ["--text", "a", "--lines", "3"], 2, "--lines belongs to --file"),
+        ("map_net", ["--text", "a", "--num-masks", "0"], 2, "--num-masks: 0 is below 1"),
+        ("map_net", ["--text", "a", "--lines", "3"], 1, "--lines belongs to --file"),
         ("map_net", ["--text", "a", "--num-masks", "2", "--mask-prob", "0.2"], 2, "not allowed with"),
     ],
 )
@@ -146,6 +159,6 @@ def test_proposal_variance_of_a_real_checkpoint(runs, capsys, tmp_path):
 
 def test_replacements_need_an_amos_checkpoint(runs, capsys):
     checkpoint = runs / "mlm" / "checkpoint_last.pt"
-    assert show_replacements.main(["--checkpoint", str(checkpoint), "--text", TEXT]) == 1
+    assert main(["show", "replacements", "--checkpoint", str(checkpoint), "--text", TEXT]) == 1
     printed = capsys.readouterr().err.strip()
     assert "is a MLMModel, not one of --arch amos_*" in printed and "\n" not in printed

@@ -11,7 +11,9 @@ ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = sorted(
     str(path.relative_to(ROOT)) for path in (ROOT / "scripts").rglob("*") if path.suffix in (".sh", ".slurm")
 )
-RUNNERS = ("scripts/pretrain.sh", "scripts/pretrain_torchrun.sh")
+PRETRAIN = "scripts/pretrain.sh"
+ONE_MACHINE: list[str] = []
+SEVERAL_MACHINES = ["--nodes", "4", "--rendezvous", "first:29500", "--rendezvous-id", "job"]
 
 
 def run(script, *arguments, **environment):
@@ -38,8 +40,8 @@ def test_answers_help(script):
     assert len(done.stdout) > 100
 
 
-@pytest.mark.parametrize("script", RUNNERS)
-def test_command_names_the_recipe_and_passes_overrides_on(script, tmp_path):
+@pytest.mark.parametrize("machines", [ONE_MACHINE, SEVERAL_MACHINES])
+def test_command_names_the_recipe_and_passes_overrides_on(machines, tmp_path):
     overrides = ["optimization.update_freq=[4]", "model.dropout=0.0"]
     options = [
         "--data",
@@ -51,21 +53,27 @@ def test_command_names_the_recipe_and_passes_overrides_on(script, tmp_path):
         "--save-dir",
         str(tmp_path),
     ]
-    done = run(script, *options, "--dry-run", *overrides)
+    done = run(PRETRAIN, *machines, *options, "--dry-run", *overrides)
     assert done.returncode == 0, done.stderr
     command = shlex.split(done.stdout)
     assert command[command.index("--config-name") + 1] == "fully_explored_base"
     assert command[-2:] == overrides
     assert "task.data='/a:/b'" in command
     assert f"checkpoint.save_dir='{tmp_path}'" in command
+    if machines:
+        expected = "torchrun --nnodes 4 --nproc_per_node 2 --rdzv_backend c10d --rdzv_endpoint first:29500"
+        assert command[:11] == [*expected.split(), "--rdzv_id", "job"] and "world_size" not in done.stdout
+        assert command[11].endswith("/fairseq-hydra-train")
+    else:
+        assert command[0] == "fairseq-hydra-train"
+        assert "distributed_training.distributed_world_size=2" in command
 
 
 def test_without_a_gpu_the_cpu_trains_in_fp32():
-    command = shlex.split(run("scripts/pretrain.sh", "--data", "/a", "--gpus", "0", "--dry-run").stdout)
+    command = shlex.split(run(PRETRAIN, "--data", "/a", "--gpus", "0", "--dry-run").stdout)
     assert {"common.cpu=true", "common.bf16=false"} <= set(command)
 
 
-@pytest.mark.parametrize("script", RUNNERS)
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -75,10 +83,13 @@ def test_without_a_gpu_the_cpu_trains_in_fp32():
         (["--data", "/a", "--config", "absent"], "no recipe"),
         (["--data", "/a", "positional"], "'positional' is neither"),
         (["--data"], "--data needs a value"),
+        (["--data", "/a", "--nodes", "none"], "--nodes none is not a number above 0"),
+        (["--data", "/a", "--nodes", "2"], "--nodes 2 needs --rendezvous HOST:PORT"),
+        (["--data", "/a", "--gpus", "0", "--rendezvous", "a:1"], "needs --gpus above 0"),
     ],
 )
-def test_wrong_options_are_one_line(script, arguments, message):
-    done = run(script, *arguments)
+def test_wrong_options_are_one_line(arguments, message):
+    done = run(PRETRAIN, *arguments)
     assert done.returncode == 2
     assert message in done.stderr and done.stderr.count("\n") == 1
 

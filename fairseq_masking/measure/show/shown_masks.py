@@ -19,10 +19,11 @@ from fairseq_masking.masking import num_masked
 from fairseq_masking.measure.gradient_variance.mask_laws import law_proportional_to
 from fairseq_masking.measure.gradient_variance.position_difficulty import covering_masks, losses_of_positions
 from fairseq_masking.measure.show.text_blocks import begins_word, surface
+from fairseq_masking.methods.map_net.ragged import rank_correlation
 from fairseq_masking.methods.map_net.sampling import gumbel_top_k
 from fairseq_masking.tokenizers.symbols import MASK_SYMBOL
 
-__all__ = ["LawName", "ShownBlock", "ShownToken", "show_masks"]
+__all__ = ["LawName", "ShownBlock", "ShownToken", "show_masks", "summary_line"]
 
 LawName = Literal["proposal", "uniform", "oracle"]
 
@@ -61,6 +62,11 @@ class ShownBlock(NamedTuple):
     tokens: list[ShownToken]
     num_masked: int
     entropy: float
+
+    @property
+    def maskable(self) -> list[ShownToken]:
+        """Its tokens that may be masked."""
+        return [token for token in self.tokens if token.relative is not None]
 
 
 def show_masks(
@@ -159,3 +165,33 @@ def _shown(
     log_p_n = log_p_T[log_p_T > -np.inf]
     entropy = float(-(np.exp(log_p_n) * log_p_n).sum() / math.log(size)) if size > 1 else math.nan
     return ShownBlock(tokens, len(drawn_k), entropy)
+
+
+def summary_line(blocks: Sequence[ShownBlock], law: LawName) -> str:
+    """Say in a line how peaked the law is, and how its ranks agree with the loss's where that is known."""
+    flat = [token for block in blocks for token in block.maskable]
+    drawn = sum(block.num_masked for block in blocks)
+    entropies = [block.entropy for block in blocks if not math.isnan(block.entropy)]
+    parts = [
+        f"{law}: {drawn} of {len(flat)} maskable tokens drawn in {len(blocks)} block{'s' * (len(blocks) > 1)}"
+    ]
+    if entropies:
+        parts.append(f"entropy {sum(entropies) / len(entropies):.1%} of the uniform law's")
+    if flat and law != "uniform":
+        best = max(flat, key=lambda token: token.relative or 0.0)
+        parts.append(f"likeliest '{best.text}' at {best.relative:.1f} times uniform")
+    if law == "proposal" and flat and flat[0].loss is not None:
+        parts.append(f"rank correlation with the encoder's loss {_mean_rank_correlation(blocks):.2f}")
+    return ", ".join(parts)
+
+
+def _mean_rank_correlation(blocks: Sequence[ShownBlock]) -> float:
+    found = []
+    for block in blocks:
+        pairs = [[token.probability, token.loss] for token in block.maskable]
+        values_2n = torch.tensor(pairs, dtype=torch.float64).reshape(-1, 2).T
+        every_1n = torch.ones(1, values_2n.shape[-1], dtype=torch.bool)
+        correlation_1, defined_1 = rank_correlation(values_2n[:1], values_2n[1:], every_1n)
+        if bool(defined_1[0]):
+            found.append(float(correlation_1[0]))
+    return sum(found) / len(found) if found else math.nan

@@ -1,5 +1,6 @@
 """Text with its law: blocks, probabilities, drawn positions, and both renderings."""
 
+import io
 import re
 from html.parser import HTMLParser
 from types import SimpleNamespace
@@ -7,11 +8,18 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from rich.color import Color, ColorSystem
+from rich.console import Console
 
 from fairseq_masking.measure.show import shown_masks
-from fairseq_masking.measure.show.mask_colours import LEGEND, hex_colour, scale, terminal_colour
-from fairseq_masking.measure.show.mask_page import render_page
-from fairseq_masking.measure.show.mask_terminal import legend_line, render_blocks
+from fairseq_masking.measure.show.render import (
+    TIMES_UNIFORM,
+    colour_of,
+    legend,
+    mask_lines,
+    render_page,
+    scale,
+)
 from fairseq_masking.measure.show.shown_masks import ShownBlock, ShownToken, show_masks
 from fairseq_masking.measure.show.text_blocks import cut_blocks
 
@@ -162,30 +170,48 @@ BLOCK = ShownBlock(
 )
 
 
+def lines_of(blocks, *, width=40, colour=False, numbers=True):
+    """What a console writes of them."""
+    output = io.StringIO()
+    console = Console(
+        file=output, color_system="256" if colour else None, force_terminal=True, no_color=False,
+        soft_wrap=True, highlight=False,
+    )  # fmt: skip
+    for line in mask_lines(blocks, width=width, numbers=numbers):
+        console.print(line)
+    return output.getvalue().splitlines()
+
+
 def test_terminal_without_colour():
-    lines = list(render_blocks([BLOCK, BLOCK], width=40, colour=False, numbers=True))
+    lines = lines_of([BLOCK, BLOCK])
     assert lines[:2] == ["[ink]·y", "153   20"]
     assert lines[2].startswith('<unk> <b>&"') and lines[3].split() == ["900", "100"]
     assert lines[3].index("900") == lines[2].index("<b>")
     assert lines[4] == "" and lines[5:] == lines[:4]
     assert "\x1b" not in "".join(lines), "what steers a terminal is no text"
-    assert next(iter(render_blocks([BLOCK], width=40, colour=False, numbers=False))) == "[ink]·y"
+    assert lines_of([BLOCK], numbers=False)[0] == "[ink]·y"
 
 
 def test_terminal_with_colour_has_the_same_text():
-    plain = list(render_blocks([BLOCK], width=40, colour=False, numbers=True))
-    coloured = list(render_blocks([BLOCK], width=40, colour=True, numbers=True))
+    plain, coloured = lines_of([BLOCK]), lines_of([BLOCK], colour=True)
     assert [re.sub(r"\033\[[\d;]*m", "", line) for line in coloured] == plain
-    assert f"\033[1;4;38;5;16;48;5;{terminal_colour(1.53)}m[ink]\033[0m" in coloured[0]
-    assert "\033[" in legend_line(colour=True) and "\033[" not in legend_line(colour=False)
+    assert f"\033[1;4;38;5;16;48;5;{in_256(1.53)}m[ink]\033[0m" in coloured[0]
+    words = [legend("words", TIMES_UNIFORM, "times", coloured=coloured) for coloured in (True, False)]
+    assert words[0].plain.endswith(" 8  times") and len(words[0].spans) == len(TIMES_UNIFORM)
+    assert words[1].plain == "words"
 
 
 @pytest.mark.parametrize("width", [1, 8, 20, 33])
 def test_lines_wrap_between_words(width):
     words = ShownBlock([token(f"word{i}", 1.0) for i in range(30)], 0, 1.0)
-    lines = list(render_blocks([words], width=width, colour=False, numbers=True))
+    lines = lines_of([words], width=width)
     assert all(len(line) <= max(width, 6) for line in lines)
     assert " ".join(lines[::2]).split() == [f"word{i}" for i in range(30)]
+
+
+def test_wide_letters_take_two_columns():
+    block = ShownBlock([token("漢字", 1.0), token("a", 2.0)], 0, 1.0)
+    assert lines_of([block]) == ["漢字 a", "100  200"] and lines_of([block], width=7)[2] == "a"
 
 
 class Page(HTMLParser):
@@ -210,7 +236,10 @@ class Page(HTMLParser):
 
 
 def test_page_is_whole_escaped_and_needs_nothing_else():
-    html = render_page([BLOCK], title="A <title>", facts={"checkpoint": "a&b.pt"}, notice="no <net>")
+    html = render_page(
+        "masks", blocks=[BLOCK], legend=TIMES_UNIFORM, title="A <title>", facts={"checkpoint": "a&b.pt"},
+        notice="no <net>",
+    )  # fmt: skip
     page = Page()
     page.feed(html)
     assert page.open == []
@@ -228,7 +257,14 @@ def test_page_is_whole_escaped_and_needs_nothing_else():
     for outside in ("http", "src=", "<script", "url(", "@import"):
         assert outside not in html
     assert html.count('class="w"') == 4 and html.count("<p>") == 2
+    assert 'type="checkbox" id="numbers"' in html and html.count('<span class="n">') == 4
+    assert re.search(r'ink<span class="n">153</span></mark><span class="t"', html), "no space inside a word"
     assert 'name="viewport"' in html and '<html lang="en">' in html
+
+
+def in_256(value: float) -> int | None:
+    """The colour of a terminal that has 256."""
+    return Color.parse(colour_of(value)).downgrade(ColorSystem.EIGHT_BIT).number
 
 
 def luminance(colour: str) -> float:
@@ -238,14 +274,14 @@ def luminance(colour: str) -> float:
 
 
 def test_colours_grow_darker_and_stay_readable():
-    values = [value for value, _ in LEGEND]
+    values = [value for value, _ in TIMES_UNIFORM]
     assert scale(1.0) == 0.5 and scale(0.0) == scale(1 / 8) == 0 and scale(8.0) == scale(100.0) == 1
     assert scale(2.0) == pytest.approx(2 / 3)
-    lights = [luminance(hex_colour(value)) for value in values]
+    lights = [luminance(colour_of(value)) for value in values]
     assert lights == sorted(lights, reverse=True) and len(set(lights)) == len(lights)
     text = luminance("#111111")
     assert min((light + 0.05) / (text + 0.05) for light in lights) > 7, "WCAG AAA"
-    assert len({terminal_colour(value) for value in values}) == len(values)
+    assert len({in_256(value) for value in values}) == len(values)
 
 
 def test_rounds_of_the_loss_cover_every_position(hub, special, monkeypatch):

@@ -1,5 +1,6 @@
 """Text with what AMOS puts in place: what is masked, what stands there, and both renderings."""
 
+import io
 import re
 from types import SimpleNamespace
 
@@ -7,18 +8,20 @@ import numpy as np
 import pytest
 import small_amos
 import torch
+from rich.console import Console
 from small_batches import MASK_INDEX, NUM_SYMBOLS, dictionary
 
 from fairseq_masking.measure.replacements import generate, predict, source_names
-from fairseq_masking.measure.show.replacement_page import render_page
-from fairseq_masking.measure.show.replacement_table import summary_line, table_rows
-from fairseq_masking.measure.show.replacement_terminal import legend_line, render_blocks
+from fairseq_masking.measure.show.render import DOUBTS, legend, render_page, replacement_lines
 from fairseq_masking.measure.show.shown_replacements import (
+    HEADER,
     Choice,
     ReplacedBlock,
     ReplacedToken,
     Replacement,
     show_replacements,
+    summary_line,
+    table_rows,
 )
 
 BLOCK = torch.tensor([0, 5, 6, 7, 2, 8, 9, 3, 2])  # a line's end inside, and an unknown word
@@ -151,29 +154,45 @@ SHOWN = ReplacedBlock(
 SOURCES = ["layer 1", "mixture"]
 
 
+def lines_of(blocks, *, width, colour):
+    """What a console writes of them."""
+    output = io.StringIO()
+    console = Console(
+        file=output, color_system="256" if colour else None, force_terminal=True, no_color=False,
+        soft_wrap=True, highlight=False,
+    )  # fmt: skip
+    for line in replacement_lines(blocks, SOURCES, width=width):
+        console.print(line)
+    return output.getvalue().splitlines()
+
+
 def test_terminal():
-    plain = list(render_blocks([SHOWN, SHOWN], SOURCES, width=40, colour=False))
+    plain = lines_of([SHOWN, SHOWN], width=40, colour=False)
     assert plain[:3] == ["He [sat](at/-\N{REPLACEMENT CHARACTER}[31m)·s", "down", ""]
     assert re.split(r"\s*\|\s*", plain[5].strip("| ")) == [
         "1 sat", "layer 1", "0.25", "at 50.0%, <b> 25.0%", "at 50.0%", "30%"
     ]  # fmt: skip
     assert re.split(r"\s*\|\s*", plain[6])[1:4] == ["", "mixture", ""]
     assert plain[7] == "" and plain[8:] == plain[:7]
-    coloured = list(render_blocks([SHOWN, SHOWN], SOURCES, width=40, colour=True))
+    coloured = lines_of([SHOWN, SHOWN], width=40, colour=True)
     assert [re.sub(r"\033\[[\d;]*m", "", line) for line in coloured] == plain
     assert "\033[38;5;16;48;5;231mHe\033[0m" in coloured[0], "a token that nobody doubts is white"
-    assert "\033[" in legend_line(SOURCES, colour=True) and "\033[" not in legend_line(SOURCES, colour=False)
+    coloured, plain = (legend("words", DOUBTS, "replaced", coloured=coloured) for coloured in (True, False))
+    assert len(coloured.spans) == len(DOUBTS) and "100%  replaced" in coloured.plain and not plain.spans
 
 
 @pytest.mark.parametrize("width", [1, 12, 30])
 def test_lines_wrap(width):
-    lines = list(render_blocks([ReplacedBlock(SHOWN.tokens[:3] * 9)], SOURCES, width=width, colour=False))
+    lines = lines_of([ReplacedBlock(SHOWN.tokens[:3] * 9)], width=width, colour=False)
     text = lines[: lines.index("")]
     assert all(len(line) <= max(width, 19) for line in text) and " ".join(text).count("[sat]") == 9
 
 
 def test_page():
-    page = render_page([SHOWN], SOURCES, title="A <title>", facts={"checkpoint": "a & b"})
+    page = render_page(
+        "replacements", blocks=[SHOWN], sources=SOURCES, header=HEADER, legend=DOUBTS, title="A <title>",
+        facts={"checkpoint": "a & b"}, notice=None,
+    )  # fmt: skip
     assert "<script" not in page and "&lt;title&gt;" in page and "a &amp; b" in page
     assert "http" not in page
     assert page.count("<td>mixture</td>") == 1 and "&lt;b&gt; 25.0%" in page

@@ -1,0 +1,204 @@
+"""Shown text in a terminal, through rich, and as an HTML page, through jinja2: on one scale of colours.
+
+Under masks a background says how much likelier than under the uniform law a position is to be masked; the
+scale is logarithmic and symmetric: 1/8 and less, ..., 1, ..., 8 times and more. Under replacements it says
+what the discriminator thinks: white where it takes a token for the original (2% and less for replaced), the
+darkest where it is sure that it is replaced.
+"""
+
+import math
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from rich.console import Console
+from rich.style import Style
+from rich.text import Text
+
+from fairseq_masking.figures.tables import format_table
+from fairseq_masking.files import whole_file
+from fairseq_masking.measure.show.shown_masks import ShownBlock, ShownToken
+from fairseq_masking.measure.show.shown_replacements import HEADER, ReplacedBlock, ReplacedToken, table_rows
+from fairseq_masking.measure.show.text_blocks import lines_of_words
+
+__all__ = [
+    "DOUBTS",
+    "TIMES_UNIFORM",
+    "colour_of",
+    "legend",
+    "mask_lines",
+    "render_page",
+    "replacement_lines",
+    "scale",
+    "terminal",
+    "write_page",
+]
+
+JOINT = "·"  # between the tokens of a word
+# Legends: what a colour stands for, on the scale of masks, and its text.
+TIMES_UNIFORM = ((1 / 8, "⅛"), (1 / 4, "¼"), (1 / 2, "½"), (1.0, "1"), (2.0, "2"), (4.0, "4"), (8.0, "8"))
+DOUBTS = ((8 / 64, "2%"), (8 / 16, "6%"), (8 / 4, "25%"), (8.0, "100%"))
+
+_OCTAVES = 3.0
+# From white to orange; black text on the darkest has a contrast of 7.8 (WCAG AAA asks for 7). A terminal of
+# 256 colours has one of its own for each of TIMES_UNIFORM.
+_STOPS = ((255, 255, 255), (255, 243, 214), (255, 214, 140), (255, 174, 60), (246, 138, 0))
+
+Placed = tuple[Text, str]  # a token or a word, and what stands under it: both of the same width
+
+
+def scale(relative: float) -> float:
+    """Return 0 for a position masked at most 1/8 as often as under the uniform law, 1 for 8 times or more."""
+    if relative <= 0.0:
+        return 0.0
+    return min(1.0, max(0.0, (math.log2(relative) + _OCTAVES) / (2 * _OCTAVES)))
+
+
+def colour_of(relative: float) -> str:
+    """Return the background as #rrggbb."""
+    place = scale(relative) * (len(_STOPS) - 1)
+    index = min(int(place), len(_STOPS) - 2)
+    low, high, part = _STOPS[index], _STOPS[index + 1], place - index
+    return "#" + "".join(f"{round(a + (b - a) * part):02x}" for a, b in zip(low, high, strict=True))
+
+
+def terminal(color: str = "auto", width: int | None = None) -> Console:
+    """Return standard output, without colours unless it is a terminal and NO_COLOR is not set.
+
+    Args:
+        color: ``always`` or ``never`` whatever it is, or ``auto``: https://no-color.org.
+        width: columns, or the terminal's.
+    """
+    plain = color == "never" or (color == "auto" and os.environ.get("NO_COLOR"))
+    return Console(
+        color_system=None if plain else "256" if color == "always" else "auto",
+        force_terminal=True if color == "always" else None,
+        no_color=False,  # it would leave bold and underlined text
+        width=width,
+        soft_wrap=True,
+        highlight=False,
+        markup=False,
+        emoji=False,
+    )
+
+
+def legend(words: str, colours: Iterable[tuple[float, str]], meaning: str, *, coloured: bool) -> Text:
+    """Return what the signs mean, in a line; the colours too where there are any."""
+    swatches = [(f" {text} ", _background(value)) for value, text in colours]
+    return Text.assemble(words, "   ", *swatches, f" {meaning}") if coloured else Text(words)
+
+
+def mask_lines(blocks: Iterable[ShownBlock], *, width: int, numbers: bool = True) -> Iterator[Text]:
+    """Yield text at most ``width`` wide (a longer word stands alone), an empty line between blocks.
+
+    Drawn positions stand in brackets; the line below has the numbers, % of the uniform probability.
+    """
+    for number, block in enumerate(blocks):
+        if number:
+            yield Text()
+        for line in lines_of_words(block.tokens):
+            words = [[_masked_token(token, numbers) for token in word] for word in line]
+            yield from _wrapped((_joined(JOINT, word) for word in words), width)
+
+
+def replacement_lines(
+    blocks: Sequence[ReplacedBlock], sources: Sequence[str], *, width: int
+) -> Iterator[Text]:
+    """Yield text at most ``width`` wide and, below each block's, its table; an empty line between them.
+
+    Masked, it is the tokens in its place that have the discriminator's colours: it sees them.
+    """
+    for number, block in enumerate(blocks):
+        if number:
+            yield Text()
+        for line in lines_of_words(block.tokens):
+            words = [[_replaced_token(token) for token in word] for word in line]
+            yield from _wrapped((_joined(JOINT, word) for word in words), width)
+        if block.masked:
+            rows = [[_printable(cell) for cell in row] for row in table_rows(block, sources)]
+            yield from map(Text, ["", *format_table(HEADER, rows).splitlines()])
+
+
+def _masked_token(token: ShownToken, numbers: bool) -> Placed:
+    text, drawn = _printable(token.text), token.draw is not None
+    if token.relative is None:
+        return Text(text), ""
+    shown = Text.assemble((f"[{text}]" if drawn else text, _background(token.relative, marked=drawn)))
+    return shown, f"{100 * token.relative:.0f}" if numbers else ""
+
+
+def _replaced_token(token: ReplacedToken) -> Placed:
+    if not token.replacements:
+        return Text.assemble((_printable(token.text), _background(8 * token.doubt))), ""
+    put = [
+        Text.assemble((_printable(one.put.text), _background(8 * one.doubt))) for one in token.replacements
+    ]
+    return Text.assemble("[", _printable(token.text), "](", Text("/").join(put), ")"), ""
+
+
+def _background(relative: float, *, marked: bool = False) -> Style:
+    return Style(color="color(16)", bgcolor=colour_of(relative), bold=marked, underline=marked)
+
+
+def _printable(text: str) -> str:
+    """Without what would steer the terminal."""
+    return re.sub(r"[\x00-\x1f\x7f-\x9f]", "\N{REPLACEMENT CHARACTER}", text)
+
+
+def _joined(joint: str, parts: Iterable[Placed]) -> Placed:
+    """Side by side, each as wide as the wider of its lines."""
+    texts, below = [], []
+    for text, under in parts:
+        width = max(text.cell_len, len(under))
+        text.pad_right(width - text.cell_len)
+        texts.append(text)
+        below.append(under.ljust(width))
+    return Text(joint).join(texts), (" " * len(joint)).join(below)
+
+
+def _wrapped(words: Iterable[Placed], width: int) -> Iterator[Text]:
+    row: list[Placed] = []
+    used = 0
+    for word in words:
+        if row and used + word[0].cell_len > width:
+            yield from _row(row)
+            row, used = [], 0
+        row.append(word)
+        used += word[0].cell_len + 1
+    yield from _row(row)
+
+
+def _row(words: Iterable[Placed]) -> Iterator[Text]:
+    text, below = _joined(" ", words)
+    for line in (text, Text(below)):
+        line.rstrip()
+        if line:
+            yield line
+
+
+def render_page(template: str, **values: Any) -> str:
+    """Return a self-contained page of ``templates/``; all values are escaped.
+
+    Args:
+        template: ``masks`` or ``replacements``.
+        values: what it names in its first lines, and what base.html does.
+    """
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+    )
+    environment.filters |= {"colour": colour_of, "lines": lines_of_words, "rows": table_rows}
+    return environment.get_template(f"{template}.html").render(values)
+
+
+def write_page(path: Path, template: str, **values: Any) -> None:
+    """Write the page, whole or not at all."""
+    page = render_page(template, **values)
+    with whole_file(path) as partial:
+        partial.write_text(page, encoding="utf-8")
