@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from fairseq_masking.checkpoints.loading import read_checkpoint
 from fairseq_masking.corpus.manifest import first_shard
 from fairseq_masking.errors import UserError
-from fairseq_masking.tokenizers.base import Tokenizer, load_tokenizer
+from fairseq_masking.tokenizers import Tokenizer, load_tokenizer
 from fairseq_masking.tokenizers.normalization import TextNormalizer, load_normalizer
 from fairseq_masking.tokenizers.symbols import MASK_SYMBOL
 

@@ -22,7 +22,7 @@ from fairseq_masking.corpus.manifest import first_shard
 from fairseq_masking.errors import UserError
 from fairseq_masking.finetuning.prepare_rows import class_names
 from fairseq_masking.modules import EncoderConfig
-from fairseq_masking.tokenizers.base import load_tokenizer
+from fairseq_masking.tokenizers import load_tokenizer
 from fairseq_masking.tokenizers.hugging_face_files import EXTRA
 from fairseq_masking.tokenizers.normalization import load_normalizer
 from fairseq_masking.tokenizers.to_hugging_face import steps_left_out, write_tokenizer

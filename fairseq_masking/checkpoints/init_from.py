@@ -27,7 +27,7 @@ from fairseq_masking.compat.launch import before_start
 from fairseq_masking.compat.patching import replace
 from fairseq_masking.corpus.manifest import first_shard
 from fairseq_masking.errors import UserError
-from fairseq_masking.tokenizers.base import load_tokenizer
+from fairseq_masking.tokenizers import load_tokenizer
 from fairseq_masking.tokenizers.hugging_face_files import tokens_of_symbols
 from fairseq_masking.tokenizers.symbols import FILLER_PREFIX, MASK_SYMBOL
 

@@ -20,7 +20,7 @@ from fairseq_masking.tokenizers.normalization import TextNormalizer
 
 if TYPE_CHECKING:
     from fairseq_masking.corpus.manifest import Manifest
-    from fairseq_masking.tokenizers.base import Tokenizer
+    from fairseq_masking.tokenizers import Tokenizer
 
 __all__ = ["add_options", "run"]
 
@@ -169,7 +169,7 @@ def _option(name: str) -> str:
 
 def _tokenizer(args: argparse.Namespace, scratch: Path) -> "tuple[Tokenizer | BpeTraining, Path | None]":
     """The tokeniser, and the dict.txt in whose order its symbols shall stand."""
-    from fairseq_masking.tokenizers.base import BertTokenizer, Gpt2Tokenizer, SentencePieceTokenizer
+    from fairseq_masking.tokenizers import BertTokenizer, Gpt2Tokenizer, SentencePieceTokenizer
     from fairseq_masking.tokenizers.from_hugging_face import tokenizer_of
 
     if args.tokenizer_from is not None:

@@ -19,7 +19,7 @@ from fairseq.binarizer import Binarizer, BinarizeSummary
 from fairseq.data import Dictionary, indexed_dataset
 
 from fairseq_masking.corpus.workers import map_in_order
-from fairseq_masking.tokenizers.base import Tokenizer
+from fairseq_masking.tokenizers import Tokenizer
 
 __all__ = ["BinarizedText", "TokenizerBinarizer", "binarize"]
 

@@ -12,7 +12,7 @@ from fairseq.data import Dictionary
 
 from fairseq_masking.errors import PREPARE_AGAIN, UserError, first_line
 from fairseq_masking.masking import MaskingVocabulary
-from fairseq_masking.tokenizers.base import Tokenizer, load_tokenizer
+from fairseq_masking.tokenizers import Tokenizer, load_tokenizer
 from fairseq_masking.tokenizers.symbols import FILLER_PREFIX, MASK_SYMBOL
 
 __all__ = ["dictionary_of", "load_dictionary", "masking_vocabulary"]

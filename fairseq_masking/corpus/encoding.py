@@ -12,8 +12,8 @@ from fairseq.data.indexed_dataset import MMapIndexedDatasetBuilder
 
 from fairseq_masking.corpus.dictionary import load_dictionary
 from fairseq_masking.corpus.manifest import DICTIONARY_FILE, check_dictionary, first_shard
+from fairseq_masking.tokenizers import Offsets, Tokenizer, load_tokenizer
 from fairseq_masking.tokenizers.alignment import align, map_offsets
-from fairseq_masking.tokenizers.base import Offsets, Tokenizer, load_tokenizer
 from fairseq_masking.tokenizers.normalization import TextNormalizer, load_normalizer
 
 __all__ = ["ArrayWriter", "TextEncoder", "encode_with_offsets"]

@@ -36,7 +36,7 @@ from fairseq_masking.corpus.record import (
 from fairseq_masking.corpus.train_tokenizer import BpeTraining, train_bpe
 from fairseq_masking.corpus.workspace import check_output, workspace
 from fairseq_masking.errors import UserError
-from fairseq_masking.tokenizers.base import SentencePieceTokenizer, Tokenizer
+from fairseq_masking.tokenizers import SentencePieceTokenizer, Tokenizer
 from fairseq_masking.tokenizers.normalization import TextNormalizer
 
 __all__ = ["Preparation", "Prepared", "prepare"]

@@ -9,7 +9,7 @@ from fairseq_masking.corpus.manifest import MANIFEST_FILE, Manifest
 from fairseq_masking.corpus.progress import Reporter
 from fairseq_masking.corpus.reading import hash_file
 from fairseq_masking.errors import UserError
-from fairseq_masking.tokenizers.base import Tokenizer
+from fairseq_masking.tokenizers import Tokenizer
 
 __all__ = [
     "check_same",
@@ -59,7 +59,7 @@ def describe_inputs(paths: Iterable[Path], reporter: Reporter) -> list[dict[str,
 
 def tokenizer_settings(tokenizer: Tokenizer) -> dict[str, Any]:
     """Returns what decides how a tokeniser writes text: its kind, its options, its files' SHA-256."""
-    return {"kind": tokenizer.kind, **tokenizer.options(), **_hashes(tokenizer)}
+    return {"kind": tokenizer.kind, **tokenizer.options, **_hashes(tokenizer)}
 
 
 def tokenizer_record(tokenizer: Tokenizer) -> dict[str, Any]:

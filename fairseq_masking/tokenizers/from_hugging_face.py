@@ -7,15 +7,16 @@ from typing import Any
 from fairseq_masking.corpus.manifest import DICTIONARY_FILE, read_manifest
 from fairseq_masking.errors import UserError
 from fairseq_masking.files import read_json
-from fairseq_masking.tokenizers.base import (
+from fairseq_masking.tokenizers import (
     BertTokenizer,
     Gpt2Tokenizer,
     SentencePieceTokenizer,
     Tokenizer,
     load_tokenizer,
 )
+from fairseq_masking.tokenizers.gpt2 import read_merges
 from fairseq_masking.tokenizers.hugging_face_files import find_source, hugging_face_tokens, special_tokens
-from fairseq_masking.tokenizers.symbols import SPECIAL_SYMBOLS
+from fairseq_masking.tokenizers.symbols import BERT_SYMBOLS, SPECIAL_SYMBOLS
 
 __all__ = ["import_tokenizer", "tokenizer_of"]
 
@@ -87,8 +88,7 @@ def _wordpiece(
     chinese = normalizer.get("handle_chinese_chars", config.get("tokenize_chinese_chars", True))
     if not chinese or accents not in (None, lowercase) or (values and not normalizer):
         raise UserError(f"{source}: its tokeniser does not treat accents or Chinese as BERT's does")
-    names = dict(zip(SPECIAL_SYMBOLS, ("[CLS]", "[PAD]", "[SEP]", "[UNK]", "[MASK]"), strict=True))
-    renamed = [names[special[token]] if token in special else token for token in tokens]
+    renamed = [BERT_SYMBOLS[special[token]] if token in special else token for token in tokens]
     # MPNet's vocabulary holds BERT's special tokens beside its own: one line each is enough.
     lines = dict.fromkeys(token for token in renamed if token not in SPECIAL_SYMBOLS)
     vocab = folder / "vocab.txt"
@@ -105,8 +105,7 @@ def _byte_level(source: Path, folder: Path, tokens: list[str], values: dict[str,
             raise UserError(f"{source}: its BPE is not GPT-2's byte-level one without a space in front")
         merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
     else:
-        text = (source / "merges.txt").read_text(encoding="utf-8")
-        merges = [line for line in text.split("\n") if line and not line.startswith("#version")]
+        merges = [" ".join(pair) for pair in read_merges(source / "merges.txt")]
     words = [token for token in tokens if token not in SPECIAL_SYMBOLS]
     encoder_json, vocab_bpe = folder / "encoder.json", folder / "vocab.bpe"
     encoder_json.write_text(json.dumps({word: index for index, word in enumerate(words)}), encoding="utf-8")

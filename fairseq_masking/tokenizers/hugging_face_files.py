@@ -11,8 +11,8 @@ from typing import Any
 
 from fairseq_masking.errors import UserError, first_line
 from fairseq_masking.files import read_json
-from fairseq_masking.tokenizers.base import Gpt2Tokenizer, Tokenizer
-from fairseq_masking.tokenizers.symbols import SPECIAL_SYMBOLS
+from fairseq_masking.tokenizers import Gpt2Tokenizer, Tokenizer
+from fairseq_masking.tokenizers.symbols import BERT_SYMBOLS, SPECIAL_SYMBOLS
 
 __all__ = [
     "EXTRA",
@@ -28,7 +28,6 @@ EXTRA = "pip install 'fairseq-masking[hf]'"
 # Hugging Face's role of a special token -> our symbol.
 _ROLE_NAMES = ("cls_token", "pad_token", "sep_token", "unk_token", "mask_token")
 ROLES = dict(zip(_ROLE_NAMES, SPECIAL_SYMBOLS, strict=True))
-_BERT_ROLES = dict(zip(ROLES, ("[CLS]", "[PAD]", "[SEP]", "[UNK]", "[MASK]"), strict=True))
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 _HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "pytorch_model*.bin"]
 
@@ -91,7 +90,8 @@ def special_tokens(folder: Path, tokens: dict[str, int]) -> dict[str, str]:
     table = {**read_json(folder / "special_tokens_map.json", optional=True), **config}
     found = {}
     for role, symbol in ROLES.items():
-        named = _content(table.get(role)) or (_BERT_ROLES[role] if _BERT_ROLES[role] in tokens else symbol)
+        berts = BERT_SYMBOLS[symbol]
+        named = _content(table.get(role)) or (berts if berts in tokens else symbol)
         if named in tokens:
             found[named] = symbol
     return found

@@ -1,6 +1,7 @@
 """The special symbols of a dictionary, by fairseq's names: spelt here and nowhere else."""
 
 __all__ = [
+    "BERT_SYMBOLS",
     "BOS_SYMBOL",
     "EOS_SYMBOL",
     "FILLER_PREFIX",
@@ -17,4 +18,5 @@ BOS_SYMBOL, PAD_SYMBOL, EOS_SYMBOL, UNK_SYMBOL, MASK_SYMBOL = SPECIAL_SYMBOLS = 
     "<unk>",
     "<mask>",
 )
+BERT_SYMBOLS = dict(zip(SPECIAL_SYMBOLS, ("[CLS]", "[PAD]", "[SEP]", "[UNK]", "[MASK]"), strict=True))
 FILLER_PREFIX = "madeupword"  # fairseq pads dictionaries with such symbols; they never occur in text

@@ -10,15 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from fairseq_masking.errors import UserError
-from fairseq_masking.tokenizers.base import (
+from fairseq_masking.tokenizers import (
     BertTokenizer,
     Gpt2Tokenizer,
     SentencePieceTokenizer,
     Tokenizer,
 )
+from fairseq_masking.tokenizers.gpt2 import byte_level_backend, read_merges
 from fairseq_masking.tokenizers.hugging_face_files import ROLES, tokens_of_symbols
 from fairseq_masking.tokenizers.normalization import TextNormalizer
 from fairseq_masking.tokenizers.symbols import BOS_SYMBOL, EOS_SYMBOL, SPECIAL_SYMBOLS, UNK_SYMBOL
+from fairseq_masking.tokenizers.wordpiece import wordpiece_backend
 
 __all__ = ["steps_left_out", "write_tokenizer"]
 
@@ -53,7 +55,8 @@ def write_tokenizer(
     if isinstance(tokenizer, Gpt2Tokenizer):
         backend = _byte_level(tokenizer, ids)
     elif isinstance(tokenizer, BertTokenizer):
-        backend = _wordpiece(tokenizer, ids)
+        lowercase = tokenizer.options["lowercase"]
+        backend = wordpiece_backend(ids, unknown=UNK_SYMBOL, lowercase=lowercase)
     elif isinstance(tokenizer, SentencePieceTokenizer):
         backend = _sentencepiece(tokenizer, ids)
     else:
@@ -86,26 +89,10 @@ def steps_left_out(normalizer: TextNormalizer) -> list[str]:
 
 
 def _byte_level(tokenizer: Gpt2Tokenizer, ids: dict[str, int]) -> Any:
-    from tokenizers import Tokenizer as Backend
-    from tokenizers import decoders, models, normalizers, pre_tokenizers
+    from tokenizers import normalizers
 
-    lines = tokenizer.files["vocab.bpe"].read_text(encoding="utf-8").split("\n")
-    pairs = [tuple(line.split()) for line in lines if not line.startswith("#version")]
-    backend = Backend(models.BPE(ids, [pair for pair in pairs if len(pair) == 2]))
+    backend = byte_level_backend(ids, read_merges(tokenizer.files["vocab.bpe"]))
     backend.normalizer = normalizers.Strip(left=False, right=True)
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = decoders.ByteLevel()
-    return backend
-
-
-def _wordpiece(tokenizer: BertTokenizer, ids: dict[str, int]) -> Any:
-    from tokenizers import Tokenizer as Backend
-    from tokenizers import decoders, models, normalizers, pre_tokenizers
-
-    backend = Backend(models.WordPiece(ids, unk_token=UNK_SYMBOL, max_input_chars_per_word=100))
-    backend.normalizer = normalizers.BertNormalizer(lowercase=tokenizer.options()["lowercase"])
-    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    backend.decoder = decoders.WordPiece(prefix="##", cleanup=True)
     return backend
 
 

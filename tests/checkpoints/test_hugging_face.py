@@ -22,7 +22,7 @@ from fairseq_masking.methods.map_net.model import MapNetConfig, MapNetModel
 from fairseq_masking.methods.mlm.model import MLMConfig, MLMModel
 from fairseq_masking.methods.three_ml.model import ThreeMLConfig, ThreeMLModel
 from fairseq_masking.modules.relative_position import BUCKETINGS
-from fairseq_masking.tokenizers.base import load_tokenizer
+from fairseq_masking.tokenizers import load_tokenizer
 from fairseq_masking.tokenizers.normalization import load_normalizer
 
 ARCHITECTURES = {

@@ -17,7 +17,7 @@ from fairseq.data.token_block_dataset import TokenBlockDataset
 from fairseq_masking.corpus import binarization
 from fairseq_masking.corpus.manifest import check_dictionary, read_manifest
 from fairseq_masking.errors import UserError
-from fairseq_masking.tokenizers.base import load_tokenizer
+from fairseq_masking.tokenizers import load_tokenizer
 from fairseq_masking.tokenizers.normalization import load_normalizer
 
 Prepare = Callable[..., Path]

@@ -3,8 +3,7 @@ import pickle
 import pytest
 
 from fairseq_masking.errors import UserError
-from fairseq_masking.tokenizers.normalization import TextNormalizer
-from fairseq_masking.tokenizers.sentences import SentenceSplitter
+from fairseq_masking.tokenizers.normalization import SentenceSplitter, TextNormalizer
 
 
 @pytest.mark.parametrize(

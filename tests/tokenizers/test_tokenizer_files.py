@@ -14,7 +14,7 @@ from fairseq_masking.checkpoints.hub import HubInterface
 from fairseq_masking.corpus.dictionary import dictionary_of
 from fairseq_masking.data import load_dictionary
 from fairseq_masking.errors import UserError
-from fairseq_masking.tokenizers.base import SentencePieceTokenizer, load_tokenizer
+from fairseq_masking.tokenizers import SentencePieceTokenizer, load_tokenizer
 from fairseq_masking.tokenizers.from_hugging_face import import_tokenizer
 from fairseq_masking.tokenizers.normalization import TextNormalizer, load_normalizer
 from fairseq_masking.tokenizers.symbols import SPECIAL_SYMBOLS
@@ -148,7 +148,7 @@ def test_back_again_it_is_the_same_tokeniser(prepared, tmp_path):
     data, folder = prepared
     before, after = load_tokenizer(data), import_tokenizer(folder, tmp_path)
     assert type(after) is type(before)
-    assert after.symbols == before.symbols and after.options() == before.options()
+    assert after.symbols == before.symbols and after.options == before.options
     for line in [*LINES, *corpus()[:50]]:
         line = load_normalizer(data)(line)
         assert after.encode(line) == before.encode(line)

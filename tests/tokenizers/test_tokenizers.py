@@ -9,7 +9,7 @@ from fairseq.data import Dictionary
 from fairseq.data.encoders.gpt2_bpe_utils import get_encoder
 
 from fairseq_masking.errors import UserError
-from fairseq_masking.tokenizers.base import BertTokenizer, load_tokenizer
+from fairseq_masking.tokenizers import BertTokenizer, load_tokenizer
 
 TEXTS = [*make_lines(20, seed=1), "the river", "It’s 3.5 café."]
 

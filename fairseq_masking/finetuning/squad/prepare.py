@@ -17,7 +17,7 @@ from fairseq_masking.corpus.workers import map_in_batches
 from fairseq_masking.errors import UserError
 from fairseq_masking.finetuning.faults import FaultyRow
 from fairseq_masking.finetuning.squad.reading import Question, SquadSplit, answer_tokens, read_squad
-from fairseq_masking.tokenizers.base import Offsets
+from fairseq_masking.tokenizers import Offsets
 
 __all__ = ["SQUAD", "files_of_squad", "write_squad"]
 

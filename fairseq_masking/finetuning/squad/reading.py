@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from fairseq_masking.corpus.reading import hash_file
 from fairseq_masking.errors import UserError
 from fairseq_masking.finetuning.faults import FaultLog, FaultyRow
-from fairseq_masking.tokenizers.base import Offsets
+from fairseq_masking.tokenizers import Offsets
 
 __all__ = ["Answer", "Question", "SquadSplit", "answer_tokens", "read_squad"]
 
