@@ -1,15 +1,20 @@
-"""The built wheel holds the package, its configs and the Hydra plugin, and trains without the repository."""
+"""The built wheel holds the package and all beside it; its command and its training work elsewhere."""
 
+import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import venv
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 from commands import ROOT, Finished
+
+from fairseq_masking.cli.main import VERBS
 
 PARTS = ("setup.py", "pyproject.toml", "README.md", "LICENSE", "fairseq_masking", "configs")
 
@@ -50,15 +55,19 @@ def pip(*arguments: str | Path) -> None:
     assert finished.returncode == 0, finished.stdout + finished.stderr
 
 
-def run_installed(environment: Path, module: str, *arguments: str | Path, cwd: Path) -> Finished:
-    """Runs a fairseq command as its console script does."""
-    program = f"from {module} import cli_main; cli_main()"
-    command = [environment / "bin/python", "-c", program, *arguments]
+def run_installed(environment: Path, *command: str | Path, cwd: Path) -> Finished:
+    """Run the environment's Python, without the repository in sight."""
     variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     done = subprocess.run(
-        list(map(str, command)), cwd=cwd, env=variables, capture_output=True, text=True, check=False
-    )
+        list(map(str, [environment / "bin/python", *command])), cwd=cwd, env=variables, capture_output=True,
+        text=True, check=False,
+    )  # fmt: skip
     return Finished(done.returncode, done.stdout, done.stderr)
+
+
+def run_fairseq(environment: Path, module: str, *arguments: str | Path, cwd: Path) -> Finished:
+    """Run a fairseq command as its console script does."""
+    return run_installed(environment, "-c", f"from {module} import cli_main; cli_main()", *arguments, cwd=cwd)
 
 
 def test_contents(wheel: Path) -> None:
@@ -71,6 +80,10 @@ def test_contents(wheel: Path) -> None:
     assert "hydra_plugins/__init__.py" not in names  # a namespace package, shared with other plugins
     recipes = {f"fairseq_masking/{path.relative_to(ROOT)}" for path in (ROOT / "configs").rglob("*.yaml")}
     assert recipes and recipes <= names
+    beside = ("README.md", "*.html", "py.typed")
+    others = [path for pattern in beside for path in (ROOT / "fairseq_masking").rglob(pattern)]
+    assert len(others) >= 8 and {str(path.relative_to(ROOT)) for path in others} <= names
+    assert any(name.endswith(".dist-info/licenses/LICENSE") or name.endswith("/LICENSE") for name in names)
     outside = {name.split("/")[0] for name in names} - {"fairseq_masking", "hydra_plugins"}
     assert all(name.endswith(".dist-info") for name in outside)
 
@@ -80,7 +93,7 @@ def test_trains_by_user_dir(environment: Path, small_data: Path, tmp_path: Path)
     arguments += " --tokens-per-sample 32 --batch-size 4 --max-update 2 --num-workers 0 --log-format simple"
     (user_dir,) = environment.glob("lib/python3*/site-packages/fairseq_masking")
     options = [small_data, "--user-dir", user_dir, "--save-dir", tmp_path / "save", *arguments.split()]
-    finished = run_installed(environment, "fairseq_cli.train", *options, cwd=tmp_path)
+    finished = run_fairseq(environment, "fairseq_cli.train", *options, cwd=tmp_path)
     assert finished.returncode == 0, finished.stderr[-4000:]
     assert (tmp_path / "save" / "checkpoint_last.pt").exists()
     assert str(user_dir) in finished.stdout and str(ROOT) not in finished.stdout
@@ -92,6 +105,64 @@ def test_trains_by_hydra_groups(environment: Path, small_data: Path, tmp_path: P
     options += ["lr_scheduler=polynomial_decay", f"task.data={small_data}", "task.tokens_per_sample=32"]
     options += ["dataset.batch_size=4", "dataset.num_workers=0", "common.cpu=true"]
     options += ["optimization.max_update=2", "checkpoint.save_dir=save"]
-    finished = run_installed(environment, "fairseq_cli.hydra_train", *options, cwd=tmp_path)
+    finished = run_fairseq(environment, "fairseq_cli.hydra_train", *options, cwd=tmp_path)
     assert finished.returncode == 0, finished.stderr[-4000:]
     assert (tmp_path / "save" / "checkpoint_last.pt").exists()
+
+
+# Each verb's help in turn, then what was imported for all of them; as the console script starts it.
+READY = [  # all, once each verb has moved
+    verb
+    for verb in VERBS
+    for module in [ROOT / f"fairseq_masking/cli/{verb.replace(' ', '_')}.py"]
+    if module.exists() and "def add_options" in module.read_text(encoding="utf-8")
+]
+HELP = """
+import contextlib, io, json, sys
+sys.argv[0] = "fairseq-masking"
+from fairseq_masking.cli.main import main
+found = {}
+for verb in sys.argv[1:]:
+    output = io.StringIO()
+    with contextlib.redirect_stdout(output), contextlib.suppress(SystemExit):
+        main([*verb.split(), "--help"])
+    found[verb] = output.getvalue()
+modules = sorted({name.split(".")[0] for name in sys.modules})
+print(json.dumps({"help": found, "modules": modules, "from": sys.modules["fairseq_masking"].__file__}))
+"""
+
+
+@pytest.fixture(scope="module")
+def shown(environment: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    finished = run_installed(environment, "-c", HELP, *READY, cwd=tmp_path_factory.mktemp("elsewhere"))
+    assert finished.returncode == 0, finished.stderr[-4000:]
+    found = json.loads(finished.stdout)
+    assert str(environment) in found["from"]
+    return found
+
+
+@pytest.mark.parametrize("verb", READY)
+def test_help_of_a_verb_has_an_example(shown: dict[str, Any], verb: str) -> None:
+    text = shown["help"][verb]
+    assert text.startswith(f"usage: fairseq-masking {verb} ")
+    assert re.search(rf"^Example:\n  fairseq-masking {verb} \S", text, re.MULTILINE)
+
+
+def test_help_imports_nothing_that_takes_seconds(shown: dict[str, Any]) -> None:
+    heavy = {"torch", "fairseq", "matplotlib", "transformers", "sklearn", "scipy", "omegaconf", "hydra"}
+    assert not heavy & set(shown["modules"])
+
+
+def test_the_command_is_installed(environment: Path, tmp_path: Path) -> None:
+    """By name and as a module; fine-tuning, which no command of before reached, up to its first question."""
+    (script,) = environment.glob("lib/python3*/site-packages/bin/fairseq-masking")
+    for command in ([script], ["-m", "fairseq_masking"]):
+        finished = run_installed(environment, *command, "--help", cwd=tmp_path)
+        assert finished.returncode == 0 and all(f"  {verb} " in finished.stdout for verb in VERBS)
+    if "finetune" not in READY:
+        return
+    finished = run_installed(environment, script, "finetune", "--checkpoint", "absent", cwd=tmp_path)
+    assert finished.returncode == 2
+    assert (
+        finished.stderr.startswith("fairseq-masking finetune: error: ") and finished.stderr.count("\n") == 1
+    )
