@@ -9,7 +9,7 @@ darkest where it is sure that it is replaced.
 import math
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -99,9 +99,7 @@ def mask_lines(blocks: Iterable[ShownBlock], *, width: int, numbers: bool = True
     for number, block in enumerate(blocks):
         if number:
             yield Text()
-        for line in lines_of_words(block.tokens):
-            words = [[_masked_token(token, numbers) for token in word] for word in line]
-            yield from _wrapped((_joined(JOINT, word) for word in words), width)
+        yield from _wrapped(block.tokens, lambda token: _masked_token(token, numbers), width)
 
 
 def replacement_lines(
@@ -114,9 +112,7 @@ def replacement_lines(
     for number, block in enumerate(blocks):
         if number:
             yield Text()
-        for line in lines_of_words(block.tokens):
-            words = [[_replaced_token(token) for token in word] for word in line]
-            yield from _wrapped((_joined(JOINT, word) for word in words), width)
+        yield from _wrapped(block.tokens, _replaced_token, width)
         if block.masked:
             rows = [[_printable(cell) for cell in row] for row in table_rows(block, sources)]
             yield from map(Text, ["", *format_table(HEADER, rows).splitlines()])
@@ -159,16 +155,17 @@ def _joined(joint: str, parts: Iterable[Placed]) -> Placed:
     return Text(joint).join(texts), (" " * len(joint)).join(below)
 
 
-def _wrapped(words: Iterable[Placed], width: int) -> Iterator[Text]:
-    row: list[Placed] = []
-    used = 0
-    for word in words:
-        if row and used + word[0].cell_len > width:
-            yield from _row(row)
-            row, used = [], 0
-        row.append(word)
-        used += word[0].cell_len + 1
-    yield from _row(row)
+def _wrapped(tokens: Iterable[Any], place: Callable[[Any], Placed], width: int) -> Iterator[Text]:
+    for line in lines_of_words(tokens):
+        row: list[Placed] = []
+        used = 0
+        for word in (_joined(JOINT, map(place, word)) for word in line):
+            if row and used + word[0].cell_len > width:
+                yield from _row(row)
+                row, used = [], 0
+            row.append(word)
+            used += word[0].cell_len + 1
+        yield from _row(row)
 
 
 def _row(words: Iterable[Placed]) -> Iterator[Text]:

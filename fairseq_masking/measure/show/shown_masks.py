@@ -18,7 +18,7 @@ from fairseq_masking.checkpoints.hub import HubInterface
 from fairseq_masking.masking import num_masked
 from fairseq_masking.measure.gradient_variance.mask_laws import law_proportional_to
 from fairseq_masking.measure.gradient_variance.position_difficulty import covering_masks, losses_of_positions
-from fairseq_masking.measure.show.text_blocks import begins_word, surface
+from fairseq_masking.measure.show.text_blocks import token_places
 from fairseq_masking.methods.map_net.ragged import rank_correlation
 from fairseq_masking.methods.map_net.sampling import gumbel_top_k
 from fairseq_masking.tokenizers.symbols import MASK_SYMBOL
@@ -105,14 +105,12 @@ def show_masks(
                 log_p_T = np.full(len(tokens_T), -np.inf)
             elif proposal_T is not None:
                 log_p_T = proposal_T
-            elif law == "oracle":
-                assert losses_T is not None
-                log_p_T = law_proportional_to(losses_T, maskable_T)
             else:
-                log_p_T = law_proportional_to(np.ones(len(tokens_T)), maskable_T)
+                weights_T = losses_T if law == "oracle" else np.ones(len(tokens_T))
+                log_p_T = law_proportional_to(weights_T, maskable_T)
             generator = torch.Generator().manual_seed(int(words[0]) >> 2)
             drawn_k = gumbel_top_k(torch.from_numpy(log_p_T)[None], count, generator)[0].tolist()
-            yield _shown(hub, tokens_T.tolist(), log_p_T, drawn_k, losses_T)
+            yield _shown(hub, tokens_T, log_p_T, drawn_k, losses_T)
 
 
 @torch.no_grad()
@@ -140,29 +138,23 @@ def _losses(
 
 def _shown(
     hub: HubInterface,
-    ids: list[int],
+    tokens_T: Tensor,
     log_p_T: npt.NDArray[np.float64],
     drawn_k: list[int],
     losses_T: npt.NDArray[np.float64] | None,
 ) -> ShownBlock:
-    size = int((log_p_T > -np.inf).sum())
-    place_of = {column: place for place, column in enumerate(drawn_k, 1)}
+    maskable_T = log_p_T > -np.inf
+    size = int(maskable_T.sum())
+    draw_of = {column: number for number, column in enumerate(drawn_k, 1)}
     tokens = []
-    for column in range(1, len(ids) - 1):
-        if ids[column] == hub.dictionary.eos():
-            tokens.append(ShownToken("", True, ends_line=True))
+    for column, *place in token_places(hub, tokens_T):
+        if not maskable_T[column]:
+            tokens.append(ShownToken(*place))
             continue
-        token = ShownToken(surface(hub, ids[column]), begins_word(hub, ids[column]))
-        if log_p_T[column] > -np.inf:
-            probability = math.exp(log_p_T[column])
-            token = token._replace(
-                probability=probability,
-                relative=probability * size,
-                draw=place_of.get(column),
-                loss=None if losses_T is None else float(losses_T[column]),
-            )
-        tokens.append(token)
-    log_p_n = log_p_T[log_p_T > -np.inf]
+        probability = math.exp(log_p_T[column])
+        loss = None if losses_T is None else float(losses_T[column])
+        tokens.append(ShownToken(*place, probability, probability * size, draw_of.get(column), loss))
+    log_p_n = log_p_T[maskable_T]
     entropy = float(-(np.exp(log_p_n) * log_p_n).sum() / math.log(size)) if size > 1 else math.nan
     return ShownBlock(tokens, len(drawn_k), entropy)
 

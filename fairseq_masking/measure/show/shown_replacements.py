@@ -16,7 +16,7 @@ from torch import Tensor
 from fairseq_masking.checkpoints.hub import HubInterface
 from fairseq_masking.masking import num_masked
 from fairseq_masking.measure.replacements import detect, draw, generate, predict
-from fairseq_masking.measure.show.text_blocks import begins_word, surface
+from fairseq_masking.measure.show.text_blocks import begins_word, surface, token_places
 from fairseq_masking.ops import corrupt_tokens
 from fairseq_masking.tokenizers.symbols import MASK_SYMBOL
 
@@ -133,62 +133,43 @@ def _shown(
     likeliest: bool,
     seed: int,
 ) -> ReplacedBlock:
+    mask = hub.dictionary.index(MASK_SYMBOL)
     tokens_1T = tokens_T[None].to(hub.device)
     positions = torch.from_numpy(columns_N).to(hub.device)
-    masks = torch.full_like(positions, hub.dictionary.index(MASK_SYMBOL))
+    masks = torch.full_like(positions, mask)
     sources = generate(hub.model, tokens_1T, positions=positions, replacements=masks, batch_seed=seed)
     probabilities_SNV = predict(hub.model, sources)
     put_SN = probabilities_SNV.argmax(-1) if likeliest else draw(hub.model, sources, seed=seed)
     filled_ST = torch.cat([corrupt_tokens(tokens_1T, positions, put_N) for put_N in put_SN])
     doubts_ST = detect(hub.model, filled_ST, None).neg().sigmoid()  # a logit is that of the original
 
-    replacements = {
-        column: tuple(
-            _replacement(hub, probabilities_V, put, doubt, int(tokens_T[column]), top, weight)
-            for probabilities_V, put, doubt, weight in zip(
-                probabilities_SNV[:, place],
-                put_SN[:, place].tolist(),
-                doubts_ST[:, column].tolist(),
-                [*sources.weights_NK[place].tolist(), None],
-                strict=True,
+    replacements: dict[int, list[Replacement]] = {column: [] for column in columns_N.tolist()}
+    for place, (column, found) in enumerate(replacements.items()):
+        original = int(tokens_T[column])
+        for source, weight in enumerate([*sources.weights_NK[place].tolist(), None]):
+            probabilities_V, put = probabilities_SNV[source, place], int(put_SN[source, place])
+            best = probabilities_V.topk(min(top, len(probabilities_V))).indices.tolist()
+            found.append(
+                Replacement(
+                    weight,
+                    [_choice(hub, index, probabilities_V) for index in best],
+                    _choice(hub, put, probabilities_V),
+                    None if original == mask else put == original,
+                    float(doubts_ST[source, column]),
+                )
             )
-        )
-        for place, column in enumerate(columns_N.tolist())
-    }
     doubts_T = doubts_ST[-1].tolist()
-    tokens = []
-    for column, index in enumerate(tokens_T.tolist()[1:-1], 1):
-        if index == hub.dictionary.eos():
-            tokens.append(ReplacedToken("", True, ends_line=True))
-            continue
-        token = ReplacedToken(surface(hub, index), begins_word(hub, index), doubt=doubts_T[column])
-        tokens.append(token._replace(replacements=replacements.get(column, ())))
-    return ReplacedBlock(tokens)
-
-
-def _replacement(
-    hub: HubInterface,
-    probabilities_V: Tensor,
-    put: int,
-    doubt: float,
-    original: int,
-    top: int,
-    weight: float | None,
-) -> Replacement:
-    best = probabilities_V.topk(min(top, len(probabilities_V)))
-    pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
-    return Replacement(
-        weight,
-        [Choice(_piece(hub, index), probability) for index, probability in pairs],
-        Choice(_piece(hub, put), float(probabilities_V[put])),
-        None if original == hub.dictionary.index(MASK_SYMBOL) else put == original,
-        doubt,
+    return ReplacedBlock(
+        [
+            ReplacedToken(*place, doubts_T[column], tuple(replacements.get(column, ())))
+            for column, *place in token_places(hub, tokens_T)
+        ]
     )
 
 
-def _piece(hub: HubInterface, index: int) -> str:
+def _choice(hub: HubInterface, index: int, probabilities_V: Tensor) -> Choice:
     text = surface(hub, index)
-    return text if begins_word(hub, index) else f"-{text}"
+    return Choice(text if begins_word(hub, index) else f"-{text}", float(probabilities_V[index]))
 
 
 def table_rows(block: ReplacedBlock, sources: Sequence[str]) -> list[tuple[str, ...]]:

@@ -4,7 +4,7 @@ Shapes: T tokens of a block.
 """
 
 from collections.abc import Iterable, Iterator
-from typing import Protocol, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,20 +12,7 @@ from torch import Tensor
 from fairseq_masking.checkpoints.hub import HubInterface
 from fairseq_masking.errors import UserError
 
-__all__ = ["Placed", "begins_word", "cut_blocks", "cut_texts", "lines_of_words", "surface"]
-
-
-class Placed(Protocol):
-    """What a token must say of its place."""
-
-    @property
-    def begins_word(self) -> bool: ...
-
-    @property
-    def ends_line(self) -> bool: ...
-
-
-Token = TypeVar("Token", bound=Placed)
+__all__ = ["begins_word", "cut_blocks", "cut_texts", "lines_of_words", "surface", "token_places"]
 
 
 def cut_blocks(hub: HubInterface, lines: Iterable[str], tokens_per_block: int) -> list[Tensor]:
@@ -79,9 +66,16 @@ def surface(hub: HubInterface, index: int) -> str:
     return hub.tokenizer.surface(symbol).strip() or symbol
 
 
-def lines_of_words(tokens: Iterable[Token]) -> Iterator[list[list[Token]]]:
-    """Yield lines of words of tokens; a token that ends a line stands in none."""
-    words: list[list[Token]] = []
+def token_places(hub: HubInterface, tokens_T: Tensor) -> Iterator[tuple[int, str, bool, bool]]:
+    """Yield of each token: column, text, whether a word or symbol begins, whether a line ends (no text)."""
+    for column, index in enumerate(tokens_T.tolist()[1:-1], 1):
+        ends_line = index == hub.dictionary.eos()
+        yield column, "" if ends_line else surface(hub, index), begins_word(hub, index), ends_line
+
+
+def lines_of_words(tokens: Iterable[Any]) -> Iterator[list[list[Any]]]:
+    """Yield lines of words of tokens, by their ``begins_word``; one that ``ends_line`` stands in none."""
+    words: list[list[Any]] = []
     for token in tokens:
         if token.ends_line:
             yield words
