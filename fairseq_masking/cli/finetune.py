@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 import fairseq_masking
 from fairseq_masking.cli.parsing import OneLineParser, at_least, run_reporting
 from fairseq_masking.corpus.manifest import read_manifest
-from fairseq_masking.corpus.progress import Reporter
+from fairseq_masking.corpus.workspace import Reporter
 from fairseq_masking.errors import UserError
 from fairseq_masking.figures.provenance import environment
 from fairseq_masking.files import whole_file

@@ -90,7 +90,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Prepare the folder, print what it holds."""
     from fairseq_masking.corpus.prepare import Preparation, prepare
-    from fairseq_masking.corpus.progress import Reporter
+    from fairseq_masking.corpus.workspace import Reporter
 
     _check_options(args)
     with tempfile.TemporaryDirectory() as scratch:

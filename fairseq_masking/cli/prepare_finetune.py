@@ -12,7 +12,7 @@ from pathlib import Path
 
 from fairseq_masking.cli.parsing import OneLineParser, at_least, run_reporting
 from fairseq_masking.corpus.manifest import Manifest
-from fairseq_masking.corpus.progress import Reporter
+from fairseq_masking.corpus.workspace import Reporter
 from fairseq_masking.figures.tables import format_table
 from fairseq_masking.finetuning.glue import GLUE_TASKS
 from fairseq_masking.finetuning.prepare import FinetunePreparation, prepare_finetuning

@@ -1,17 +1,26 @@
 """The record of a preparation, DATA/manifest.json: inputs, settings, tokeniser, counts, hashes.
 
-It is written last, so a folder with a manifest is complete.
+It is written last, so a folder with a manifest is complete. From it a later run sees whether the folder holds
+what is asked for again.
 """
 
 import dataclasses
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fairseq_masking.corpus.reading import hash_file
 from fairseq_masking.errors import UserError
 from fairseq_masking.files import read_json, whole_file
+
+if TYPE_CHECKING:
+    from fairseq.data import Dictionary
+
+    from fairseq_masking.corpus.workspace import Reporter
+    from fairseq_masking.tokenizers import Tokenizer
 
 __all__ = [
     "DICTIONARY_FILE",
@@ -19,14 +28,20 @@ __all__ = [
     "TOKENIZER_FOLDER",
     "Manifest",
     "check_dictionary",
+    "check_same",
+    "describe_inputs",
+    "file_sizes",
+    "finish_folder",
     "first_shard",
     "read_manifest",
+    "tokenizer_settings",
 ]
 
 MANIFEST_FILE = "manifest.json"
 DICTIONARY_FILE = "dict.txt"
 TOKENIZER_FOLDER = "tokenizer"
 _FORMAT = 1
+_LIBRARIES = ("fairseq-masking", "ve-fairseq", "torch", "numpy", "sentencepiece", "tokenizers", "sacremoses")
 
 
 @dataclass(frozen=True)
@@ -111,3 +126,100 @@ def check_dictionary(data_dir: str | Path) -> None:
                 f"{path} is not the dictionary that this data was binarised with (its SHA-256 differs from "
                 f"{MANIFEST_FILE}'s); put the right one back or prepare the data again"
             )
+
+
+def check_same(
+    present: Manifest, settings: dict[str, Any], inputs: dict[str, list[dict[str, Any]]], output: Path
+) -> None:
+    """Checks that ``output`` was made with these settings and inputs and is whole.
+
+    Raises:
+        UserError: it was not, or files are missing.
+    """
+    changes = _changes(present.settings, settings)
+    for split, files in inputs.items():
+        before = [file["sha256"] for file in present.inputs.get(split, [])]
+        if before != [file["sha256"] for file in files]:
+            changes.append(f"the contents of the --{split} files")
+    if changes:
+        raise UserError(
+            f"{output} was prepared with other settings or inputs, changed: {'; '.join(changes)}; give "
+            "another --out, or --force to replace it"
+        )
+    if missing := present.missing_outputs(output):
+        raise UserError(
+            f"{output} is damaged: {', '.join(missing)} missing or of another size; --force prepares it again"
+        )
+
+
+def describe_inputs(paths: Iterable[Path], reporter: "Reporter") -> list[dict[str, Any]]:
+    """Returns name, SHA-256 and size in bytes of each file."""
+    files = []
+    for path in paths:
+        size = path.stat().st_size if path.is_file() else 0
+        with reporter.bar(f"hashing {path.name}", size) as progress:
+            files.append({"name": str(path), "sha256": hash_file(path, progress), "size": size})
+    return files
+
+
+def finish_folder(folder: Path, tokenizer: "Tokenizer", dictionary: "Dictionary", **found: Any) -> Manifest:
+    """Writes a data folder's dictionary and tokeniser, then its manifest, which is returned.
+
+    Args:
+        found: the manifest's ``settings``, ``inputs``, ``counts`` and what else is not read off the folder.
+    """
+    dictionary.save(str(folder / DICTIONARY_FILE))
+    tokenizer.save(folder / TOKENIZER_FOLDER)
+    manifest = Manifest(
+        tokenizer={"kind": tokenizer.kind, "symbols": len(tokenizer.symbols), "files": _hashes(tokenizer)},
+        dictionary_sha256=hash_file(folder / DICTIONARY_FILE),
+        outputs=file_sizes(folder),
+        versions=_library_versions(),
+        **found,
+    )
+    manifest.save(folder)
+    return manifest
+
+
+def tokenizer_settings(tokenizer: "Tokenizer") -> dict[str, Any]:
+    """Returns what decides how a tokeniser writes text: its kind, its options, its files' SHA-256."""
+    return {"kind": tokenizer.kind, **tokenizer.options, **_hashes(tokenizer)}
+
+
+def file_sizes(folder: Path) -> dict[str, int]:
+    """Returns the size in bytes of every file in a folder beside its manifest and what is hidden."""
+    paths = {path.relative_to(folder): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {
+        str(name): path.stat().st_size
+        for name, path in paths.items()
+        if name != Path(MANIFEST_FILE) and not any(part.startswith(".") for part in name.parts)
+    }
+
+
+def _library_versions() -> dict[str, str]:
+    versions = {}
+    for library in _LIBRARIES:
+        try:
+            versions[library] = version(library)
+        except PackageNotFoundError:
+            continue
+    return versions
+
+
+def _hashes(tokenizer: "Tokenizer") -> dict[str, str]:
+    return {name: hash_file(path) for name, path in tokenizer.files.items()}
+
+
+def _changes(before: Any, now: Any, name: str = "") -> list[str]:
+    """Names each setting that differs, as "name before -> now"."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        return [
+            change
+            for key in dict.fromkeys([*before, *now])
+            for change in _changes(before.get(key), now.get(key), f"{name}.{key}" if name else key)
+        ]
+    if before == now:
+        return []
+    if isinstance(before, dict) or isinstance(now, dict) or len(f"{before}{now}") > 80:
+        return [name]  # too long to print: a hash, or another kind of tokeniser
+    return [f"{name} {before} -> {now}"]

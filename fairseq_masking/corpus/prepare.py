@@ -1,15 +1,15 @@
 """The way from raw text to a data folder: normalise, split, train or load a tokeniser, binarise, record."""
 
 import dataclasses
+import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from fairseq.data import Dictionary
 
-from fairseq_masking.corpus.binarization import BinarizedText, binarize
+from fairseq_masking.corpus.binarization import binarize
 from fairseq_masking.corpus.dictionary import dictionary_of
 from fairseq_masking.corpus.documents import (
     TextFile,
@@ -18,23 +18,17 @@ from fairseq_masking.corpus.documents import (
     write_documents,
 )
 from fairseq_masking.corpus.manifest import (
-    DICTIONARY_FILE,
-    TOKENIZER_FOLDER,
     Manifest,
-    read_manifest,
-)
-from fairseq_masking.corpus.progress import Reporter
-from fairseq_masking.corpus.reading import hash_file
-from fairseq_masking.corpus.record import (
     check_same,
     describe_inputs,
     file_sizes,
-    library_versions,
-    tokenizer_record,
+    finish_folder,
+    read_manifest,
     tokenizer_settings,
 )
+from fairseq_masking.corpus.reading import hash_file
 from fairseq_masking.corpus.train_tokenizer import BpeTraining, train_bpe
-from fairseq_masking.corpus.workspace import check_output, workspace
+from fairseq_masking.corpus.workspace import Reporter, check_output, workspace
 from fairseq_masking.errors import UserError
 from fairseq_masking.tokenizers import SentencePieceTokenizer, Tokenizer
 from fairseq_masking.tokenizers.normalization import TextNormalizer
@@ -141,7 +135,7 @@ def _make(
     workers: int,
     reporter: Reporter,
 ) -> Manifest:
-    scratch = folder / "text"
+    scratch = folder / ".text"  # hidden, so no part of what is recorded
     scratch.mkdir()
     train, valid = _write_splits(preparation, inputs, scratch, workers, reporter)
     tokenizer = preparation.tokenizer
@@ -157,33 +151,36 @@ def _make(
     reporter.say(
         f"binarising {sum(text.lines for text in texts.values()):,} lines with {len(dictionary):,} symbols"
     )
-    results: dict[tuple[Path, str], BinarizedText] = {}
+    counts: dict[Path, dict[str, dict[str, int]]] = {}  # folder -> split -> what was counted
+    trained_on = np.zeros(len(dictionary), dtype=np.int64)
     with reporter.bar("binarising", sum(text.path.stat().st_size for _, _, text in placed)) as progress:
         for home, split, text in placed:
             home.mkdir(exist_ok=True)
-            results[home, split] = binarize(
+            result = binarize(
                 text.path, home / split, tokenizer, dictionary, workers=workers, progress=progress
             )
             text.path.unlink()
-    trained_on = sum(result.counts for (_, split), result in results.items() if split == "train")
-    dictionary.count = np.asarray(trained_on).tolist()
-    return _record(
-        folder,
-        tokenizer,
-        dictionary,
-        placed,
-        results,
-        Manifest(
-            settings=settings,
-            inputs=inputs,
-            tokenizer=tokenizer_record(tokenizer),
-            dictionary_sha256="",
-            counts={},
-            outputs={},
-            versions=library_versions(),
-            num_shards=preparation.num_shards,
-        ),
-    )
+            counts.setdefault(home, {})[split] = {
+                "documents": text.documents,
+                "lines": text.lines,
+                "tokens": result.tokens,
+                "unknown": int(result.counts[dictionary.unk()]),
+            }
+            if split == "train":
+                trained_on += result.counts
+    dictionary.count = trained_on.tolist()
+    shared = {"settings": settings, "inputs": inputs, "num_shards": preparation.num_shards}
+    for number, (home, found) in enumerate(counts.items()):
+        shard = None if home == folder else number
+        manifest = finish_folder(home, tokenizer, dictionary, counts=found, shard=shard, **shared)
+    if preparation.num_shards > 1:
+        whole = {
+            split: _total([found[split] for found in counts.values() if split in found]) for split in texts
+        }
+        manifest = dataclasses.replace(manifest, counts=whole, shard=None, outputs=file_sizes(folder))
+        manifest.save(folder)
+    shutil.rmtree(scratch)
+    return manifest
 
 
 def _write_splits(
@@ -240,45 +237,8 @@ def _place_shards(
     return [(homes[0], "valid", texts["valid"]), *placed] if "valid" in texts else placed
 
 
-def _record(
-    folder: Path,
-    tokenizer: Tokenizer,
-    dictionary: Dictionary,
-    placed: list[tuple[Path, str, TextFile]],
-    results: dict[tuple[Path, str], BinarizedText],
-    manifest: Manifest,
-) -> Manifest:
-    """Completes each folder (dictionary, tokeniser, manifest); writes and returns the whole's manifest."""
-    whole: dict[str, dict[str, int]] = {}
-    homes: dict[Path, dict[str, dict[str, int]]] = {}
-    for home, split, text in placed:
-        result = results[home, split]
-        counts = {
-            "documents": text.documents,
-            "lines": text.lines,
-            "tokens": result.tokens,
-            "unknown": int(result.counts[dictionary.unk()]),
-        }
-        homes.setdefault(home, {})[split] = counts
-        total = whole.setdefault(split, dict.fromkeys(counts, 0))
-        for name, count in counts.items():
-            total[name] += count
-    for home in homes:
-        dictionary.save(str(home / DICTIONARY_FILE))
-        tokenizer.save(home / TOKENIZER_FOLDER)
-    # After the tokeniser was copied: a freshly trained model lies there.
-    for path in (folder / "text").iterdir():
-        path.unlink()
-    (folder / "text").rmdir()
-    sha256 = hash_file(next(iter(homes)) / DICTIONARY_FILE)
-    manifest = dataclasses.replace(manifest, dictionary_sha256=sha256, counts=whole)
-    for shard, (home, split_counts) in enumerate(homes.items()):
-        if home != folder:
-            one = dataclasses.replace(manifest, counts=split_counts, shard=shard, outputs=file_sizes(home))
-            one.save(home)
-    manifest = dataclasses.replace(manifest, outputs=file_sizes(folder))
-    manifest.save(folder)
-    return manifest
+def _total(counts: list[dict[str, int]]) -> dict[str, int]:
+    return {name: sum(found[name] for found in counts) for name in counts[0]}
 
 
 def _data(output: Path, num_shards: int) -> str:

@@ -1,4 +1,4 @@
-"""A result folder that appears whole or not at all.
+"""A preparation at work: a result folder that appears whole or not at all, and what is said meanwhile.
 
 Everything is written into the sibling ``.NAME.preparing``, which is renamed to NAME at the end. A kill leaves
 only that sibling; the next run empties it. A lock file in it keeps two runs apart, and is held by worker
@@ -9,17 +9,43 @@ import fcntl
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from tqdm import tqdm
 
 from fairseq_masking.corpus.manifest import MANIFEST_FILE
 from fairseq_masking.errors import UserError
 
-__all__ = ["check_output", "workspace"]
+__all__ = ["Reporter", "check_output", "workspace"]
 
 _LOCK_FILE = ".lock"
 _LOCK_SECONDS = 5.0
+
+
+class Reporter:
+    """Prints steps to standard output and bars to standard error.
+
+    Args:
+        bars: True draws bars, False none, None where standard error is a terminal.
+    """
+
+    def __init__(self, bars: bool | None = None) -> None:
+        self._disable = None if bars is None else not bars
+        self._start = time.monotonic()
+
+    def say(self, message: str) -> None:
+        """Prints one line with the seconds since the start."""
+        print(f"[{time.monotonic() - self._start:6.1f} s] {message}", flush=True)
+
+    @contextmanager
+    def bar(self, title: str, num_bytes: int) -> Iterator[Callable[[int], object]]:
+        """Yields a function that takes the number of bytes done since its last call."""
+        with tqdm(
+            total=num_bytes, desc=title, unit="B", unit_scale=True, leave=False, disable=self._disable
+        ) as bar:
+            yield bar.update
 
 
 def check_output(output: Path) -> None:

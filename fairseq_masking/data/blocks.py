@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from fairseq.data import FairseqDataset, TokenBlockDataset
 
-from fairseq_masking.corpus.token_stream import TokenStream
+from fairseq_masking.corpus.indexed import TokenStream
 from fairseq_masking.errors import PREPARE_AGAIN, UserError
 
 __all__ = ["BlockDataset", "BreakMode"]

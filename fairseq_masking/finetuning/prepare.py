@@ -15,18 +15,15 @@ from pathlib import Path
 from typing import Any
 
 from fairseq_masking.corpus.encoding import TextEncoder
-from fairseq_masking.corpus.manifest import DICTIONARY_FILE, TOKENIZER_FOLDER, Manifest, read_manifest
-from fairseq_masking.corpus.progress import Reporter
-from fairseq_masking.corpus.reading import hash_file
-from fairseq_masking.corpus.record import (
+from fairseq_masking.corpus.manifest import (
+    Manifest,
     check_same,
     describe_inputs,
-    file_sizes,
-    library_versions,
-    tokenizer_record,
+    finish_folder,
+    read_manifest,
     tokenizer_settings,
 )
-from fairseq_masking.corpus.workspace import check_output, workspace
+from fairseq_masking.corpus.workspace import Reporter, check_output, workspace
 from fairseq_masking.errors import UserError
 from fairseq_masking.finetuning.prepare_rows import write_rows
 from fairseq_masking.finetuning.rows import files_of_task
@@ -146,16 +143,6 @@ def _record(
     inputs: dict[str, list[dict[str, Any]]],
     counts: dict[str, dict[str, int]],
 ) -> Manifest:
-    encoder.dictionary.save(str(folder / DICTIONARY_FILE))
-    encoder.tokenizer.save(folder / TOKENIZER_FOLDER)
-    manifest = Manifest(
-        settings=settings,
-        inputs=inputs,
-        tokenizer=tokenizer_record(encoder.tokenizer),
-        dictionary_sha256=hash_file(folder / DICTIONARY_FILE),
-        counts=counts,
-        outputs=file_sizes(folder),
-        versions=library_versions(),
+    return finish_folder(
+        folder, encoder.tokenizer, encoder.dictionary, settings=settings, inputs=inputs, counts=counts
     )
-    manifest.save(folder)
-    return manifest

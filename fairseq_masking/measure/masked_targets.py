@@ -6,7 +6,7 @@ Shapes: V symbols, N masked tokens of the validation set.
 import numpy as np
 import numpy.typing as npt
 
-from fairseq_masking.corpus.token_stream import TokenStream
+from fairseq_masking.corpus.indexed import TokenStream
 from fairseq_masking.data import load_tokens
 from fairseq_masking.measure.unigram import Unigram
 from fairseq_masking.tasks import MaskedPretrainingTask

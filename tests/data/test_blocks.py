@@ -9,7 +9,7 @@ import pytest
 import torch
 from fairseq.data import data_utils
 
-from fairseq_masking.corpus.token_stream import TokenStream
+from fairseq_masking.corpus.indexed import TokenStream
 from fairseq_masking.data import BlockDataset, load_tokens
 from fairseq_masking.errors import UserError
 
