@@ -19,12 +19,34 @@ from fairseq.data import FairseqDataset, TokenBlockDataset
 from fairseq_masking.corpus.indexed import TokenStream
 from fairseq_masking.errors import PREPARE_AGAIN, UserError
 
-__all__ = ["BlockDataset", "BreakMode"]
+__all__ = ["BlockDataset", "BreakMode", "SizedDataset"]
 
 BreakMode = Literal["none", "complete", "complete_doc", "eos"]
 
 
-class BlockDataset(FairseqDataset):
+class SizedDataset(FairseqDataset):
+    """Rows whose lengths are known before they are read.
+
+    Attributes:
+        sizes: int64 [number of rows], tokens with the outer specials.
+    """
+
+    sizes: npt.NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    def num_tokens(self, index: int) -> int:
+        return int(self.sizes[index])
+
+    def num_tokens_vec(self, indices: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        return self.sizes[indices]
+
+    def size(self, index: int) -> int:
+        return int(self.sizes[index])
+
+
+class BlockDataset(SizedDataset):
     """Blocks of clean tokens, int64 arrays of at most T tokens with the outer specials.
 
     Args:
@@ -89,20 +111,12 @@ class BlockDataset(FairseqDataset):
                 f" --tokens-per-sample {tokens_per_sample}: use a larger corpus or shorter blocks"
             )
         # From the slices: fairseq keeps its own sizes in 16 bits, where a long sentence would wrap around.
-        self._sizes = self._slices[:, 1] - self._slices[:, 0] + 1 + self._closing
-
-    @property
-    def sizes(self) -> npt.NDArray[np.int64]:
-        """int64 [number of blocks], tokens with the outer specials."""
-        return self._sizes
+        self.sizes = self._slices[:, 1] - self._slices[:, 0] + 1 + self._closing
 
     @property
     def ragged(self) -> bool:
         """Whether blocks differ in length by their nature, not only the last one."""
         return self.break_mode != "none"
-
-    def __len__(self) -> int:
-        return len(self._sizes)
 
     def __getitem__(self, index: int) -> npt.NDArray[np.int64]:
         start, stop = self._slices[index].tolist()
@@ -118,15 +132,6 @@ class BlockDataset(FairseqDataset):
         if self._closing:
             block[-1] = self._eos
         return block
-
-    def num_tokens(self, index: int) -> int:
-        return int(self._sizes[index])
-
-    def num_tokens_vec(self, indices: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        return self._sizes[indices]
-
-    def size(self, index: int) -> int:
-        return int(self._sizes[index])
 
     @property
     def supports_prefetch(self) -> bool:

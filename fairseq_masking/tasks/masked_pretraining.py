@@ -81,16 +81,50 @@ class MaskedPretrainingConfig(FairseqDataclass):
     bpe: Any = II("bpe")
 
 
+class TextTask(FairseqTask):
+    """Rows of one dictionary's symbols, at most ``tokens_per_sample`` long, for models of this package."""
+
+    name: str
+
+    def __init__(self, cfg: Any, dictionary: Dictionary) -> None:
+        super().__init__(cfg)
+        self.dictionary = dictionary
+
+    @property
+    def source_dictionary(self) -> Dictionary:
+        """The dictionary, ``<mask>`` included."""
+        return self.dictionary
+
+    def max_positions(self) -> int:
+        """Longest row, in tokens."""
+        return self.cfg.tokens_per_sample
+
+    def build_model(self, cfg: FairseqDataclass, from_checkpoint: bool = False) -> BaseFairseqModel:
+        """Build the model and check that a row fits its positions."""
+        model = super().build_model(cfg, from_checkpoint)
+        if getattr(model, "output_class", None) is None:
+            raise UserError(
+                f"--arch {getattr(cfg, '_name', type(model).__name__)} does not train with --task"
+                f" {self.name}: choose one of fairseq_masking's, such as mlm_base"
+            )
+        if self.cfg.tokens_per_sample > model.max_positions():
+            raise UserError(
+                f"--tokens-per-sample {self.cfg.tokens_per_sample} is more than the model's --max-positions"
+                f" {model.max_positions()}: lower the one or raise the other"
+            )
+        return model
+
+
 @register_task("masked_pretraining", dataclass=MaskedPretrainingConfig)
-class MaskedPretrainingTask(FairseqTask):
+class MaskedPretrainingTask(TextTask):
     """Blocks of clean text with their corruption beside it (design.md, "The batch")."""
 
     cfg: MaskedPretrainingConfig
     pretrains = True  # models build what pre-training needs besides the encoder
+    name = "masked_pretraining"
 
     def __init__(self, cfg: MaskedPretrainingConfig, dictionary: Dictionary) -> None:
-        super().__init__(cfg)
-        self.dictionary = dictionary
+        super().__init__(cfg, dictionary)
         self.mask_idx = dictionary.index(MASK_SYMBOL)
         self._output_class: type | None = None
         if cfg.tokens_per_sample < 4:
@@ -115,33 +149,14 @@ class MaskedPretrainingTask(FairseqTask):
         return cls(cfg, dictionary)
 
     @property
-    def source_dictionary(self) -> Dictionary:
-        """The dictionary, ``<mask>`` included."""
-        return self.dictionary
-
-    @property
     def target_dictionary(self) -> Dictionary:
         """The same dictionary."""
         return self.dictionary
 
-    def max_positions(self) -> int:
-        """Longest block, in tokens."""
-        return self.cfg.tokens_per_sample
-
     def build_model(self, cfg: FairseqDataclass, from_checkpoint: bool = False) -> BaseFairseqModel:
-        """Build the model and check that a block fits its positions."""
+        """Build the model and keep in mind what it returns."""
         model = super().build_model(cfg, from_checkpoint)
-        self._output_class = getattr(model, "output_class", None)
-        if self._output_class is None:
-            raise UserError(
-                f"--arch {getattr(cfg, '_name', type(model).__name__)} does not train with --task"
-                " masked_pretraining: choose one of fairseq_masking's, such as mlm_base"
-            )
-        if self.cfg.tokens_per_sample > model.max_positions():
-            raise UserError(
-                f"--tokens-per-sample {self.cfg.tokens_per_sample} is more than the model's --max-positions"
-                f" {model.max_positions()}: lower the one or raise the other"
-            )
+        self._output_class = model.output_class
         return model
 
     def build_criterion(self, cfg: FairseqDataclass, from_checkpoint: bool = False) -> FairseqCriterion:
