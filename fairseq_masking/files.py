@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and files of JSON."""
+"""Files that appear whole or not at all, files of JSON, and where the recipes lie."""
 
 import json
 from collections.abc import Iterator
@@ -8,7 +8,14 @@ from typing import Any
 
 from fairseq_masking.errors import UserError, first_line
 
-__all__ = ["read_json", "whole_file"]
+__all__ = ["configs_folder", "read_json", "whole_file"]
+
+
+def configs_folder() -> Path:
+    """Returns the folder of the recipes: inside of the installed package, or beside it in a clone."""
+    package = Path(__file__).parent
+    folders = (package / "configs", package.parent / "configs")
+    return next((folder for folder in folders if (folder / "pretrain").is_dir()), folders[0])
 
 
 def read_json(path: Path, way_out: str = "", *, optional: bool = False) -> dict[str, Any]:

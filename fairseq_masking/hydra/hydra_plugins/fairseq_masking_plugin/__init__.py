@@ -28,13 +28,10 @@ class FairseqMaskingPlugin(SearchPathPlugin):
         user_dir = _user_dir_on_the_command_line(sys.argv[1:])
         if not _is_fairseq_program() or (user_dir is not None and user_dir.name != _PACKAGE):
             return
-        package_folder = _import_package(user_dir)
-        if package_folder is None:
-            return
-        for configs in (package_folder / "configs", package_folder.parent / "configs"):
-            if (configs / "pretrain").is_dir():
-                search_path.append(provider=_PACKAGE, path=f"file://{configs}")
-                return
+        if _import_package(user_dir):
+            from fairseq_masking.files import configs_folder
+
+            search_path.append(provider=_PACKAGE, path=f"file://{configs_folder()}")
 
 
 def _is_fairseq_program() -> bool:
@@ -50,19 +47,19 @@ def _user_dir_on_the_command_line(arguments: list[str]) -> Path | None:
     return None
 
 
-def _import_package(user_dir: Path | None) -> Path | None:
-    """Imports the package, from the folder that the user names where he does; gives its folder."""
+def _import_package(user_dir: Path | None) -> bool:
+    """Imports the package, from the folder that the user names where he does; False where there is none."""
     if user_dir is not None and _PACKAGE not in sys.modules:
         sys.path.insert(0, str(user_dir.parent))
     try:
-        package = importlib.import_module(_PACKAGE)
+        importlib.import_module(_PACKAGE)
     except ModuleNotFoundError as error:
         if error.name == _PACKAGE:  # the plugin's folder is on the path, its package is not
-            return None
+            return False
         raise
     except ValueError as error:
         if type(error).__name__ != "UserError":
             raise
         print(f"{_PACKAGE}: error: {error}", file=sys.stderr)
         sys.exit(1)
-    return Path(package.__path__[0])
+    return True
