@@ -7,8 +7,6 @@ from typing import Any
 
 from commands import run_verb
 
-from fairseq_masking.cli import prepare_finetune
-
 _NOUNS = "river house winter stone light café engineer “token” summer tree".split()  # noqa: SIM905
 _GOOD, _BAD = ("good", "fine", "warm"), ("bad", "cold", "grim")
 
@@ -67,9 +65,9 @@ def write_squad(folder: Path, questions: int = 24, *, test: bool = False) -> Pat
 
 
 def prepare(task: str, source: Path, corpus: Path, out: Path, *options: str) -> Path:
-    """Run prepare_finetune in this process."""
-    places = ["--data", str(source), "--corpus", str(corpus), "--out", str(out)]
-    assert prepare_finetune.main(["--task", task, *places, *options]) == 0
+    """Run ``prepare task`` in this process."""
+    places = ("--data", source, "--corpus", corpus, "--out", out)
+    assert run_verb("prepare", "task", "--task", task, *places, *options) == 0
     return out
 
 

@@ -15,7 +15,7 @@ from fairseq_masking.masking import MaskingVocabulary
 from fairseq_masking.tokenizers import Tokenizer, load_tokenizer
 from fairseq_masking.tokenizers.symbols import FILLER_PREFIX, MASK_SYMBOL
 
-__all__ = ["dictionary_of", "load_dictionary", "masking_vocabulary"]
+__all__ = ["class_names", "dictionary_of", "load_dictionary", "masking_vocabulary"]
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +52,15 @@ def load_dictionary(path: str | Path, *, way_out: str = PREPARE_AGAIN) -> Dictio
         dictionary.add_symbol(MASK_SYMBOL)
         logger.info("%s has no %s: appended as symbol %d", path, MASK_SYMBOL, dictionary.index(MASK_SYMBOL))
     return dictionary
+
+
+def class_names(data: Path) -> tuple[str, ...]:
+    """Returns the classes of a labelled task's prepared data in the order of their numbers; () for none."""
+    path = data / "label" / "dict.txt"
+    if not path.exists():
+        return ()
+    lines = path.read_text(encoding="utf-8").split("\n")  # not splitlines: U+2028 may be in a name
+    return tuple(line.rpartition(" ")[0] for line in lines if line)
 
 
 def dictionary_of(tokenizer: Tokenizer, path: Path | None = None) -> Dictionary:

@@ -13,13 +13,13 @@ from sklearn.dummy import DummyClassifier
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression, Ridge
 
-from fairseq_masking.corpus.manifest import read_manifest
+from fairseq_masking.corpus.manifest import Manifest, read_manifest
 from fairseq_masking.corpus.reading import hash_file
 from fairseq_masking.errors import UserError
-from fairseq_masking.finetuning.metrics import classification_scores, regression_scores
+from fairseq_masking.finetuning.glue import SQUAD
+from fairseq_masking.finetuning.metrics import row_scores
 from fairseq_masking.finetuning.prepare import finetuning_settings
 from fairseq_masking.finetuning.rows import Row, read_task, subsample
-from fairseq_masking.finetuning.squad.prepare import SQUAD
 
 __all__ = ["BASELINES", "TFIDF", "baseline_scores"]
 
@@ -28,70 +28,59 @@ BASELINES = (MAJORITY, TFIDF)
 
 
 def baseline_scores(data: str | Path) -> dict[str, dict[str, dict[str, float]]]:
-    """Scores both baselines on the splits with labels of a prepared folder.
+    """Score both baselines on the splits with labels of a prepared folder.
 
     Scores (STS-B) get the mean of the training scores, and ridge regression. Of SQuAD there is the majority
     alone: no answer.
 
     Returns:
-        baseline -> split -> scores in percent, named as in evaluation/metrics.py.
+        baseline -> split -> scores in percent, named as in metrics.py.
 
     Raises:
         UserError: the folder was not made by ``prepare_finetuning``, or its files have changed since.
     """
-    settings = finetuning_settings(data)
-    if settings["task"] == SQUAD:
-        return {MAJORITY: _no_answer(Path(data))}
-    splits, labels = read_task(settings["task"], _files(Path(data)))
-    train = subsample(splits["train"].rows, settings["max_train_rows"], settings["seed"])
-    labelled = {
-        split: read.rows
-        for split, read in splits.items()
-        if split != "train" and all(row.label is not None for row in read.rows)
-    }
-    targets = _targets(train, labels)
-    predictions = {
-        MAJORITY: {split: _majority(targets, len(rows), labels) for split, rows in labelled.items()},
-        TFIDF: _tfidf(train, targets, labelled, is_regression=not labels),
-    }
-    return {
-        name: {
-            split: _scores(found[split], _targets(rows, labels), labels) for split, rows in labelled.items()
-        }
-        for name, found in predictions.items()
-    }
-
-
-def _files(data: Path) -> dict[str, Path]:
-    """Returns the task's own files, as the manifest names them."""
-    manifest = read_manifest(data)
+    settings, manifest = finetuning_settings(data), read_manifest(data)
     assert manifest is not None
-    files = {}
-    for split, (file,) in manifest.inputs.items():
-        files[split] = Path(file["name"])
-        if hash_file(files[split]) != file["sha256"]:
-            raise UserError(f"{files[split]} has changed since {data} was made from it; prepare that again")
-    return files
+    if settings["task"] == SQUAD:
+        counts = manifest.counts["valid"]
+        share = 100 * counts["without answer"] / counts["rows"]
+        return {MAJORITY: {"valid": {"exact": share, "f1": share}}}
+    splits, labels = read_task(settings["task"], _files(data, manifest))
+    train = subsample(splits.pop("train").rows, settings["max_train_rows"], settings["seed"])
+    found: dict[str, dict[str, dict[str, float]]] = {name: {} for name in BASELINES}
+    targets, model = _targets(train, labels), _Tfidf(train, _targets(train, labels), bool(labels))
+    major = np.bincount(targets).argmax() if labels else targets.mean()
+    for split, read in splits.items():
+        if any(row.label is None for row in read.rows):
+            continue
+        predictions = {MAJORITY: np.full(len(read.rows), major), TFIDF: model.predict(read.rows)}
+        for name, predicted in predictions.items():
+            actual = _targets(read.rows, labels)
+            found[name][split] = row_scores(predicted, actual, num_classes=len(labels) or 1)
+    return found
 
 
-def _targets(rows: list[Row], labels: tuple[str, ...]) -> npt.NDArray:
-    if not labels:
-        return np.array([float(str(row.label)) for row in rows])
-    return np.array([labels.index(str(row.label)) for row in rows])
+class _Tfidf:
+    """Ridge or logistic regression on words and pairs of neighbours, weighted by TF-IDF."""
 
+    def __init__(self, train: list[Row], targets: npt.NDArray, is_classification: bool) -> None:
+        self._words = _vocabulary([text for row in train for text in row.texts])
+        model = LogisticRegression(C=10.0, max_iter=1000) if is_classification else Ridge()
+        if len(np.unique(targets)) == 1:  # the others want two classes
+            model = DummyClassifier()
+        self._model = model.fit(self._features(train), targets)
 
-def _majority(targets: npt.NDArray, count: int, labels: tuple[str, ...]) -> npt.NDArray:
-    return np.full(count, np.bincount(targets).argmax() if labels else targets.mean())
+    def predict(self, rows: list[Row]) -> npt.NDArray:
+        return self._model.predict(self._features(rows))
 
-
-def _tfidf(
-    train: list[Row], targets: npt.NDArray, splits: dict[str, list[Row]], *, is_regression: bool
-) -> dict[str, npt.NDArray]:
-    words = _vocabulary([text for row in train for text in row.texts])
-    regression = Ridge() if is_regression else LogisticRegression(C=10.0, max_iter=1000)
-    model = DummyClassifier() if len(np.unique(targets)) == 1 else regression  # it wants two classes
-    model.fit(_features(words, train), targets)
-    return {split: model.predict(_features(words, rows)) for split, rows in splits.items()}
+    def _features(self, rows: list[Row]) -> csr_matrix:
+        """Words of the text; of two texts also what they share and what tells them apart."""
+        columns = zip(*(row.texts for row in rows), strict=True)
+        parts = [self._words.transform(column) for column in columns]
+        if len(parts) == 2:
+            first, second = parts
+            parts += [first.multiply(second), abs(first - second)]
+        return csr_matrix(hstack(parts))
 
 
 def _vocabulary(texts: list[str]) -> TfidfVectorizer:
@@ -103,24 +92,15 @@ def _vocabulary(texts: list[str]) -> TfidfVectorizer:
         return tfidf(token_pattern=r"\S+").fit(texts)
 
 
-def _features(words: TfidfVectorizer, rows: list[Row]) -> csr_matrix:
-    """Words of the text; of two texts also what they share and what tells them apart."""
-    parts = [words.transform(column) for column in zip(*(row.texts for row in rows), strict=True)]
-    if len(parts) == 2:
-        first, second = parts
-        parts += [first.multiply(second), abs(first - second)]
-    return csr_matrix(hstack(parts))
+def _targets(rows: list[Row], labels: tuple[str, ...]) -> npt.NDArray:
+    names = [str(row.label) for row in rows]
+    return np.array([labels.index(name) if labels else float(name) for name in names])
 
 
-def _scores(predictions: npt.NDArray, targets: npt.NDArray, labels: tuple[str, ...]) -> dict[str, float]:
-    if not labels:
-        return regression_scores(predictions, targets)
-    return classification_scores(predictions, targets, num_classes=len(labels))
-
-
-def _no_answer(data: Path) -> dict[str, dict[str, float]]:
-    manifest = read_manifest(data)
-    assert manifest is not None
-    counts = manifest.counts["valid"]
-    share = 100 * counts["without answer"] / counts["rows"]
-    return {"valid": {"exact": share, "f1": share}}
+def _files(data: str | Path, manifest: Manifest) -> dict[str, Path]:
+    """Return the task's own files, as the manifest names them."""
+    files = {split: Path(file["name"]) for split, (file,) in manifest.inputs.items()}
+    for split, path in files.items():
+        if hash_file(path) != manifest.inputs[split][0]["sha256"]:
+            raise UserError(f"{path} has changed since {data} was made from it; prepare that again")
+    return files

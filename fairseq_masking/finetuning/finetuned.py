@@ -1,8 +1,12 @@
-"""A fine-tuned checkpoint's predictions of a whole split, in the split's order.
+"""A fine-tuned checkpoint: its predictions of whole splits, their scores, and the files made from them.
 
-Shapes: N rows of the split, C classes (1 for scores).
+The files are as GLUE's leaderboard and SQuAD's evaluation script take them.
+
+Shapes: N rows of the split in the order of the task's own file, C classes (1 for scores).
 """
 
+import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,24 +17,35 @@ import torch
 from fairseq import utils
 
 from fairseq_masking.checkpoints.loading import read_checkpoint
+from fairseq_masking.corpus.dictionary import class_names
 from fairseq_masking.errors import UserError
+from fairseq_masking.finetuning.glue import GLUE_TASKS, SCORE_SCALE
+from fairseq_masking.finetuning.metrics import ScoredAnswer, answer_scores, row_scores, squad_scores
 from fairseq_masking.finetuning.prepare import finetuning_settings
-from fairseq_masking.finetuning.prepare_rows import class_names
 from fairseq_masking.finetuning.squad.answers import Candidates, likeliest_spans, merge, row_candidates
 
-__all__ = ["Finetuned", "RowPredictions"]
+__all__ = ["Finetuned", "RowPredictions", "predict", "scores_of"]
+
+Scores = dict[str, dict[str, float]]  # split -> name -> percent
 
 
 class RowPredictions(NamedTuple):
     """What a classifier says of a split.
 
     Attributes:
-        logits_NC: float64, in the order of the file's rows.
+        logits_NC: float64.
         targets_N: classes or scores; None where the split has no labels.
     """
 
     logits_NC: npt.NDArray[np.float64]
     targets_N: npt.NDArray[np.float64] | None
+
+    def scores(self) -> dict[str, float]:
+        """Return the scores, in percent, of a split with labels."""
+        assert self.targets_N is not None
+        num_classes = self.logits_NC.shape[1]
+        predictions_N = self.logits_NC[:, 0] if num_classes == 1 else self.logits_NC.argmax(1)
+        return row_scores(predictions_N, self.targets_N, num_classes=num_classes)
 
 
 class Finetuned:
@@ -71,11 +86,6 @@ class Finetuned:
         """Whether it answers questions."""
         return self.cfg.task._name == "squad"
 
-    @property
-    def is_regression(self) -> bool:
-        """Whether it predicts scores."""
-        return bool(self.cfg.criterion.get("regression_target", False))
-
     @torch.no_grad()
     def predict_rows(self, split: str, *, batch_size: int = 64) -> RowPredictions:
         """Return what the classifier says of every row of a split."""
@@ -107,6 +117,20 @@ class Finetuned:
             rows += row_candidates(spans, batch["references"])
         return merge(rows, search.n_best)
 
+    def splits(self) -> list[str]:
+        """Return the splits that are there, the validation set first, the training set left out.
+
+        Raises:
+            UserError: there is no validation set.
+        """
+        paths = self.data.glob("*.questions.idx") if self.is_squad else self.data.glob("input0/*.idx")
+        names = {path.name.partition(".")[0] for path in paths} - {"train"}
+        if "valid" not in names:
+            raise UserError(
+                f"{self.data} has no validation split; prepare it with fairseq-masking prepare task"
+            )
+        return sorted(names, key=lambda name: (name != "valid", name))
+
     def _batches(self, split: str, batch_size: int) -> Iterator[dict[str, Any]]:
         self.task.load_dataset(split, combine=False)
         dataset = self.task.dataset(split)
@@ -119,8 +143,98 @@ class Finetuned:
             yield utils.apply_to_sample(lambda tensor: tensor.to(device), batch)
 
 
+def predict(finetuned: Finetuned, output: Path, *, batch_size: int = 64) -> Scores:
+    """Write a fine-tuned checkpoint's predictions, and scores.json.
+
+    Rows: OUTPUT/CoLA.tsv and so on, for test splits without labels. SQuAD, development and test split:
+    OUTPUT/SPLIT/predictions.json (texts, "" for no answer, by the threshold that is best for the development
+    set's F1), null_odds.json and nbest_predictions.json.
+
+    Returns:
+        the scores of the splits with labels: what scores.json holds.
+
+    Raises:
+        UserError: the data were not made by ``prepare_finetuning``.
+    """
+    task = str(finetuning_settings(finetuned.data)["task"])
+    output.mkdir(parents=True, exist_ok=True)
+    scores: Scores = {}
+    for split in finetuned.splits():
+        if finetuned.is_squad:
+            candidates = finetuned.answer_questions(split, batch_size=batch_size)
+            if split == "valid":  # the threshold comes first
+                scores[split] = _squad_scores(finetuned, candidates)
+            _write_answers(output / split, finetuned, split, candidates, scores["valid"]["f1_threshold"])
+            continue
+        predictions = finetuned.predict_rows(split, batch_size=batch_size)
+        if predictions.targets_N is not None:
+            scores[split] = predictions.scores()
+        else:
+            names = GLUE_TASKS[task].submissions if task in GLUE_TASKS else {split: f"{split}.tsv"}
+            _write_submission(output / names.get(split, f"{task}.tsv"), finetuned, split, predictions)
+    _write_json(output / "scores.json", scores)
+    return scores
+
+
+def scores_of(finetuned: Finetuned, *, batch_size: int = 64) -> Scores:
+    """Return the scores of the splits with labels; writes nothing."""
+    if finetuned.is_squad:
+        return {"valid": _squad_scores(finetuned, finetuned.answer_questions("valid", batch_size=batch_size))}
+    return {
+        split: finetuned.predict_rows(split, batch_size=batch_size).scores()
+        for split in finetuned.splits()
+        if any((finetuned.data / "label").glob(f"{split}.*"))
+    }
+
+
+def _write_submission(path: Path, finetuned: Finetuned, split: str, predictions: RowPredictions) -> None:
+    ids = (finetuned.data / "ids" / f"{split}.txt").read_text(encoding="utf-8").split("\n")[:-1]
+    if finetuned.cfg.criterion.get("regression_target", False):
+        values = np.clip(predictions.logits_NC[:, 0] * SCORE_SCALE, 0, SCORE_SCALE)
+        names = [f"{value:.3f}" for value in values]
+    else:
+        dictionary = finetuned.task.label_dictionary
+        names = [dictionary[dictionary.nspecial + index] for index in predictions.logits_NC.argmax(1)]
+    lines = [f"{row}\t{name}\n" for row, name in zip(ids, names, strict=True)]
+    path.write_text("index\tprediction\n" + "".join(lines), encoding="utf-8")
+
+
+def _write_answers(
+    folder: Path, finetuned: Finetuned, split: str, candidates: list[Candidates], threshold: float
+) -> None:
+    _, questions = finetuned.task.dataset(split).examples.read_texts()
+    found = {str(questions[each.question]["id"]): each for each in candidates}
+    chosen = {name: each.best[0] if _margin(each) <= threshold else "" for name, each in found.items()}
+    nbest = {
+        name: [{"text": text, "score": value} for text, value in [*each.answers, ("", each.null)]]
+        for name, each in found.items()
+    }
+    folder.mkdir(exist_ok=True)
+    _write_json(folder / "predictions.json", chosen)
+    _write_json(folder / "null_odds.json", {name: _margin(each) for name, each in found.items()})
+    _write_json(folder / "nbest_predictions.json", nbest)
+
+
+def _squad_scores(finetuned: Finetuned, candidates: list[Candidates]) -> dict[str, float]:
+    _, questions = finetuned.task.dataset("valid").examples.read_texts()
+    scored = []
+    for found in candidates:
+        text, answers = found.best[0], questions[found.question]["answers"]
+        scores = answer_scores(answers, text)
+        scored.append(ScoredAnswer(*scores, _margin(found), bool(answers), bool(text)))
+    return squad_scores(scored)
+
+
+def _margin(found: Candidates) -> float:
+    return min(found.null - found.best[1], sys.float_info.max)  # JSON has no infinity
+
+
+def _write_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
 def _check_classes(cfg: Any, data: Path) -> None:
-    """Compares names with the classes it was trained on; their number where those data are gone."""
+    """Compare names with the classes it was trained on; their number where those data are gone."""
     finetuning_settings(data)
     has_none = cfg.task._name == "squad" or cfg.criterion.get("regression_target", False)
     count = 0 if has_none else cfg.task.num_classes

@@ -1,21 +1,36 @@
 """From a labelled task's own files to the data folder that fine-tuning takes.
 
-It is made with the normalisation, the tokeniser and the dictionary of a prepared corpus, so that a
-checkpoint trained on that corpus can read it. finetuning_rows.py and finetuning_squad.py say how the data
-lie; beside them
+It is made with the normalisation, the tokeniser and the dictionary of a prepared corpus, so that a checkpoint
+trained on that corpus can read it. All but SQuAD's (squad/prepare.py) is laid out for fairseq's task
+``sentence_prediction``:
 
-    manifest.json           settings["finetuning"] says what was asked for, counts what was found
-    dict.txt, tokenizer/    the corpus's
-    skipped.log             a line for each row that was not used
+    input0/SPLIT.bin, .idx, dict.txt    the first text, </s> at its end
+    input1/...                          the second one where there are two
+    label/SPLIT.bin, .idx, dict.txt     the class; dict.txt lists the names in the order of their numbers
+    label/SPLIT.label                   or the score as text, of 0 to 1
+    ids/SPLIT.txt                       of a test set without labels: what a submission calls each row
+    manifest.json                       settings["finetuning"] says what was asked for, counts what was found
+    dict.txt, tokenizer/                the corpus's
+    skipped.log                         a line for each row that was not used
+
+fairseq puts two texts together with ``--init-token 0 --separator-token 2``: <s> a </s></s> b </s>. They are
+cut so that this fits ``max_length``, the longer one of two first.
 """
 
 import dataclasses
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from fairseq_masking.corpus.encoding import TextEncoder
+from fairseq.data import Dictionary
+
+from fairseq_masking.corpus.encoding import ArrayWriter, TextEncoder
 from fairseq_masking.corpus.manifest import (
+    DICTIONARY_FILE,
     Manifest,
     check_same,
     describe_inputs,
@@ -23,16 +38,17 @@ from fairseq_masking.corpus.manifest import (
     read_manifest,
     tokenizer_settings,
 )
+from fairseq_masking.corpus.workers import map_in_batches
 from fairseq_masking.corpus.workspace import Reporter, check_output, workspace
 from fairseq_masking.errors import UserError
-from fairseq_masking.finetuning.prepare_rows import write_rows
-from fairseq_masking.finetuning.rows import files_of_task
-from fairseq_masking.finetuning.squad.prepare import SQUAD, files_of_squad, write_squad
+from fairseq_masking.finetuning.glue import SCORE_SCALE, SQUAD
+from fairseq_masking.finetuning.rows import FaultLog, Row, files_of_task, read_task, subsample
+from fairseq_masking.finetuning.squad.prepare import write_squad
 
-__all__ = ["FinetunePreparation", "finetuning_settings", "prepare_finetuning"]
+__all__ = ["FinetunePreparation", "finetuning_settings", "prepare_finetuning", "truncated_lengths"]
 
 _KEY = "finetuning"
-_SKIPPED_LOG = "skipped.log"
+_BATCH_ROWS = 256
 
 
 @dataclass(frozen=True)
@@ -40,7 +56,7 @@ class FinetunePreparation:
     """What to prepare.
 
     Attributes:
-        task: a name of ``glue.GLUE_TASKS``, "jsonl" or "squad".
+        task: a name of ``glue.TASKS``.
         source: folder of the task's own files.
         corpus: prepared corpus that the checkpoint was trained on.
         output: folder to make.
@@ -60,14 +76,14 @@ class FinetunePreparation:
 
 
 def finetuning_settings(data: str | Path) -> dict[str, Any]:
-    """Returns what a folder was prepared for: ``task``, ``max_train_rows``, ``seed``, ...
+    """Return what a folder was prepared for: ``task``, ``max_train_rows``, ``seed``, ...
 
     Raises:
         UserError: it was not made by ``prepare_finetuning``.
     """
     manifest = read_manifest(data)
     if manifest is None or _KEY not in manifest.settings:
-        raise UserError(f"{data} holds no data to fine-tune on; make it with scripts/prepare_finetune.sh")
+        raise UserError(f"{data} holds no data to fine-tune on; make it with fairseq-masking prepare task")
     return manifest.settings[_KEY]
 
 
@@ -78,7 +94,7 @@ def prepare_finetuning(
     force: bool = False,
     reporter: Reporter | None = None,
 ) -> tuple[Manifest, bool]:
-    """Makes the data folder, unless the same one is there.
+    """Make the data folder, unless the same one is there.
 
     Args:
         preparation: what to prepare.
@@ -98,9 +114,15 @@ def prepare_finetuning(
     present = read_manifest(output)
     if present is not None:
         finetuning_settings(output)  # never in the place of a corpus
-    files = files_of_squad(preparation.source) if task == SQUAD else files_of_task(task, preparation.source)
+    files = files_of_task(task, preparation.source)
     encoder = TextEncoder.of_corpus(preparation.corpus)
-    settings = _settings(preparation, encoder)
+    of_rows = () if task == SQUAD else ("max_length", "max_train_rows", "seed")
+    settings = {
+        _KEY: {name: getattr(preparation, name) for name in ("task", *of_rows)},
+        "text": dataclasses.asdict(encoder.normalizer),
+        "tokenizer": tokenizer_settings(encoder.tokenizer),
+        "dictionary": len(encoder.dictionary),
+    }
     inputs = {split: describe_inputs([path], reporter) for split, path in files.items()}
     if present is not None and not force:
         check_same(present, settings, inputs, output)
@@ -108,41 +130,106 @@ def prepare_finetuning(
     with workspace(output) as folder:
         reporter.say(f"encoding {task} from {preparation.source}")
         if task == SQUAD:
-            counts, log = write_squad(files, folder, encoder, workers=workers)
+            written = write_squad(files, folder, encoder, workers=workers)
         else:
-            counts, log = write_rows(
-                task,
-                files,
-                folder,
-                encoder,
-                max_length=preparation.max_length,
-                max_train_rows=preparation.max_train_rows,
-                seed=preparation.seed,
-                workers=workers,
-            )
-        (folder / _SKIPPED_LOG).write_text("".join(f"{line}\n" for line in log), encoding="utf-8")
-        manifest = _record(folder, encoder, settings, inputs, counts)
+            written = _write_rows(preparation, files, folder, encoder, workers)
+        counts, log = {}, []
+        for split, found, faults in written:
+            counts[split] = {**found, **faults.counts()}
+            log += [f"{line}\n" for line in faults.lines]
+        (folder / "skipped.log").write_text("".join(log), encoding="utf-8")
+        manifest = finish_folder(
+            folder, encoder.tokenizer, encoder.dictionary, settings=settings, inputs=inputs, counts=counts
+        )
     return manifest, True
 
 
-def _settings(preparation: FinetunePreparation, encoder: TextEncoder) -> dict[str, Any]:
-    """Everything beside the inputs that decides the result."""
-    of_rows = () if preparation.task == SQUAD else ("max_length", "max_train_rows", "seed")
-    return {
-        _KEY: {name: getattr(preparation, name) for name in ("task", *of_rows)},
-        "text": dataclasses.asdict(encoder.normalizer),
-        "tokenizer": tokenizer_settings(encoder.tokenizer),
-        "dictionary": len(encoder.dictionary),
-    }
+def truncated_lengths(lengths: tuple[int, ...], max_length: int) -> tuple[int, ...]:
+    """Return how many tokens of each text to keep, so that all fit with their special tokens.
+
+    The longest is cut until it is no longer than the next one, and so on.
+    """
+    room = max_length - 2 * len(lengths)  # <s> a </s>, or <s> a </s></s> b </s>
+    if sum(lengths) <= room:
+        return lengths
+    if len(lengths) == 1:
+        return (room,)
+    first, second = lengths
+    half = room // 2
+    if second <= half:
+        return room - second, second
+    if first <= room - half:
+        return first, room - first
+    return room - half, half
 
 
-def _record(
+def _write_rows(
+    preparation: FinetunePreparation,
+    files: dict[str, Path],
     folder: Path,
     encoder: TextEncoder,
-    settings: dict[str, Any],
-    inputs: dict[str, list[dict[str, Any]]],
-    counts: dict[str, dict[str, int]],
-) -> Manifest:
-    return finish_folder(
-        folder, encoder.tokenizer, encoder.dictionary, settings=settings, inputs=inputs, counts=counts
-    )
+    workers: int,
+) -> Iterator[tuple[str, dict[str, int], FaultLog]]:
+    """Write all splits; yield the name, the counts and the faults of each."""
+    splits, labels = read_task(preparation.task, files)
+    train = splits["train"]
+    met = Counter(row.label for row in train.rows)  # in all of them
+    train.rows = subsample(train.rows, preparation.max_train_rows, preparation.seed)
+    for split, read in splits.items():
+        encode = partial(_encode, encoder, preparation.max_length)
+        encoded = map_in_batches(encode, read.rows, size=_BATCH_ROWS, workers=workers)
+        counts = _write_texts(encoded, len(read.rows[0].texts), folder, split, encoder.dictionary)
+        _write_labels(read.rows, labels, folder, split, encoder.dictionary.eos())
+        yield split, counts, read.faults
+    for place in sorted(folder.glob("input?")):
+        encoder.dictionary.save(str(place / DICTIONARY_FILE))
+    if labels:
+        classes = Dictionary()
+        for label in labels:
+            classes.add_symbol(label, n=met[label])
+        classes.save(str(folder / "label" / DICTIONARY_FILE))
+
+
+def _encode(encoder: TextEncoder, max_length: int, row: Row) -> tuple[list[list[int]], bool]:
+    """Return the ids of each text, and whether any were cut off."""
+    ids = [encoder(text) for text in row.texts]
+    lengths = tuple(map(len, ids))
+    kept = truncated_lengths(lengths, max_length)
+    return [part[:length] for part, length in zip(ids, kept, strict=True)], kept != lengths
+
+
+def _write_texts(
+    encoded: Iterable[tuple[list[list[int]], bool]],
+    num_texts: int,
+    folder: Path,
+    split: str,
+    dictionary: Dictionary,
+) -> dict[str, int]:
+    counts = dict.fromkeys(("rows", "tokens", "unknown", "truncated"), 0)
+    with ExitStack() as stack:
+        writers = [
+            stack.enter_context(ArrayWriter(folder / f"input{number}" / split)) for number in range(num_texts)
+        ]
+        for ids, truncated in encoded:
+            for writer, part in zip(writers, ids, strict=True):
+                writer.add([*part, dictionary.eos()])
+                counts["tokens"] += len(part) + 1
+                counts["unknown"] += part.count(dictionary.unk())
+            counts["rows"] += 1
+            counts["truncated"] += truncated
+    return counts
+
+
+def _write_labels(rows: list[Row], labels: tuple[str, ...], folder: Path, split: str, eos: int) -> None:
+    """Classes, or scores where there are no ``labels``; of rows without any their names in a submission."""
+    given = all(row.label is not None for row in rows)
+    if given and labels:
+        first = Dictionary().nspecial
+        with ArrayWriter(folder / "label" / split) as writer:
+            for row in rows:
+                writer.add([first + labels.index(str(row.label)), eos])
+        return
+    path = folder / "label" / f"{split}.label" if given else folder / "ids" / f"{split}.txt"
+    path.parent.mkdir(exist_ok=True)
+    lines = [repr(float(str(row.label)) / SCORE_SCALE) if given else row.id for row in rows]
+    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")

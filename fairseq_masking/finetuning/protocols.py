@@ -11,16 +11,17 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from fairseq_masking.finetuning.rows import JSONL
-from fairseq_masking.finetuning.squad.prepare import SQUAD
+from fairseq_masking.finetuning.glue import JSONL, SQUAD
 
 __all__ = ["PROTOCOLS", "Protocol", "best_of_all_seeds", "best_of_each_seed"]
 
 _SMALL = ("CoLA", "SST-2", "MRPC", "STS-B", "RTE")
 _LARGE = ("QQP", "MNLI", "QNLI")
+_NINE = (*_SMALL, *_LARGE, "MNLI")
 # What GLUE's leaderboard averages; two metrics of a task count by their mean.
 _GLUE_METRICS = {"CoLA": "mcc", "MRPC": "acc_and_f1", "QQP": "acc_and_f1", "STS-B": "pearson_and_spearman"}
 _OTHER_METRICS = {SQUAD: "f1", JSONL: "macro_f1"}
+_SQUAD = {SQUAD: "amos_squad"}  # no other paper fine-tunes on it
 
 Summary = Callable[[npt.ArrayLike], np.floating]
 
@@ -47,8 +48,8 @@ class Protocol:
         choose: scores ``[C, S]`` on the validation set and ``summary`` -> the configuration of each seed.
         summary: what is reported of the chosen runs: their mean or median.
         recipes: task -> another recipe.
-        metrics: task -> what is scored, chosen and reported, in evaluation/metrics.py's names; accuracy where
-            none is named. MNLI is the mean of matched and mismatched.
+        metrics: task -> what is scored, chosen and reported, in metrics.py's names; accuracy where none is
+            named. MNLI is the mean of matched and mismatched.
         average: tasks of the GLUE average. MNLI stands there twice where matched and mismatched count apart.
         starts_from: task -> the task whose best model it starts from.
     """
@@ -57,54 +58,40 @@ class Protocol:
     num_seeds: int
     choose: Callable[[npt.ArrayLike, Summary], npt.NDArray[np.int64]]
     summary: Summary
-    recipes: Mapping[str, str] = field(default_factory=dict)
+    recipes: Mapping[str, str] = field(default_factory=lambda: _SQUAD)
     metrics: Mapping[str, str] = field(default_factory=lambda: _GLUE_METRICS)
     average: tuple[str, ...] = (*_SMALL, *_LARGE)
     starts_from: Mapping[str, str] = field(default_factory=dict)
 
     def recipe_of(self, task: str) -> str:
-        """Returns the recipe of a task."""
+        """Return the recipe of a task."""
         return self.recipes.get(task, self.recipe)
 
     def metric_of(self, task: str) -> str:
-        """Returns the metric of a task."""
+        """Return the metric of a task."""
         return {**_OTHER_METRICS, **self.metrics}.get(task, "accuracy")
 
 
-_NINE = (*_SMALL, *_LARGE, "MNLI")
-_SQUAD = {SQUAD: "amos_squad"}  # no other paper fine-tunes on it
-
 PROTOCOLS: dict[str, Protocol] = {
     # Section 4.1.2: ten runs of each configuration; the best mean.
-    "map_net": Protocol("map_net", 10, best_of_all_seeds, np.mean, _SQUAD, average=_NINE),
+    "map_net": Protocol("map_net", 10, best_of_all_seeds, np.mean, average=_NINE),
     # The paper names none: RoBERTa's, and Gururangan et al.'s for the domains. Where its Table 4 lists two
     # metrics, Table 2 has the first: MRPC's 87.01 and 87.99 are 355 and 359 of 408 pairs, an accuracy.
     "fully_explored": Protocol(
-        "fully_explored",
-        5,
-        best_of_all_seeds,
-        np.median,
-        {**_SQUAD, JSONL: "fully_explored_domain"},
+        "fully_explored", 5, best_of_all_seeds, np.median,
+        recipes={**_SQUAD, JSONL: "fully_explored_domain"},
         metrics={"CoLA": "mcc", "STS-B": "pearson"},
         average=_NINE,
     ),
     # Appendix B: the best of each seed; the median of five.
     "three_ml": Protocol(
-        "three_ml",
-        5,
-        best_of_each_seed,
-        np.median,
-        {**_SQUAD, **dict.fromkeys(_LARGE, "three_ml_large_tasks")},
+        "three_ml", 5, best_of_each_seed, np.median,
+        recipes={**_SQUAD, **dict.fromkeys(_LARGE, "three_ml_large_tasks")},
         starts_from=dict.fromkeys(("RTE", "STS-B", "MRPC"), "MNLI"),
     ),
     # Appendix B: the median of five; Table 1: the metrics.
     "amos": Protocol(
-        "amos",
-        5,
-        best_of_all_seeds,
-        np.median,
-        _SQUAD,
-        metrics={"CoLA": "mcc", "STS-B": "spearman"},
+        "amos", 5, best_of_all_seeds, np.median, metrics={"CoLA": "mcc", "STS-B": "spearman"}
     ),
-    "tiny": Protocol("tiny", 3, best_of_all_seeds, np.mean, {SQUAD: "tiny_squad"}),
-}
+    "tiny": Protocol("tiny", 3, best_of_all_seeds, np.mean, recipes={SQUAD: "tiny_squad"}),
+}  # fmt: skip

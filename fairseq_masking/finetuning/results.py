@@ -15,18 +15,8 @@ from fairseq_masking.figures.tables import format_table
 from fairseq_masking.finetuning.baselines import BASELINES, TFIDF
 from fairseq_masking.finetuning.protocols import Protocol
 from fairseq_masking.finetuning.runs import Run
-from fairseq_masking.finetuning.tasks import FinetuningTask
 
-__all__ = [
-    "Baselines",
-    "Result",
-    "average",
-    "gains_table",
-    "plot_over_updates",
-    "result_of",
-    "score_of",
-    "scores_table",
-]
+__all__ = ["Baselines", "Result", "average", "gains_table", "plot_over_updates", "result_of", "scores_table"]
 
 _TEST = " test"
 
@@ -55,33 +45,39 @@ class Result:
     score: float
 
     @property
+    def start(self) -> str:
+        """What the line of its start is called."""
+        return f"{self.name}, {self.updates:,} updates" if self.updates else self.name
+
+    @property
     def spread(self) -> float:
         """Standard deviation over the seeds; nan of a single one."""
         return float(np.std(self.values, ddof=1)) if len(self.values) > 1 else math.nan
 
-
-def score_of(scores: Mapping[str, Mapping[str, float]], task: FinetuningTask, metric: str) -> float:
-    """Return a run's score: the mean over the validation sets."""
-    return float(np.mean([scores[split][metric] for split in task.splits]))
+    @property
+    def cell(self) -> str:
+        """What stands in the table."""
+        return _with_error(f"{self.score:.2f}", self.spread)
 
 
 def result_of(runs: Sequence[Run], protocol: Protocol) -> list[Result]:
     """Return what all runs of one start and task come to: in validation, and on a labelled test set.
 
-    The configuration is chosen on the validation set.
+    The configuration is chosen on the validation set. A run's score is the mean over the validation sets.
     """
-    first, found = runs[0], {(run.configuration_name, run.seed): run.scores() for run in runs}
+    first, found = runs[0], {(run.configuration_name, run.seed): run.scores() or {} for run in runs}
     configurations = list(dict.fromkeys(name for name, _ in found))
     seeds = sorted({seed for _, seed in found})
-    scores_CS = [
-        [score_of(found[name, seed] or {}, first.task, first.metric) for seed in seeds]
-        for name in configurations
-    ]
+
+    def score(name: str, seed: int, splits: Sequence[str] = first.task.splits) -> float:
+        return float(np.mean([found[name, seed][split][first.metric] for split in splits]))
+
+    scores_CS = [[score(name, seed) for seed in seeds] for name in configurations]
     chosen = [configurations[index] for index in protocol.choose(scores_CS, protocol.summary)]
-    kept = [found[name, seed] or {} for name, seed in zip(chosen, seeds, strict=True)]
-    columns = {first.task.name: [score_of(scores, first.task, first.metric) for scores in kept]}
-    if all("test" in scores for scores in kept):
-        columns[f"{first.task.name}{_TEST}"] = [scores["test"][first.metric] for scores in kept]
+    kept = list(zip(chosen, seeds, strict=True))
+    columns = {first.task.name: [score(*run) for run in kept]}
+    if all("test" in found[run] for run in kept):
+        columns[f"{first.task.name}{_TEST}"] = [score(*run, ["test"]) for run in kept]
     return [
         Result(
             first.start.name,
@@ -111,11 +107,12 @@ def scores_table(results: Sequence[Result], baselines: Baselines, protocol: Prot
     """
     columns = {result.task: result.metric for result in results}
     lines = [_baseline_line(name, columns, baselines) for name in BASELINES]
-    for start in dict.fromkeys((result.name, result.updates) for result in results):
-        own = {result.task: result for result in results if (result.name, result.updates) == start}
-        cells = [_cell(own[task]) if task in own else "" for task in columns]
+    for start, own in _by_start(results).items():
+        cells = [
+            _with_error(f"{own[task].score:.2f}", own[task].spread) if task in own else "" for task in columns
+        ]
         mean = average({task: result.score for task, result in own.items()}, protocol)
-        lines.append([_label(*start), *cells, "" if mean is None else f"{mean:.2f}"])
+        lines.append([start, *cells, "" if mean is None else f"{mean:.2f}"])
     header = ["", *(f"{task} ({metric})" for task, metric in columns.items()), "GLUE average"]
     if all(not line[-1] for line in lines):
         header, lines = header[:-1], [line[:-1] for line in lines]
@@ -125,16 +122,9 @@ def scores_table(results: Sequence[Result], baselines: Baselines, protocol: Prot
 def gains_table(results: Sequence[Result]) -> str:
     """Return the differences of mean scores to the first start, with their standard errors over seeds."""
     columns = list(dict.fromkeys(result.task for result in results))
-    starts = list(dict.fromkeys((result.name, result.updates) for result in results))
-    found = {(result.name, result.updates, result.task): result for result in results}
-    lines = [
-        [
-            _label(*start),
-            *(_gain(found.get((*start, task)), found.get((*starts[0], task))) for task in columns),
-        ]
-        for start in starts[1:]
-    ]
-    return format_table([f"mean gain over {_label(*starts[0])}", *columns], lines) if lines else ""
+    (name, first), *others = _by_start(results).items()
+    lines = [[start, *(_gain(own.get(task), first.get(task)) for task in columns)] for start, own in others]
+    return format_table([f"mean gain over {name}", *columns], lines) if lines else ""
 
 
 def plot_over_updates(results: Sequence[Result], path: Path) -> bool:
@@ -142,40 +132,32 @@ def plot_over_updates(results: Sequence[Result], path: Path) -> bool:
 
     Source: 2008.05333, Figure 3; 2010.06040, Figure 4.
     """
-    tasks = list(dict.fromkeys(result.task for result in results))
-    names = list(dict.fromkeys(result.name for result in results))
-    lines = {
-        (task, name): sorted(
-            (result for result in results if (result.task, result.name) == (task, name)),
-            key=lambda result: result.updates,
-        )
-        for task in tasks
-        for name in names
-    }
-    if all(len(line) < 2 for line in lines.values()):
+    lines: dict[str, dict[str, list[Result]]] = {}
+    for result in results:
+        lines.setdefault(result.task, {}).setdefault(result.name, []).append(result)
+    if all(len(line) < 2 for by_name in lines.values() for line in by_name.values()):
         return False
-    figure, (axes,) = new_figure(1, len(tasks), (4.5 * len(tasks), 3.6))
-    for task, axis in zip(tasks, axes, strict=True):
-        for name in names:
-            line = lines[task, name]
+    figure, (axes,) = new_figure(1, len(lines), (4.5 * len(lines), 3.6))
+    for (task, by_name), axis in zip(lines.items(), axes, strict=True):
+        for name, line in by_name.items():
             if len(line) == 1:  # from random weights: no place on the axis of updates
                 axis.axhline(line[0].score, linestyle="--", color="0.5", label=name)
-            elif line:
-                spreads = [0.0 if math.isnan(result.spread) else result.spread for result in line]
-                axis.errorbar(
-                    [result.updates for result in line],
-                    [result.score for result in line],
-                    spreads,
-                    marker="o",
-                    capsize=3,
-                    label=name,
-                )
-        metric = next(result.metric for result in results if result.task == task)
-        axis.set(xlabel="updates of pre-training", ylabel=f"{task}, {metric}")
+                continue
+            points = sorted((each.updates, each.score, np.nan_to_num(each.spread)) for each in line)
+            axis.errorbar(*zip(*points, strict=True), marker="o", capsize=3, label=name)
+        axis.set(xlabel="updates of pre-training", ylabel=f"{task}, {line[0].metric}")
         axis.grid(alpha=0.3)
         axis.legend(fontsize=8)
     save_figure(figure, path)
     return True
+
+
+def _by_start(results: Sequence[Result]) -> dict[str, dict[str, Result]]:
+    """Name of a start -> task -> its result."""
+    found: dict[str, dict[str, Result]] = {}
+    for result in results:
+        found.setdefault(result.start, {})[result.task] = result
+    return found
 
 
 def _baseline_line(name: str, columns: Mapping[str, str], baselines: Baselines) -> list[str]:
@@ -183,26 +165,17 @@ def _baseline_line(name: str, columns: Mapping[str, str], baselines: Baselines) 
     for column, metric in columns.items():
         splits = baselines.get(column.removesuffix(_TEST), {}).get(name, {})
         wanted = ("test",) if column.endswith(_TEST) else ("valid", "valid1")
-        kept = [splits[split] for split in wanted if split in splits]
-        cells.append(f"{np.mean([scores[metric] for scores in kept]):.2f}" if kept else "")
+        kept = [splits[split][metric] for split in wanted if split in splits]
+        cells.append(f"{np.mean(kept):.2f}" if kept else "")
     return [{TFIDF: "TF-IDF, logistic regression"}.get(name, name), *cells, ""]
-
-
-def _label(name: str, updates: int) -> str:
-    return f"{name}, {updates:,} updates" if updates else name
-
-
-def _cell(result: Result) -> str:
-    if math.isnan(result.spread):
-        return f"{result.score:.2f}"
-    return f"{result.score:.2f} ± {result.spread:.2f}"
 
 
 def _gain(result: Result | None, other: Result | None) -> str:
     if result is None or other is None:
         return ""
-    gain = f"{np.mean(result.values) - np.mean(other.values):+.2f}"
-    if math.isnan(result.spread) or math.isnan(other.spread):
-        return gain
     error = math.sqrt(sum(part.spread**2 / len(part.values) for part in (result, other)))
-    return f"{gain} ± {error:.2f}"
+    return _with_error(f"{np.mean(result.values) - np.mean(other.values):+.2f}", error)
+
+
+def _with_error(value: str, error: float) -> str:
+    return value if math.isnan(error) else f"{value} ± {error:.2f}"

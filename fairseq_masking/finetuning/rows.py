@@ -5,6 +5,7 @@ GLUE's TSVs know no quoting: a quotation mark is text. A row ends at "\n" or "\r
 
 import json
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,14 +16,17 @@ from fairseq.data import Dictionary
 
 from fairseq_masking.corpus.reading import hash_file
 from fairseq_masking.errors import UserError
-from fairseq_masking.finetuning.faults import FaultLog, FaultyRow
-from fairseq_masking.finetuning.glue import GLUE_TASKS, SCORE_SCALE, GlueTask
+from fairseq_masking.finetuning.glue import GLUE_TASKS, JSONL, SCORE_SCALE, SQUAD, TASKS, GlueTask
 
-__all__ = ["JSONL", "Row", "Rows", "files_of_task", "read_task", "subsample"]
+__all__ = ["FaultLog", "FaultyRow", "Row", "Rows", "files_of_task", "read_task", "subsample"]
 
-JSONL = "jsonl"
-_JSONL_FILES = {"train": ("train.jsonl",), "valid": ("dev.jsonl", "valid.jsonl"), "test": ("test.jsonl",)}
+_FILES = {  # the first pattern that a file of the folder has
+    JSONL: {"train": ("train.jsonl",), "valid": ("dev.jsonl", "valid.jsonl"), "test": ("test.jsonl",)},
+    SQUAD: {"train": ("train*.json",), "valid": ("dev*.json",), "test": ("test*.json",)},
+    **{task.name: {split: (file,) for split, file in task.files.items()} for task in GLUE_TASKS.values()},
+}
 _BOM = b"\xef\xbb\xbf"
+_SHOWN = 80
 
 
 class Row(NamedTuple):
@@ -39,6 +43,45 @@ class Row(NamedTuple):
     id: str
 
 
+class FaultyRow(Exception):
+    """Why a row cannot be used, in a few words."""
+
+
+@dataclass
+class FaultLog:
+    """What was wrong with the rows of a file.
+
+    Attributes:
+        path: of the file.
+        kinds: what was wrong -> with how many rows.
+        lines: one for each of those rows.
+    """
+
+    path: Path
+    kinds: Counter[str] = field(default_factory=Counter)
+    lines: list[str] = field(default_factory=list)
+
+    def add(self, place: str | int, fault: FaultyRow, content: str) -> None:
+        """Count a row at ``place`` of the file; the beginning of its content is shown."""
+        self.kinds[str(fault)] += 1
+        self.lines.append(f"{self.path.name}:{place}: {fault}: {content[:_SHOWN]!r}")
+
+    def check_left(self, left: object, what: str) -> None:
+        """Make sure that some rows, each a ``what``, can be used.
+
+        Raises:
+            UserError: there are none.
+        """
+        if not left:
+            faults = ", ".join(f"{count} {kind}" for kind, count in self.kinds.most_common())
+            raise UserError(f"{self.path} has no {what} that can be used ({faults or 'it is empty'})")
+
+    def counts(self) -> dict[str, int]:
+        """Return the numbers for a manifest."""
+        kinds = {f"faulty: {kind}": count for kind, count in self.kinds.most_common()}
+        return {"faulty": self.kinds.total(), **kinds}
+
+
 @dataclass
 class Rows:
     """A split: the rows that can be used, in the file's order, and what was wrong with the others."""
@@ -48,28 +91,30 @@ class Rows:
 
 
 def files_of_task(task: str, folder: Path) -> dict[str, Path]:
-    """Returns split -> file; only test files may be missing.
+    """Return split -> file; only test files may be missing.
 
     Raises:
-        UserError: the task is unknown, or a file of it is not there.
+        UserError: the task is unknown, a file of it is not there, or there are several.
     """
-    if task != JSONL and task not in GLUE_TASKS:
-        raise UserError(f"task {task!r} is none of {', '.join(GLUE_TASKS)}, {JSONL}")
+    if task not in _FILES:
+        raise UserError(f"task {task!r} is none of {', '.join(TASKS)}")
     if not folder.is_dir():
         raise UserError(f"no such folder: {folder}; give the one that holds {task}'s files")
-    names = _JSONL_FILES if task == JSONL else {s: (n,) for s, n in GLUE_TASKS[task].files.items()}
     files = {}
-    for split, candidates in names.items():
-        found = next((folder / name for name in candidates if (folder / name).exists()), None)
-        if found is not None:
-            files[split] = found
+    for split, patterns in _FILES[task].items():
+        found = next((paths for name in patterns if (paths := sorted(folder.glob(name)))), [])
+        if len(found) > 1:
+            names = ", ".join(path.name for path in found)
+            raise UserError(f"{folder / patterns[0]}: {names}; give a folder with one such file")
+        if found:
+            files[split] = found[0]
         elif not split.startswith("test"):
-            raise UserError(f"{folder / candidates[0]} does not exist; give the folder of {task}'s files")
+            raise UserError(f"{folder / patterns[0]} does not exist; give the folder of {task}'s files")
     return files
 
 
 def read_task(task: str, files: dict[str, Path]) -> tuple[dict[str, Rows], tuple[str, ...]]:
-    """Reads all splits of a task.
+    """Read all splits of a task.
 
     Args:
         files: split -> file, the training split first.
@@ -88,15 +133,13 @@ def read_task(task: str, files: dict[str, Path]) -> tuple[dict[str, Rows], tuple
         rows.faults.check_left(rows.rows, "row")
         if task == JSONL and split == "train":
             labels = tuple(sorted({str(row.label) for row in rows.rows}))
-            if len(labels) < 2:
-                raise UserError(f"{path} has the one label {labels[0]!r}; give data with two or more")
             _check_names(path, labels)
         splits[split] = rows
     return splits, labels
 
 
 def subsample(rows: list[Row], count: int | None, seed: int) -> list[Row]:
-    """Returns ``count`` of the rows in their order, drawn by ``seed``; all where there are no more."""
+    """Return ``count`` of the rows in their order, drawn by ``seed``; all where there are no more."""
     if count is None or count >= len(rows):
         return rows
     kept = np.sort(np.random.default_rng(seed).choice(len(rows), count, replace=False))
@@ -113,7 +156,6 @@ def _read_tsv(path: Path, split: str, task: GlueTask) -> Rows:
                 f"{path} has no column {name!r}, only {', '.join(map(repr, columns[:12]))[:200]}; "
                 f"give {task.name}'s own {task.files[split]}"
             )
-    places = [columns.index(name) for name in task.sentences]
     rows = Rows(FaultLog(path))
 
     def parse(line: str) -> Row:
@@ -122,13 +164,13 @@ def _read_tsv(path: Path, split: str, task: GlueTask) -> Rows:
             raise FaultyRow(f"not {len(columns)} cells")
         named = dict(zip(columns, map(str.strip, cells), strict=True))
         return Row(
-            _not_empty([cells[place] for place in places]),
+            _not_empty([cells[columns.index(name)] for name in task.sentences]),
             _glue_label(task, named[task.label]) if labelled else None,
             named.get(task.row_id, str(len(rows.rows))),
         )
 
     # A submission has a line for every row of a test set: what cannot be read is predicted from nothing.
-    _collect(rows, lines, parse, instead=None if labelled else ("",) * len(places))
+    _collect(rows, lines, parse, instead=None if labelled else ("",) * len(task.sentences))
     return rows
 
 
@@ -149,10 +191,10 @@ def _read_jsonl(path: Path, split: str, labels: tuple[str, ...]) -> Rows:
             f"{record['text']}{label}".encode()
         except UnicodeEncodeError:  # JSON may hold half a pair: "\ud800"
             raise FaultyRow("lone surrogate") from None
-        if label is not None and labels and str(label).strip() not in labels:
+        name = None if label is None else str(label).strip()
+        if name is not None and labels and name not in labels:
             raise FaultyRow("unknown label")
-        texts = _not_empty([record["text"]])
-        return Row(texts, None if label is None else str(label).strip(), str(len(rows.rows)))
+        return Row(_not_empty([record["text"]]), name, str(len(rows.rows)))
 
     # As in a TSV: predictions have a line for every row of a test set, unless it has labels to be scored by.
     _collect(rows, _lines(path), parse, instead=("",) if is_test else None)
@@ -162,6 +204,8 @@ def _read_jsonl(path: Path, split: str, labels: tuple[str, ...]) -> Rows:
 
 
 def _check_names(path: Path, labels: tuple[str, ...]) -> None:
+    if len(labels) < 2:
+        raise UserError(f"{path} has the one label {labels[0]!r}; give data with two or more")
     special = Dictionary().symbols
     for label in labels:
         if label in special or "\n" in label or "\r" in label:
@@ -178,18 +222,19 @@ def _collect(
     *,
     instead: tuple[str, ...] | None,
 ) -> None:
-    """Appends each line's row, or ``instead``'s texts where it is faulty and these are given."""
+    """Append each line's row, or ``instead``'s texts where it is faulty and these are given."""
     for number, raw in lines:
         try:
-            rows.rows.append(parse(_decode(raw)))
-        except FaultyRow as fault:
+            rows.rows.append(parse(raw.decode("utf-8")))
+        except (FaultyRow, UnicodeDecodeError) as error:
+            fault = error if isinstance(error, FaultyRow) else FaultyRow("not UTF-8")
             rows.faults.add(number, fault, raw.decode("utf-8", "replace"))
             if instead is not None:
                 rows.rows.append(Row(instead, None, str(len(rows.rows))))
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Yields number (from 1) and content of the lines that are not blank."""
+    """Yield number (from 1) and content of the lines that are not blank."""
     with open(path, "rb") as file:
         for number, raw in enumerate(file, start=1):
             line = raw.removeprefix(_BOM) if number == 1 else raw
@@ -205,13 +250,6 @@ def _header(path: Path, lines: Iterator[tuple[int, bytes]]) -> tuple[str, ...]:
         return tuple(name.strip() for name in line.decode("utf-8").split("\t"))
     except UnicodeDecodeError:
         raise UserError(f"{path}: line 1 is not UTF-8; convert it, e.g. iconv -f latin1 -t utf-8") from None
-
-
-def _decode(line: bytes) -> str:
-    try:
-        return line.decode("utf-8")
-    except UnicodeDecodeError:
-        raise FaultyRow("not UTF-8") from None
 
 
 def _not_empty(cells: list[str]) -> tuple[str, ...]:

@@ -27,8 +27,7 @@ from omegaconf import OmegaConf
 
 from fairseq_masking.errors import UserError
 from fairseq_masking.files import whole_file
-from fairseq_masking.finetuning.finetuned import Finetuned
-from fairseq_masking.finetuning.submission import scores_of
+from fairseq_masking.finetuning.finetuned import Finetuned, scores_of
 from fairseq_masking.finetuning.tasks import FinetuningTask, Start, quoted
 
 __all__ = ["Run", "best_of", "grid_of", "run_all"]

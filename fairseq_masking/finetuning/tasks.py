@@ -6,14 +6,12 @@ from pathlib import Path
 
 from fairseq_masking.checkpoints.loading import read_checkpoint
 from fairseq_masking.checkpoints.sources import read_source
+from fairseq_masking.corpus.dictionary import class_names
 from fairseq_masking.corpus.manifest import MANIFEST_FILE, read_manifest
 from fairseq_masking.corpus.reading import hash_file
 from fairseq_masking.errors import UserError
-from fairseq_masking.finetuning.glue import GLUE_TASKS
+from fairseq_masking.finetuning.glue import GLUE_TASKS, JSONL, SQUAD, TASKS
 from fairseq_masking.finetuning.prepare import finetuning_settings
-from fairseq_masking.finetuning.prepare_rows import class_names
-from fairseq_masking.finetuning.rows import JSONL
-from fairseq_masking.finetuning.squad.prepare import SQUAD
 
 __all__ = ["FinetuningTask", "Start", "corpus_of", "named_path", "quoted", "read_start", "source_of"]
 
@@ -24,7 +22,7 @@ class FinetuningTask:
 
     Attributes:
         name: of the task; of the folder where the task is "jsonl".
-        kind: a name of GLUE_TASKS, "jsonl" or "squad".
+        kind: a name of ``glue.TASKS``.
         data: made by ``prepare_finetuning``.
         stamp: SHA-256 of its manifest, which other data in the same folder would not have.
     """
@@ -35,32 +33,19 @@ class FinetuningTask:
     stamp: str = ""
 
     @classmethod
-    def of_folder(cls, data: Path, name: str | None = None) -> "FinetuningTask":
+    def of_folder(cls, data: Path) -> "FinetuningTask":
         """Return what a folder was prepared for.
 
         Raises:
             UserError: it holds no data to fine-tune on.
         """
         kind = str(finetuning_settings(data)["task"])
-        stamp = hash_file(data / MANIFEST_FILE)
-        return cls(name or (data.name if kind == JSONL else kind), kind, data, stamp)
-
-    @property
-    def is_regression(self) -> bool:
-        """Whether scores are predicted."""
-        return self.kind in GLUE_TASKS and GLUE_TASKS[self.kind].is_regression
+        return cls(data.name if kind == JSONL else kind, kind, data, hash_file(data / MANIFEST_FILE))
 
     @property
     def splits(self) -> tuple[str, ...]:
         """The validation sets: MNLI has two."""
         return ("valid", "valid1") if self.kind == "MNLI" else ("valid",)
-
-    @property
-    def num_classes(self) -> int:
-        """Outputs of the classification head."""
-        if self.is_regression:
-            return 1
-        return len(class_names(self.data))
 
     def check_fits(self, start: "Start") -> None:
         """Refuse rows that a start's model has no positions for.
@@ -77,13 +62,14 @@ class FinetuningTask:
 
     def overrides(self, metric: str) -> list[str]:
         """Return what a recipe of configs/finetune needs to know of the data."""
-        splits = ",".join(self.splits)
+        is_regression = self.kind in GLUE_TASKS and GLUE_TASKS[self.kind].is_regression
+        num_classes = 1 if is_regression else len(class_names(self.data))
         return [
             f"task.data={quoted(self.data.absolute())}",
             f"checkpoint.best_checkpoint_metric={metric}",
-            *([] if len(self.splits) == 1 else [f"dataset.valid_subset='{splits}'"]),
-            *([] if self.kind == SQUAD else [f"task.num_classes={self.num_classes}"]),
-            *(["criterion.regression_target=true"] if self.is_regression else []),
+            *([f"dataset.valid_subset='{','.join(self.splits)}'"] if len(self.splits) > 1 else []),
+            *([f"task.num_classes={num_classes}"] if self.kind != SQUAD else []),
+            *(["criterion.regression_target=true"] if is_regression else []),
         ]
 
 
@@ -165,14 +151,14 @@ def corpus_of(checkpoint: Path) -> Path:
 
 
 def source_of(task: str, folder: Path) -> tuple[str, Path]:
-    """Return a task's name and its folder: prepared data, or the task's own files.
+    """Return the name and the folder of TASK[=DIR]: prepared data, or the task's own files.
 
     Args:
-        folder: of the task, or with a folder for each task.
+        folder: of the task, or with a folder for each task; where no DIR is given.
     """
     kind, equals, own = task.partition("=")
-    if kind not in (*GLUE_TASKS, JSONL, SQUAD):
-        raise UserError(f"--task {kind}: choose of {', '.join((*GLUE_TASKS, JSONL, SQUAD))}")
+    if kind not in TASKS:
+        raise UserError(f"--task {kind}: choose of {', '.join(TASKS)}")
     found = Path(own) if equals else folder
     if not equals and read_manifest(found) is None and (found / kind).is_dir():
         found = found / kind

@@ -15,7 +15,7 @@ from fairseq_masking.checkpoints.hugging_face import export_checkpoint
 from fairseq_masking.checkpoints.sources import read_source
 from fairseq_masking.cli.export_hf import main as export_hf
 from fairseq_masking.data import load_dictionary
-from fairseq_masking.finetuning.squad.head import SpanHead
+from fairseq_masking.finetuning.squad.criterion import SpanHead
 from fairseq_masking.methods.amos.model import AmosModel
 from fairseq_masking.methods.amos.options import AmosConfig
 from fairseq_masking.methods.map_net.model import MapNetConfig, MapNetModel

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from fairseq_masking.finetuning.baselines import _tfidf
+from fairseq_masking.finetuning.baselines import _Tfidf
 from fairseq_masking.finetuning.rows import Row
 
 
@@ -11,7 +11,7 @@ def rows(*texts):
 
 
 def predicted(train, targets, texts):
-    return _tfidf(rows(*train), np.array(targets), {"valid": rows(*texts)}, is_regression=False)["valid"]
+    return _Tfidf(rows(*train), np.array(targets), is_classification=True).predict(rows(*texts))
 
 
 def test_words_that_stand_in_one_text_only():

@@ -1,5 +1,6 @@
 """A sweep from files to tables: what it trains, what it keeps, what it does not repeat, what it refuses."""
 
+import argparse
 import fcntl
 import json
 import os
@@ -7,19 +8,21 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from commands import ROOT, TINY_TRAINING, run_command
+from commands import ROOT, TINY_TRAINING, run_command, run_verb
 from finetuning_data import prepare, write_prepared_corpus, write_sst2
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from fairseq_masking.cli import finetune
+from fairseq_masking.cli.finetune import add_options, sweep_of
 from fairseq_masking.errors import UserError
 from fairseq_masking.finetuning import runs as finetuning_runs
+from fairseq_masking.finetuning import sweep as sweeps
 from fairseq_masking.finetuning import tasks as finetuning_tasks
 from fairseq_masking.finetuning.prepare import finetuning_settings
 from fairseq_masking.finetuning.protocols import PROTOCOLS
@@ -53,14 +56,15 @@ def folder(tmp_path_factory):
 
 
 def sweep(folder, out, *more):
-    return ["--task", "SST-2", "--data", str(folder / "glue"), "--protocol", "tiny", "--out", str(out), *more]
+    data = str(folder / "glue")
+    return ["finetune", "--task", "SST-2", "--data", data, "--protocol", "tiny", "--out", str(out), *more]
 
 
 @pytest.fixture(scope="module")
 def swept(folder, tmp_path_factory):
     out = tmp_path_factory.mktemp("swept")
     given = sweep(folder, out, "--checkpoint", f"MLM={folder / 'mlm.pt'}", "--seeds", "2", "--jobs", "2")
-    assert finetune.main([*given, "--set", ONE_RATE, "--predict"]) == 0
+    assert run_verb(*given, "--set", ONE_RATE, "--predict") == 0
     return given, out
 
 
@@ -93,7 +97,7 @@ def test_finished_runs_are_not_repeated(swept, capsys, monkeypatch):
     given, out = swept
     table = (out / "table.md").read_text()
     monkeypatch.setattr("fairseq_masking.finetuning.runs._train", None)
-    assert finetune.main([*given, "--set", ONE_RATE]) == 0
+    assert run_verb(*given, "--set", ONE_RATE) == 0
     assert "2 of 2 runs have finished before" in capsys.readouterr().out
     assert (out / "table.md").read_text() == table
 
@@ -105,8 +109,8 @@ def test_a_table_without_baselines_is_a_table(swept, capsys, monkeypatch):
     def gone(data):
         raise UserError("train.tsv is gone")
 
-    monkeypatch.setattr(finetune, "baseline_scores", gone)
-    assert finetune.main([*given, "--set", ONE_RATE]) == 0
+    monkeypatch.setattr(sweeps, "baseline_scores", gone)
+    assert run_verb(*given, "--set", ONE_RATE) == 0
     told = capsys.readouterr().out
     assert told.index("no baselines of SST-2: train.tsv is gone") < told.index("2 of 2 runs")
     assert re.search(r"\| majority +\| +\|", told) and "| MLM, 2 updates " in told
@@ -114,14 +118,14 @@ def test_a_table_without_baselines_is_a_table(swept, capsys, monkeypatch):
 
 def test_other_settings_want_another_folder(swept, capsys):
     given, _ = swept
-    assert finetune.main([*given, "--set", ONE_RATE, "optimization.max_epoch=1"]) == 1
+    assert run_verb(*given, "--set", ONE_RATE, "optimization.max_epoch=1") == 1
     error = capsys.readouterr().err
     assert "other settings (optimization.max_epoch=1): give another --out" in error and error.count("\n") == 1
 
 
 def test_a_failed_run_is_told_in_one_line(folder, tmp_path, capsys):
     given = sweep(folder, tmp_path, "--scratch", "mlm_tiny", "--corpus", str(folder / "corpus"))
-    assert finetune.main([*given, "--set", "model.layer_lr_decay=2"]) == 1
+    assert run_verb(*given, "--set", "model.layer_lr_decay=2") == 1
     error = capsys.readouterr().err
     assert "failed: --layer-lr-decay 2.0: give a factor" in error and error.count("\n") == 1
     assert (tmp_path / "from scratch/0/SST-2/lr_0.0003/seed1/output.txt").is_file()
@@ -133,7 +137,7 @@ def test_a_killed_sweep_goes_on_to_the_same_scores(folder, tmp_path):
     def command(out):
         given = sweep(folder, out, "--scratch", "mlm_tiny", "--corpus", str(folder / "corpus"))
         more = ("--seeds", "1", "--set", ONE_RATE, *SMALL, "optimization.max_epoch=15")
-        return ["bash", str(ROOT / "scripts" / "finetune.sh"), *given, *more]
+        return [sys.executable, "-m", "fairseq_masking", *given, *more]
 
     def scores(out):
         (record,) = out.rglob("run.json")
@@ -172,8 +176,10 @@ def finish(run, accuracy):
     run.best_checkpoint.touch()
 
 
-def arguments(*argv):
-    return finetune.get_parser().parse_args([str(part) for part in argv])
+def the_sweep(*argv):
+    parser = argparse.ArgumentParser()
+    add_options(parser)
+    return sweep_of(parser.parse_args([str(part) for part in argv]))
 
 
 def test_two_sweeps_do_not_train_the_same_run(folder, tmp_path):
@@ -296,18 +302,17 @@ def test_a_run_gets_the_gpu_that_this_process_counts_so(visible, name, folder, t
 def test_predictions_are_made_where_it_was_trained(folder, tmp_path, monkeypatch):
     run, devices = a_run(folder, tmp_path), []
     finish(run, 70.0)
-    monkeypatch.setattr(finetune.Finetuned, "load", lambda _, device="cpu": devices.append(device))
-    monkeypatch.setattr(finetune, "predict", lambda *_: None)
-    finetune._predict([run], "cuda:1")
+    monkeypatch.setattr(sweeps.Finetuned, "load", lambda _, device="cpu": devices.append(device))
+    monkeypatch.setattr(sweeps, "predict", lambda *_: None)
+    sweeps._predict([run], "cuda:1")
     assert devices == ["cuda:1"]
 
 
 def test_devices_that_cannot_be_used(monkeypatch, tmp_path):
     def check(*argv):
-        args = arguments("--task", "CoLA", "--out", tmp_path, *argv)
-        finetune._check_options(args, PROTOCOLS[args.protocol])
+        the_sweep("--task", "CoLA", "--out", tmp_path, "--checkpoint", "mlm.pt", *argv).check()
 
-    monkeypatch.setattr(finetune.torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     with pytest.raises(UserError, match="there is no cuda:2, PyTorch sees 2 GPUs"):
         check("--devices", "0,2")
     check("--devices", "0,1")
@@ -319,16 +324,17 @@ def test_devices_that_cannot_be_used(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("key", ["common.seed", "++task.data", "model.init_from"])
 def test_what_a_sweep_sets_itself(key, tmp_path):
-    args = arguments("--task", "CoLA", "--out", tmp_path, "--set", f"{key}=7", "--set", ONE_RATE)
-    assert args.set == [f"{key}=7", ONE_RATE]
+    given = ("--task", "CoLA", "--out", tmp_path, "--checkpoint", "mlm.pt")
+    found = the_sweep(*given, "--set", f"{key}=7", "--set", ONE_RATE)
+    assert found.overrides == [f"{key}=7", ONE_RATE]
     with pytest.raises(UserError, match=re.escape(f"--set {key}=7: ") + ".*: leave it out"):
-        finetune._check_options(args, PROTOCOLS["tiny"])
+        found.check()
 
 
 def test_an_option_may_be_given_again(tmp_path):
     again = ("--task", "CoLA", "--task", "RTE", "--checkpoint", "a", "--checkpoint", "b")
-    args = arguments(*again, "--out", tmp_path)
-    assert (args.task, args.checkpoint) == (["CoLA", "RTE"], ["a", "b"])
+    found = the_sweep(*again, "--out", tmp_path)
+    assert (found.task, found.checkpoint) == (["CoLA", "RTE"], ["a", "b"])
 
 
 def test_names_and_paths_of_checkpoints(tmp_path, monkeypatch):
@@ -360,21 +366,19 @@ def test_rows_are_as_long_as_the_smallest_model_reads(folder, tmp_path, monkeypa
     )
     starts = [Start.of_checkpoint(path, 0, path) for path in sizes]
     given = ("--task", "SST-2", "--corpus", folder / "corpus", "--out")
-    args = arguments(*given, tmp_path, "--data", folder / "glue")
-    (task,) = finetune._tasks(args, [*starts, Start("from scratch", 0, ())])
+    (task,) = the_sweep(*given, tmp_path, "--data", folder / "glue").tasks([*starts, Start("none", 0, ())])
     assert finetuning_settings(task.data)["max_length"] == 24
-    args = arguments(*given, tmp_path / "large", "--data", folder / "glue")
-    (task,) = finetune._tasks(args, starts[1:])
+    (task,) = the_sweep(*given, tmp_path / "large", "--data", folder / "glue").tasks(starts[1:])
     assert finetuning_settings(task.data)["max_length"] == 512
-    args = arguments(*given, tmp_path, "--data", folder / "data")
+    found = the_sweep(*given, tmp_path, "--data", folder / "data")
     with pytest.raises(UserError, match=r"512 tokens, small.pt reads 24: prepare it with --max-length 24"):
-        finetune._tasks(args, starts)
+        found.tasks(starts)
 
 
 def test_two_tasks_need_two_names(folder, tmp_path):
-    args = arguments("--task", "SST-2", "SST-2", "--data", folder / "data", "--out", tmp_path)
+    found = the_sweep("--task", "SST-2", "SST-2", "--data", folder / "data", "--out", tmp_path)
     with pytest.raises(UserError, match="two are called SST-2"):
-        finetune._tasks(args, [])
+        found.tasks([])
 
 
 def test_a_run_is_called_after_what_is_swept(folder, tmp_path):
@@ -444,7 +448,7 @@ def test_there_is_no_such_recipe():
 
 def test_a_task_may_start_from_anothers_best_model(folder, tmp_path):
     """3ML: RTE, STS-B and MRPC from the MNLI model."""
-    args = arguments("--protocol", "three_ml", "--out", str(tmp_path), "--task", "RTE", "MNLI")
+    found = the_sweep("--protocol", "three_ml", "--out", tmp_path, "--task", "RTE", "MNLI")
     start = Start("3ML", 5, ("model.init_from='pretrained.pt'",))
     task, base = (FinetuningTask(name, name, folder / "data") for name in ("RTE", "MNLI"))
     of_mnli = [replace(a_run(folder, tmp_path, start, seed), task=base) for seed in (1, 2, 3)]
@@ -452,33 +456,34 @@ def test_a_task_may_start_from_anothers_best_model(folder, tmp_path):
         finish(run, accuracy)
     best = of_mnli[1].best_checkpoint
     finished = {(base, start): of_mnli}
-    runs = finetune._runs(start, task, PROTOCOLS["three_ml"], args, finished)
+    runs = found.runs(start, task, finished)
     assert len(runs) == 24 * 5
     assert runs[0].start.overrides == (f"model.init_from='{best}'",) and runs[0].start.stamp
     best.unlink()
     with pytest.raises(UserError, match="lost its best run's checkpoint"):
-        finetune._runs(start, task, PROTOCOLS["three_ml"], args, finished)
+        found.runs(start, task, finished)
 
 
 def test_that_task_is_asked_for_before_any_training(folder, tmp_path, capsys):
     given = ["--task", "RTE", "--protocol", "three_ml", "--out", str(tmp_path / "out"), "--corpus", "x"]
-    assert finetune.main([*given, "--scratch", "mlm_tiny"]) == 1
+    assert run_verb("finetune", *given, "--scratch", "mlm_tiny") == 1
     error = capsys.readouterr().err
     assert "starts RTE from the MNLI model: add MNLI to --task" in error and error.count("\n") == 1
 
 
 def test_all_tasks_records_are_read_before_any_training(folder, tmp_path, monkeypatch):
     tasks = [FinetuningTask(name, name, folder / "data") for name in ("SST-2", "CoLA")]
-    args = arguments("--protocol", "tiny", "--out", str(tmp_path), "--task", "SST-2", "--scratch", "mlm_tiny")
-    monkeypatch.setattr(finetune, "_tasks", lambda *_: tasks)
-    monkeypatch.setattr(finetune, "_baselines", lambda task: {})
+    given = ("--protocol", "tiny", "--out", tmp_path, "--task", "SST-2", "--scratch", "mlm_tiny")
+    found = the_sweep(*given, "--corpus", folder / "corpus")
+    monkeypatch.setattr(sweeps.Sweep, "tasks", lambda *_: tasks)
+    monkeypatch.setattr(sweeps, "_baselines", lambda task: {})
     start = Start("from scratch", 0, ("model=mlm_tiny",))
-    last = finetune._runs(start, tasks[1], PROTOCOLS["tiny"], args, {})[-1]
+    last = found.runs(start, tasks[1], {})[-1]
     replace(last, common=("optimization.max_epoch=9",)).record()
     trained = []
     monkeypatch.setattr(finetuning_runs, "_train", lambda run, *_, **__: trained.append(run))
     with pytest.raises(UserError, match=r"CoLA.* other settings"):
-        finetune._sweep(args)
+        found.run()
     assert trained == []
 
 
@@ -488,16 +493,13 @@ def test_all_tasks_records_are_read_before_any_training(folder, tmp_path, monkey
         ((), "nothing to fine-tune: give --checkpoint PATH or --scratch ARCH"),
         (("--scratch", "mlm_tiny"), "--scratch alone has no tokeniser: give --corpus DIR"),
         (("--checkpoint", "nothing.pt"), "no such checkpoint: nothing.pt"),
-        (("--checkpoint", "a=MLM.pt", "--seeds", "0"), "--seeds 0 is below 1"),
+        (("--checkpoint", "a=MLM.pt", "--seeds", "0"), "--seeds: 0 is below 1"),
         (("--checkpoint", "x", "--devices", "0,gpu"), "'0,gpu' is no list of GPU numbers"),
         (("--checkpoint", "folder"), "folder names no corpus: give --corpus DIR"),
     ],
 )
 def test_bad_options(options, expected, folder, tmp_path, capsys):
-    try:
-        status = finetune.main(sweep(folder, tmp_path / "out", *options))
-    except SystemExit as stop:
-        status = stop.code
+    status = run_verb(*sweep(folder, tmp_path / "out", *options))
     error = capsys.readouterr().err
     assert status in (1, 2) and expected in error and error.count("\n") == 1
     assert not (tmp_path / "out").exists()
@@ -505,7 +507,7 @@ def test_bad_options(options, expected, folder, tmp_path, capsys):
 
 def test_two_checkpoints_need_two_names(folder, tmp_path, capsys):
     same = [f"{folder / 'mlm.pt'}"] * 2
-    assert finetune.main(sweep(folder, tmp_path / "out", "--checkpoint", *same)) == 1
+    assert run_verb(*sweep(folder, tmp_path / "out", "--checkpoint", *same)) == 1
     assert "after 2 updates: give NAME=PATH" in capsys.readouterr().err
 
 

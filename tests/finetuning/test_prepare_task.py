@@ -5,14 +5,15 @@ from pathlib import Path
 
 import finetuning_data
 import pytest
+from commands import run_verb
 from fairseq.data import Dictionary
 from fairseq.tasks.sentence_prediction import SentencePredictionConfig, SentencePredictionTask
 from omegaconf import OmegaConf
 
-from fairseq_masking.cli import prepare_finetune
+from fairseq_masking.corpus.dictionary import class_names
 from fairseq_masking.corpus.encoding import TextEncoder
 from fairseq_masking.corpus.manifest import read_manifest
-from fairseq_masking.finetuning.prepare_rows import class_names, truncated_lengths
+from fairseq_masking.finetuning.prepare import truncated_lengths
 
 
 @pytest.fixture(scope="module")
@@ -146,8 +147,8 @@ def test_a_finished_folder_is_kept_or_replaced(corpus: Path, tmp_path: Path, cap
     assert "nothing to do" in capsys.readouterr().out and files(out) == before
 
     def run(*options: str) -> tuple[int, str]:
-        places = ["--task", "SST-2", "--data", str(source), "--corpus", str(corpus), "--out"]
-        status = prepare_finetune.main([*places, *options])
+        places = ("--task", "SST-2", "--data", source, "--corpus", corpus, "--out")
+        status = run_verb("prepare", "task", *places, *options)
         return status, capsys.readouterr().err
 
     status, error = run(str(out), "--max-length", "16")
@@ -162,17 +163,8 @@ def test_a_finished_folder_is_kept_or_replaced(corpus: Path, tmp_path: Path, cap
 def test_a_bad_input_leaves_nothing(corpus: Path, tmp_path: Path, capsys) -> None:
     source = finetuning_data.write_sst2(tmp_path / "source")
     (source / "dev.tsv").write_text("sentence\tlabel\nfine\t9\n")
-    argv = [
-        "--task",
-        "SST-2",
-        "--data",
-        str(source),
-        "--corpus",
-        str(corpus),
-        "--out",
-        str(tmp_path / "data"),
-    ]
-    assert prepare_finetune.main(argv) == 1
+    places = ("--data", source, "--corpus", corpus, "--out", tmp_path / "data")
+    assert run_verb("prepare", "task", "--task", "SST-2", *places) == 1
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and "dev.tsv has no row that can be used (1 unknown label)" in error
     assert not (tmp_path / "data").exists() and not list(tmp_path.glob(".data*"))
@@ -184,10 +176,10 @@ def test_the_corpus_of_a_checkpoint(corpus: Path, tmp_path: Path, monkeypatch: p
     checkpoint = tmp_path / "checkpoint.pt"
     checkpoint.touch()
     source = finetuning_data.write_sst2(tmp_path / "source")
-    places = ["--data", str(source), "--checkpoint", str(checkpoint), "--out", str(tmp_path / "data")]
-    assert prepare_finetune.main(["--task", "SST-2", *places]) == 0
+    places = ("--data", source, "--checkpoint", checkpoint, "--out", tmp_path / "data")
+    assert run_verb("prepare", "task", "--task", "SST-2", *places) == 0
     state["cfg"]["task"]["data"] = str(tmp_path / "gone")
-    assert prepare_finetune.main(["--task", "SST-2", *places]) == 1
+    assert run_verb("prepare", "task", "--task", "SST-2", *places) == 1
 
 
 def test_faulty_questions_are_counted(corpus: Path, tmp_path: Path) -> None:
@@ -217,17 +209,8 @@ def test_faulty_questions_are_counted(corpus: Path, tmp_path: Path) -> None:
         "faulty: paragraph without text",
     }
     (source / "dev-v2.0.json").write_text("[1]")
-    argv = [
-        "--task",
-        "squad",
-        "--data",
-        str(source),
-        "--corpus",
-        str(corpus),
-        "--out",
-        str(tmp_path / "other"),
-    ]
-    assert prepare_finetune.main(argv) == 1
+    places = ("--data", source, "--corpus", corpus, "--out", tmp_path / "other")
+    assert run_verb("prepare", "task", "--task", "squad", *places) == 1
 
 
 def test_a_set_without_an_answer_that_has_tokens_is_one_line(corpus: Path, tmp_path: Path, capsys) -> None:
@@ -236,8 +219,8 @@ def test_a_set_without_an_answer_that_has_tokens_is_one_line(corpus: Path, tmp_p
     question = {"id": "a", "question": "What?", "answers": [{"text": "\u200b", "answer_start": 10}]}
     paragraph = {"context": "The river \u200b", "qas": [question]}
     (source / "train-v2.0.json").write_text(json.dumps({"data": [{"paragraphs": [paragraph]}]}))
-    places = ["--data", str(source), "--corpus", str(corpus), "--out", str(tmp_path / "data")]
-    assert prepare_finetune.main(["--task", "squad", *places]) == 1
+    places = ("--data", source, "--corpus", corpus, "--out", tmp_path / "data")
+    assert run_verb("prepare", "task", "--task", "squad", *places) == 1
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert "train-v2.0.json has no question that can be used (1 answer without a token of its own)" in error
@@ -245,8 +228,7 @@ def test_a_set_without_an_answer_that_has_tokens_is_one_line(corpus: Path, tmp_p
 
 @pytest.mark.parametrize("option", ["--max-train-rows", "--max-length", "--seed"])
 def test_options_of_rows_are_refused_for_squad(option: str, tmp_path: Path, capsys) -> None:
-    places = ["--data", str(tmp_path), "--corpus", str(tmp_path), "--out", str(tmp_path / "data")]
-    with pytest.raises(SystemExit, match="2"):
-        prepare_finetune.main(["--task", "squad", *places, option, "100"])
+    places = ("--data", tmp_path, "--corpus", tmp_path, "--out", tmp_path / "data")
+    assert run_verb("prepare", "task", "--task", "squad", *places, option, "100") == 1
     error = capsys.readouterr().err
     assert f"{option} is of rows, not of --task squad" in error and error.count("\n") == 1

@@ -61,7 +61,7 @@ def test_there_is_no_average_of_some():
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_each_task_is_scored_by_a_metric_that_it_has(protocol):
     for name, task in GLUE_TASKS.items():
-        names = metric_names(num_classes=len(task.labels), is_regression=task.is_regression)
+        names = metric_names(len(task.labels) or 1)
         assert PROTOCOLS[protocol].metric_of(name) in names
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from fairseq_masking.errors import UserError
-from fairseq_masking.finetuning.glue import GLUE_TASKS
-from fairseq_masking.finetuning.rows import JSONL, files_of_task, read_task, subsample
+from fairseq_masking.finetuning.glue import GLUE_TASKS, JSONL
+from fairseq_masking.finetuning.rows import files_of_task, read_task, subsample
 
 HEADERS = {
     "CoLA": (None, "index\tsentence"),

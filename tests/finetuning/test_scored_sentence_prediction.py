@@ -9,12 +9,11 @@ import finetuning_data
 import pytest
 import torch
 import torch.nn.functional as F
-from commands import PACKAGE, run_command
+from commands import PACKAGE, run_command, run_verb
 from fairseq import checkpoint_utils
 from fairseq.data import Dictionary
 from fairseq.logging import metrics
 
-from fairseq_masking.cli import finetune_baselines, predict
 from fairseq_masking.errors import UserError
 from fairseq_masking.finetuning.criterion import (
     ScoredSentencePredictionConfig,
@@ -137,8 +136,8 @@ def test_two_ranks_save_the_best_by_matthews(corpus: Path, tmp_path: Path, capsy
     logged = train(data, tmp_path / "run", *metric, *two)
     state = checkpoint_utils.load_checkpoint_to_cpu(str(tmp_path / "run" / "checkpoint_best.pt"))
     assert state["extra_state"]["best"] == logged["best_mcc"]
-    argv = ["--checkpoint", str(tmp_path / "run" / "checkpoint_last.pt"), "--out", str(tmp_path / "out")]
-    assert predict.main([*argv, "--batch-size", "4"]) == 0
+    last = tmp_path / "run" / "checkpoint_last.pt"
+    assert run_verb("predict", "--checkpoint", last, "--out", tmp_path / "out", "--batch-size", 4) == 0
     scores = json.loads((tmp_path / "out" / "scores.json").read_text())["valid"]
     for name in ("accuracy", "mcc", "f1", "macro_f1"):  # all 27 rows, though 27 is no multiple of 5 or 8
         assert scores[name] == pytest.approx(logged[name], abs=2e-3)
@@ -154,7 +153,7 @@ def test_the_best_by_pearson_and_its_submission(corpus: Path, tmp_path: Path) ->
     logged = train(data, tmp_path / "run", *metric)
     best = tmp_path / "run" / "checkpoint_best.pt"
     assert checkpoint_utils.load_checkpoint_to_cpu(str(best))["extra_state"]["best"] == logged["best_pearson"]
-    assert predict.main(["--checkpoint", str(best), "--out", str(tmp_path / "out")]) == 0
+    assert run_verb("predict", "--checkpoint", best, "--out", tmp_path / "out") == 0
     scores = json.loads((tmp_path / "out" / "scores.json").read_text())["valid"]
     assert scores["pearson"] == pytest.approx(logged["best_pearson"], abs=2e-3)
     lines = (tmp_path / "out" / "STS-B.tsv").read_text().splitlines()[1:]
@@ -173,10 +172,9 @@ def test_baselines(corpus: Path, tmp_path: Path, capsys) -> None:
     ):
         source = write(tmp_path / f"{task} source")
         folders.append(finetuning_data.prepare(task, source, corpus, tmp_path / task))
-    assert (
-        finetune_baselines.main(["--data", *map(str, folders), "--json", str(tmp_path / "scores.json")]) == 0
-    )
-    sst2, stsb, squad = json.loads((tmp_path / "scores.json").read_text()).values()
+    out = tmp_path / "scores.json"
+    assert run_verb("baselines", "--data", *folders, "--out", out) == 0
+    sst2, stsb, squad = json.loads(out.read_text()).values()
     lines = (tmp_path / "SST-2 source" / "dev.tsv").read_text().splitlines()[1:]
     train_lines = (tmp_path / "SST-2 source" / "train.tsv").read_text().splitlines()[1:]
     major = max("01", key=[line[-1] for line in train_lines].count)
@@ -187,12 +185,12 @@ def test_baselines(corpus: Path, tmp_path: Path, capsys) -> None:
     assert squad["majority"]["valid"]["f1"] == pytest.approx(100 * 5 / 17)
     assert "tfidf" in capsys.readouterr().out
     (tmp_path / "SST-2 source" / "dev.tsv").write_text("sentence\tlabel\nfine\t1\n")
-    assert finetune_baselines.main(["--data", str(folders[0])]) == 1
+    assert run_verb("baselines", "--data", folders[0]) == 1
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and "dev.tsv has changed since" in error
-    assert finetune_baselines.main(["--data", str(corpus)]) == 1
+    assert run_verb("baselines", "--data", corpus) == 1
 
 
 def test_predict_needs_a_fine_tuned_checkpoint(tmp_path: Path, capsys) -> None:
-    assert predict.main(["--checkpoint", str(tmp_path / "none.pt"), "--out", str(tmp_path / "out")]) == 1
+    assert run_verb("predict", "--checkpoint", tmp_path / "none.pt", "--out", tmp_path / "out") == 1
     assert "no such checkpoint" in capsys.readouterr().err

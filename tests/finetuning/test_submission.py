@@ -8,18 +8,17 @@ import finetuning_data
 import numpy as np
 import pytest
 import torch
+from commands import run_verb
 from fairseq.logging import metrics
 from fairseq.tasks.sentence_prediction import SentencePredictionConfig, SentencePredictionTask
 from omegaconf import OmegaConf
 
-from fairseq_masking.cli import predict as command
 from fairseq_masking.errors import UserError
-from fairseq_masking.finetuning.finetuned import Finetuned
+from fairseq_masking.finetuning.finetuned import Finetuned, predict
+from fairseq_masking.finetuning.metrics import answer_scores
 from fairseq_masking.finetuning.squad.answers import Candidates
 from fairseq_masking.finetuning.squad.criterion import SquadCriterion, SquadCriterionConfig
-from fairseq_masking.finetuning.squad.scoring import score
 from fairseq_masking.finetuning.squad.task import SquadConfig, SquadTask
-from fairseq_masking.finetuning.submission import predict
 from fairseq_masking.methods.base.sizes import SIZES
 from fairseq_masking.methods.mlm.model import MLMConfig
 
@@ -110,7 +109,9 @@ def test_answers_agree_with_validation(corpus: Path, tmp_path: Path, device: tor
 
     record = json.loads((data / "valid.json").read_text())
     written = json.loads((tmp_path / "valid" / "predictions.json").read_text())
-    worth = [score(question["answers"], written[question["id"]])[1] for question in record["questions"]]
+    worth = [
+        answer_scores(question["answers"], written[question["id"]])[1] for question in record["questions"]
+    ]
     assert 100 * sum(worth) / len(worth) == pytest.approx(announced["f1"])
     for split, count in (("valid", 17), ("test", 4)):
         record = json.loads((data / f"{split}.json").read_text())
@@ -223,11 +224,10 @@ def test_other_data_have_the_same_classes(
 
 
 def test_a_device_that_is_not_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
-    argv = ["--checkpoint", str(tmp_path / "none.pt"), "--out", str(tmp_path), "--device"]
+    argv = ("predict", "--checkpoint", tmp_path / "none.pt", "--out", tmp_path, "--device")
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
-    with pytest.raises(SystemExit, match="2"):
-        command.main([*argv, "cuda"])
+    assert run_verb(*argv, "cuda") == 2
     error = capsys.readouterr().err
     assert "--device: 'cuda' is not here; choose of cpu" in error and error.count("\n") == 1
     monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
-    assert command.main([*argv, "cuda:0"]) == 1 and "no such checkpoint" in capsys.readouterr().err
+    assert run_verb(*argv, "cuda:0") == 1 and "no such checkpoint" in capsys.readouterr().err

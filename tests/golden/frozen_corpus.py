@@ -49,7 +49,7 @@ def prepare(name: str, output: Path, *more: str) -> Path:
     if name in FINETUNING:
         task, source = FINETUNING[name]
         options = ["--task", task, "--data", source, "--corpus", CORPUS]
-        run_command_here("prepare", "finetune", options=[*options, "--out", output, *more])
+        run_command_here("prepare", "task", options=[*options, "--out", output, *more])
     else:
         run_command_here("prepare", "corpus", options=[*PREPARED[name], "--out", output, *more])
     return output

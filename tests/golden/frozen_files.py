@@ -31,7 +31,6 @@ __all__ = [
 DATA = Path(__file__).parent / "data"
 # What the one command calls it -> the module that does it today. The names change here and nowhere else.
 COMMANDS = {
-    ("prepare", "finetune"): "fairseq_masking.cli.prepare_finetune",
     ("export",): "fairseq_masking.cli.export_hf",
 }
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from fairseq_masking.corpus.encoding import encode_with_offsets
-from fairseq_masking.finetuning.squad.reading import Answer, answer_tokens
+from fairseq_masking.finetuning.squad.prepare import Answer, answer_tokens
 from fairseq_masking.tokenizers import load_tokenizer
 from fairseq_masking.tokenizers.alignment import align, map_offsets
 from fairseq_masking.tokenizers.normalization import TextNormalizer

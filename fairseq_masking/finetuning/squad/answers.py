@@ -10,13 +10,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from fairseq_masking.finetuning.metrics import ScoredAnswer, answer_scores
 from fairseq_masking.finetuning.squad.dataset import Reference
-from fairseq_masking.finetuning.squad.head import inside_window
-from fairseq_masking.finetuning.squad.scoring import ScoredAnswer, score
 
 __all__ = [
     "Candidates",
     "Spans",
+    "inside_window",
     "likeliest_spans",
     "merge",
     "row_candidates",
@@ -54,6 +54,17 @@ class Candidates(NamedTuple):
     answers: list[tuple[str, float]]
     null: float
 
+    @property
+    def best(self) -> tuple[str, float]:
+        """The likeliest answer with its score; "" where there is none."""
+        return self.answers[0] if self.answers else ("", -math.inf)
+
+
+def inside_window(window_B2: Tensor, length: int) -> Tensor:
+    """Return bool ``[B, length]``: whether a column is in the row's stretch ``window_B2`` (first, end)."""
+    columns = torch.arange(length, device=window_B2.device)
+    return (columns >= window_B2[:, :1]) & (columns < window_B2[:, 1:])
+
 
 def likeliest_spans(logits_BT2: Tensor, window_B2: Tensor, *, n_best: int, max_tokens: int) -> Spans:
     """Return the spans inside the paragraph with the highest scores.
@@ -86,17 +97,19 @@ def likeliest_spans(logits_BT2: Tensor, window_B2: Tensor, *, n_best: int, max_t
 
 def row_candidates(spans: Spans, references: Sequence[Reference]) -> list[Candidates]:
     """Return the texts of each row's spans."""
-    rows = []
-    for reference, scores, starts, ends, null in zip(
-        references, *(value.tolist() for value in spans), strict=True
-    ):
-        answers = [
-            (reference.text(start, end), value)
-            for value, start, end in zip(scores, starts, ends, strict=True)
-            if value > -math.inf
-        ]
-        rows.append(Candidates(reference.question, answers, null))
-    return rows
+    rows = zip(references, *(value.tolist() for value in spans), strict=True)
+    return [
+        Candidates(
+            reference.question,
+            [
+                (reference.text(start, end), value)
+                for value, start, end in zip(scores, starts, ends, strict=True)
+                if value > -math.inf
+            ],
+            null,
+        )
+        for reference, scores, starts, ends, null in rows
+    ]
 
 
 def merge(rows: Iterable[Candidates], n_best: int) -> list[Candidates]:
@@ -125,9 +138,11 @@ def score_rows(rows: Sequence[Candidates], references: Sequence[Reference]) -> T
     """
     table = []
     for row, reference in zip(rows, references, strict=True):
-        text, value = row.answers[0] if row.answers else ("", -math.inf)
+        text, value = row.best
         has_answer = bool(reference.answers)
-        table.append([row.question, value, row.null, *score(reference.answers, text), has_answer, bool(text)])
+        table.append(
+            [row.question, value, row.null, *answer_scores(reference.answers, text), has_answer, bool(text)]
+        )
     return torch.tensor(table, dtype=torch.float64)
 
 

@@ -1,34 +1,61 @@
-"""Extractive question answering: cross-entropy of an answer's first and last token, and SQuAD's scores.
+"""Extractive question answering: is an answer's first, or last, token here? The head, its loss, its scores.
 
-Shapes: B rows, T length, N rows of the whole set.
+Shapes: B rows, T length, D width, N rows of the whole set.
 """
 
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from fairseq.criterions import FairseqCriterion, register_criterion
+import torch.nn.functional as F
+from fairseq.criterions import register_criterion
 from fairseq.dataclass import FairseqDataclass
-from fairseq.logging import metrics
-from fairseq.logging.meters import MetersDict
 from torch import Tensor, nn
 
 from fairseq_masking.errors import UserError
+from fairseq_masking.finetuning.criterion import Loss, RowsCriterion, Scorer
+from fairseq_masking.finetuning.metrics import squad_scores
 from fairseq_masking.finetuning.squad.answers import (
+    inside_window,
     likeliest_spans,
     row_candidates,
     score_rows,
     scored_answers,
 )
-from fairseq_masking.finetuning.squad.head import span_losses
-from fairseq_masking.finetuning.squad.scoring import squad_scores
-from fairseq_masking.methods.base.masked_tokens import total
+from fairseq_masking.modules.encoder import init_bert_weights
 
-__all__ = ["SquadCriterion", "SquadCriterionConfig"]
+__all__ = ["SpanHead", "SquadCriterion", "SquadCriterionConfig", "span_losses"]
 
-_ROWS = "_rows"  # a leading underscore keeps a meter out of the log
 _SCORES = ("f1", "exact", "f1_threshold", "HasAns_exact", "HasAns_f1", "NoAns_exact", "NoAns_f1")
+
+
+class SpanHead(nn.Module):
+    """A linear layer with two outputs a token.
+
+    Source: Devlin et al. 2019 (BERT), section 4.2.
+    """
+
+    def __init__(self, input_dim: int) -> None:
+        super().__init__()
+        self.out_proj = nn.Linear(input_dim, 2)
+        self.apply(init_bert_weights)
+
+    def forward(self, features_BTD: Tensor) -> Tensor:
+        """Return the logits ``[B, T, 2]`` of first and last token."""
+        return self.out_proj(features_BTD)
+
+
+def span_losses(logits_BT2: Tensor, window_B2: Tensor, targets_B2: Tensor) -> Tensor:
+    """Return each row's mean cross-entropy (nats) of first and last token, fp32 ``[B]``.
+
+    Args:
+        logits_BT2: of first and last token.
+        window_B2: int64, the paragraph's columns (first, end): the answer may be there, or at column 0 (<s>).
+        targets_B2: int64, columns of first and last token; 0 for no answer.
+    """
+    allowed_BT = inside_window(window_B2, logits_BT2.shape[1])
+    allowed_BT[:, 0] = True
+    logits_BT2 = logits_BT2.float().masked_fill(~allowed_BT[..., None], float("-inf"))
+    return F.cross_entropy(logits_BT2, targets_B2, reduction="none").mean(-1)
 
 
 @dataclass
@@ -42,7 +69,7 @@ class SquadCriterionConfig(FairseqDataclass):
 
 
 @register_criterion("squad", dataclass=SquadCriterionConfig)
-class SquadCriterion(FairseqCriterion):
+class SquadCriterion(RowsCriterion):
     """Half the sum of both cross-entropies, over the paragraph's tokens and <s>; each row counts once.
 
     In validation each row also gives its likeliest answer, scored. The scores of the whole set, at the best
@@ -52,54 +79,23 @@ class SquadCriterion(FairseqCriterion):
     def __init__(self, cfg: SquadCriterionConfig, task: Any) -> None:
         super().__init__(task)
         self.cfg = cfg
-        self.head_name = getattr(task, "span_head", None)
-        if self.head_name is None:
+        self.head_name = getattr(task, "span_head", "")
+        if not self.head_name:
             raise UserError("--criterion squad goes with --task squad")
 
-    def forward(
-        self, model: nn.Module, sample: dict[str, Any], reduce: bool = True
-    ) -> tuple[Tensor, int, dict[str, Any]]:
-        """Return the summed loss (nats), the number of rows and what to log."""
-        logits_BT2, _ = model(
-            **sample["net_input"], features_only=True, classification_head_name=self.head_name
+    def loss(self, logits_BT2: Tensor, sample: dict[str, Any]) -> Loss:
+        """Return the summed loss (nats)."""
+        losses_B = span_losses(logits_BT2, sample["window"], sample["targets"])
+        return losses_B.sum(), len(losses_B), {}
+
+    def rows(self, logits_BT2: Tensor, sample: dict[str, Any]) -> Tensor:
+        """Return each row's likeliest answer as ``answers.score_rows`` has it."""
+        spans = likeliest_spans(
+            logits_BT2, sample["window"], n_best=self.cfg.n_best, max_tokens=self.cfg.max_answer_tokens
         )
-        loss = span_losses(logits_BT2, sample["window"], sample["targets"]).sum()
-        num_rows = len(sample["targets"])
-        logs = {
-            "loss": loss.detach(),
-            "ntokens": sample["ntokens"],
-            "nsentences": num_rows,
-            "sample_size": num_rows,
-        }
-        if not self.training:
-            spans = likeliest_spans(
-                logits_BT2,
-                sample["window"],
-                n_best=self.cfg.n_best,
-                max_tokens=self.cfg.max_answer_tokens,
-            )
-            references = sample["references"]
-            logs[_ROWS] = score_rows(row_candidates(spans, references), references)
-        return loss, num_rows, logs
+        return score_rows(row_candidates(spans, sample["references"]), sample["references"])
 
     @staticmethod
-    def reduce_metrics(logging_outputs: Sequence[dict[str, Any]]) -> None:
-        """Log the loss (bits a row) and, in validation, SQuAD's scores of all rows so far."""
-        num_rows = total(logging_outputs, "sample_size")
-        if num_rows:
-            loss = total(logging_outputs, "loss") / num_rows / math.log(2)
-            metrics.log_scalar("loss", loss, num_rows, priority=10, round=3)
-        for log in logging_outputs:
-            if _ROWS in log:
-                metrics.log_concat_tensor(_ROWS, log[_ROWS])
-        if any(_ROWS in log for log in logging_outputs):
-            for priority, name in enumerate(_SCORES, start=11):
-                metrics.log_derived(name, lambda meters, name=name: _score(meters, name), priority)
-
-    def logging_outputs_can_be_summed(self) -> bool:
-        """In training: sums and counts. In validation the rows of all ranks are put one after another."""
-        return self.training
-
-
-def _score(meters: MetersDict, name: str) -> float:
-    return round(squad_scores(scored_answers(meters[_ROWS].tensor)).get(name, math.nan), 3)
+    def scorer(log: dict[str, Any]) -> Scorer:
+        """Return SQuAD's scores; there is none of questions of a kind that the set does not have."""
+        return _SCORES, lambda rows_N7: squad_scores(scored_answers(rows_N7))

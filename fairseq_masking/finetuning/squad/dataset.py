@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from fairseq.data import Dictionary, FairseqDataset, data_utils
+from fairseq.data import Dictionary, data_utils
 from fairseq.data.indexed_dataset import MMapIndexedDataset
 
 from fairseq_masking.corpus.indexed import load_tokens
+from fairseq_masking.data.blocks import SizedDataset
 from fairseq_masking.errors import UserError
 
 __all__ = ["Reference", "SquadDataset", "SquadExamples", "windows"]
@@ -49,7 +50,7 @@ class Reference:
 
 
 class SquadExamples:
-    """A split as preparation/finetuning_squad.py wrote it.
+    """A split as prepare.py wrote it.
 
     Attributes:
         paragraphs: ids by paragraph.
@@ -66,9 +67,7 @@ class SquadExamples:
         spans = MMapIndexedDataset(f"{self._prefix}.spans")
         self.spans = np.stack([spans[index].numpy() for index in range(len(spans))]).astype(np.int64)
         if len(self.spans) != len(self.questions) or len(self.offsets) != len(self.paragraphs):
-            raise UserError(
-                f"{self._prefix}.*: not of one preparation; run scripts/prepare_finetune.sh again"
-            )
+            raise UserError(f"{self._prefix}.*: not of one preparation; prepare the task again, with --force")
 
     def read_texts(self) -> tuple[list[str], list[dict[str, Any]]]:
         """Return the paragraphs' texts, and ``id`` and ``answers`` of each question."""
@@ -90,7 +89,7 @@ def windows(length: int, room: int, stride: int) -> list[tuple[int, int]]:
     return [(start, min(start + room, length)) for start in starts]
 
 
-class SquadDataset(FairseqDataset):
+class SquadDataset(SizedDataset):
     """Rows of at most ``tokens_per_sample`` tokens.
 
     Args:
@@ -127,21 +126,13 @@ class SquadDataset(FairseqDataset):
                 rows.append((question, start, stop))
         self.rows = np.array(rows, dtype=np.int64)  # question, first and one-after-last paragraph token
         questions, starts, stops = self.rows.T
-        self._sizes = self.question_lengths[questions] + (stops - starts) + 4
+        self.sizes = self.question_lengths[questions] + (stops - starts) + 4
         self._texts = examples.read_texts() if with_references else None
-
-    @property
-    def sizes(self) -> npt.NDArray[np.int64]:
-        """int64 ``[rows]``, tokens of each row."""
-        return self._sizes
 
     @property
     def num_cut_questions(self) -> int:
         """How many questions were longer than ``question_tokens``."""
         return int(np.count_nonzero(self.question_lengths < self.examples.questions.sizes))
-
-    def __len__(self) -> int:
-        return len(self.rows)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         question, start, stop = (int(value) for value in self.rows[index])
@@ -194,19 +185,7 @@ class SquadDataset(FairseqDataset):
             batch["references"] = [sample["reference"] for sample in samples]
         return batch
 
-    def num_tokens(self, index: int) -> int:
-        """Tokens of a row."""
-        return int(self._sizes[index])
-
-    def num_tokens_vec(self, indices: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """Tokens of each row."""
-        return self._sizes[indices]
-
-    def size(self, index: int) -> int:
-        """Tokens of a row."""
-        return int(self._sizes[index])
-
     def ordered_indices(self) -> npt.NDArray[np.int64]:
         """Return a permutation from the seed, sorted by length within it: batches need little padding."""
         indices = np.random.default_rng(self.seed).permutation(len(self))
-        return indices[np.argsort(self._sizes[indices], kind="stable")]
+        return indices[np.argsort(self.sizes[indices], kind="stable")]

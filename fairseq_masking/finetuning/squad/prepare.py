@@ -1,128 +1,206 @@
-"""SQuAD to the layout of our ``squad`` task. Arrays are memory-mapped int32, an item a paragraph or question.
+"""SQuAD's JSON (1.1 and 2.0) to the layout of our ``squad`` task: memory-mapped int32, an item a paragraph or
+question.
 
-SPLIT.paragraphs    ids
-SPLIT.offsets       first character and the one after the last of each token, in the paragraph's own text
-SPLIT.questions     ids
-SPLIT.spans         paragraph, first and last token of the first answer (-1, -1: no answer, or no token of it)
-SPLIT.json          texts of the paragraphs; id and all answers of each question
+    SPLIT.paragraphs    ids
+    SPLIT.offsets       first character and the one after the last of each token, in the paragraph's own text
+    SPLIT.questions     ids
+    SPLIT.spans         paragraph, first and last token of the first answer (-1, -1: none, or no token of it)
+    SPLIT.json          texts of the paragraphs; id and all answers of each question
+
+Source: Rajpurkar et al. 2016, 2018.
 """
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from fairseq_masking.corpus.encoding import ArrayWriter, TextEncoder
+from fairseq_masking.corpus.reading import hash_file
 from fairseq_masking.corpus.workers import map_in_batches
-from fairseq_masking.errors import UserError
-from fairseq_masking.finetuning.faults import FaultyRow
-from fairseq_masking.finetuning.squad.reading import Question, SquadSplit, answer_tokens, read_squad
+from fairseq_masking.errors import UserError, first_line
+from fairseq_masking.finetuning.rows import FaultLog, FaultyRow
 from fairseq_masking.tokenizers import Offsets
 
-__all__ = ["SQUAD", "files_of_squad", "write_squad"]
+__all__ = ["Answer", "Question", "SquadSplit", "answer_tokens", "read_squad", "write_squad"]
 
-SQUAD = "squad"
-_PATTERNS = {"train": "train*.json", "valid": "dev*.json", "test": "test*.json"}
 _NO_ANSWER = (-1, -1)
 _BATCH = 64
 
 
-def files_of_squad(folder: Path) -> dict[str, Path]:
-    """Returns split -> file; the test file may be missing.
+class Answer(NamedTuple):
+    """A stretch of a paragraph: its text and its first character, None where it does not stand there."""
 
-    Raises:
-        UserError: another one is missing, or there are several.
+    text: str
+    start: int | None
+
+
+class Question(NamedTuple):
+    """A question with its answers, none where the paragraph does not answer it."""
+
+    id: str
+    text: str
+    paragraph: int
+    answers: tuple[Answer, ...]
+
+
+@dataclass
+class SquadSplit:
+    """A split.
+
+    Attributes:
+        faults: what was wrong with questions that cannot be used.
+        paragraphs: their texts as they stand in the file.
+        questions: those that can be used, in the file's order.
     """
-    files = {}
-    for split, pattern in _PATTERNS.items():
-        found = sorted(folder.glob(pattern))
-        if len(found) == 1:
-            files[split] = found[0]
-        elif found or split != "test":
-            names = ", ".join(path.name for path in found) or "no file"
-            raise UserError(f"{folder / pattern}: {names}; give a folder with one such file")
-    return files
+
+    faults: FaultLog
+    paragraphs: list[str] = field(default_factory=list)
+    questions: list[Question] = field(default_factory=list)
 
 
 def write_squad(
     files: dict[str, Path], folder: Path, encoder: TextEncoder, *, workers: int
-) -> tuple[dict[str, dict[str, int]], list[str]]:
-    """Writes all splits.
-
-    Returns:
-        split -> its counts, and a line for each question that was not used.
-    """
-    counts: dict[str, dict[str, int]] = {}
-    log: list[str] = []
+) -> Iterator[tuple[str, dict[str, int], FaultLog]]:
+    """Write all splits; yield the name, the counts and the faults of each."""
     for split, path in files.items():
         read = read_squad(path, split)
-        counts[split] = {
-            **_write_split(split, read, folder, encoder, workers),
-            **read.faults.counts(),
-        }
-        log += read.faults.lines
-    return counts, log
+        yield split, _write_split(split, read, folder, encoder, workers), read.faults
+
+
+def read_squad(path: Path, split: str) -> SquadSplit:
+    """Read a file.
+
+    The official script wants a prediction of every question and compares it with the answers' texts. So an
+    empty text, or an answer that does not stand where it should, makes a question faulty in training alone.
+
+    Args:
+        split: "train", "valid" or "test", whose questions have no answers, which says nothing.
+
+    Raises:
+        UserError: it is missing, no JSON, of another form, or has not one question that can be used.
+    """
+    hash_file(path)
+    try:
+        articles = json.loads(path.read_text(encoding="utf-8"))["data"]
+        paragraphs = [paragraph for article in articles for paragraph in article["paragraphs"]]
+        json.dumps(paragraphs, ensure_ascii=False).encode()  # a lone surrogate cannot be written
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{path} is not in SQuAD's format ({type(error).__name__}: {first_line(error)}); "
+            'it needs {"data": [{"paragraphs": [...]}]}'
+        ) from error
+    read, seen = SquadSplit(FaultLog(path)), set[str]()
+    for number, paragraph in enumerate(paragraphs):
+        context = paragraph.get("context") if isinstance(paragraph, dict) else None
+        read.paragraphs.append(context if isinstance(context, str) else "")
+        for record in paragraph.get("qas", []) if isinstance(paragraph, dict) else [None]:
+            try:
+                read.questions.append(_question(record, number, read.paragraphs[-1], seen, split))
+            except FaultyRow as fault:
+                read.faults.add(f"paragraph {number}", fault, str(record))
+    read.faults.check_left(read.questions, "question")
+    return read
+
+
+def answer_tokens(offsets: Sequence[Offsets], answer: Answer) -> tuple[int, int] | None:
+    """Return the first and the last token that share a character with an answer; None if no token does."""
+    if answer.start is None:
+        return None
+    start, stop = answer.start, answer.start + len(answer.text)
+    inside = [index for index, (begin, end) in enumerate(offsets) if begin < stop and end > start]
+    return (inside[0], inside[-1]) if inside else None
+
+
+def _question(record: Any, number: int, context: str, seen: set[str], split: str) -> Question:
+    is_training = split == "train"
+    if is_training and not context.strip():
+        raise FaultyRow("paragraph without text")
+    if not isinstance(record, dict) or not isinstance(record.get("id"), str):
+        raise FaultyRow("question without id")
+    asked = record["question"].strip() if isinstance(record.get("question"), str) else ""
+    if is_training and not asked:
+        raise FaultyRow("empty question")
+    if record["id"] in seen:
+        raise FaultyRow("id that another question has")
+    is_open = split == "test" or (is_training and record.get("is_impossible"))
+    answers = () if is_open else _answers(record, context)
+    if is_training and any(answer.start is None for answer in answers):
+        raise FaultyRow("answer that does not stand at answer_start")
+    seen.add(record["id"])
+    return Question(record["id"], asked, number, answers)
+
+
+def _answers(record: dict[str, Any], context: str) -> tuple[Answer, ...]:
+    """Return all answers; none means no answer, as in the official script."""
+    given = record.get("answers")
+    if given is None and record.get("is_impossible"):
+        return ()
+    try:
+        return tuple(_answer(answer["text"], answer.get("answer_start"), context) for answer in given)
+    except (AttributeError, KeyError, TypeError):
+        raise FaultyRow("answers of another form") from None
+
+
+def _answer(text: str, start: Any, context: str) -> Answer:
+    stands = bool(text.strip()) and isinstance(start, int) and start >= 0 and context.startswith(text, start)
+    return Answer(text, start if stands else None)
 
 
 def _write_split(
     split: str, read: SquadSplit, folder: Path, encoder: TextEncoder, workers: int
 ) -> dict[str, int]:
+    def mapped(function: Callable[[str], Any], texts: Sequence[str]) -> Iterator[Any]:
+        return map_in_batches(function, texts, size=_BATCH, workers=workers)
+
+    def writer(part: str) -> ArrayWriter:
+        return ArrayWriter(folder / f"{split}.{part}")
+
     tokens = Counter[int]()
     offsets: list[list[Offsets]] = []
-    with (
-        ArrayWriter(folder / f"{split}.paragraphs") as paragraphs,
-        ArrayWriter(folder / f"{split}.offsets") as places,
-    ):
-        for ids, stretches in map_in_batches(
-            encoder.with_offsets, read.paragraphs, size=_BATCH, workers=workers
-        ):
+    with writer("paragraphs") as paragraphs, writer("offsets") as places:
+        for ids, stretches in mapped(encoder.with_offsets, read.paragraphs):
             paragraphs.add(ids)
             places.add(stretches)
             offsets.append(stretches)
             tokens.update(ids)
-    spans = _find_spans(read, offsets, is_training=split == "train")
-    read.faults.check_left(spans, "question")
-    with ArrayWriter(folder / f"{split}.questions") as questions:
-        texts = [question.text for question, _ in spans]
-        for ids in map_in_batches(encoder, texts, size=_BATCH, workers=workers):
+    found = _find_spans(read, offsets, is_training=split == "train")
+    read.faults.check_left(found, "question")
+    with writer("questions") as questions, writer("spans") as spans:
+        for ids, (question, span) in zip(
+            mapped(encoder, [each.text for each, _ in found]), found, strict=True
+        ):
             questions.add(ids)
+            spans.add([question.paragraph, *span])
             tokens.update(ids)
-    with ArrayWriter(folder / f"{split}.spans") as writer:
-        for question, span in spans:
-            writer.add([question.paragraph, *span])
-    record = {
-        "paragraphs": read.paragraphs,
-        "questions": [
-            {"id": question.id, "answers": [answer.text for answer in question.answers]}
-            for question, _ in spans
-        ],
-    }
+    answers = [{"id": each.id, "answers": [answer.text for answer in each.answers]} for each, _ in found]
+    record = {"paragraphs": read.paragraphs, "questions": answers}
     (folder / f"{split}.json").write_text(json.dumps(record, ensure_ascii=False), encoding="utf-8")
     counts = {
-        "rows": len(spans),
+        "rows": len(found),
         "tokens": tokens.total(),
         "unknown": tokens[encoder.dictionary.unk()],
         "paragraphs": len(read.paragraphs),
     }
     if split != "test":
-        counts["without answer"] = sum(not question.answers for question, _ in spans)
+        counts["without answer"] = sum(not question.answers for question, _ in found)
     return counts
 
 
 def _find_spans(
     read: SquadSplit, offsets: Sequence[Sequence[Offsets]], *, is_training: bool
 ) -> list[tuple[Question, tuple[int, int]]]:
-    """Pairs each question with the tokens of its first answer; without any it is faulty in training."""
-    spans = []
+    """Pair each question with the tokens of its first answer; without any it is faulty in training."""
+    found = []
     for question in read.questions:
         span: tuple[int, int] | None = _NO_ANSWER
         if question.answers:
             span = answer_tokens(offsets[question.paragraph], question.answers[0])
-        if span is None and not is_training:
-            span = _NO_ANSWER  # the text alone is scored
-        if span is None:
+        if span is None and is_training:
             fault = FaultyRow("answer without a token of its own")
             read.faults.add(f"paragraph {question.paragraph}", fault, question.id)
         else:
-            spans.append((question, span))
-    return spans
+            found.append((question, span or _NO_ANSWER))  # without a token the text alone is scored
+    return found

@@ -8,15 +8,15 @@ from fairseq.criterions import FairseqCriterion
 from fairseq.data import Dictionary
 from fairseq.dataclass import FairseqDataclass
 from fairseq.models import BaseFairseqModel
-from fairseq.tasks import FairseqTask, register_task
+from fairseq.tasks import register_task
 from omegaconf import II, MISSING
 
 from fairseq_masking.corpus.manifest import check_dictionary
 from fairseq_masking.data import load_dictionary
 from fairseq_masking.errors import UserError
+from fairseq_masking.finetuning.squad.criterion import SpanHead
 from fairseq_masking.finetuning.squad.dataset import SquadDataset, SquadExamples
-from fairseq_masking.finetuning.squad.head import SpanHead
-from fairseq_masking.tasks.masked_pretraining import data_folders
+from fairseq_masking.tasks.masked_pretraining import TextTask, data_folders
 
 __all__ = ["SquadConfig", "SquadTask"]
 
@@ -29,7 +29,7 @@ _SPECIALS = 4  # <s> question </s></s> window </s>
 class SquadConfig(FairseqDataclass):
     """Options of ``squad``."""
 
-    data: str = field(default=MISSING, metadata={"help": "folder made by prepare_finetune --task squad"})
+    data: str = field(default=MISSING, metadata={"help": "folder made by prepare task --task squad"})
     tokens_per_sample: int = field(
         default=512, metadata={"help": "longest row: <s> question </s></s> paragraph </s>"}
     )
@@ -42,7 +42,7 @@ class SquadConfig(FairseqDataclass):
 
 
 @register_task("squad", dataclass=SquadConfig)
-class SquadTask(FairseqTask):
+class SquadTask(TextTask):
     """Rows of a question and a window of its paragraph; the model gets a head for first and last token.
 
     The head is one of the model's classification heads, which any model with an encoder has.
@@ -50,10 +50,10 @@ class SquadTask(FairseqTask):
 
     cfg: SquadConfig
     span_head = "span"  # its name
+    name = "squad"
 
     def __init__(self, cfg: SquadConfig, dictionary: Dictionary) -> None:
-        super().__init__(cfg)
-        self.dictionary = dictionary
+        super().__init__(cfg, dictionary)
         for name in ("doc_stride", "question_tokens"):
             if getattr(cfg, name) < 1:
                 raise UserError(f"--{name.replace('_', '-')} {getattr(cfg, name)} is below 1")
@@ -71,32 +71,13 @@ class SquadTask(FairseqTask):
         return cls(cfg, load_dictionary(folder / "dict.txt"))
 
     @property
-    def source_dictionary(self) -> Dictionary:
-        """The dictionary, ``<mask>`` included."""
-        return self.dictionary
-
-    @property
     def target_dictionary(self) -> None:
         """Answers are places in the text."""
         return None
 
-    def max_positions(self) -> int:
-        """Longest row, in tokens."""
-        return self.cfg.tokens_per_sample
-
     def build_model(self, cfg: FairseqDataclass, from_checkpoint: bool = False) -> BaseFairseqModel:
-        """Build the model, give it the head and check that a row fits its positions."""
+        """Build the model and give it the head."""
         model = super().build_model(cfg, from_checkpoint)
-        if not hasattr(model, "classification_heads") or not hasattr(model, "encoder"):
-            raise UserError(
-                f"--arch {getattr(cfg, '_name', type(model).__name__)} does not train with --task squad:"
-                " choose one of fairseq_masking's, such as mlm_base"
-            )
-        if self.cfg.tokens_per_sample > model.max_positions():
-            raise UserError(
-                f"--tokens-per-sample {self.cfg.tokens_per_sample} is more than the model's --max-positions"
-                f" {model.max_positions()}: lower it"
-            )
         model.classification_heads[self.span_head] = SpanHead(model.cfg.encoder_embed_dim)
         return model
 

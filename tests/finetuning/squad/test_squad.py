@@ -17,10 +17,9 @@ from fairseq.models import MODEL_DATACLASS_REGISTRY
 from omegaconf import OmegaConf
 
 from fairseq_masking.errors import UserError
-from fairseq_masking.finetuning.finetuned import Finetuned
+from fairseq_masking.finetuning.finetuned import Finetuned, predict
 from fairseq_masking.finetuning.squad.criterion import SquadCriterion, SquadCriterionConfig
 from fairseq_masking.finetuning.squad.task import SquadConfig, SquadTask
-from fairseq_masking.finetuning.submission import predict
 from fairseq_masking.methods.base.sizes import SIZES
 from fairseq_masking.methods.mlm.model import MLMConfig
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from fairseq_masking.finetuning.metrics import ScoredAnswer
 from fairseq_masking.finetuning.squad.answers import (
     Candidates,
     likeliest_spans,
@@ -15,9 +16,8 @@ from fairseq_masking.finetuning.squad.answers import (
     score_rows,
     scored_answers,
 )
+from fairseq_masking.finetuning.squad.criterion import span_losses
 from fairseq_masking.finetuning.squad.dataset import Reference
-from fairseq_masking.finetuning.squad.head import span_losses
-from fairseq_masking.finetuning.squad.scoring import ScoredAnswer
 
 
 def brute_force(logits, window, max_tokens):

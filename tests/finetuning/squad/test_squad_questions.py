@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from fairseq_masking.errors import UserError
-from fairseq_masking.finetuning.squad.reading import Answer, SquadSplit, read_squad
+from fairseq_masking.finetuning.squad.prepare import Answer, SquadSplit, read_squad
 
 CONTEXT = "Paris is the capital of France."
 PARIS, MOVED = {"text": "Paris", "answer_start": 0}, {"text": "France", "answer_start": 3}

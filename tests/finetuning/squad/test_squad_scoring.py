@@ -5,14 +5,14 @@ import random
 
 import pytest
 
-from fairseq_masking.finetuning.squad.scoring import (
+from fairseq_masking.finetuning.metrics import (
     ScoredAnswer,
+    answer_scores,
     best_threshold,
     exact_match,
-    f1,
     normalize_answer,
-    score,
     squad_scores,
+    word_f1,
 )
 
 
@@ -50,12 +50,12 @@ def test_normal_form(text: str, normal: str) -> None:
     ],
 )
 def test_score(answers: list[str], prediction: str, exact: float, overlap: float) -> None:
-    assert score(answers, prediction) == (exact, pytest.approx(overlap))
+    assert answer_scores(answers, prediction) == (exact, pytest.approx(overlap))
 
 
 def test_a_side_without_words() -> None:
-    assert f1("the", "an") == 1 == exact_match("the", "an")
-    assert f1("the", "it") == 0 == f1("it", "")
+    assert word_f1("the", "an") == 1 == exact_match("the", "an")
+    assert word_f1("the", "it") == 0 == word_f1("it", "")
 
 
 def answer(exact: float, margin: float, *, has_answer: bool = True, f: float | None = None) -> ScoredAnswer:
@@ -115,7 +115,7 @@ def test_it_does_what_the_official_script_does(seed: int) -> None:
     gold = {q: rng.choice([[], ["a cat"], ["big dog", "the dog"], ["the"]]) for q in range(30)}
     preds = {q: rng.choice(["", "cat", "the", "big  dog.", "dog cat"]) for q in gold}
     margins = {q: rng.uniform(0.1, 1) for q in gold}
-    raw = {q: score(gold[q], preds[q]) for q in gold}
+    raw = {q: answer_scores(gold[q], preds[q]) for q in gold}
     answers = [ScoredAnswer(*raw[q], margins[q], bool(gold[q]), bool(preds[q])) for q in gold]
     has_answer = {q: bool(gold[q]) for q in gold}
     for place, name in enumerate(("exact", "f1")):
