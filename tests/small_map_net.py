@@ -24,9 +24,10 @@ SHAPE = {
 def build(device, *, seed=1, sharpen=20.0, **options) -> MapNetModel:
     """Without dropout; ``sharpen`` scales the scores, so that the proposal is far from uniform."""
     torch.manual_seed(0)
-    cfg = MapNetConfig(**{"dropout": 0.0, "attention_dropout": 0.0, "max_positions": 32, **SHAPE, **options})
-    task = pretraining_task(cfg=Namespace(seed=seed))
-    model = MapNetModel.build_model(cfg, task).to(device)
+    fixed = {"dropout": 0.0, "attention_dropout": 0.0, "max_positions": 32, "seed": seed}
+    model = MapNetModel.build_model(MapNetConfig(**{**fixed, **SHAPE, **options}), pretraining_task()).to(
+        device
+    )
     with torch.no_grad():
         model.proposal.score.weight.mul_(sharpen)
         for parameter in model.parameters():

@@ -4,7 +4,7 @@ import logging
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, List
+from typing import Any, List, get_args
 
 import numpy as np
 import torch
@@ -18,17 +18,17 @@ from omegaconf import II, MISSING
 
 from fairseq_masking.corpus.dictionary import masking_vocabulary
 from fairseq_masking.corpus.manifest import check_dictionary
-from fairseq_masking.data import BlockDataset, MaskedDataset, load_dictionary, load_tokens
+from fairseq_masking.data import BlockDataset, BreakMode, MaskedDataset, load_dictionary, load_tokens
 from fairseq_masking.errors import UserError
-from fairseq_masking.masking import Masker, MaskingConfig
+from fairseq_masking.masking import Masker, MaskingConfig, MaskUnit
 from fairseq_masking.tokenizers.symbols import MASK_SYMBOL
 
 __all__ = ["MaskedPretrainingConfig", "MaskedPretrainingTask"]
 
 logger = logging.getLogger(__name__)
 
-SAMPLE_BREAK_MODE_CHOICES = ChoiceEnum(["none", "complete", "complete_doc", "eos"])
-MASK_UNIT_CHOICES = ChoiceEnum(["subword", "whole_word", "span"])
+SAMPLE_BREAK_MODE_CHOICES = ChoiceEnum(list(get_args(BreakMode)))
+MASK_UNIT_CHOICES = ChoiceEnum(list(get_args(MaskUnit)))
 
 
 @dataclass

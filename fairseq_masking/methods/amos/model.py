@@ -18,7 +18,7 @@ from fairseq_masking.masking import Kind
 from fairseq_masking.methods.amos.generator import Generator
 from fairseq_masking.methods.amos.gumbel_mixture import gumbel_mixture
 from fairseq_masking.methods.amos.mixture import Mixture
-from fairseq_masking.methods.amos.options import GENERATOR_LAYERS, AmosConfig
+from fairseq_masking.methods.amos.options import GENERATOR_LAYERS, AmosConfig, generator_depths
 from fairseq_masking.methods.base.encoder_model import EncoderModel
 from fairseq_masking.methods.base.sizes import fill_in_missing, register_architectures
 from fairseq_masking.modules.encoder import init_bert_weights
@@ -71,16 +71,10 @@ class AmosModel(EncoderModel):
         """Create the generator, its mixture and the discriminator's head."""
         if not cfg.gumbel_temperature > 0:
             raise UserError(f"--gumbel-temperature {cfg.gumbel_temperature}: above 0; the paper has 0.3")
-        separate, layers = cfg.separate_generators, list(cfg.generator_layers)
-        if separate is not None and {"generator_layers": layers} not in GENERATOR_LAYERS.values():
-            raise UserError(
-                f"--generator-layers {','.join(map(str, layers))} with --separate-generators"
-                f" {','.join(map(str, separate))}: these stand in place of those, leave one of them out"
-            )
         self.generator = Generator(
             self.encoder.config,
-            layers if separate is None else separate,
-            separate=separate is not None,
+            generator_depths(cfg),
+            separate=cfg.separate_generators is not None,
             stop_gradient=not cfg.no_generator_stop_grad,
             impl=str(cfg.ops_impl),
         )

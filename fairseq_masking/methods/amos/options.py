@@ -9,10 +9,11 @@ from typing import List, Optional
 from fairseq.dataclass import ChoiceEnum
 from omegaconf import II
 
+from fairseq_masking.errors import UserError
 from fairseq_masking.methods.amos.mixture import MIXTURES
 from fairseq_masking.methods.base.options import RELATIVE_POSITION_CHOICES, EncoderModelConfig
 
-__all__ = ["GENERATOR_LAYERS", "AmosConfig"]
+__all__ = ["GENERATOR_LAYERS", "AmosConfig", "generator_depths"]
 
 MIXTURE_CHOICES = ChoiceEnum(list(MIXTURES))
 
@@ -74,3 +75,23 @@ class AmosConfig(EncoderModelConfig):
     )
     max_update: int = II("optimization.max_update")
     seed: int = II("common.seed")
+
+
+def generator_depths(cfg: AmosConfig) -> list[int]:
+    """Return the depths that predict: those of the separate generators, where there are any.
+
+    ``generator_layers`` is never empty: ``--arch``, Hydra's node and every checkpoint hold a row of
+    ``GENERATOR_LAYERS`` where nobody chose. Beside separate generators such a row therefore means nothing.
+
+    Raises:
+        UserError: other depths are given beside the separate generators.
+    """
+    layers, separate = list(cfg.generator_layers), cfg.separate_generators
+    if separate is None:
+        return layers
+    if {"generator_layers": layers} not in GENERATOR_LAYERS.values():
+        raise UserError(
+            f"--generator-layers {','.join(map(str, layers))} with --separate-generators"
+            f" {','.join(map(str, separate))}: these stand in place of those, leave one of them out"
+        )
+    return list(separate)

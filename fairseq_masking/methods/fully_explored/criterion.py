@@ -62,11 +62,11 @@ class FullyExploredMLMCriterion(MLMCriterion):
 
     def __init__(self, cfg: FullyExploredMLMConfig, task: Any) -> None:
         super().__init__(cfg, task)
-        self.num_splits = getattr(task.cfg, "mask_splits", 1)
-        if self.num_splits < 2:
+        num_splits = getattr(task.cfg, "mask_splits", 1)
+        if num_splits < 2:
             raise UserError(
                 f"criterion fully_explored_mlm needs --mask-splits 2 or more (task.mask_splits), not"
-                f" {self.num_splits}: the paper takes 4; for a single mask use criterion mlm"
+                f" {num_splits}: the paper takes 4; for a single mask use criterion mlm"
             )
 
     def forward(
@@ -75,17 +75,17 @@ class FullyExploredMLMCriterion(MLMCriterion):
         """Return the summed loss (nats), the number of masked tokens and the sums to log."""
         output = model(**sample["net_input"])
         logs = masked_token_logs(output, sample)
-        # Validation has one mask a sequence, so nothing to compare; the keys stay the same on every rank.
-        num_splits = self.num_splits if self.training else 1
-        num_masked = sample["net_input"]["num_masked"]
+        batch = sample["net_input"]
+        num_splits = batch["shape"]["num_splits"]
         with torch.no_grad():
             statistics = (
-                split_statistics(output.losses_N, num_masked, num_splits)
+                split_statistics(output.losses_N, batch["num_masked"], num_splits)
+                # Validation has one mask a sequence, so nothing to compare; the keys stay the same.
                 if num_splits > 1
                 else SplitStatistics(*output.losses_N.new_zeros(4))
             )
         logs.update({f"split_{key}": value for key, value in statistics._asdict().items()})
-        logs["split_weight"] = statistics.num_sequences * self.num_splits
+        logs["split_weight"] = statistics.num_sequences * num_splits
         return output.losses_N.sum(), output.losses_N.numel(), logs
 
     @staticmethod

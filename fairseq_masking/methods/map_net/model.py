@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, Optional
 import torch
 from fairseq.dataclass import ChoiceEnum
 from fairseq.models import register_model
+from omegaconf import II
 from torch import Tensor, nn
 
 from fairseq_masking.corpus.dictionary import masking_vocabulary
@@ -85,6 +86,7 @@ class MapNetConfig(MLMConfig):
         default="all",
         metadata={"help": "train the proposal network on all sentences, or on those that it masked"},
     )
+    seed: int = II("common.seed")
 
 
 class MapNetOutput(NamedTuple):
@@ -135,7 +137,6 @@ class MapNetModel(MLMModel):
         model = super().build_model(cfg, task)
         if model.pretrains:
             model.learn_vocabulary(task.source_dictionary)
-            model.seed = getattr(getattr(task, "cfg", None), "seed", model.seed)
         return model
 
     def build_pretraining(self, cfg: EncoderModelConfig) -> None:
@@ -145,7 +146,7 @@ class MapNetModel(MLMModel):
             cfg.explore_start, cfg.explore_end, cfg.explore_updates, str(cfg.explore_unit)
         )
         self.learn_from_all = str(cfg.proposal_learn_from) == "all"
-        self.seed = 1
+        self.seed = cfg.seed
         self.num_updates = 0
         config = replace(
             self.encoder.config,

@@ -11,13 +11,14 @@ from fairseq.dataclass import ChoiceEnum
 
 from fairseq_masking.errors import UserError
 from fairseq_masking.methods.base.options import EncoderModelConfig
+from fairseq_masking.methods.three_ml.flops import DECODER_ATTENTIONS
 from fairseq_masking.modules import EncoderConfig
 
 __all__ = ["ThreeMLConfig", "decoder_config", "normalization"]
 
 logger = logging.getLogger(__name__)
 
-DECODER_ATTENTION_CHOICES = ChoiceEnum(["self", "cross"])
+DECODER_ATTENTION_CHOICES = ChoiceEnum(list(DECODER_ATTENTIONS))
 _HEAD_SIZE = 64
 
 
