@@ -8,29 +8,27 @@ Example:
 """
 
 import argparse
+import dataclasses
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from fairseq_masking.cli.options import add_out, add_seed, at_least
 from fairseq_masking.corpus.documents import DOCUMENT_BOUNDS
 from fairseq_masking.corpus.train_tokenizer import BpeTraining
+from fairseq_masking.tokenizers import BertTokenizer, Gpt2Tokenizer, SentencePieceTokenizer, Tokenizer
 from fairseq_masking.tokenizers.normalization import TextNormalizer
-
-if TYPE_CHECKING:
-    from fairseq_masking.corpus.manifest import Manifest
-    from fairseq_masking.tokenizers import Tokenizer
 
 __all__ = ["add_options", "run"]
 
 _TRAINED = "train-bpe"
-# Tokeniser -> the options that belong to it, with those of them that it needs.
-_TOKENIZERS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    _TRAINED: (("vocab_size", "character_coverage", "byte_fallback", "input_sentences"), ()),
-    "sentencepiece": (("sentencepiece_model",), ("sentencepiece_model",)),
-    "gpt2": (("gpt2_encoder_json", "gpt2_vocab_bpe"), ("gpt2_encoder_json", "gpt2_vocab_bpe")),
-    "wordpiece": (("wordpiece_vocab", "wordpiece_lowercase"), ("wordpiece_vocab",)),
+# Tokeniser -> what makes it, the options with its files, its other options.
+_TOKENIZERS: dict[str, tuple[Callable[..., Tokenizer | BpeTraining], tuple[str, ...], tuple[str, ...]]] = {
+    _TRAINED: (BpeTraining, (), ("vocab_size", "character_coverage", "byte_fallback", "input_sentences")),
+    "sentencepiece": (SentencePieceTokenizer, ("sentencepiece_model",), ()),
+    "gpt2": (Gpt2Tokenizer, ("gpt2_encoder_json", "gpt2_vocab_bpe"), ()),
+    "wordpiece": (BertTokenizer, ("wordpiece_vocab",), ("wordpiece_lowercase",)),
 }
 
 
@@ -95,19 +93,14 @@ def run(args: argparse.Namespace) -> None:
     _check_options(args)
     with tempfile.TemporaryDirectory() as scratch:
         tokenizer, dictionary = _tokenizer(args, Path(scratch))
+        text = {field.name: getattr(args, field.name) for field in dataclasses.fields(TextNormalizer)}
         preparation = Preparation(
             train=tuple(args.train),
             valid=tuple(args.valid or ()),
             output=args.out,
             tokenizer=tokenizer,
             documents=args.documents,
-            normalizer=TextNormalizer(
-                moses_normalize=args.moses_normalize,
-                split_sentences=args.split_sentences,
-                moses_tokenize=args.moses_tokenize,
-                lowercase=args.lowercase,
-                moses_lang=args.moses_lang,
-            ),
+            normalizer=TextNormalizer(**text),
             dictionary=dictionary,
             num_shards=args.shards,
             seed=args.seed,
@@ -117,7 +110,9 @@ def run(args: argparse.Namespace) -> None:
         prepared = prepare(preparation, workers=args.workers, force=args.force, reporter=reporter)
     if not prepared.is_new:
         print(f"{args.out} was prepared with these settings and inputs: nothing to do")
-    _print_counts(prepared.manifest)
+    for split, counts in sorted(prepared.manifest.counts.items()):
+        shown = ", ".join(f"{count:,} {name}" for name, count in counts.items())
+        print(f"{split}: {shown} ({counts['unknown'] / counts['tokens']:.3%})")
     print(f"fairseq-train takes: {prepared.data}")
 
 
@@ -131,7 +126,7 @@ def _share(allowed: str, holds: Callable[[float], bool]) -> Callable[[str], floa
     return share
 
 
-def _given(args: argparse.Namespace, names: tuple[str, ...]) -> dict[str, object]:
+def _given(args: argparse.Namespace, names: tuple[str, ...]) -> dict[str, Any]:
     """Those of the options that were given; of the others the room knows the defaults."""
     values = {name: getattr(args, name) for name in names}
     return {name: value for name, value in values.items() if value is not None and value is not False}
@@ -143,50 +138,37 @@ def _check_options(args: argparse.Namespace) -> None:
     Raises:
         argparse.ArgumentError: as the parser does.
     """
-    for tokenizer, (names, required) in _TOKENIZERS.items():
-        given = _given(args, names)
-        if tokenizer != args.tokenizer and given:
-            option = _option(next(iter(given)))
-            _refuse(f"{option} belongs to --tokenizer {tokenizer}, not to {args.tokenizer}")
-        if tokenizer == args.tokenizer and (missing := [name for name in required if name not in given]):
-            _refuse(f"--tokenizer {tokenizer} needs {_option(missing[0])}")
+
+    def refuse(message: str) -> None:
+        raise argparse.ArgumentError(None, message)
+
+    def first(names: Iterable[str]) -> str:
+        return f"--{next(iter(names)).replace('_', '-')}"
+
+    chosen = args.tokenizer
+    for tokenizer, (_, files, more) in _TOKENIZERS.items():
+        given = _given(args, (*files, *more))
+        if tokenizer != chosen and given:
+            refuse(f"{first(given)} belongs to --tokenizer {tokenizer}, not to {chosen}")
+        if tokenizer == chosen and (missing := [name for name in files if name not in given]):
+            refuse(f"--tokenizer {tokenizer} needs {first(missing)}")
     if args.tokenizer_from is not None:
-        if args.tokenizer != _TRAINED:
-            _refuse(f"--tokenizer-from and --tokenizer {args.tokenizer} exclude each other; give one")
-        if given := _given(args, ("dictionary", *_TOKENIZERS[_TRAINED][0])):
-            _refuse(f"--tokenizer-from brings what {_option(next(iter(given)))} says; leave that out")
+        if chosen != _TRAINED:
+            refuse(f"--tokenizer-from and --tokenizer {chosen} exclude each other; give one")
+        if given := _given(args, ("dictionary", *_TOKENIZERS[_TRAINED][2])):
+            refuse(f"--tokenizer-from brings what {first(given)} says; leave that out")
     if args.valid is not None and args.valid_fraction is not None:
-        _refuse("--valid and --valid-fraction exclude each other; give one")
+        refuse("--valid and --valid-fraction exclude each other; give one")
 
 
-def _refuse(message: str) -> None:
-    raise argparse.ArgumentError(None, message)
-
-
-def _option(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
-
-
-def _tokenizer(args: argparse.Namespace, scratch: Path) -> "tuple[Tokenizer | BpeTraining, Path | None]":
+def _tokenizer(args: argparse.Namespace, scratch: Path) -> tuple[Tokenizer | BpeTraining, Path | None]:
     """The tokeniser, and the dict.txt in whose order its symbols shall stand."""
-    from fairseq_masking.tokenizers import BertTokenizer, Gpt2Tokenizer, SentencePieceTokenizer
-    from fairseq_masking.tokenizers.from_hugging_face import tokenizer_of
-
     if args.tokenizer_from is not None:
+        from fairseq_masking.tokenizers.from_hugging_face import tokenizer_of
+
         return tokenizer_of(args.tokenizer_from, scratch)
-    if args.tokenizer == "sentencepiece":
-        return SentencePieceTokenizer(args.sentencepiece_model), args.dictionary
-    if args.tokenizer == "gpt2":
-        return Gpt2Tokenizer(args.gpt2_encoder_json, args.gpt2_vocab_bpe), args.dictionary
-    if args.tokenizer == "wordpiece":
-        return BertTokenizer(args.wordpiece_vocab, lowercase=args.wordpiece_lowercase), args.dictionary
-    return BpeTraining(seed=args.seed, **_given(args, _TOKENIZERS[_TRAINED][0])), args.dictionary
-
-
-def _print_counts(manifest: "Manifest") -> None:
-    for split, counts in sorted(manifest.counts.items()):
-        print(
-            f"{split}: {counts['documents']:,} documents, {counts['lines']:,} lines,"
-            f" {counts['tokens']:,} tokens,"
-            f" {counts['unknown']:,} unknown ({counts['unknown'] / counts['tokens']:.3%})"
-        )
+    make, files, more = _TOKENIZERS[args.tokenizer]
+    options = {name.removeprefix("wordpiece_"): value for name, value in _given(args, more).items()}
+    if args.tokenizer == _TRAINED:
+        options["seed"] = args.seed
+    return make(*(getattr(args, name) for name in files), **options), args.dictionary

@@ -4,6 +4,7 @@ Symbols have ids by their lines in dict.txt, after fairseq's own four; <mask> is
 """
 
 import logging
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from fairseq_masking.masking import MaskingVocabulary
 from fairseq_masking.tokenizers import Tokenizer, load_tokenizer
 from fairseq_masking.tokenizers.symbols import FILLER_PREFIX, MASK_SYMBOL
 
-__all__ = ["class_names", "dictionary_of", "load_dictionary", "masking_vocabulary"]
+__all__ = ["class_names", "dictionary_of", "ids_of", "load_dictionary", "masking_vocabulary"]
 
 logger = logging.getLogger(__name__)
 
@@ -89,6 +90,12 @@ def dictionary_of(tokenizer: Tokenizer, path: Path | None = None) -> Dictionary:
         dictionary.add_symbol(symbol)
     dictionary.add_symbol(MASK_SYMBOL)
     return dictionary
+
+
+def ids_of(symbols: Iterable[str], dictionary: Dictionary) -> list[int]:
+    """The symbols' ids; that of <unk> for those that the dictionary lacks."""
+    index, unk = dictionary.indices.get, dictionary.unk()
+    return [index(symbol, unk) for symbol in symbols]
 
 
 def masking_vocabulary(

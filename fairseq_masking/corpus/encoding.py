@@ -10,7 +10,7 @@ import torch
 from fairseq.data import Dictionary
 from fairseq.data.indexed_dataset import MMapIndexedDatasetBuilder
 
-from fairseq_masking.corpus.dictionary import load_dictionary
+from fairseq_masking.corpus.dictionary import ids_of, load_dictionary
 from fairseq_masking.corpus.manifest import DICTIONARY_FILE, check_dictionary, first_shard
 from fairseq_masking.tokenizers import Offsets, Tokenizer, load_tokenizer
 from fairseq_masking.tokenizers.alignment import align, map_offsets
@@ -41,16 +41,12 @@ class TextEncoder:
 
     def __call__(self, text: str) -> list[int]:
         """Returns the ids of a text, without <s> and </s>."""
-        return self._ids(self.tokenizer.encode(self.normalizer(text)))
+        return ids_of(self.tokenizer.encode(self.normalizer(text)), self.dictionary)
 
     def with_offsets(self, text: str) -> tuple[list[int], list[Offsets]]:
         """Returns the same and where in ``text``, not in its normalised form, each token stands."""
         symbols, offsets = encode_with_offsets(text, self.tokenizer, self.normalizer)
-        return self._ids(symbols), offsets
-
-    def _ids(self, symbols: Sequence[str]) -> list[int]:
-        index, unk = self.dictionary.indices.get, self.dictionary.unk()
-        return [index(symbol, unk) for symbol in symbols]
+        return ids_of(symbols, self.dictionary), offsets
 
 
 def encode_with_offsets(

@@ -156,18 +156,18 @@ def _make(
     with reporter.bar("binarising", sum(text.path.stat().st_size for _, _, text in placed)) as progress:
         for home, split, text in placed:
             home.mkdir(exist_ok=True)
-            result = binarize(
+            written_V = binarize(
                 text.path, home / split, tokenizer, dictionary, workers=workers, progress=progress
             )
             text.path.unlink()
             counts.setdefault(home, {})[split] = {
                 "documents": text.documents,
                 "lines": text.lines,
-                "tokens": result.tokens,
-                "unknown": int(result.counts[dictionary.unk()]),
+                "tokens": int(written_V.sum()),
+                "unknown": int(written_V[dictionary.unk()]),
             }
             if split == "train":
-                trained_on += result.counts
+                trained_on += written_V
     dictionary.count = trained_on.tolist()
     shared = {"settings": settings, "inputs": inputs, "num_shards": preparation.num_shards}
     for number, (home, found) in enumerate(counts.items()):

@@ -39,18 +39,10 @@ def batch_input(
 
     Returns:
         ``src_tokens`` int64 [B, T], ``src_lengths`` int64 [B], ``positions`` int64 [N] (row * T + column),
-        ``kinds`` int8 [N], ``replacements`` int64 [N], ``num_masked`` int64 [B], and ``shape``, Python
-        numbers that no model has to ask the device for:
-
-        ============  ===========================================================
-        rectangular   all rows have the same length and number of masks
-        max_masked    the largest k
-        num_mask      positions of the batch that become [MASK]
-        max_visible   the most columns of a row that are neither [MASK] nor <pad>
-        has_padding   rows differ in length
-        noise_seed    as given
-        num_splits    K
-        ============  ===========================================================
+        ``kinds`` int8 [N], ``replacements`` int64 [N], ``num_masked`` int64 [B], and ``shape``, Python values
+        that no model has to ask the device for: ``rectangular`` (all rows have one length and one k),
+        ``max_masked`` (the largest k), ``num_mask`` ([MASK]s of the batch), ``max_visible`` (the most columns
+        of a row that are neither [MASK] nor <pad>), ``has_padding``, ``noise_seed``, ``num_splits`` (K).
     """
     num_rows = len(texts) * num_splits
     lengths_I = np.array([len(text) for text in texts], dtype=np.int64)

@@ -89,7 +89,7 @@ def test_an_interrupt_cleans_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(binarization.TokenizerBinarizer, "binarize_line", interrupt)
+    monkeypatch.setattr(binarization, "_binarize_line", interrupt)
     assert main([*_options(tmp_path), "--workers", "1"]) == 130
     assert len(capsys.readouterr().err.splitlines()) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["corpus.txt"]
