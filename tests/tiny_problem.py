@@ -12,9 +12,9 @@ import torch
 from fairseq.data.indexed_dataset import MMapIndexedDatasetBuilder
 from torch import Tensor, nn
 
-from fairseq_masking.masking import MaskingConfig, MaskingVocabulary
-from fairseq_masking.measure.gradient_variance.gradients import MaskGradient, Masks, select_parameters
-from fairseq_masking.measure.gradient_variance.mask_measurement import Measurement
+from fairseq_masking.masking import MaskedItem, MaskingConfig, MaskingVocabulary
+from fairseq_masking.measure.gradient_variance.gradients import MaskGradient, select_parameters
+from fairseq_masking.measure.gradient_variance.measurement import Measurement
 from fairseq_masking.methods.base.masked_tokens import MaskedTokenOutput
 from fairseq_masking.modules import MaskedLMHead, TransformerEncoder
 from fairseq_masking.modules.encoder import EncoderConfig
@@ -119,7 +119,7 @@ def problem_of(tiny_model: TinyMLM, sequence: Callable[[int], np.ndarray]) -> Ca
     def build(n: int, tau: int) -> Problem:
         tokens_T = sequence(n)
         columns = np.array(list(itertools.combinations(range(1, n + 1), tau)), dtype=np.int64)
-        masks = Masks(columns, np.zeros(tau, dtype=np.int8), np.full_like(columns, MASK_INDEX))
+        masks = MaskedItem(columns, np.zeros(tau, dtype=np.int8), np.full_like(columns, MASK_INDEX))
         gradient = MaskGradient(tiny_model, tokens_T, masks, select_parameters(tiny_model))
         gradients = np.stack([gradient(number).numpy() for number in range(len(columns))])
         return Problem(tokens_T, columns, gradients, gradients.mean(0), gradients @ gradients.T)

@@ -5,10 +5,10 @@ import io
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from fairseq_masking.errors import UserError
 
@@ -17,12 +17,15 @@ __all__ = [
     "add_checkpoint",
     "add_data",
     "add_figure",
+    "add_measured",
     "add_out",
     "add_seed",
     "add_text",
     "at_least",
+    "measured_by",
     "read_texts",
     "run_reporting",
+    "write_numbers",
 ]
 
 
@@ -42,16 +45,19 @@ class VerbParser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: error: {' '.join(message.split())} (see --help)\n")
 
 
-def at_least(bound: int) -> Callable[[str], int]:
-    """Return an option's ``type``: whole numbers from ``bound`` on."""
+def at_least(bound: float) -> Callable[[str], float]:
+    """Return an option's ``type``: numbers from ``bound`` on, whole ones if ``bound`` is an int."""
+    kind = type(bound)
 
-    def number(text: str) -> int:
+    def number(text: str) -> float:
         try:
-            value = int(text)
+            value = kind(text)
         except ValueError:
-            raise argparse.ArgumentTypeError(f"{text!r} is no whole number") from None
-        if value < bound:
-            raise argparse.ArgumentTypeError(f"{value} is below {bound}")
+            raise argparse.ArgumentTypeError(
+                f"{text!r} is no {'whole ' if kind is int else ''}number"
+            ) from None
+        if not value >= bound:  # nan is none
+            raise argparse.ArgumentTypeError(f"{value} is below {bound:g}")
         return value
 
     return number
@@ -129,6 +135,64 @@ def read_texts(args: argparse.Namespace) -> list[list[str]]:
         raise UserError(
             f"--file {args.file} is not UTF-8 (byte {error.start}): convert it with iconv"
         ) from error
+
+
+def add_measured(
+    parser: argparse.ArgumentParser,
+    *,
+    of: str,
+    split: str,
+    mask_prob: float | str,
+    seed: str,
+    batch_size: int | None = None,
+    several: bool = False,
+) -> None:
+    """Add what measurements of checkpoints on a prepared corpus share.
+
+    Args:
+        of: what checkpoints.
+        split: default of ``--split``, as are ``mask_prob`` (or what is said of it) and ``batch_size``.
+        several: whether they take more than one.
+    """
+    add = parser.add_argument
+    add("--checkpoint", type=Path, required=True, metavar="FILE", help=of, nargs="+" if several else None)
+    add_data(parser, "prepared corpus that it was trained on", required=True)
+    add("--split", default=split, help=f"of the corpus (default: {split})")
+    add("--tokens-per-sample", type=at_least(4), metavar="T",
+        help="tokens of a sequence (default: the training's)")  # fmt: skip
+    add("--mask-prob", type=float, default=mask_prob if isinstance(mask_prob, float) else None, metavar="P",
+        help=f"share of a sequence that a mask takes (default: {mask_prob})")  # fmt: skip
+    if batch_size is not None:
+        add("--batch-size", type=at_least(1), default=batch_size, metavar="N",
+            help=f"sequences at once (default: {batch_size})")  # fmt: skip
+    add_seed(parser, seed)
+    add_out(parser, "file for the numbers, with what reproduces them", metavar="CSV")
+    add("--note", default="", metavar="TEXT", help="kept in the file, such as how the checkpoint was trained")
+
+
+def measured_by(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the values of ``add_measured`` that make batches, by their names."""
+    return {
+        name: getattr(args, name) for name in ("data", "tokens_per_sample", "mask_prob", "batch_size", "seed")
+    }
+
+
+def write_numbers(
+    args: argparse.Namespace, rows: Sequence[dict[str, Any]], *, since: float | None = None
+) -> None:
+    """Write ``--out``, where it was given: the rows, with what reproduces them.
+
+    Args:
+        since: ``time.perf_counter()`` when the measurement started.
+    """
+    if args.out is None:
+        return
+    from fairseq_masking.figures.provenance import provenance_of, write_csv
+
+    paths = getattr(args, "checkpoint", [])
+    checkpoints = [paths] if isinstance(paths, Path) else paths
+    more = {"note": args.note} if hasattr(args, "note") else {}
+    write_csv(args.out, rows, provenance_of(args.command, checkpoints, since=since, **more))
 
 
 def run_reporting(

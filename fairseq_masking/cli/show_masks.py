@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> None:
     register()
     from fairseq_masking.corpus.dictionary import masking_vocabulary
     from fairseq_masking.masking import MaskingConfig
-    from fairseq_masking.measure.measurements import sequence_length
+    from fairseq_masking.measure.sequences import sequence_length
     from fairseq_masking.measure.show import render
     from fairseq_masking.measure.show.shown_masks import show_masks, summary_line
     from fairseq_masking.measure.show.text_blocks import cut_texts

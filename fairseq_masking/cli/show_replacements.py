@@ -35,8 +35,8 @@ def run(args: argparse.Namespace) -> None:
     register()
     from fairseq_masking.corpus.dictionary import masking_vocabulary
     from fairseq_masking.masking import MaskingConfig
-    from fairseq_masking.measure.measurements import load_amos, sequence_length
-    from fairseq_masking.measure.replacements import source_names
+    from fairseq_masking.measure.amos import load_amos, source_names
+    from fairseq_masking.measure.sequences import sequence_length
     from fairseq_masking.measure.show import render
     from fairseq_masking.measure.show.shown_replacements import HEADER, show_replacements, summary_line
     from fairseq_masking.measure.show.text_blocks import cut_texts

@@ -1,24 +1,44 @@
-"""Floating-point operations of an encoder's training step, from its shape: its matrix products, all of them.
+"""Floating-point operations of training, from shapes: an encoder's, and what MAP-Net and AMOS add to it.
 
-A product ``[m, k] @ [k, n]`` is 2 m k n FLOPs (a multiplication and an addition each). Biases, softmax,
-LayerNorm, activations, dropout, embedding look-ups and the optimizer are left out: under 1% of the sum, and
-bound by memory, not by arithmetic. Backward multiplies each product's gradient with both its operands, so a
-training step is 3 times its forward pass. What an implementation computes a second time (activation
-checkpointing, flash attention's backward, logits taken in chunks) is no work of the model and not counted.
+All of their matrix products. A product ``[m, k] @ [k, n]`` is 2 m k n FLOPs (a multiplication and an addition
+each). Biases, softmax, LayerNorm, activations, dropout, embedding look-ups and the optimizer are left out:
+under 1% of the sum, and bound by memory, not by arithmetic. Backward multiplies each product's gradient with
+both its operands, so a training step is 3 times its forward pass. What an implementation computes a second
+time (activation checkpointing, flash attention's backward, logits taken in chunks) is no work of the model
+and not counted. 3ML's are Eq. 2-4 of its paper, in ``methods/three_ml/flops.py``.
+
+AMOS's step is three kinds of products: the layers of discriminator and generator over all tokens; a
+prediction head for each of the K depths on the masked tokens; the mixture's logits ``E h_bar``, whose
+backward is ``E G`` and ``dS E`` (E is detached there, h_bar's gradient is taken). For base (12 layers,
+generator of 8, depths 4, 6, 8), 512 tokens, 77 of them masked, and V = 32,768:
+
+    layers 20/12 of 96.6 GFLOPs, heads 3 of 4.0, mixture 3.9: 176.8 over 100.6 = 1.76
+
+Left out there: the mixture's scores ``v . f`` and the discriminator's one output a token, under 0.01%; what
+stop-gradient spares, the input gradient of a layer's query, key and value for each head.
 
 Source: Kaplan et al. 2020 (2001.08361), Section 2.1, and 2211.04898, Appendix D, whose block with F = 4D
 (``8nd^2 + 4n^2d + 16nd^2``) is ``layer_flops``; the paper counts backward once where this counts it twice.
+2008.05333, Section 4.1 (sizes of the proposal network) and 4.1.1 (when it draws); 2204.03243, Section 3.3.
 Letters: T tokens of a sequence, D width, F inner width, L layers, V vocabulary, N masked tokens.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+from fairseq_masking.methods.three_ml.flops import prediction_flops
 
 __all__ = [
     "EncoderShape",
+    "amos_flops",
     "attention_flops",
     "encoder_flops",
+    "flops_over_mlm",
     "layer_flops",
+    "mean_share_proposed",
     "prediction_flops",
+    "proposal_flops",
+    "proposal_share",
     "step_flops",
 ]
 
@@ -51,15 +71,10 @@ def layer_flops(num_tokens: int, embed_dim: int, ffn_dim: int) -> int:
     return projections + attention_flops(num_tokens, num_tokens, embed_dim) + feed_forward
 
 
-def prediction_flops(num_masked: int, embed_dim: int, vocab_size: int) -> int:
-    """FLOPs of the prediction head on masked tokens alone, forward: ``2 N D^2 + 2 N D V``."""
-    return 2 * num_masked * embed_dim * (embed_dim + vocab_size)
-
-
 def encoder_flops(shape: EncoderShape, num_tokens: int, num_masked: int) -> int:
     """FLOPs of one sequence through encoder and head, forward: ``num_masked`` of ``num_tokens`` predicted."""
     layers = shape.num_layers * layer_flops(num_tokens, shape.embed_dim, shape.ffn_dim)
-    return layers + prediction_flops(num_masked, shape.embed_dim, shape.vocab_size)
+    return layers + int(prediction_flops(num_masked, shape.embed_dim, shape.vocab_size))
 
 
 def step_flops(shape: EncoderShape, *, num_rows: int, num_tokens: int, num_masked: int) -> int:
@@ -75,3 +90,72 @@ def step_flops(shape: EncoderShape, *, num_rows: int, num_tokens: int, num_maske
         utilisation of Chowdhery et al. 2022 (2204.02311, Appendix B).
     """
     return _PASSES_OF_A_STEP * num_rows * encoder_flops(shape, num_tokens, num_masked)
+
+
+def proposal_flops(
+    shape: EncoderShape, *, num_layers: int, embed_dim: int, ffn_dim: int, num_tokens: int
+) -> int:
+    """FLOPs of MAP-Net's proposal network over one sequence, forward.
+
+    Args:
+        shape: of the encoder, whose token embeddings it reads through a linear layer.
+        num_layers: of the proposal network, as are ``embed_dim`` and ``ffn_dim``.
+        num_tokens: T, special tokens included.
+    """
+    projection = 2 * num_tokens * shape.embed_dim * embed_dim
+    scores = 2 * num_tokens * embed_dim
+    return projection + num_layers * layer_flops(num_tokens, embed_dim, ffn_dim) + scores
+
+
+def proposal_share(
+    shape: EncoderShape, *, num_layers: int, embed_dim: int, ffn_dim: int, num_tokens: int, num_masked: int
+) -> float:
+    """Return what the network adds where it always runs, over the FLOPs of encoder and prediction head.
+
+    The same share of forward and of forward and backward.
+    """
+    added = proposal_flops(
+        shape, num_layers=num_layers, embed_dim=embed_dim, ffn_dim=ffn_dim, num_tokens=num_tokens
+    )
+    return added / encoder_flops(shape, num_tokens, num_masked)
+
+
+def mean_share_proposed(start: float, end: float) -> float:
+    """Return the mean over the schedule of 1 - q, q falling linearly: the share of updates that propose.
+
+    Of a run as long as the schedule. With ``--explore-unit batch --proposal-learn-from proposed`` the network
+    runs in these alone.
+    """
+    return 1.0 - (start + end) / 2.0
+
+
+def amos_flops(
+    shape: EncoderShape,
+    depths: Sequence[int],
+    *,
+    num_tokens: int,
+    num_masked: int,
+    separate: bool = False,
+) -> int:
+    """FLOPs of one sequence through AMOS, forward; a training step is 3 times as many.
+
+    Args:
+        shape: of the discriminator; the generator has its width.
+        depths: D, the generator layers with a head.
+        num_tokens: T, special tokens included, which both networks read.
+        num_masked: N.
+        separate: a generator for each depth (``--separate-generators``), not one as deep as the deepest.
+    """
+    generator_layers = sum(depths) if separate else max(depths)
+    layers = (shape.num_layers + generator_layers) * layer_flops(num_tokens, shape.embed_dim, shape.ffn_dim)
+    heads = len(depths) * int(prediction_flops(num_masked, shape.embed_dim, shape.vocab_size))
+    mixture = 2 * num_masked * shape.embed_dim * shape.vocab_size
+    return layers + heads + mixture
+
+
+def flops_over_mlm(
+    shape: EncoderShape, depths: Sequence[int], *, num_tokens: int, num_masked: int, separate: bool = False
+) -> float:
+    """Return ``amos_flops`` over those of encoder and prediction head: 1.76 for base and depths 4, 6, 8."""
+    cost = amos_flops(shape, depths, num_tokens=num_tokens, num_masked=num_masked, separate=separate)
+    return cost / encoder_flops(shape, num_tokens, num_masked)

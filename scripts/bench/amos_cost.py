@@ -37,8 +37,7 @@ from common import (
 from systems import OURS, VARIANTS, Run, Setting
 
 from fairseq_masking.figures.tables import format_table
-from fairseq_masking.measure.amos_flops import amos_flops
-from fairseq_masking.measure.flops import EncoderShape, encoder_flops
+from fairseq_masking.measure.flops import EncoderShape, amos_flops, encoder_flops
 from fairseq_masking.methods.amos.options import GENERATOR_LAYERS
 from fairseq_masking.methods.base.sizes import SIZES
 

@@ -21,8 +21,7 @@ import torch
 from common import PRECISIONS, environment, milliseconds, read_csv, take_turns, write_csv
 from systems import VARIANTS, Run, Setting
 
-from fairseq_masking.measure.flops import EncoderShape
-from fairseq_masking.measure.map_net_flops import mean_share_proposed, proposal_share
+from fairseq_masking.measure.flops import EncoderShape, mean_share_proposed, proposal_share
 from fairseq_masking.methods.base.sizes import SIZES
 from fairseq_masking.methods.map_net.model import PROPOSAL_SIZES, MapNetConfig
 

@@ -13,9 +13,14 @@ from fairseq_masking.figures.curves import PRESETS, curves_of
 from fairseq_masking.figures.figure import plot_panels
 from fairseq_masking.figures.tables import format_table
 from fairseq_masking.figures.training_log import TrainingLog, read_training_log
-from fairseq_masking.measure.fillings import format_fillings, top_candidates
-from fairseq_masking.measure.masked_targets import training_unigram, validation_targets
-from fairseq_masking.measure.unigram import Score, Unigram
+from fairseq_masking.measure.unigram import (
+    Score,
+    Unigram,
+    format_fillings,
+    top_candidates,
+    training_unigram,
+    validation_targets,
+)
 from fairseq_masking.tasks import MaskedPretrainingTask
 from fairseq_masking.tasks.masked_pretraining import MaskedPretrainingConfig
 

@@ -7,8 +7,7 @@ import pytest
 import torch
 from commands import ROOT, write_corpus
 
-from fairseq_masking.measure.amos_flops import flops_over_mlm
-from fairseq_masking.measure.flops import EncoderShape
+from fairseq_masking.measure.flops import EncoderShape, flops_over_mlm
 
 
 @pytest.fixture

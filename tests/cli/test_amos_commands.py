@@ -5,7 +5,6 @@ import csv
 import pytest
 from commands import assert_ok, prepare_sentences, status_of
 
-from fairseq_masking.cli import adversary, replacement_losses
 from fairseq_masking.cli.main import main
 
 TEXT = "The old dog sat on a hat."
@@ -33,10 +32,10 @@ def show(trained):
     return show
 
 
-def measuring(trained, *options):
+def measuring(trained, verb, *options):
     checkpoint = trained / "amos" / "checkpoint_last.pt"
     given = ["--checkpoint", checkpoint, "--data", trained / "data", "--batch-size", "4", *options]
-    return [str(option) for option in given]
+    return main(["measure", verb, *map(str, given)])
 
 
 def rows_of(path):
@@ -70,7 +69,7 @@ def test_replacements_as_a_page(show, capsys, tmp_path):
 def test_replacement_losses(trained, capsys, tmp_path):
     out, figure = tmp_path / "a.csv", tmp_path / "a.png"
     options = ["--batches", "2", "--bins", "10", "--out", out, "--figure", figure]
-    assert replacement_losses.main(measuring(trained, *options)) == 0
+    assert measuring(trained, "replacements", *options) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split("|")[1].strip() for line in lines[2:]] == ["layer 1", "layer 2", "layer 3", "mixture"]
     rows = rows_of(out)
@@ -84,7 +83,7 @@ def test_replacement_losses(trained, capsys, tmp_path):
 def test_adversary(trained, capsys, tmp_path):
     out = tmp_path / "a.csv"
     options = ["--steps", "2", "--every", "1", "--held-out", "2", "--out", out]
-    assert adversary.main(measuring(trained, *options)) == 0
+    assert measuring(trained, "adversary", *options) == 0
     rows = rows_of(out)
     assert [(row["scale"], row["step"]) for row in rows] == [
         (scale, step) for scale in ("-1", "1") for step in "012"
@@ -128,16 +127,16 @@ def test_bad_input_is_one_line(show, capsys, options, status, message):
 
 
 @pytest.mark.parametrize(
-    ("command", "options", "status", "message"),
+    ("verb", "options", "status", "message"),
     [
-        (adversary, ["--held-out", "1"], 2, "--held-out 1 is below 2"),
-        (adversary, ["--batch-size", "4000"], 1, "lower it"),
-        (adversary, ["--held-out-split", "absent"], 1, "absent"),
-        (replacement_losses, ["--bins", "0"], 2, "--bins 0 is below 1"),
-        (replacement_losses, ["--mask-prob", "0"], 1, "--mask-prob 0"),
+        ("adversary", ["--held-out", "1"], 2, "--held-out: 1 is below 2"),
+        ("adversary", ["--batch-size", "4000"], 1, "lower it"),
+        ("adversary", ["--held-out-split", "absent"], 1, "absent"),
+        ("replacements", ["--bins", "0"], 2, "--bins: 0 is below 1"),
+        ("replacements", ["--mask-prob", "0"], 1, "--mask-prob 0"),
     ],
 )
-def test_bad_measurements_are_one_line(trained, capsys, command, options, status, message):
-    found = status_of(lambda: command.main(measuring(trained, *options)))
+def test_bad_measurements_are_one_line(trained, capsys, verb, options, status, message):
+    found = status_of(lambda: measuring(trained, verb, *options))
     printed = capsys.readouterr().err.strip()
     assert (found, printed.count("\n")) == (status, 0) and message in printed

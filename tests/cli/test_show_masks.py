@@ -1,4 +1,4 @@
-"""``show masks`` and proposal_variance on checkpoints that fairseq-train wrote, as a user runs them."""
+"""``show masks`` and ``measure variance`` on checkpoints that fairseq-train wrote, as a user runs them."""
 
 import csv
 import io
@@ -7,7 +7,6 @@ import sys
 import pytest
 from commands import assert_ok, prepare_sentences, status_of
 
-from fairseq_masking.cli import proposal_variance
 from fairseq_masking.cli.main import main
 from fairseq_masking.measure.show.render import terminal
 
@@ -146,11 +145,18 @@ def test_text_that_is_not_utf8_is_one_line(show, capsys, tmp_path):
     assert "not UTF-8 (byte 3)" in capsys.readouterr().err
 
 
-def test_proposal_variance_of_a_real_checkpoint(runs, capsys, tmp_path):
-    options = ["--checkpoint", runs / "map_net" / "checkpoint_last.pt", "--data", runs / "data"]
+def test_the_variance_of_a_real_checkpoint(runs, capsys, tmp_path):
+    options = [
+        "--of",
+        "laws",
+        "--checkpoint",
+        runs / "map_net" / "checkpoint_last.pt",
+        "--data",
+        runs / "data",
+    ]
     options += ["--sequences", 3, "--draws", 3, "--replicates", 100, "--oracle-rounds", 1, "--num-masks", 2]
     options += ["--gradient-rounds", 1, "--out", tmp_path / "laws.csv"]
-    assert proposal_variance.main([str(option) for option in options]) == 0
+    assert main(["measure", "variance", *map(str, options)]) == 0
     assert "clip 0.2" in capsys.readouterr().out
     with (tmp_path / "laws.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))

@@ -15,7 +15,7 @@ from small_batches import MASK_INDEX, NUM_SYMBOLS, PAD_INDEX
 from fairseq_masking.data import MaskedExample, collate
 from fairseq_masking.errors import UserError
 from fairseq_masking.masking import Masker, MaskingConfig, MaskingVocabulary
-from fairseq_masking.measure.adversary import HeldOut, adversary_path, difference, measure
+from fairseq_masking.measure.amos import HeldOut, adversary_path, difference, measure
 from fairseq_masking.ops import corrupt_tokens, gather_positions
 
 NUM_WORDS = 30  # that texts have, from symbol 4 on; 10 more have no use

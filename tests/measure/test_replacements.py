@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from small_batches import NUM_SYMBOLS, PAD_INDEX
 
-from fairseq_masking.measure.replacements import (
+from fairseq_masking.measure.amos import (
     detect,
     draw,
     generate,

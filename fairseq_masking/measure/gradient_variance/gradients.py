@@ -1,35 +1,49 @@
-"""The gradient g(m) of a model's loss on one mask of one fixed sequence, as a flat vector.
+"""The gradient g(m) of a model's loss on one mask of one fixed sequence, and inner products of many of them.
+
+Every variance and covariance of the papers is a sum of inner products of gradients, so that an [M, M] matrix
+replaces [M, P] and only a few gradients are held at a time.
 
 Source: 2010.06040, Eq. 1 (the loss) and Section 3.2 (g(m) and its mean, Eq. 9).
-Shapes: T tokens of a sequence, k masked positions (the paper's tau), M masks, P parameters.
+Shapes: T tokens of a sequence, k masked positions (the paper's tau), M masks, P parameters. M masks of a
+sequence are a ``MaskedItem``: ``columns`` and ``replacements`` [M, k], ``kinds`` [k].
 """
 
 import re
-from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from fairseq_masking.data.batch import batch_input
 from fairseq_masking.errors import UserError
+from fairseq_masking.masking import MaskedItem
 
-__all__ = ["LossScale", "MaskGradient", "Masks", "mean_gradient", "select_parameters"]
+__all__ = [
+    "GramMatrix",
+    "LossScale",
+    "MaskGradient",
+    "gram_matrix",
+    "inner_products",
+    "mask_batch",
+    "mean_gradient",
+    "select_parameters",
+    "stack_gradients",
+]
 
 LossScale = Literal["mean", "sum"]
+# Longest sum that is left to the gradients' own precision; the sums of such chunks are added in fp64.
+_CHUNK = 1 << 16
 
 
-class Masks(NamedTuple):
-    """M masks of a sequence: int64 ``columns_Mk``, int8 ``kinds_k`` (0 [MASK]), int64 ``replacements_Mk``."""
-
-    columns_Mk: npt.NDArray[np.int64]
-    kinds_k: npt.NDArray[np.int8]
-    replacements_Mk: npt.NDArray[np.int64]
-
-    def __len__(self) -> int:
-        """M."""
-        return self.columns_Mk.shape[0]
+def mask_batch(
+    tokens_T: npt.NDArray[np.int64], masks: MaskedItem, device: torch.device, rows: slice = slice(None)
+) -> dict[str, Any]:
+    """Return design.md's ``net_input`` with one row for each of the masks ``rows`` of a sequence."""
+    part = MaskedItem(masks.columns[rows], masks.kinds, masks.replacements[rows])
+    return batch_input([tokens_T], [part], num_splits=len(part.columns), device=device)
 
 
 class MaskGradient:
@@ -49,57 +63,31 @@ class MaskGradient:
         self,
         model: nn.Module,
         tokens_T: npt.NDArray[np.int64],
-        masks: Masks,
+        masks: MaskedItem,
         parameters: Sequence[nn.Parameter],
         *,
         scale: LossScale = "mean",
     ) -> None:
         self.model = model.eval()
+        self.tokens_T = tokens_T
         self.masks = masks
         self.parameters = list(parameters)
         self.scale = scale
-        self.num_parameters = sum(parameter.numel() for parameter in self.parameters)
-        device = self.parameters[0].device
-        self._tokens = torch.from_numpy(np.ascontiguousarray(tokens_T)).to(device)[None]
-        self._lengths = torch.tensor([len(tokens_T)], device=device)
 
     def __len__(self) -> int:
         """M."""
-        return len(self.masks)
+        return len(self.masks.columns)
 
     def __call__(self, mask: int) -> Tensor:
         """Return the gradient ``[P]`` of mask number ``mask``; 0 for parameters the loss does not use."""
-        device = self._tokens.device
-        kinds = self.masks.kinds_k
-        k, num_mask = len(kinds), int((kinds == 0).sum())
-        output = self.model(
-            src_tokens=self._tokens,
-            src_lengths=self._lengths,
-            positions=torch.from_numpy(self.masks.columns_Mk[mask]).to(
-                device
-            ),  # one row: columns are positions
-            kinds=torch.from_numpy(kinds.copy()).to(device),
-            replacements=torch.from_numpy(self.masks.replacements_Mk[mask]).to(device),
-            num_masked=torch.tensor([k], device=device),
-            shape={
-                "rectangular": True,
-                "max_masked": k,
-                "num_mask": num_mask,
-                "max_visible": self._tokens.shape[1] - num_mask,
-                "has_padding": False,
-                "noise_seed": 0,
-            },
-        )
+        device = self.parameters[0].device
+        output = self.model(**mask_batch(self.tokens_T, self.masks, device, slice(mask, mask + 1)))
         loss = output.losses_N.sum()
         if self.scale == "mean":
-            loss = loss / k
+            loss = loss / len(self.masks.kinds)
         gradients = torch.autograd.grad(loss, self.parameters, allow_unused=True)
-        return torch.cat(
-            [
-                (torch.zeros_like(parameter) if gradient is None else gradient).flatten()
-                for parameter, gradient in zip(self.parameters, gradients, strict=True)
-            ]
-        )
+        pairs = zip(self.parameters, gradients, strict=True)
+        return torch.cat([(torch.zeros_like(p) if g is None else g).flatten() for p, g in pairs])
 
 
 def mean_gradient(gradient: MaskGradient, masks: range | None = None) -> Tensor:
@@ -131,3 +119,51 @@ def select_parameters(model: nn.Module, pattern: str | None = None) -> list[nn.P
             f" {', '.join(names[:2])}, ..., {names[-1]}"
         )
     return parameters
+
+
+class GramMatrix(NamedTuple):
+    """float64 ``inner_MM``, all inner products, and ``mean_P``, the mean of the gradients."""
+
+    inner_MM: npt.NDArray[np.float64]
+    mean_P: Tensor
+
+
+def gram_matrix(gradient_of: Callable[[int], Tensor], num_gradients: int, rows_in_memory: int) -> GramMatrix:
+    """Compute all inner products of gradients that are too large to hold together.
+
+    Blocks of ``rows_in_memory`` gradients are held in turn, and for each block the later gradients are
+    computed once more: with B blocks, (B + 1) / 2 times as many gradients as there are. One block is best.
+
+    Args:
+        gradient_of: gives gradient number i, ``[P]``, the same each time.
+        num_gradients: M.
+        rows_in_memory: gradients to hold at once, at least 1.
+    """
+    inner = np.zeros((num_gradients, num_gradients))
+    total: Tensor | None = None
+    for start in range(0, num_gradients, rows_in_memory):
+        stop = min(start + rows_in_memory, num_gradients)
+        block = stack_gradients(gradient_of, range(start, stop))
+        inner[start:stop, start:stop] = inner_products(block, block)
+        total = block.sum(0) if total is None else total + block.sum(0)
+        for later in range(stop, num_gradients):
+            products = inner_products(block, gradient_of(later)[None])[:, 0]
+            inner[start:stop, later] = inner[later, start:stop] = products
+    assert total is not None, "no gradients"
+    return GramMatrix(inner, total / num_gradients)
+
+
+def stack_gradients(gradient_of: Callable[[int], Tensor], numbers: range) -> Tensor:
+    """Return those gradients as rows, written one by one: a list of them would need the memory twice."""
+    first = gradient_of(numbers[0])
+    block = torch.empty(len(numbers), first.numel(), dtype=first.dtype, device=first.device)
+    block[0] = first
+    for row, number in enumerate(numbers[1:], 1):
+        block[row] = gradient_of(number)
+    return block
+
+
+def inner_products(left: Tensor, right: Tensor) -> npt.NDArray[np.float64]:
+    """Return float64 ``[L, R]``, the inner products of the rows of two matrices ``[L, P]`` and ``[R, P]``."""
+    chunks = zip(left.split(_CHUNK, 1), right.split(_CHUNK, 1), strict=True)
+    return sum((a @ b.t()).double() for a, b in chunks).cpu().numpy()

@@ -112,9 +112,11 @@ def cross_block_flops(num_visible: float, num_mask: float, dim: float) -> float:
     return block_flops(num_mask, dim) + projections + 4 * num_visible * num_mask * dim
 
 
-def prediction_flops(num_predicted: float, dim: float, input_dim: float, vocab_size: int) -> float:
-    """The prediction layer on the predicted tokens alone, forward: ``2N(d' d + d|V|)``."""
-    return 2 * num_predicted * (input_dim * dim + dim * vocab_size)
+def prediction_flops(
+    num_predicted: float, dim: float, vocab_size: int, *, input_dim: float | None = None
+) -> float:
+    """The prediction layer on predicted tokens alone, forward: ``2N(d' d + d|V|)``; d' = d if not given."""
+    return 2 * num_predicted * ((dim if input_dim is None else input_dim) * dim + dim * vocab_size)
 
 
 def mlm_flops(
@@ -128,7 +130,7 @@ def mlm_flops(
 ) -> float:
     """Eq. 2: pre-training of a plain masked language model."""
     forward = num_layers * block_flops(counts.num_tokens, dim)
-    forward += prediction_flops(counts.num_predicted, dim, dim, vocab_size)
+    forward += prediction_flops(counts.num_predicted, dim, vocab_size)
     return _PASSES * batch_size * num_updates * forward
 
 
@@ -146,11 +148,11 @@ def three_ml_flops(
         forward += 2 * visible * d_en * d_de
     if shape.decoder_attention == "self":
         forward += shape.decoder_layers * block_flops(counts.num_tokens, d_de)
-        forward += prediction_flops(counts.num_predicted, d_en, d_de, shape.vocab_size)
+        forward += prediction_flops(counts.num_predicted, d_en, shape.vocab_size, input_dim=d_de)
     else:
         forward += shape.decoder_layers * cross_block_flops(visible, counts.num_mask, d_de)
-        forward += prediction_flops(counts.num_other, d_en, d_en, shape.vocab_size)
-        forward += prediction_flops(counts.num_mask, d_en, d_de, shape.vocab_size)
+        forward += prediction_flops(counts.num_other, d_en, shape.vocab_size)
+        forward += prediction_flops(counts.num_mask, d_en, shape.vocab_size, input_dim=d_de)
     return _PASSES * batch_size * num_updates * forward
 
 

@@ -11,7 +11,7 @@ import torch
 from rich.console import Console
 from small_batches import MASK_INDEX, NUM_SYMBOLS, dictionary
 
-from fairseq_masking.measure.replacements import generate, predict, source_names
+from fairseq_masking.measure.amos import generate, predict, source_names
 from fairseq_masking.measure.show.render import DOUBTS, legend, render_page, replacement_lines
 from fairseq_masking.measure.show.shown_replacements import (
     HEADER,

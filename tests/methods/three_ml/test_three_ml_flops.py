@@ -8,7 +8,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from fairseq_masking.errors import UserError
 from fairseq_masking.measure.flops import layer_flops
-from fairseq_masking.measure.flops import prediction_flops as plain_prediction_flops
 from fairseq_masking.methods.three_ml.flops import (
     BASELINE_RATE,
     Counts,
@@ -98,7 +97,8 @@ def test_batches_and_updates_multiply_every_term():
 
 def test_the_same_block_and_head_as_the_general_count():
     assert block_flops(77, 96) == layer_flops(77, 96, 4 * 96)
-    assert prediction_flops(11, 96, 96, 500) == plain_prediction_flops(11, 96, 500)
+    assert prediction_flops(11, 96, 500, input_dim=48) == 2 * 11 * (48 * 96 + 96 * 500)
+    assert prediction_flops(11, 96, 500) == prediction_flops(11, 96, 500, input_dim=96)
     # phi_CBLK = 4 n_en d^2 + 28 n_de d^2 + 4 n_en n_de d + 4 n_de^2 d
     assert cross_block_flops(5, 3, 7) == 4 * 5 * 49 + 28 * 3 * 49 + 4 * 5 * 3 * 7 + 4 * 9 * 7
 

@@ -11,7 +11,6 @@ from commands import PACKAGE, assert_ok, prepare_sentences, run_command, run_fai
 from fairseq.data.indexed_dataset import MMapIndexedDatasetBuilder
 
 from fairseq_masking.cli.main import main
-from fairseq_masking.cli.mutual_information import main as mutual_information
 from fairseq_masking.methods.three_ml.model import ThreeMLModel
 
 CROSS = ("--arch", "three_ml_tiny", "--decoder-attention", "cross", "--mask-prob", "0.4")
@@ -79,10 +78,10 @@ def test_fill_mask_keeps_the_decoder(trained):
 
 def test_mutual_information_command(trained, tmp_path, capsys):
     out, figure = tmp_path / "a.csv", tmp_path / "a.png"
-    options = ["--checkpoint", str(trained / "checkpoints" / "checkpoint_last.pt"), "--name", "cross"]
+    options = ["--checkpoint", str(trained / "checkpoints" / "checkpoint_last.pt"), "--names", "cross"]
     options += ["--data", str(trained / "data"), "--split", "train", "--states", "300", "--frequent", "20"]
     files = ["--out", str(out), "--figure", str(figure)]
-    assert mutual_information([*options, *files, "--clusters", "5"]) == 0
+    assert main(["measure", "information", *options, *files, "--clusters", "5"]) == 0
     rows = list(csv.DictReader(out.open(encoding="utf-8")))
     assert [(row["model"], row["layer"], row["states"]) for row in rows] == [
         ("cross", str(layer), "300") for layer in range(3)
@@ -90,7 +89,7 @@ def test_mutual_information_command(trained, tmp_path, capsys):
     assert all(0 <= float(row["information"]) <= float(row["entropy"]) for row in rows)
     assert figure.read_bytes().startswith(b"\x89PNG")
     assert "| cross" in capsys.readouterr().out
-    assert mutual_information([*options, "--clusters", "999999"]) == 1
+    assert main(["measure", "information", *options, "--clusters", "999999"]) == 1
     assert "--clusters 999999: there are 300 states" in capsys.readouterr().err
 
 

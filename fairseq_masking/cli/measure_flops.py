@@ -1,0 +1,192 @@
+"""What pre-training with each method costs beside plain masking, by the matrix products it multiplies.
+
+3ML (2211.04898, Appendix D). speedup: FLOPs of plain masked language modelling (Eq. 2) at
+--baseline-mask-prob over those of 3ML (Eq. 3 and 4) at --mask-prob, for the same encoder and length; "paper"
+takes the ideal (1 - m*r)n tokens of its formulas, "whole tokens" what a full block really has, whose two
+specials are never masked. GFLOPs: one sequence, forward and backward, as the paper counts (matrix products,
+backward like forward).
+
+MAP-Net and AMOS, of the same --size and at --baseline-mask-prob: the proposal network where it always runs
+and where it runs in its share of the schedule's updates (2008.05333, Section 4.1); the generator with its
+heads and the mixture (2204.03243, Section 3.3).
+
+Example:
+  fairseq-masking measure flops --size base --mask-prob 0.4 0.5
+"""
+
+import argparse
+from collections.abc import Sequence
+from typing import Any
+
+from fairseq_masking.cli.options import add_out, at_least, write_numbers
+from fairseq_masking.methods.three_ml.flops import BASELINE_RATE, DECODER_ATTENTIONS
+
+__all__ = ["add_options", "run"]
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's options."""
+    add = parser.add_argument
+    add("--size", choices=("tiny", "small", "base", "large"), default="base",
+        help="encoder's shape (default: base)")  # fmt: skip
+    add("--decoder-attention", choices=DECODER_ATTENTIONS, nargs="+", default=DECODER_ATTENTIONS,
+        help="of 3ML, as all of --decoder-* (default: both)")  # fmt: skip
+    add("--decoder-layers", type=at_least(1), nargs="+", default=[2], metavar="N", help="default: 2")
+    add("--decoder-embed-dim", type=at_least(1), nargs="+", metavar="N",
+        help="default: half of the encoder's width")  # fmt: skip
+    add("--vocab-size", type=at_least(1), default=50_265, metavar="N", help="default: 50265, GPT-2's BPE")
+    add("--tokens-per-sample", type=at_least(4), default=512, metavar="N", help="default: 512")
+    add("--mask-prob", type=float, nargs="+", default=[0.4, 0.5], metavar="P", help="default: 0.4 0.5")
+    add("--leave-unmasked-prob", type=float, default=0.1, metavar="P", help="default: 0.1")
+    add("--random-token-prob", type=float, default=0.1, metavar="P", help="default: 0.1")
+    add("--baseline-mask-prob", type=float, default=BASELINE_RATE, metavar="P",
+        help=f"of plain masking (default: {BASELINE_RATE})")  # fmt: skip
+    add("--updates", type=at_least(1), default=125_000, metavar="N",
+        help="of the baseline (default: 125000)")  # fmt: skip
+    add_out(parser, "also write the table, unrounded", metavar="CSV")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Print the tables, write the file."""
+    from fairseq_masking import register
+
+    register()
+    rows = _three_ml_rows(args)
+    others = _other_rows(args, rows[0]["baseline_flops"])
+    write_numbers(args, [*rows, *others])
+    title = (
+        f"{args.size} encoder, {args.tokens_per_sample} tokens, |V| = {args.vocab_size:,}; plain masking of"
+        f" {args.baseline_mask_prob:.0%}: {rows[0]['baseline_flops'] / 1e9:.1f} GFLOPs a sequence"
+    )
+    print(title, _three_ml_table(args, rows), _other_table(args, others), sep="\n\n")
+
+
+def _three_ml_rows(args: argparse.Namespace) -> list[dict[str, Any]]:
+    from itertools import product
+
+    from fairseq_masking.masking import MaskingConfig
+    from fairseq_masking.methods.base.sizes import SIZES
+    from fairseq_masking.methods.three_ml import flops
+
+    encoder, tokens = SIZES[args.size], args.tokens_per_sample
+    leave, random = args.leave_unmasked_prob, args.random_token_prob
+    for rate in (*args.mask_prob, args.baseline_mask_prob):  # says what is wrong with them
+        MaskingConfig(mask_prob=rate, leave_unmasked_prob=leave, random_token_prob=random)
+    widths = args.decoder_embed_dim or [encoder.encoder_embed_dim // 2]
+    ideal_baseline = flops.ideal_counts(tokens, args.baseline_mask_prob, 1 - leave - random)
+    exact_baseline = flops.exact_counts(tokens, args.baseline_mask_prob, leave, random)
+    rows = []
+    for attention, layers, width, rate in product(
+        args.decoder_attention, args.decoder_layers, widths, args.mask_prob
+    ):
+        shape = flops.ThreeMLShape(
+            attention, encoder.encoder_layers, encoder.encoder_embed_dim, layers, width, args.vocab_size
+        )
+        ideal = flops.ideal_counts(tokens, rate, 1 - leave - random)
+        exact = flops.exact_counts(tokens, rate, leave, random)
+        faster = flops.speedup(shape, ideal, ideal_baseline)
+        baseline_flops = flops.mlm_flops(
+            exact_baseline, num_layers=shape.encoder_layers, dim=shape.encoder_dim, vocab_size=args.vocab_size
+        )
+        rows.append(
+            {
+                "method": "three_ml",
+                "decoder_attention": attention,
+                "decoder_layers": layers,
+                "decoder_embed_dim": width,
+                "mask_prob": rate,
+                "encoder_tokens": exact.num_visible,
+                "flops": flops.three_ml_flops(shape, exact),
+                "baseline_flops": baseline_flops,
+                "speedup_paper": faster,
+                "speedup_whole_tokens": flops.speedup(shape, exact, exact_baseline),
+                "share_saved_paper": flops.share_saved(shape, ideal, ideal_baseline),
+                "updates_at_equal_cost": args.updates * faster,
+            }
+        )
+    return rows
+
+
+def _other_rows(args: argparse.Namespace, baseline_flops: float) -> list[dict[str, Any]]:
+    """MAP-Net and AMOS in the columns of 3ML: those that only it has are empty."""
+    from fairseq_masking.masking import num_masked
+    from fairseq_masking.measure.flops import (
+        EncoderShape,
+        flops_over_mlm,
+        mean_share_proposed,
+        proposal_share,
+    )
+    from fairseq_masking.methods.amos.options import GENERATOR_LAYERS
+    from fairseq_masking.methods.base.sizes import SIZES
+    from fairseq_masking.methods.map_net.model import PROPOSAL_SIZES, MapNetConfig
+
+    size, proposal = SIZES[args.size], PROPOSAL_SIZES[args.size]
+    shape = EncoderShape(
+        size.encoder_layers, size.encoder_embed_dim, size.encoder_ffn_embed_dim, args.vocab_size
+    )
+    maskable = args.tokens_per_sample - 2
+    counts = {
+        "num_tokens": args.tokens_per_sample,
+        "num_masked": num_masked(maskable, maskable, args.baseline_mask_prob),
+    }
+    share = proposal_share(
+        shape, num_layers=proposal["proposal_layers"], embed_dim=proposal["proposal_embed_dim"],
+        ffn_dim=proposal["proposal_ffn_embed_dim"], **counts,
+    )  # fmt: skip
+    proposed = mean_share_proposed(MapNetConfig.explore_start, MapNetConfig.explore_end)
+    depths = GENERATOR_LAYERS[args.size]["generator_layers"]
+    over_mlm = {
+        "map_net, always proposing": 1 + share,
+        f"map_net, proposing in {proposed:.1%} of the updates": 1 + proposed * share,
+        f"amos, generator layers {', '.join(map(str, depths))}": flops_over_mlm(shape, depths, **counts),
+    }
+    return [
+        {
+            "method": name,
+            **dict.fromkeys(("decoder_attention", "decoder_layers", "decoder_embed_dim"), ""),
+            "mask_prob": args.baseline_mask_prob,
+            "encoder_tokens": args.tokens_per_sample,
+            "flops": over * baseline_flops,
+            "baseline_flops": baseline_flops,
+            "speedup_paper": "",
+            "speedup_whole_tokens": 1 / over,
+            "share_saved_paper": "",
+            "updates_at_equal_cost": args.updates / over,
+        }
+        for name, over in over_mlm.items()
+    ]
+
+
+def _three_ml_table(args: argparse.Namespace, rows: Sequence[dict[str, Any]]) -> str:
+    from fairseq_masking.figures.tables import format_table
+
+    header = [
+        "3ML decoder",
+        "masked",
+        "encoder reads",
+        "GFLOPs",
+        "speedup (paper)",
+        "(whole tokens)",
+        "saved",
+    ]
+    header.append(f"updates for the cost of {args.updates:,}")
+    cells = [
+        [f"{row['decoder_attention']}, {row['decoder_layers']} x {row['decoder_embed_dim']}",
+         f"{row['mask_prob']:.0%}", f"{row['encoder_tokens']:.0f} of {args.tokens_per_sample}",
+         f"{row['flops'] / 1e9:.1f}", f"{row['speedup_paper']:.3f}", f"{row['speedup_whole_tokens']:.3f}",
+         f"{row['share_saved_paper']:.1%}", f"{row['updates_at_equal_cost']:,.0f}"]
+        for row in rows
+    ]  # fmt: skip
+    return format_table(header, cells)
+
+
+def _other_table(args: argparse.Namespace, rows: Sequence[dict[str, Any]]) -> str:
+    from fairseq_masking.figures.tables import format_table
+
+    header = ["other methods", "GFLOPs", "over plain masking", f"updates for the cost of {args.updates:,}"]
+    cells = [
+        [row["method"], f"{row['flops'] / 1e9:.1f}", f"{row['flops'] / row['baseline_flops']:.3f}",
+         f"{row['updates_at_equal_cost']:,.0f}"]
+        for row in rows
+    ]  # fmt: skip
+    return format_table(header, cells)

@@ -1,0 +1,69 @@
+"""What a layer's states of [MASK]s say about the hidden tokens (2211.04898, Fig. 4): mutual information.
+
+All models read the same masks of the same text. Layer 0 is where the [MASK]s enter: an encoder's embedding,
+or what 3ML's decoder is given; of 3ML only the decoder has them. "chance" is what the estimate gives for
+shuffled tokens: with few states a cluster it is far above 0, so compare equal settings only. The paper's
+scale: 5,000,000 states a layer, 10,000 clusters, 1,000 tokens, masking rate 40%.
+
+Example:
+  fairseq-masking measure information --checkpoint mlm.pt three_ml.pt --names MLM 3ML --data data/wiki
+"""
+
+import argparse
+import time
+
+from fairseq_masking.cli.options import (
+    add_figure,
+    add_measured,
+    at_least,
+    measured_by,
+    write_numbers,
+)
+
+__all__ = ["add_options", "run"]
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's options."""
+    add_measured(parser, of="one or several models", several=True, split="valid", mask_prob=0.4,
+                 batch_size=32, seed="of masks and clusters")  # fmt: skip
+    add_figure(parser)
+    add = parser.add_argument
+    add("--names", nargs="+", metavar="NAME", help="of each, for table and figure (default: its folder's)")
+    add("--states", type=at_least(1), default=50_000, metavar="N",
+        help="states of [MASK]s a layer, at most (default: 50000)")  # fmt: skip
+    add("--frequent", type=at_least(1), default=1000, metavar="N",
+        help="most frequent tokens that are looked at (default: 1000)")  # fmt: skip
+    add("--clusters", type=int, default=100, metavar="N", help="clusters of k-means (default: 100)")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Print the table, write file and figure."""
+    names = args.names or [path.resolve().parent.name for path in args.checkpoint]
+    if len(names) != len(args.checkpoint) or len(set(names)) != len(names):
+        count = len(args.checkpoint)
+        raise argparse.ArgumentError(
+            None, f"--names: {count} different names are needed, not {' '.join(names)}"
+        )
+    from fairseq_masking import register
+
+    register()
+    from tqdm import tqdm
+
+    from fairseq_masking.measure import information
+    from fairseq_masking.measure.sequences import masked_batches
+    from fairseq_masking.models import MLMModel
+
+    started, rows = time.perf_counter(), []
+    for name, path in zip(names, args.checkpoint, strict=True):
+        hub = MLMModel.from_pretrained(path, data=args.data)
+        batches = masked_batches(hub, args.split, **measured_by(args))
+        states, tokens_N = information.collect_states(
+            hub, args.data, tqdm(batches, unit="batch", desc=str(path), disable=None),
+            num_states=args.states, num_frequent=args.frequent,
+        )  # fmt: skip
+        rows += information.information_rows(name, states, tokens_N, args.clusters, seed=args.seed)
+    print(information.information_table(rows))
+    write_numbers(args, rows, since=started)
+    if args.figure is not None:
+        information.plot_information(rows, args.figure, title=args.note)

@@ -1,0 +1,281 @@
+"""AMOS on a checkpoint: what its generator puts in place of masked tokens, and what its adversary does.
+
+Sources of tokens are the generator's K depths, each by itself, and their mixture (2204.03243, Eq. 2 and 3).
+All draw with the same Gumbel noise, so that they differ only where their predictions do.
+
+Does the adversary do what it says (Section 3.3, "Learning Adversarial Mixture Weights", and Eq. 4)? Steps are
+taken on the mixture's v alone; generator, embeddings and discriminator stay as they are. v descends the
+training loss, whose gradient reaches it reversed (``--adversarial-scale`` -1), so that the discriminator's
+loss ought to rise; unreversed (+1) it ought to fall. That loss is measured before and after on other batches,
+with the same Gumbel noise each time: only v differs.
+
+Shapes: B batch or batches, T length, N masked tokens, K depths, S = K + 1 sources, D width, V vocabulary.
+"""
+
+import itertools
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fairseq_masking.checkpoints.hub import HubInterface
+from fairseq_masking.errors import UserError
+from fairseq_masking.measure.sequences import masked_batches
+from fairseq_masking.methods.amos.generator import depth_names
+from fairseq_masking.methods.amos.gumbel_mixture import gumbel_mixture
+from fairseq_masking.models import AmosModel
+from fairseq_masking.ops import corrupt_tokens, gather_positions
+
+__all__ = [
+    "Difference",
+    "HeldOut",
+    "ReplacementLosses",
+    "Sources",
+    "adversary_path",
+    "amos_batches",
+    "detect",
+    "difference",
+    "draw",
+    "generate",
+    "load_amos",
+    "measure",
+    "predict",
+    "replacement_losses",
+    "source_names",
+]
+
+Batch = dict[str, Any]  # ``net_input`` of design.md
+
+
+def load_amos(checkpoint: Path, data: Path | None) -> HubInterface:
+    """Return the checkpoint of an AMOS model.
+
+    Raises:
+        UserError: it is one of another method.
+    """
+    hub = AmosModel.from_pretrained(checkpoint, data=data)
+    if not isinstance(hub.model, AmosModel):
+        raise UserError(f"{checkpoint} is a {type(hub.model).__name__}, not one of --arch amos_*: give one")
+    return hub
+
+
+def amos_batches(hub: HubInterface, split: str, **options: Any) -> Iterator[Batch]:
+    """Yield batches of a split, all masked tokens as [MASK]; the options are those of ``masked_batches``."""
+    return masked_batches(hub, split, **options, corruption="mask")
+
+
+class Sources(NamedTuple):
+    """What the sources say of the masked tokens.
+
+    Attributes:
+        hidden_SND: logits once multiplied with the embedding; the mixture is the last.
+        weights_NK: of the depths in the mixture.
+    """
+
+    hidden_SND: Tensor
+    weights_NK: Tensor
+
+
+class ReplacementLosses(NamedTuple):
+    """Of one source.
+
+    Attributes:
+        losses: the discriminator's loss in nats at each token that is not the original, fp32.
+        num_masked: tokens that were masked, those of them that got the original back among them.
+    """
+
+    losses: Tensor
+    num_masked: int
+
+
+def source_names(model: Any) -> list[str]:
+    """Return a name for each source."""
+    return [*(f"layer {name}" for name in depth_names(model.depths)), "mixture"]
+
+
+@torch.no_grad()
+def generate(
+    model: Any, src_tokens: Tensor, *, positions: Tensor, replacements: Tensor, batch_seed: int, **_: Any
+) -> Sources:
+    """Run the generator of an ``AmosModel`` on a batch of design.md.
+
+    Args:
+        batch_seed: what ``--mixture random_layer`` draws a depth with.
+    """
+    corrupted = corrupt_tokens(src_tokens, positions, replacements)
+    padding_BT = src_tokens.eq(model.pad_index)
+    generated = model.generator(model.encoder.embed_tokens(corrupted), positions, padding_BT)
+    weights_NK = model.mixture_weights(generated.features_KND, batch_seed)
+    hidden_KND = generated.hidden_KND
+    mixed_ND = torch.einsum("nk,knd->nd", weights_NK.to(hidden_KND.dtype), hidden_KND)
+    return Sources(torch.cat((hidden_KND, mixed_ND[None])), weights_NK)
+
+
+@torch.no_grad()
+def predict(model: Any, sources: Sources) -> Tensor:
+    """Return every source's probabilities ``[S, N, V]``, fp32: for a handful of tokens."""
+    embedding_VD, head = model.encoder.embed_tokens.weight, model.generator.lm_head
+    return head.projected_logits(sources.hidden_SND, embedding_VD).float().softmax(-1)
+
+
+@torch.no_grad()
+def draw(model: Any, sources: Sources, *, seed: int) -> Tensor:
+    """Draw a token of each source for each masked one: int64 ``[S, N]``."""
+    ones_N1 = torch.ones_like(sources.weights_NK[:, :1])
+    embedding_VD, head = model.encoder.embed_tokens.weight, model.generator.lm_head
+    return torch.stack(
+        [
+            gumbel_mixture(hidden_ND[None], ones_N1, embedding_VD, head.bias, seed=seed).tokens_N
+            for hidden_ND in sources.hidden_SND
+        ]
+    )
+
+
+@torch.no_grad()
+def detect(model: Any, tokens_BT: Tensor, padding_BT: Tensor | None) -> Tensor:
+    """Return the discriminator's logits ``[B, T]``, fp32: positive for tokens it takes for original.
+
+    Args:
+        padding_BT: of the original text: a <pad> that was drawn is none.
+    """
+    hidden_BTD = model.encoder(tokens_BT, padding_BT=padding_BT).hidden_BTD
+    return model.detection_head(hidden_BTD).squeeze(-1).float()
+
+
+def replacement_losses(model: Any, batches: Iterable[Batch]) -> list[ReplacementLosses]:
+    """Measure the discriminator's loss on the tokens that each source by itself puts in place.
+
+    Source: 2204.03243, Fig. 1a. Deviation: the depths of one generator before the one discriminator that
+    learned from their mixture, where the paper has a model of its own for each depth.
+
+    Args:
+        batches: ``net_input`` of design.md.
+    """
+    found: list[list[Tensor]] = [[] for _ in source_names(model)]
+    num_masked = 0
+    for batch in batches:
+        tokens_BT, positions = batch["src_tokens"], batch["positions"]
+        originals_N = gather_positions(tokens_BT, positions)
+        seed = batch["shape"]["noise_seed"]
+        drawn_SN = draw(model, generate(model, **batch, batch_seed=seed), seed=seed)
+        num_masked += len(originals_N)
+        for losses, drawn_N in zip(found, drawn_SN, strict=True):
+            replaced_BT = corrupt_tokens(tokens_BT, positions, drawn_N)
+            logits_BT = detect(model, replaced_BT, tokens_BT.eq(model.pad_index))
+            logits_N = gather_positions(logits_BT, positions)[drawn_N != originals_N]
+            losses.append(F.softplus(logits_N).cpu())  # -log(1 - sigmoid(logit)): the target is "replaced"
+    return [ReplacementLosses(torch.cat(losses), num_masked) for losses in found]
+
+
+class HeldOut(NamedTuple):
+    """What is measured after ``step`` steps on v.
+
+    Attributes:
+        losses_B: the discriminator's mean loss a token in nats, of each held-out batch, fp64.
+        weights_K: mean mixture weight of each depth.
+        replaced: share of the masked tokens where another token was sampled.
+    """
+
+    step: int
+    losses_B: Tensor
+    weights_K: Tensor
+    replaced: float
+
+
+class Difference(NamedTuple):
+    """Mean over the batches of a difference in loss, nats a token, and its standard error."""
+
+    mean: float
+    standard_error: float
+
+
+def adversary_path(
+    model: Any,
+    batches: Sequence[Batch],
+    held_out: Sequence[Batch],
+    *,
+    scale: float,
+    num_steps: int,
+    every: int,
+    lr: float,
+    uniform_start: bool = False,
+) -> list[HeldOut]:
+    """Take steps on v with Adam, as in training; the model is afterwards as it was before.
+
+    Args:
+        model: an ``AmosModel`` whose mixture is learned.
+        batches: ``net_input`` of design.md, gone through again and again.
+        held_out: others, to measure on.
+        scale: factor of the gradient that reaches v: -1 is AMOS.
+        every: steps between measurements; the first is before any step.
+        uniform_start: begin with v = 0, all depths weighed the same, not where the model is: weights that are
+            at an extreme can go in one direction only.
+
+    Raises:
+        UserError: the model has no v.
+    """
+    if model.mixture.score is None:
+        raise UserError(
+            "this model's mixture learns nothing: give one of --mixture adversarial with two depths"
+        )
+    vector = model.mixture.score.weight
+    with _only(model, vector, scale):
+        if uniform_start:
+            torch.nn.init.zeros_(vector)
+        optimizer = torch.optim.Adam([vector], lr=lr)
+        path = [measure(model, held_out, step=0)]
+        for step, batch in zip(range(1, num_steps + 1), itertools.cycle(batches)):
+            optimizer.zero_grad()
+            output = model(**batch)
+            (output.detection_losses_BT.sum() / _num_tokens(output)).backward()
+            optimizer.step()
+            if step % every == 0 or step == num_steps:
+                path.append(measure(model, held_out, step=step))
+    return path
+
+
+@torch.no_grad()
+def measure(model: Any, batches: Sequence[Batch], *, step: int = 0) -> HeldOut:
+    """Measure the discriminator's loss on each batch, with the noise of the batch's ``noise_seed``."""
+    outputs = [model(**batch) for batch in batches]
+    losses = [output.detection_losses_BT.double().sum() / _num_tokens(output) for output in outputs]
+    sampled = sum(output.sampled_N.numel() for output in outputs)
+    replaced = sum(int((~output.original_BT).sum()) for output in outputs)
+    weights_NK = torch.cat([output.weights_NK for output in outputs])
+    return HeldOut(step, torch.stack(losses).cpu(), weights_NK.mean(0).cpu(), replaced / sampled)
+
+
+def difference(after: HeldOut, before: HeldOut) -> Difference:
+    """Return after - before, batch by batch: what the batches have in common drops out."""
+    values_B = after.losses_B - before.losses_B
+    return Difference(float(values_B.mean()), float(values_B.std()) / math.sqrt(len(values_B)))
+
+
+def _num_tokens(output: Any) -> int:
+    padding = output.padding_BT
+    return output.original_BT.numel() - (0 if padding is None else int(padding.sum()))
+
+
+@contextmanager
+def _only(model: Any, vector: Tensor, scale: float) -> Iterator[None]:
+    """Let ``vector`` alone learn, without dropout and with ``scale``; then put everything back."""
+    needed = {parameter: parameter.requires_grad for parameter in model.parameters()}
+    before, training, own_scale = vector.detach().clone(), model.training, model.adversarial_scale
+    model.requires_grad_(False).eval()
+    vector.requires_grad_(True)
+    model.adversarial_scale = scale
+    try:
+        yield
+    finally:
+        model.adversarial_scale = own_scale
+        model.train(training)
+        vector.grad = None
+        with torch.no_grad():
+            vector.copy_(before)
+        for parameter, wanted in needed.items():
+            parameter.requires_grad_(wanted)

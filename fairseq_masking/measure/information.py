@@ -1,0 +1,193 @@
+"""How much a layer's states of [MASK]s say about the tokens that were hidden: mutual information, in nats.
+
+The states are clustered by mini-batch k-means; the estimate is that between the cluster and the token.
+Source: 2211.04898, Section 4.2 and Figure 4; Voita et al. 2019 (1909.01380), Section 4.
+Shapes: N states, D width, V symbols.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from sklearn.cluster import MiniBatchKMeans
+from tqdm import tqdm
+
+from fairseq_masking.checkpoints.hub import HubInterface
+from fairseq_masking.corpus.dictionary import masking_vocabulary
+from fairseq_masking.errors import UserError
+from fairseq_masking.figures.figure import new_figure, save_figure
+from fairseq_masking.figures.tables import format_table
+from fairseq_masking.masking import Kind
+from fairseq_masking.ops import gather_positions
+
+__all__ = [
+    "LayerInformation",
+    "cluster",
+    "collect_states",
+    "entropy",
+    "information_rows",
+    "information_table",
+    "layer_information",
+    "most_frequent",
+    "mutual_information",
+    "plot_information",
+]
+
+Integers = npt.NDArray[np.int64]
+
+# Sculley 2010 takes batches of 1,000 or more; with fewer than a few a cluster, clusters die.
+_BATCH_SIZE = 4096
+
+
+class LayerInformation(NamedTuple):
+    """What the states of one layer say, in nats.
+
+    Attributes:
+        information: mutual information of cluster and token.
+        chance: the same with the tokens shuffled: what the estimate gives where there is no information, as
+            the number of states is limited. It is not subtracted.
+        num_clusters: clusters that hold a state.
+    """
+
+    information: float
+    chance: float
+    num_clusters: int
+
+
+def most_frequent(counts_V: Integers, count: int, *, never: npt.NDArray[np.bool_]) -> Integers:
+    """Return the ``count`` most frequent tokens, ascending; fewer where no more occur.
+
+    Args:
+        counts_V: how often each occurs.
+        never: bool [V], symbols to leave out, such as special ones.
+    """
+    counts_V = counts_V * ~never
+    best = np.argsort(-counts_V, kind="stable")[:count]
+    return np.sort(best[counts_V[best] > 0])
+
+
+def cluster(states_ND: npt.NDArray[np.float32], num_clusters: int, *, seed: int) -> Integers:
+    """Return the cluster of each state.
+
+    Raises:
+        UserError: fewer states than clusters.
+    """
+    if not 2 <= num_clusters <= len(states_ND):
+        raise UserError(
+            f"--clusters {num_clusters}: there are {len(states_ND)} states, so 2 to {len(states_ND)} clusters"
+            " are possible; raise --states or lower --clusters"
+        )
+    means = MiniBatchKMeans(
+        num_clusters, batch_size=_BATCH_SIZE, n_init=1, random_state=seed, reassignment_ratio=0.0
+    )
+    return means.fit_predict(states_ND).astype(np.int64)
+
+
+def mutual_information(labels_N: Integers, clusters_N: Integers) -> float:
+    """Return ``sum p(x, y) ln(p(x, y) / p(x) p(y))`` of the empirical distribution."""
+    return entropy(labels_N) + entropy(clusters_N) - entropy(_pairs(labels_N, clusters_N))
+
+
+def entropy(labels_N: Integers) -> float:
+    """Return the entropy of the empirical distribution."""
+    shares = np.unique(labels_N, return_counts=True)[1] / len(labels_N)
+    return float(-(shares * np.log(shares)).sum())
+
+
+def layer_information(
+    states_ND: npt.NDArray[np.float32], tokens_N: Integers, num_clusters: int, *, seed: int
+) -> LayerInformation:
+    """Cluster the states of a layer and compare with the hidden tokens."""
+    clusters_N = cluster(states_ND, num_clusters, seed=seed)
+    shuffled_N = np.random.default_rng(seed).permutation(tokens_N)
+    return LayerInformation(
+        mutual_information(tokens_N, clusters_N),
+        mutual_information(shuffled_N, clusters_N),
+        len(np.unique(clusters_N)),
+    )
+
+
+@torch.no_grad()
+def collect_states(
+    hub: HubInterface, data: Path, batches: Any, *, num_states: int, num_frequent: int
+) -> tuple[list[npt.NDArray[np.float32]], Integers]:
+    """Return states ``[N, D]`` of [MASK]s, a layer each, and the tokens ``[N]`` that they hide.
+
+    Args:
+        hub: of any model with ``mask_states``.
+        data: prepared corpus, for its special symbols.
+        batches: ``net_input`` of design.md, taken until there are ``num_states``.
+        num_frequent: most frequent tokens, the only ones that are looked at.
+    """
+    special_V = masking_vocabulary(hub.dictionary, folder=data).special
+    counts_V = np.array(hub.dictionary.count[: len(hub.dictionary)], dtype=np.int64)
+    frequent = torch.from_numpy(most_frequent(counts_V, num_frequent, never=special_V))
+    states, tokens, total = [], [], 0
+    for net_input in batches:
+        masked = net_input["positions"][net_input["kinds"] == Kind.MASK]
+        hidden = gather_positions(net_input["src_tokens"], masked)
+        chosen = torch.isin(hidden, frequent).nonzero().flatten()[: num_states - total]
+        states.append([state[chosen].float().numpy() for state in hub.model.mask_states(**net_input)])
+        tokens.append(hidden[chosen].numpy())
+        total += len(chosen)
+        if total == num_states:
+            break
+    return [np.concatenate(layer) for layer in zip(*states, strict=True)], np.concatenate(tokens)
+
+
+def information_rows(
+    name: str,
+    states: Sequence[npt.NDArray[np.float32]],
+    tokens_N: Integers,
+    num_clusters: int,
+    *,
+    seed: int,
+) -> list[dict[str, Any]]:
+    """Return a row for each layer of a model: information, chance, the tokens' entropy, counts."""
+    taken = {"entropy": entropy(tokens_N), "states": len(tokens_N), "tokens": len(np.unique(tokens_N))}
+    layers = enumerate(tqdm(states, unit="layer", desc=name, disable=None))
+    return [
+        {
+            "model": name,
+            "layer": layer,
+            **layer_information(states_ND, tokens_N, num_clusters, seed=seed)._asdict(),
+            **taken,
+        }
+        for layer, states_ND in layers
+    ]
+
+
+def information_table(rows: Sequence[dict[str, Any]]) -> str:
+    """Return the rows for a terminal."""
+    header = ["model", "layer", "information, nats", "chance", "entropy", "clusters", "states"]
+    cells = [
+        [r["model"], str(r["layer"]), *(f"{r[name]:.3f}" for name in ("information", "chance", "entropy")),
+         str(r["num_clusters"]), f"{r['states']:,}"]
+        for r in rows
+    ]  # fmt: skip
+    return format_table(header, cells)
+
+
+def plot_information(rows: Sequence[dict[str, Any]], path: Path, *, title: str) -> None:
+    """Draw information by layer, a line for each model, dotted what chance gives."""
+    figure, ((axes,),) = new_figure(1, 1, (6.5, 4.2))
+    for number, name in enumerate(dict.fromkeys(row["model"] for row in rows)):
+        own = [row for row in rows if row["model"] == name]
+        layers, colour = [row["layer"] for row in own], f"C{number}"
+        axes.plot(layers, [row["information"] for row in own], "o-", color=colour, label=name)
+        axes.plot(layers, [row["chance"] for row in own], ":", color=colour)
+    axes.axhline(rows[0]["entropy"], color="0.5", linestyle="--", label="entropy of the tokens")
+    axes.set_xlabel("layer (0: where the [MASK]s enter); dotted: chance")
+    axes.set_ylabel("mutual information with the hidden token, nats")
+    axes.set_ylim(bottom=0)
+    axes.set_title(title, fontsize=9)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    save_figure(figure, path)
+
+
+def _pairs(left_N: Integers, right_N: Integers) -> Integers:
+    return left_N * (int(right_N.max()) + 1) + right_N
