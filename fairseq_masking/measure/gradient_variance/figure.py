@@ -78,7 +78,8 @@ def plot_distances(curves: Mapping[str, CovarianceCurve], path: Path, *, title: 
         chosen = np.unique(np.rint(np.linspace(0, len(curve.distances_H) - 1, _MAX_LINES)).astype(int))
         values = curve.relative_HSQ[chosen].reshape(len(chosen), -1)
         # The few pairs beyond would leave the rest in a corner.
-        edges = np.linspace(*np.quantile(values, (0.005, 0.995)), _NUM_BINS)
+        low, high = np.quantile(values, (0.005, 0.995))
+        edges = np.linspace(low, high, _NUM_BINS)
         colours = colormaps["viridis"](np.linspace(0, 0.9, len(chosen)))
         for distance, row, colour in zip(curve.distances_H[chosen], values, colours, strict=True):
             lower.hist(row, edges, density=True, histtype="step", color=colour, label=f"H = {distance}")
