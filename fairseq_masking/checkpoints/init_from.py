@@ -6,8 +6,6 @@ source. The weights are copied where fairseq has looked for a checkpoint to resu
 """
 
 import logging
-import re
-import sys
 from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
@@ -23,7 +21,7 @@ from torch import Tensor
 from fairseq_masking.checkpoints.key_table import TOKENS, listed
 from fairseq_masking.checkpoints.loading import read_checkpoint
 from fairseq_masking.checkpoints.sources import SHAPE_OPTIONS, Source, read_source
-from fairseq_masking.compat.launch import before_start
+from fairseq_masking.compat.options import typed_model_options
 from fairseq_masking.compat.patching import replace
 from fairseq_masking.corpus.manifest import first_shard
 from fairseq_masking.errors import UserError
@@ -37,6 +35,7 @@ logger = logging.getLogger(__name__)
 
 _LAST = "checkpoint_last.pt"
 _BY_SYMBOL = (TOKENS, "lm_head.bias")  # their rows are in the order of a dictionary
+_read: dict[str, Source] = {}  # what was read for its shape, until its weights are taken
 
 
 def resolve_shape(cfg: DictConfig) -> None:
@@ -57,9 +56,11 @@ def resolve_shape(cfg: DictConfig) -> None:
         raise UserError(
             "--init-from with --ddp-backend fully_sharded: start with pytorch_ddp, then resume with it"
         )
+    _read.clear()
     resumed = _checkpoint_to_resume(cfg.checkpoint)
     if resumed is None:
-        shape = read_source(path).shape()
+        _read[path] = read_source(path)
+        shape = _read[path].shape()
     else:
         stored = read_checkpoint(resumed).options
         shape = {name: stored[name] for name in SHAPE_OPTIONS if stored.get(name) is not None}
@@ -165,7 +166,7 @@ def _checkpoint_to_resume(cfg: CheckpointConfig) -> Path | None:
 
 def _check_options(model: Any, shape: Mapping[str, Any], source: str) -> None:
     """An option contradicts the source if it was typed, or if it is neither the source's nor the arch's."""
-    typed, defaults = _typed_options(), _defaults_of(str(getattr(model, "_name", "")))
+    typed, defaults = typed_model_options(), _defaults_of(str(getattr(model, "_name", "")))
     for name, value in shape.items():
         given = getattr(model, name, None)
         if given is None or str(given) == str(value):
@@ -175,12 +176,6 @@ def _check_options(model: Any, shape: Mapping[str, Any], source: str) -> None:
                 f"--{name.replace('_', '-')} {given} contradicts {source}, whose encoder has {value}: leave"
                 " the option out"
             )
-
-
-def _typed_options() -> set[str]:
-    """Options of this process's command line, ``--name value`` or Hydra's ``model.name=value``."""
-    found = (re.match(r"--([\w-]+)|\+*model\.(\w+)=", argument) for argument in sys.argv[1:])
-    return {(match[1] or match[2]).replace("-", "_") for match in found if match}
 
 
 def _defaults_of(arch: str) -> dict[str, Any]:
@@ -196,10 +191,7 @@ def _initialize_fresh_runs(original: Callable[..., Any]) -> Callable[..., Any]:
         extra_state = original(self, *args, **options)
         path = getattr(self.cfg.model, "init_from", None)
         if extra_state is None and path:
-            initialize(self.get_model(), read_source(path), self.task)
+            initialize(self.get_model(), _read.pop(path), self.task)
         return extra_state
 
     return load_checkpoint
-
-
-before_start.append(resolve_shape)

@@ -9,11 +9,9 @@ class of fairseq, leaves everything alone that already works, and may be called 
 | distributed.py | several processes on CPU, torchrun, DDP without a GPU |
 | environment.py | NumPy names that are gone, PyPI's unrelated ``apex``, a torchaudio that does not load |
 | errors.py | a ``UserError`` ends the program with one line instead of a traceback, on every rank |
-| finished.py | a run that has reached --max-update is left as it is |
 | launch.py | the one wrapper around ``call_main`` through which every fairseq command starts its work |
-| options.py | ``--bf16`` on machines that are no TPU |
-| reading_ahead.py | the reading thread of a run that leaves batches unread: SIGABRT, idle workers |
-| state.py | what one run leaves behind for the next one in the same process |
+| options.py | ``--bf16`` on machines that are no TPU; which options were typed |
+| runs.py | what one run leaves to the next: its best score, its reading thread; a finished run stays so |
 """
 
 from fairseq_masking.compat import (
@@ -23,15 +21,15 @@ from fairseq_masking.compat import (
     errors,
     launch,
     options,
-    reading_ahead,
+    runs,
 )
-from fairseq_masking.compat.state import reset_process_state
+from fairseq_masking.compat.runs import reset_process_state
 
 __all__ = ["apply", "reset_process_state"]
 
 
 def apply() -> None:
-    """Applies every fix. Idempotent; ``import fairseq_masking`` calls it before it registers anything."""
+    """Applies every fix. Idempotent; ``registration`` calls it before it registers anything."""
     environment.restore_numpy_compat()
     environment.warn_about_wrong_apex()
     environment.hide_broken_torchaudio()
@@ -43,7 +41,7 @@ def apply() -> None:
     options.keep_bf16_off_the_tpu()
     distributed.wrap_cpu_models_without_device_ids()
     distributed.gather_lists_without_cuda()
-    reading_ahead.stop_reading_ahead_at_exit()
+    runs.stop_reading_ahead_at_exit()
     launch.wrap_call_main()
     errors.show_user_errors_outside_of_call_main()
     errors.show_user_errors_of_hydra_programs()

@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 from fairseq.dataclass import initialize
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from fairseq_masking.compat.patching import replace
+from fairseq_masking.compat.patching import loaded_program, replace
 from fairseq_masking.errors import UserError
 
 __all__ = [
@@ -81,10 +81,7 @@ def show_user_errors_of_hydra_programs() -> None:
 
     A value in a YAML file that a dataclass of the plugin refuses counts as the user's error, too.
     """
-    main = sys.modules.get("__main__")
-    main_name = getattr(getattr(main, "__spec__", None), "name", None)
-    for name in _HYDRA_PROGRAMS:
-        module = main if main_name == name else sys.modules.get(name)
+    for module in map(loaded_program, _HYDRA_PROGRAMS):
         if module is not None and hasattr(module, "_hydra_main"):
             replace(module, "_hydra_main", _run_hydra_main)
 

@@ -20,14 +20,21 @@ from fairseq_masking.compat.errors import (
     one_line,
     user_error_in,
 )
-from fairseq_masking.compat.finished import leave_finished_runs_alone
 from fairseq_masking.compat.patching import replace
-from fairseq_masking.compat.state import reset_process_state
+from fairseq_masking.compat.runs import leave_finished_runs_alone, reset_process_state
 
 __all__ = ["RankMain", "before_start", "wrap_call_main"]
 
-# Called with the configuration before a command's work, in every process that does some of it.
-before_start: list[Callable[[DictConfig], None]] = []
+_PACKAGE = sys.modules[__package__.partition(".")[0]]
+_before_start: list[Callable[[DictConfig], None]] = []
+
+
+def before_start(*hooks: Callable[[DictConfig], None]) -> None:
+    """Has ``hooks`` called, in this order, with the configuration before a command's work.
+
+    In every process that does some of it, and in the one that starts the others.
+    """
+    _before_start.extend(hooks)
 
 
 def wrap_call_main() -> None:
@@ -43,13 +50,17 @@ def wrap_call_main() -> None:
 class RankMain:
     """A command's ``main`` as a started rank runs it: leaves a UserError's line in a folder for the parent.
 
-    An instance travels by pickle; unpickling it imports this package, which thereby registers and mends
-    fairseq in the new process before anything else happens there.
+    An instance travels by pickle; unpickling it mends fairseq in the new process, and registers what this
+    package has, before anything else happens there.
     """
 
     def __init__(self, main: Callable[..., Any], reports: str) -> None:
         self.main = main
         self.reports = reports
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        _PACKAGE.register()
+        self.__dict__.update(state)
 
     def __call__(self, cfg: DictConfig, **options: Any) -> None:
         leave_finished_runs_alone()
@@ -91,16 +102,15 @@ def _call_main(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _prepare(cfg: DictConfig) -> None:
-    for prepare in before_start:
+    for prepare in _before_start:
         prepare(cfg)
 
 
 def _set_user_dir(cfg: DictConfig) -> None:
     """Names this package by the path it was imported from; another plugin's user_dir stays."""
-    package = sys.modules[__package__.partition(".")[0]]
     user_dir = cfg.common.user_dir
-    if user_dir is None or os.path.basename(os.path.abspath(user_dir)) == package.__name__:
-        cfg.common.user_dir = package.__path__[0]
+    if user_dir is None or os.path.basename(os.path.abspath(user_dir)) == _PACKAGE.__name__:
+        cfg.common.user_dir = _PACKAGE.__path__[0]
 
 
 def _is_a_rank(cfg: DictConfig) -> bool:

@@ -1,4 +1,4 @@
-"""Command-line options that fairseq's parser turns into something else."""
+"""Command-line options: what fairseq's parser turns into something else, and which of them were typed."""
 
 import sys
 from argparse import Namespace
@@ -6,10 +6,13 @@ from collections.abc import Callable
 from typing import Any
 
 from fairseq import options as fairseq_options
+from hydra.core.hydra_config import HydraConfig
 
 from fairseq_masking.compat.patching import replace
 
-__all__ = ["keep_bf16_off_the_tpu"]
+__all__ = ["keep_bf16_off_the_tpu", "typed_model_options"]
+
+_given: list[str] = []  # the words that fairseq's parser got last
 
 
 def keep_bf16_off_the_tpu() -> None:
@@ -21,13 +24,26 @@ def keep_bf16_off_the_tpu() -> None:
     replace(fairseq_options, "parse_args_and_arch", _parse_without_tpu)
 
 
+def typed_model_options() -> set[str]:
+    """Names of the model's options that a user typed, also where the value is the default.
+
+    They are those of Hydra's overrides, or all that fairseq's parser was given. A started rank knows none.
+    """
+    if HydraConfig.initialized():
+        keys = (override.partition("=")[0].lstrip("+") for override in HydraConfig.get().overrides.task)
+        return {key.removeprefix("model.") for key in keys if key.startswith("model.")}
+    options = (word.partition("=")[0] for word in _given if word.startswith("--"))
+    return {option.removeprefix("--").replace("-", "_") for option in options}
+
+
 def _parse_without_tpu(original: Callable[..., Any]) -> Callable[..., Any]:
     def parse_args_and_arch(
         parser: Any, input_args: list[str] | None = None, *rest: Any, **options: Any
     ) -> Any:
+        _given[:] = sys.argv[1:] if input_args is None else input_args
         parsed = original(parser, input_args, *rest, **options)
         args: Namespace = parsed[0] if isinstance(parsed, tuple) else parsed
-        if getattr(args, "tpu", False) and "--tpu" not in (sys.argv if input_args is None else input_args):
+        if getattr(args, "tpu", False) and "--tpu" not in _given:
             args.tpu = False
         return parsed
 

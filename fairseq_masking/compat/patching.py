@@ -2,10 +2,11 @@
 
 import functools
 import inspect
+import sys
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["replace"]
+__all__ = ["loaded_program", "replace"]
 
 _MARK = "__fairseq_masking__"
 
@@ -25,3 +26,10 @@ def replace(owner: Any, name: str, make: Callable[[Callable[..., Any]], Callable
     setattr(replacement, _MARK, True)
     static = isinstance(inspect.getattr_static(owner, name), staticmethod)
     setattr(owner, name, staticmethod(replacement) if static else replacement)
+
+
+def loaded_program(name: str) -> Any:
+    """Returns the module of a program of fairseq, ``__main__`` where it runs as that; None if not loaded."""
+    main = sys.modules.get("__main__")
+    is_main = getattr(getattr(main, "__spec__", None), "name", None) == name
+    return main if is_main else sys.modules.get(name)

@@ -14,11 +14,10 @@ from fairseq.optim import FairseqOptimizer
 from fairseq.optim.lr_scheduler import FairseqLRScheduler, register_lr_scheduler
 from omegaconf import II, DictConfig, OmegaConf
 
-from fairseq_masking.compat.launch import before_start
 from fairseq_masking.compat.patching import replace
 from fairseq_masking.errors import UserError
 
-__all__ = ["LinearSchedule", "LinearScheduleConfig"]
+__all__ = ["LinearSchedule", "LinearScheduleConfig", "tell_epoch_lengths"]
 
 
 @dataclass
@@ -78,7 +77,7 @@ class LinearSchedule(FairseqLRScheduler):
         return max(0.0, (self._total - num_updates) / (self._total - warmup)) if self._total > warmup else 0.0
 
 
-def _tell_epoch_lengths(cfg: DictConfig) -> None:
+def tell_epoch_lengths(cfg: DictConfig) -> None:
     """Let the trainer tell the schedule how long its epochs are; nothing for any other schedule."""
     if OmegaConf.select(cfg, "lr_scheduler._name") == "linear":
         from fairseq.trainer import Trainer  # late: it takes a while
@@ -96,6 +95,3 @@ def _tell_epoch_length(original: Callable[..., Any]) -> Callable[..., Any]:
         return batches
 
     return get_train_iterator
-
-
-before_start.append(_tell_epoch_lengths)

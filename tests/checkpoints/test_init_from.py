@@ -3,7 +3,6 @@
 import pickle
 import re
 import shutil
-import sys
 
 import finetuning_data
 import pytest
@@ -15,6 +14,8 @@ from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from foreign_models import SHAPE, own_checkpoint, prepare, shake, write_wordpiece
 from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import open_dict
 
 from fairseq_masking.checkpoints import init_from as initialization
 from fairseq_masking.checkpoints.init_from import resolve_shape
@@ -51,10 +52,10 @@ def small_bert(tmp_path):
 @pytest.fixture
 def from_command_line(monkeypatch, tmp_path):
     def build(arch, *more):
+        monkeypatch.setattr(HydraConfig.instance(), "cfg", None)
         fixed = ["DATA", "--task", "masked_pretraining", "--arch", arch, "--criterion", "mlm", "--optimizer"]
         fixed += ["adam", "--max-update", "1", "--save-dir", str(tmp_path / "run")]
         argv = [*fixed, *(str(part) for part in more)]
-        monkeypatch.setattr(sys, "argv", ["fairseq-train", *argv])
         return convert_namespace_to_omegaconf(
             options.parse_args_and_arch(options.get_training_parser(), argv)
         )
@@ -68,11 +69,14 @@ def from_hydra(monkeypatch, tmp_path):
         fixed = ["task=masked_pretraining", "task.data=DATA", f"model={arch}", "criterion=mlm"]
         fixed += ["optimizer=adam", f"checkpoint.save_dir={tmp_path / 'run'}"]
         argv = [*fixed, *(str(part) for part in more)]
-        monkeypatch.setattr(sys, "argv", ["fairseq-hydra-train", *argv])
+        monkeypatch.setattr(HydraConfig.instance(), "cfg", None)
         hydra_init("config")
         GlobalHydra.instance().clear()
         with initialize_config_module("fairseq.config", version_base="1.1"):
-            cfg = compose("config", overrides=argv)
+            cfg = compose("config", overrides=argv, return_hydra_config=True)
+        HydraConfig.instance().set_config(cfg)
+        with open_dict(cfg):
+            del cfg["hydra"]
         add_defaults(cfg)
         return cfg
 

@@ -4,6 +4,7 @@ Shapes: B batch, T length, D width, C classes.
 """
 
 import logging
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, ClassVar
@@ -36,6 +37,7 @@ class EncoderModel(BaseFairseqModel):
 
     output_class: ClassVar[type]
     tensor_methods: ClassVar[tuple[str, ...]] = ()
+    loader: ClassVar[Callable[..., nn.Module]]  # of trained models: set by registration
 
     def __init__(
         self, cfg: EncoderModelConfig, *, vocab_size: int, pad_index: int, pretrains: bool = True
@@ -226,9 +228,7 @@ class EncoderModel(BaseFairseqModel):
             path: folder of the checkpoint (or the file itself).
             data: prepared corpus it was trained on; default: the folder stored in the checkpoint.
         """
-        from fairseq_masking.checkpoints.hub import HubInterface  # the hub builds models: imported late
-
-        return HubInterface.from_pretrained(path, checkpoint_file, data)
+        return cls.loader(path, checkpoint_file, data)
 
 
 def _some(keys: list[str]) -> str:

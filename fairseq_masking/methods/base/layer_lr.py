@@ -9,10 +9,9 @@ Source: Howard & Ruder 2018 (discriminative fine-tuning); Clark et al. 2020 (ELE
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from fairseq_masking.compat.launch import before_start
 from fairseq_masking.errors import UserError
 
-__all__ = ["scale_learning_rates"]
+__all__ = ["check_optimizer", "scale_learning_rates"]
 
 
 def scale_learning_rates(encoder: nn.Module, num_layers: int, decay: float) -> None:
@@ -42,7 +41,7 @@ def _depth(name: str, num_layers: int) -> int:
     return num_layers + 1 if first == "layer_norm" else 0
 
 
-def _check_optimizer(cfg: DictConfig) -> None:
+def check_optimizer(cfg: DictConfig) -> None:
     """Refuse optimizers that would not look at the marks.
 
     Raises:
@@ -60,6 +59,3 @@ def _check_optimizer(cfg: DictConfig) -> None:
             f"--layer-lr-decay {decay}: --fp16 and fully_sharded hand all parameters over as one vector: add"
             " --fp16-no-flatten-grads, or use another --ddp-backend"
         )
-
-
-before_start.append(_check_optimizer)

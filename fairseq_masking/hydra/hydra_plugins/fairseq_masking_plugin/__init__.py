@@ -2,7 +2,7 @@
 
 fairseq imports ``common.user_dir`` after Hydra has composed the configuration, too late for the groups and
 types that the package registers. Hydra asks plugins for search paths before it composes: this one takes the
-chance to import the package. Every other Hydra program, and fairseq with another plugin, is left alone.
+chance to register them. Every other Hydra program, and fairseq with another plugin, is left alone.
 """
 
 import importlib
@@ -48,11 +48,11 @@ def _user_dir_on_the_command_line(arguments: list[str]) -> Path | None:
 
 
 def _import_package(user_dir: Path | None) -> bool:
-    """Imports the package, from the folder that the user names where he does; False where there is none."""
+    """Imports and registers the package, from the folder that the user names; False where there is none."""
     if user_dir is not None and _PACKAGE not in sys.modules:
         sys.path.insert(0, str(user_dir.parent))
     try:
-        importlib.import_module(_PACKAGE)
+        importlib.import_module(_PACKAGE).register()
     except ModuleNotFoundError as error:
         if error.name == _PACKAGE:  # the plugin's folder is on the path, its package is not
             return False

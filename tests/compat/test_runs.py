@@ -7,8 +7,7 @@ from collections.abc import Iterator
 from commands import assert_ok, run_command
 from fairseq.data.iterators import BufferedIterator
 
-from fairseq_masking.compat.reading_ahead import stop_reading_ahead
-from fairseq_masking.compat.state import reset_process_state
+from fairseq_masking.compat.runs import reset_process_state, stop_reading_ahead
 
 # The thread is nearly always inside of a sort when the program ends: without the fix it ended with SIGABRT.
 LEAVES_BATCHES_UNREAD = """

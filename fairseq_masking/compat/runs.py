@@ -1,0 +1,124 @@
+"""Where a run ends: a finished one stays as it is, and the next one of the process starts afresh.
+
+fairseq keeps what a run knows in attributes of functions and in module dictionaries, which Hydra's multirun
+hands to the next run, and reads batches ahead in a thread (``--data-buffer-size``) that outlives it.
+"""
+
+import atexit
+import logging
+import math
+import queue
+import sys
+import time
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+from fairseq import checkpoint_utils
+from fairseq.data import iterators
+from fairseq.logging import progress_bar
+from omegaconf import DictConfig
+
+from fairseq_masking.compat.patching import loaded_program, replace
+
+__all__ = [
+    "leave_finished_runs_alone",
+    "reset_process_state",
+    "stop_reading_ahead",
+    "stop_reading_ahead_at_exit",
+]
+
+logger = logging.getLogger(__name__)
+
+_TRAIN = "fairseq_cli.train"
+_readers: weakref.WeakSet[iterators.BackgroundConsumer] = weakref.WeakSet()
+
+
+def leave_finished_runs_alone() -> None:
+    """Makes fairseq's epoch end before its first update where --max-update is reached already.
+
+    fairseq looks at --max-update after an update only: a resumed run that was finished would go one beyond it
+    each time its command is given, and overwrite its last checkpoint. Called when a command starts: the
+    program's module is loaded then.
+    """
+    module = loaded_program(_TRAIN)
+    if module is not None:
+        replace(module, "train", _train_unless_finished)
+
+
+def reset_process_state() -> None:
+    """Forgets the best score, the patience, the TensorBoard writers and the unread batches of the run before.
+
+    Left alone, the second job of a multirun compares itself with the first one's best score and writes no
+    checkpoint_best.pt, may stop early at once, logs into the first one's TensorBoard folder, and shares the
+    machine with its data worker. A resumed run gets its own best score back from the checkpoint, which is
+    loaded later.
+    """
+    stop_reading_ahead()
+    _delete_attributes(checkpoint_utils.save_checkpoint, "best")
+    if _TRAIN in sys.modules:
+        _delete_attributes(sys.modules[_TRAIN].should_stop_early, "best", "num_runs")
+    writers = getattr(progress_bar, "_tensorboard_writers", None) or {}
+    for writer in writers.values():
+        writer.close()
+    writers.clear()
+
+
+def stop_reading_ahead_at_exit() -> None:
+    """Keeps a run that leaves batches unread (--max-update) from ending with SIGABRT, status 134.
+
+    fairseq's reader is a daemon thread: where it is inside of a tensor operation when the interpreter is
+    finalized, Python ends it with ``pthread_exit``, which C++ answers with ``std::terminate``. Only batches
+    collated by the thread itself (--num-workers 0) meet it often.
+    """
+    replace(iterators.BackgroundConsumer, "start", _start)
+    atexit.unregister(stop_reading_ahead)
+    atexit.register(stop_reading_ahead)
+
+
+def stop_reading_ahead(timeout: float = 10.0) -> None:
+    """Ends every reader after the batch that it is at; what it has read is dropped.
+
+    Args:
+        timeout: Seconds for all of them together. A reader that waits longer for its batch is left alone.
+    """
+    end = time.monotonic() + timeout
+    for reader in list(_readers):
+        reader._max_len = 0
+        while reader.is_alive() and time.monotonic() < end:
+            _empty(reader._queue)  # which may be full, with the reader waiting for a place
+            reader.join(0.01)
+        _readers.discard(reader)
+
+
+def _train_unless_finished(original: Callable[..., Any]) -> Callable[..., Any]:
+    def train(cfg: DictConfig, trainer: Any, *rest: Any) -> tuple[list[float | None], bool]:
+        max_update = cfg.optimization.max_update or math.inf
+        if trainer.get_num_updates() >= max_update:
+            logger.info("nothing to do: the run has reached --max-update %s", cfg.optimization.max_update)
+            return [None], True
+        return original(cfg, trainer, *rest)
+
+    return train
+
+
+def _start(original: Callable[..., Any]) -> Callable[..., Any]:
+    def start(self: iterators.BackgroundConsumer) -> None:
+        _readers.add(self)
+        original(self)
+
+    return start
+
+
+def _empty(items: queue.Queue[Any]) -> None:
+    try:
+        while True:
+            items.get_nowait()
+    except queue.Empty:
+        return
+
+
+def _delete_attributes(function: object, *names: str) -> None:
+    for name in names:
+        if hasattr(function, name):
+            delattr(function, name)
