@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from fairseq_masking.checkpoints.hub import HubInterface
 from fairseq_masking.checkpoints.hugging_face import export_checkpoint
 from fairseq_masking.checkpoints.sources import read_source
-from fairseq_masking.cli.export_hf import main as export_hf
+from fairseq_masking.cli.main import main
 from fairseq_masking.data import load_dictionary
 from fairseq_masking.finetuning.squad.criterion import SpanHead
 from fairseq_masking.methods.amos.model import AmosModel
@@ -302,7 +302,7 @@ def test_the_command_says_what_it_did_and_what_is_wrong(tmp_path, data, capsys):
     own_checkpoint(MLMModel, MLMConfig, tmp_path / "c.pt", data)
 
     def run(*arguments):
-        status = status_of(lambda: export_hf([str(argument) for argument in arguments]))
+        status = status_of(lambda: main(["export", *map(str, arguments)]))
         out, err = capsys.readouterr()
         assert err.count("\n") == (status != 0)
         return status, out + err

@@ -1,0 +1,36 @@
+"""Write a checkpoint of any method as a folder that Hugging Face transformers loads.
+
+RoBERTa, RoBERTa-PreLayerNorm and MPNet (T5's relative positions) need no code of ours; for other encoders,
+and for AMOS's discriminator, a modelling file lies beside the weights, which trust_remote_code=True takes.
+
+Example:
+  fairseq-masking export --checkpoint checkpoint_best.pt --out model
+"""
+
+import argparse
+
+from fairseq_masking.cli.options import add_checkpoint, add_data, add_out
+
+__all__ = ["add_options", "run"]
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's options."""
+    add_checkpoint(parser, "of any method, or a fine-tuned one")
+    add_out(parser, "folder to make", metavar="DIR", required=True)
+    add_data(parser, "data that it was trained on (default: as stored in it)")
+    parser.add_argument(
+        "--head", metavar="NAME", help="classification head to take along, where it has several"
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    """Write the folder; say what loads it."""
+    from fairseq_masking import register
+
+    register()
+    from fairseq_masking.checkpoints.hugging_face import export_checkpoint
+
+    written = export_checkpoint(args.checkpoint, args.out, data=args.data, head=args.head)
+    code = ", trust_remote_code=True" if written.remote_code else ""
+    print(f"{args.out}: {written.architecture}; AutoModel.from_pretrained({str(args.out)!r}{code}) loads it")
