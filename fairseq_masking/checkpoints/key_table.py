@@ -21,6 +21,7 @@ __all__ = ["FAMILIES", "POSITIONS", "TOKENS", "Converted", "Family", "from_ours"
 
 TOKENS = "encoder.embed_tokens.weight"
 POSITIONS = "encoder.embed_positions.weight"
+_IN_PROJ = "encoder.layers.#.self_attn.in_proj.*"
 SPAN_HEAD = "classification_heads.span.out_proj.*"  # of --task squad
 
 Names = Mapping[str, str | tuple[str, ...]]
@@ -84,11 +85,7 @@ _BERT_EMBEDDINGS: Names = {
     "encoder.layernorm_embedding.*": "embeddings.LayerNorm.*",
 }
 _BERT_LAYERS: Names = {
-    "encoder.layers.#.self_attn.in_proj.*": (
-        "encoder.layer.#.attention.self.query.*",
-        "encoder.layer.#.attention.self.key.*",
-        "encoder.layer.#.attention.self.value.*",
-    ),
+    _IN_PROJ: tuple(f"encoder.layer.#.attention.self.{part}.*" for part in ("query", "key", "value")),
     "encoder.layers.#.self_attn.out_proj.*": "encoder.layer.#.attention.output.dense.*",
     "encoder.layers.#.self_attn_layer_norm.*": "encoder.layer.#.attention.output.LayerNorm.*",
     "encoder.layers.#.fc1.*": "encoder.layer.#.intermediate.dense.*",
@@ -103,25 +100,20 @@ _PRE_LN_LAYERS: Names = {
 }
 _MPNET_LAYERS: Names = {
     **_BERT_LAYERS,
-    "encoder.layers.#.self_attn.in_proj.*": (
-        "encoder.layer.#.attention.attn.q.*",
-        "encoder.layer.#.attention.attn.k.*",
-        "encoder.layer.#.attention.attn.v.*",
-    ),
+    _IN_PROJ: tuple(f"encoder.layer.#.attention.attn.{part}.*" for part in "qkv"),
     "encoder.layers.#.self_attn.out_proj.*": "encoder.layer.#.attention.attn.o.*",
     "encoder.layers.#.self_attn_layer_norm.*": "encoder.layer.#.attention.LayerNorm.*",
     "encoder.relative_position.weight": "encoder.relative_attention_bias.weight",
 }
-_FAIRSEQ_LAYERS: Names = {
+_FAIRSEQ_PARTS = ("self_attn.in_proj", "self_attn.out_proj", "self_attn_layer_norm", "fc1", "fc2")
+_FAIRSEQ_LAYERS: Names = {  # our names are fairseq's
     TOKENS: "embed_tokens.weight",
     POSITIONS: "embed_positions.weight",
     "encoder.layernorm_embedding.*": "layernorm_embedding.*",
-    "encoder.layers.#.self_attn.in_proj.*": "layers.#.self_attn.in_proj.*",
-    "encoder.layers.#.self_attn.out_proj.*": "layers.#.self_attn.out_proj.*",
-    "encoder.layers.#.self_attn_layer_norm.*": "layers.#.self_attn_layer_norm.*",
-    "encoder.layers.#.fc1.*": "layers.#.fc1.*",
-    "encoder.layers.#.fc2.*": "layers.#.fc2.*",
-    "encoder.layers.#.final_layer_norm.*": "layers.#.final_layer_norm.*",
+    **{f"encoder.layers.#.{part}.*": f"layers.#.{part}.*" for part in (*_FAIRSEQ_PARTS, "final_layer_norm")},
+}
+_SENTENCE_HEADS: Names = {
+    name: name for name in ("classification_heads.@.dense.*", "classification_heads.@.out_proj.*")
 }
 _ROBERTA_HEADS: Names = {
     "lm_head.dense.*": "lm_head.dense.*",
@@ -155,19 +147,14 @@ FAMILIES: dict[str, Family] = {
         "encoder.sentence_encoder.",
         {
             **_FAIRSEQ_LAYERS,
-            "encoder.layers.#.self_attn.in_proj.*": (
-                "layers.#.self_attn.q_proj.*",
-                "layers.#.self_attn.k_proj.*",
-                "layers.#.self_attn.v_proj.*",
-            ),
+            _IN_PROJ: tuple(f"layers.#.self_attn.{part}_proj.*" for part in "qkv"),
             "encoder.layer_norm.*": "layer_norm.*",
         },
         {
             "lm_head.dense.*": "encoder.lm_head.dense.*",
             "lm_head.layer_norm.*": "encoder.lm_head.layer_norm.*",
             "lm_head.bias": "encoder.lm_head.bias",
-            "classification_heads.@.dense.*": "classification_heads.@.dense.*",
-            "classification_heads.@.out_proj.*": "classification_heads.@.out_proj.*",
+            **_SENTENCE_HEADS,
         },
         unused_positions=2,
         copies={"encoder.lm_head.weight": "encoder.sentence_encoder.embed_tokens.weight"},
@@ -175,7 +162,7 @@ FAMILIES: dict[str, Family] = {
         dropped=("encoder.sentence_encoder.version",),
         older={
             "encoder.layernorm_embedding.*": "emb_layer_norm.*",
-            "encoder.layers.#.self_attn.in_proj.*": "layers.#.self_attn.in_proj_*",
+            _IN_PROJ: "layers.#.self_attn.in_proj_*",
         },
         renamed=((r"^decoder\.", "encoder."),),
     ),
@@ -187,11 +174,7 @@ FAMILIES: dict[str, Family] = {
             "encoder.layernorm_embedding.*": "emb_layer_norm.*",
             "encoder.relative_position.weight": "relative_attention_bias.weight",
         },
-        {
-            "detection_head.*": "encoder.binary_head.out_proj.*",
-            "classification_heads.@.dense.*": "classification_heads.@.dense.*",
-            "classification_heads.@.out_proj.*": "classification_heads.@.out_proj.*",
-        },
+        {"detection_head.*": "encoder.binary_head.out_proj.*", **_SENTENCE_HEADS},
     ),
     "bert": Family(
         "BERT",

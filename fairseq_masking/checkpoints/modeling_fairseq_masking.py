@@ -157,12 +157,30 @@ class _Layer(nn.Module):
 
 
 class FairseqMaskingPreTrainedModel(PreTrainedModel):
-    """What transformers asks of all models with this config."""
+    """What transformers asks of all models with this config, and what those with ``labels`` share.
+
+    These have an ``encoder``, the ``logits`` and the ``loss`` of their head, and an ``output_class``.
+    """
 
     config_class = FairseqMaskingConfig
     base_model_prefix = "encoder"
     supports_gradient_checkpointing = True
     _supports_sdpa = True
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        return_dict: bool | None = None,
+        **options: Any,
+    ) -> Any:
+        """Return the head's logits, and the loss where there are ``labels``."""
+        encoded = self.encoder(input_ids, attention_mask, return_dict=True, **options)
+        logits = self.logits(encoded.last_hidden_state)
+        loss = None if labels is None else self.loss(logits.float(), labels)
+        output = self.output_class(loss=loss, logits=logits, hidden_states=encoded.hidden_states)
+        return self._finished(output, return_dict)
 
     def _finished(self, output: Any, return_dict: bool | None) -> Any:
         """Return the output, or its tuple where the call or the config wants that."""
@@ -263,6 +281,8 @@ class _LMHead(nn.Module):
 class FairseqMaskingForMaskedLM(FairseqMaskingPreTrainedModel):
     """Predicts masked tokens; the last layer is the token embedding."""
 
+    output_class = MaskedLMOutput
+
     def __init__(self, config: FairseqMaskingConfig) -> None:
         super().__init__(config)
         self.encoder = FairseqMaskingModel(config)
@@ -279,24 +299,19 @@ class FairseqMaskingForMaskedLM(FairseqMaskingPreTrainedModel):
         self.lm_head.bias = nn.Parameter(F.pad(bias, (0, embedding.num_embeddings - len(bias))))
         return embedding
 
-    def forward(
-        self,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        labels: Tensor | None = None,
-        return_dict: bool | None = None,
-        **options: Any,
-    ) -> Any:
-        """Return logits ``[B, T, V]``; ``labels`` is -100 where nothing is to be predicted."""
-        encoded = self.encoder(input_ids, attention_mask, return_dict=True, **options)
-        logits = self.lm_head(encoded.last_hidden_state, self.encoder.embed_tokens.weight)
-        loss = None if labels is None else F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten())
-        output = MaskedLMOutput(loss=loss, logits=logits, hidden_states=encoded.hidden_states)
-        return self._finished(output, return_dict)
+    def logits(self, hidden_BTD: Tensor) -> Tensor:
+        """Return those of the vocabulary, ``[B, T, V]``."""
+        return self.lm_head(hidden_BTD, self.encoder.embed_tokens.weight)
+
+    def loss(self, logits_BTV: Tensor, labels: Tensor) -> Tensor:
+        """Return the cross-entropy; ``labels`` is -100 where nothing is to be predicted."""
+        return F.cross_entropy(logits_BTV.flatten(0, 1), labels.flatten())
 
 
 class FairseqMaskingForPreTraining(FairseqMaskingPreTrainedModel):
     """AMOS's discriminator: a logit a token, positive where it takes the token for the original one."""
+
+    output_class = TokenClassifierOutput
 
     def __init__(self, config: FairseqMaskingConfig) -> None:
         super().__init__(config)
@@ -304,23 +319,14 @@ class FairseqMaskingForPreTraining(FairseqMaskingPreTrainedModel):
         self.detection_head = nn.Linear(config.hidden_size, 1)
         self.post_init()
 
-    def forward(
-        self,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        labels: Tensor | None = None,
-        return_dict: bool | None = None,
-        **options: Any,
-    ) -> Any:
-        """Return logits ``[B, T]``; ``labels`` is 1 for original tokens, -100 for those that do not count."""
-        encoded = self.encoder(input_ids, attention_mask, return_dict=True, **options)
-        logits = self.detection_head(encoded.last_hidden_state).squeeze(-1)
-        loss = None
-        if labels is not None:
-            counted = labels >= 0
-            loss = F.binary_cross_entropy_with_logits(logits[counted].float(), labels[counted].float())
-        output = TokenClassifierOutput(loss=loss, logits=logits, hidden_states=encoded.hidden_states)
-        return self._finished(output, return_dict)
+    def logits(self, hidden_BTD: Tensor) -> Tensor:
+        """Return ``[B, T]``: positive for tokens that it takes for the original ones."""
+        return self.detection_head(hidden_BTD).squeeze(-1)
+
+    def loss(self, logits_BT: Tensor, labels: Tensor) -> Tensor:
+        """Return the cross-entropy; ``labels`` is 1 for original tokens, -100 for those that do not count."""
+        counted = labels >= 0
+        return F.binary_cross_entropy_with_logits(logits_BT[counted], labels[counted].float())
 
 
 class _ClassificationHead(nn.Module):
@@ -339,28 +345,20 @@ class _ClassificationHead(nn.Module):
 class FairseqMaskingForSequenceClassification(FairseqMaskingPreTrainedModel):
     """Scores of a text, from the state of ``<s>``."""
 
+    output_class = SequenceClassifierOutput
+
     def __init__(self, config: FairseqMaskingConfig) -> None:
         super().__init__(config)
         self.encoder = FairseqMaskingModel(config)
         self.classifier = _ClassificationHead(config)
         self.post_init()
 
-    def forward(
-        self,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        labels: Tensor | None = None,
-        return_dict: bool | None = None,
-        **options: Any,
-    ) -> Any:
-        """Return scores ``[B, C]``; the loss is that of ``config.problem_type``, or of the labels' form."""
-        encoded = self.encoder(input_ids, attention_mask, return_dict=True, **options)
-        logits = self.classifier(encoded.last_hidden_state)
-        loss = None if labels is None else self._loss(logits.float(), labels)
-        output = SequenceClassifierOutput(loss=loss, logits=logits, hidden_states=encoded.hidden_states)
-        return self._finished(output, return_dict)
+    def logits(self, hidden_BTD: Tensor) -> Tensor:
+        """Return scores ``[B, C]``."""
+        return self.classifier(hidden_BTD)
 
-    def _loss(self, logits_BC: Tensor, labels: Tensor) -> Tensor:
+    def loss(self, logits_BC: Tensor, labels: Tensor) -> Tensor:
+        """Return that of ``config.problem_type``, or of the labels' form."""
         kind = self.config.problem_type
         if kind == "regression" or (kind is None and self.config.num_labels == 1):
             return F.mse_loss(logits_BC, labels.float().view_as(logits_BC))

@@ -1,12 +1,11 @@
 """Where the frozen behaviour lies, digests, the machine it was frozen on, and the package's own commands.
 
 Everything here and beside it goes through faces that outlive a move of the package's files: fairseq's
-registries, its commands, ``fairseq_masking.models`` and the commands of ``COMMANDS``.
+registries, its commands, ``fairseq_masking.models`` and the one command.
 """
 
 import contextlib
 import hashlib
-import importlib.util
 import io
 import json
 import os
@@ -24,37 +23,23 @@ import torch
 from torch import Tensor
 
 __all__ = [
-    "COMMANDS", "DATA", "command", "digest", "file_digest", "folder_digests", "machine", "one_thread", "read",
+    "DATA", "digest", "file_digest", "folder_digests", "machine", "one_thread", "read",
     "run_command_here", "tensor_digest", "write",
 ]  # fmt: skip
 
 DATA = Path(__file__).parent / "data"
-# What the one command calls it -> the module that does it today. The names change here and nowhere else.
-COMMANDS = {
-    ("export",): "fairseq_masking.cli.export_hf",
-}
-
-
-def command(*verbs: str) -> tuple[str, list[str]]:
-    """The module that ``python -m`` runs for these verbs, and what stands before its options."""
-    own = COMMANDS.get(verbs, "fairseq_masking")
-    folder = Path(importlib.util.find_spec("fairseq_masking").submodule_search_locations[0])
-    if (folder.parent / own.replace(".", "/")).with_suffix(".py").exists():
-        return own, []
-    return "fairseq_masking", list(verbs)
 
 
 def run_command_here(*verbs: str, options: list[str | Path]) -> None:
-    """``python -m ...`` in this process, where everything is imported; it must end well."""
-    module, before = command(*verbs)
+    """``python -m fairseq_masking VERB ...`` here, where everything is imported; it must end well."""
     output = io.StringIO()
     try:
         with (
-            mock.patch.object(sys, "argv", [module, *before, *map(str, options)]),
+            mock.patch.object(sys, "argv", ["fairseq_masking", *verbs, *map(str, options)]),
             contextlib.redirect_stdout(output),
             contextlib.redirect_stderr(output),
         ):
-            runpy.run_module(module, run_name="__main__", alter_sys=True)
+            runpy.run_module("fairseq_masking", run_name="__main__", alter_sys=True)
     except SystemExit as stop:
         assert not stop.code, output.getvalue()
 
