@@ -15,11 +15,11 @@ from fairseq_masking.errors import UserError
 
 __all__ = ["hash_file", "read_lines"]
 
-_MAGIC: dict[str, bytes] = {".xz": b"\xfd7zXZ\x00", ".gz": b"\x1f\x8b", ".bz2": b"BZh"}
-_OPEN: dict[str, Callable[[BinaryIO], object]] = {
-    ".xz": lzma.LZMAFile,
-    ".gz": gzip.open,
-    ".bz2": bz2.BZ2File,
+# Suffix -> how such a file begins, and what reads it.
+_COMPRESSIONS: dict[str, tuple[bytes, Callable[[BinaryIO], object]]] = {
+    ".xz": (b"\xfd7zXZ\x00", lzma.LZMAFile),
+    ".gz": (b"\x1f\x8b", gzip.open),
+    ".bz2": (b"BZh", bz2.BZ2File),
 }
 _BOM = b"\xef\xbb\xbf"
 # fairseq reads its text in universal-newline mode, where a lone \r ends a line, and str.splitlines splits at
@@ -101,11 +101,11 @@ def _decompress(file: BinaryIO, path: str | Path) -> AbstractContextManager[Bina
     """The first bytes, not the name, tell the compression."""
     head = file.read(6)
     file.seek(0)
-    for suffix, magic in _MAGIC.items():
+    for magic, opened in _COMPRESSIONS.values():
         if head.startswith(magic):
-            return cast(AbstractContextManager[BinaryIO], _OPEN[suffix](file))
+            return cast(AbstractContextManager[BinaryIO], opened(file))
     suffix = Path(path).suffix
-    if suffix in _MAGIC:
+    if suffix in _COMPRESSIONS:
         raise UserError(f"{path} is named {suffix} but is no {suffix} file; rename it or compress it again")
     return nullcontext(file)
 

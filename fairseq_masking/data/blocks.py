@@ -9,7 +9,6 @@
 A sentence longer than T - 1 tokens makes a longer block in the last three modes; the task filters those out.
 """
 
-from collections.abc import Iterable
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -132,14 +131,3 @@ class BlockDataset(SizedDataset):
         if self._closing:
             block[-1] = self._eos
         return block
-
-    @property
-    def supports_prefetch(self) -> bool:
-        """True for fairseq's old cached format alone; a memory map needs none."""
-        return self._stream is None and bool(getattr(self.tokens, "supports_prefetch", False))
-
-    def prefetch(self, indices: Iterable[int]) -> None:
-        if self._blocks is not None:
-            self._blocks.prefetch(indices)
-        else:
-            self.tokens.prefetch(indices)

@@ -1,14 +1,13 @@
 """Blocks with their masks, in the order and the sizes that fairseq's batching asks for."""
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from fairseq.data import FairseqDataset
 
-from fairseq_masking.data.blocks import BlockDataset
+from fairseq_masking.data.blocks import BlockDataset, SizedDataset
 from fairseq_masking.data.collater import MaskedExample, collate
 from fairseq_masking.masking import Masker, order_generator
 
@@ -17,7 +16,7 @@ __all__ = ["MaskedDataset"]
 logger = logging.getLogger(__name__)
 
 
-class MaskedDataset(FairseqDataset):
+class MaskedDataset(SizedDataset):
     """Masks each block when it is read, purely in (seed, epoch, index): nothing is cached between epochs.
 
     An item becomes K rows of a batch, so ``num_tokens`` counts its tokens K times, while ``sizes`` and
@@ -44,6 +43,7 @@ class MaskedDataset(FairseqDataset):
     ) -> None:
         super().__init__()
         self.blocks = blocks
+        self.sizes = blocks.sizes  # of one row
         self.masker = masker
         self.pad_index = pad_index
         self.seed = seed
@@ -51,14 +51,6 @@ class MaskedDataset(FairseqDataset):
         self.fixed_epoch = fixed_epoch
         self.epoch = 1 if fixed_epoch is None else fixed_epoch
         self._logged_short = False
-
-    @property
-    def sizes(self) -> npt.NDArray[np.int64]:
-        """int64 [number of blocks], tokens of one row."""
-        return self.blocks.sizes
-
-    def __len__(self) -> int:
-        return len(self.blocks)
 
     def __getitem__(self, index: int) -> MaskedExample:
         index = int(index)
@@ -88,15 +80,11 @@ class MaskedDataset(FairseqDataset):
 
     def num_tokens(self, index: int) -> int:
         """Tokens of all K rows."""
-        return int(self.sizes[index]) * self.masker.num_splits
+        return super().num_tokens(index) * self.masker.num_splits
 
     def num_tokens_vec(self, indices: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Tokens of all K rows of each item."""
         return self.sizes[indices] * self.masker.num_splits
-
-    def size(self, index: int) -> int:
-        """Tokens of one row."""
-        return int(self.sizes[index])
 
     def ordered_indices(self) -> npt.NDArray[np.int64]:
         """A permutation of the items from the seed, in ragged modes sorted by length within it.
@@ -122,10 +110,3 @@ class MaskedDataset(FairseqDataset):
                 self.masker.num_splits,
             )
         return indices[long_enough]
-
-    @property
-    def supports_prefetch(self) -> bool:
-        return self.blocks.supports_prefetch
-
-    def prefetch(self, indices: Iterable[int]) -> None:
-        self.blocks.prefetch(indices)
