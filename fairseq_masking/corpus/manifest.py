@@ -23,19 +23,9 @@ if TYPE_CHECKING:
     from fairseq_masking.tokenizers import Tokenizer
 
 __all__ = [
-    "DICTIONARY_FILE",
-    "MANIFEST_FILE",
-    "TOKENIZER_FOLDER",
-    "Manifest",
-    "check_dictionary",
-    "check_same",
-    "describe_inputs",
-    "file_sizes",
-    "finish_folder",
-    "first_shard",
-    "read_manifest",
-    "tokenizer_settings",
-]
+    "DICTIONARY_FILE", "MANIFEST_FILE", "TOKENIZER_FOLDER", "Manifest", "check_dictionary", "check_same",
+    "describe_inputs", "file_sizes", "finish_folder", "first_shard", "read_manifest", "tokenizer_settings",
+]  # fmt: skip
 
 MANIFEST_FILE = "manifest.json"
 DICTIONARY_FILE = "dict.txt"

@@ -2,7 +2,6 @@
 
 import dataclasses
 import shutil
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,12 +10,7 @@ import numpy as np
 
 from fairseq_masking.corpus.binarization import binarize
 from fairseq_masking.corpus.dictionary import dictionary_of
-from fairseq_masking.corpus.documents import (
-    TextFile,
-    distribute_documents,
-    draw_validation,
-    write_documents,
-)
+from fairseq_masking.corpus.documents import TextFile, distribute_documents, draw_validation, write_documents
 from fairseq_masking.corpus.manifest import (
     Manifest,
     check_same,
@@ -66,14 +60,13 @@ class Preparation:
 
     def settings(self) -> dict[str, Any]:
         """Everything beside the inputs that decides the result, as it stands in the manifest."""
-        if isinstance(self.tokenizer, BpeTraining):
-            tokenizer: dict[str, Any] = {"trained": dataclasses.asdict(self.tokenizer)}
-        else:
-            tokenizer = tokenizer_settings(self.tokenizer)
+        tokenizer = self.tokenizer
         return {
             "documents": self.documents,
             "text": dataclasses.asdict(self.normalizer),
-            "tokenizer": tokenizer,
+            "tokenizer": {"trained": dataclasses.asdict(tokenizer)}
+            if isinstance(tokenizer, BpeTraining)
+            else tokenizer_settings(tokenizer),
             "dictionary": hash_file(self.dictionary) if self.dictionary else None,
             "valid_fraction": None if self.valid else self.valid_fraction,
             "shards": self.num_shards,
@@ -113,10 +106,7 @@ def prepare(
     reporter = reporter or Reporter(bars=False)
     output = preparation.output
     check_output(output)
-    inputs = {
-        split: describe_inputs(paths, reporter)
-        for split, paths in (("train", preparation.train), ("valid", preparation.valid))
-    }
+    inputs = {split: describe_inputs(getattr(preparation, split), reporter) for split in ("train", "valid")}
     settings = preparation.settings()
     present = read_manifest(output)
     if present is not None and not force:
@@ -190,11 +180,11 @@ def _write_splits(
     workers: int,
     reporter: Reporter,
 ) -> tuple[TextFile, TextFile | None]:
-    def write(split: str, paths: Iterable[Path], output: Path) -> TextFile:
+    def write(split: str, name: str) -> TextFile:
         with reporter.bar(f"reading {split}", sum(file["size"] for file in inputs[split])) as progress:
             text = write_documents(
-                list(paths),
-                output,
+                getattr(preparation, split),
+                scratch / name,
                 documents=preparation.documents,
                 normalizer=preparation.normalizer,
                 workers=workers,
@@ -204,9 +194,8 @@ def _write_splits(
         return text
 
     if preparation.valid:
-        train = write("train", preparation.train, scratch / "train.txt")
-        return train, write("valid", preparation.valid, scratch / "valid.txt")
-    everything = write("train", preparation.train, scratch / "all.txt")
+        return write("train", "train.txt"), write("valid", "valid.txt")
+    everything = write("train", "all.txt")
     chosen = draw_validation(everything.documents, preparation.valid_fraction, preparation.seed)
     if not chosen:
         return everything, None
