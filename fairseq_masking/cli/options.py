@@ -230,11 +230,10 @@ def _fail(parser: argparse.ArgumentParser, message: str, status: int) -> int:
 
 @contextmanager
 def _warnings_only() -> Iterator[None]:
-    """Let only warnings through: fairseq tells the root logger everything, which would drown a table."""
-    root = logging.getLogger()
-    level = root.level
-    root.setLevel(logging.WARNING)
+    """Let only warnings through: fairseq logs everything, which would drown a table."""
+    before = logging.root.manager.disable
+    logging.disable(logging.INFO)  # whatever level fairseq, imported by then, gives the root logger
     try:
         yield
     finally:
-        root.setLevel(level)
+        logging.disable(before)
