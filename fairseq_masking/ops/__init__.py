@@ -1,4 +1,4 @@
-"""Operations: ``reference`` defines each one, the modules beside it compute it fast."""
+"""Operations that several methods share."""
 
 from fairseq_masking.ops.attention import self_attention
 from fairseq_masking.ops.dispatch import IMPLEMENTATIONS, choose_impl

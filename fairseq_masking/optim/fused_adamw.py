@@ -4,7 +4,7 @@ import ast
 import logging
 import math
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, List
 
 from fairseq.dataclass import FairseqDataclass
@@ -15,6 +15,7 @@ from torch import Tensor
 from fairseq_masking.errors import UserError
 from fairseq_masking.optim.adamw import AdamW
 from fairseq_masking.optim.clipping import clip_grad_norm
+from fairseq_masking.options import option
 
 __all__ = ["FusedAdamWConfig", "FusedAdamWOptimizer", "parse_betas"]
 
@@ -26,22 +27,13 @@ class FusedAdamWConfig(FairseqDataclass):
     """Options of ``fused_adamw``; names shared with fairseq's ``adam`` mean the same, with its defaults."""
 
     # Any, as in fairseq: its recipes write "(0.9, 0.98)" as well as [0.9, 0.98].
-    adam_betas: Any = field(
-        default=(0.9, 0.999), metadata={"help": "decay rates of Adam's two moments, such as '(0.9, 0.98)'"}
-    )
-    adam_eps: float = field(
-        default=1e-8,
-        metadata={"help": "added to the square root of the second moment before its bias correction"},
-    )
-    weight_decay: float = field(
-        default=0.0, metadata={"help": "decoupled weight decay; a step subtracts lr * weight_decay * weight"}
-    )
-    no_decay_bias_and_norm: bool = field(
-        default=False,
-        metadata={
-            "help": "no weight decay for biases and LayerNorms, i.e. parameters of one dimension, as BERT"
-            " (default: everything decays, as in fairseq's adam)"
-        },
+    adam_betas: Any = option((0.9, 0.999), "decay rates of Adam's two moments, such as '(0.9, 0.98)'")
+    adam_eps: float = option(1e-8, "added to the square root of the second moment before its bias correction")
+    weight_decay: float = option(0.0, "decoupled weight decay; a step subtracts lr * weight_decay * weight")
+    no_decay_bias_and_norm: bool = option(
+        False,
+        "no weight decay for biases and LayerNorms, i.e. parameters of one dimension, as BERT"
+        " (default: everything decays, as in fairseq's adam)",
     )
     lr: List[float] = II("optimization.lr")  # noqa: RUF009 - a string
 
@@ -119,13 +111,13 @@ class FusedAdamWOptimizer(FairseqOptimizer):
         super().load_state_dict(state_dict, optimizer_overrides)
         for group, scale in zip(self.param_groups, scales, strict=True):
             group["lr_scale"] = scale  # fairseq's adam has none
-        for key, option in _OPTIONS.items():
+        for key, name in _OPTIONS.items():
             stored, given = self.param_groups[0][key], self.optimizer_config[key]
             if stored != given:
                 logger.warning(
                     "the checkpoint was trained with another --%s: %s=%s goes on, not %s; to change it give"
                     ' --optimizer-overrides "{%r: ...}"',
-                    option,
+                    name,
                     key,
                     stored,
                     given,
@@ -134,7 +126,7 @@ class FusedAdamWOptimizer(FairseqOptimizer):
 
 
 def _groups(params: Iterable[Tensor]) -> list[dict[str, Any]]:
-    """Put together what has the same share of the learning rate (models/layer_lr.py)."""
+    """Put together what has the same share of the learning rate (methods/base/layer_lr.py)."""
     groups: dict[float, list[Tensor]] = {}
     for parameter in params:
         overrides = getattr(parameter, "optim_overrides", {}).get("optimizer", {})

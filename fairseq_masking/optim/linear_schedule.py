@@ -6,7 +6,7 @@ from the data, the batch size and ``--max-epoch``.
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, List
 
 from fairseq.dataclass import FairseqDataclass
@@ -16,6 +16,7 @@ from omegaconf import II, DictConfig, OmegaConf
 
 from fairseq_masking.compat.patching import replace
 from fairseq_masking.errors import UserError
+from fairseq_masking.options import option
 
 __all__ = ["LinearSchedule", "LinearScheduleConfig", "tell_epoch_lengths"]
 
@@ -24,9 +25,7 @@ __all__ = ["LinearSchedule", "LinearScheduleConfig", "tell_epoch_lengths"]
 class LinearScheduleConfig(FairseqDataclass):
     """Options of ``linear``."""
 
-    warmup_ratio: float = field(
-        default=0.06, metadata={"help": "share of all updates in which the learning rate rises"}
-    )
+    warmup_ratio: float = option(0.06, "share of all updates in which the learning rate rises")
     max_epoch: int = II("optimization.max_epoch")
     max_update: int = II("optimization.max_update")
     lr: List[float] = II("optimization.lr")  # noqa: RUF009 - a string

@@ -2,7 +2,7 @@
 
 import logging
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, List, get_args
 
@@ -21,6 +21,7 @@ from fairseq_masking.corpus.manifest import check_dictionary
 from fairseq_masking.data import BlockDataset, BreakMode, MaskedDataset, load_dictionary, load_tokens
 from fairseq_masking.errors import UserError
 from fairseq_masking.masking import Masker, MaskingConfig, MaskUnit
+from fairseq_masking.options import option
 from fairseq_masking.tokenizers.symbols import MASK_SYMBOL
 
 __all__ = ["MaskedPretrainingConfig", "MaskedPretrainingTask"]
@@ -35,45 +36,30 @@ MASK_UNIT_CHOICES = ChoiceEnum(list(get_args(MaskUnit)))
 class MaskedPretrainingConfig(FairseqDataclass):
     """Options of ``masked_pretraining``; names shared with fairseq's ``masked_lm`` mean the same."""
 
-    data: str = field(
-        default=MISSING,
-        metadata={"help": "prepared corpus: a folder, or several with ':' between, one an epoch in turn"},
+    data: str = option(
+        MISSING, "prepared corpus: a folder, or several with ':' between, one an epoch in turn"
     )
-    sample_break_mode: SAMPLE_BREAK_MODE_CHOICES = field(
-        default="none",
-        metadata={
-            "help": "none: full blocks of text; complete: blocks of whole lines; complete_doc: the same"
-            " within a document; eos: a line each"
-        },
+    sample_break_mode: SAMPLE_BREAK_MODE_CHOICES = option(
+        "none",
+        "none: full blocks of text; complete: blocks of whole lines; complete_doc: the same"
+        " within a document; eos: a line each",
     )
-    tokens_per_sample: int = field(
-        default=512, metadata={"help": "tokens of a block, <s> and </s> included (at least 4)"}
+    tokens_per_sample: int = option(512, "tokens of a block, <s> and </s> included (at least 4)")
+    mask_prob: float = option(0.15, "share of a sequence's tokens that is predicted")
+    leave_unmasked_prob: float = option(0.1, "share of the predicted tokens that stays as it is")
+    random_token_prob: float = option(0.1, "share of the predicted tokens that becomes a random token")
+    mask_unit: MASK_UNIT_CHOICES = option(
+        "subword", "what is masked as a whole: a subword, a word, a span of words"
     )
-    mask_prob: float = field(
-        default=0.15, metadata={"help": "share of a sequence's tokens that is predicted"}
+    span_geometric_p: float = option(
+        0.2, "p of the geometric law of a span's length in words (--mask-unit span)"
     )
-    leave_unmasked_prob: float = field(
-        default=0.1, metadata={"help": "share of the predicted tokens that stays as it is"}
+    span_max_length: int = option(10, "longest span in words (--mask-unit span)")
+    mask_splits: int = option(
+        1, "K masks of a sequence that never overlap, K rows of the batch (fully-explored MLM)"
     )
-    random_token_prob: float = field(
-        default=0.1, metadata={"help": "share of the predicted tokens that becomes a random token"}
-    )
-    mask_unit: MASK_UNIT_CHOICES = field(
-        default="subword", metadata={"help": "what is masked as a whole: a subword, a word, a span of words"}
-    )
-    span_geometric_p: float = field(
-        default=0.2,
-        metadata={"help": "p of the geometric law of a span's length in words (--mask-unit span)"},
-    )
-    span_max_length: int = field(default=10, metadata={"help": "longest span in words (--mask-unit span)"})
-    mask_splits: int = field(
-        default=1,
-        metadata={
-            "help": "K masks of a sequence that never overlap, K rows of the batch (fully-explored MLM)"
-        },
-    )
-    valid_mask_prob: float = field(
-        default=0.15, metadata={"help": "--mask-prob of validation, which always masks single subwords once"}
+    valid_mask_prob: float = option(
+        0.15, "--mask-prob of validation, which always masks single subwords once"
     )
     seed: int = II("common.seed")
     train_subset: str = II("dataset.train_subset")

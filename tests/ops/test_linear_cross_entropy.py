@@ -6,7 +6,7 @@ import pytest
 import torch
 from peak_memory import peak_bytes
 
-from fairseq_masking.ops import linear_cross_entropy, reference
+from fairseq_masking.ops.linear_cross_entropy import linear_cross_entropy, reference
 
 pytestmark = pytest.mark.filterwarnings("ignore:invalid value encountered", "ignore:overflow encountered")
 
@@ -45,7 +45,7 @@ def test_reference_by_hand():
     hidden = torch.tensor([[1.0, 2.0]])
     weight = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
     bias = torch.tensor([0.0, 1.0, -1.0])
-    losses, predictions = reference.linear_cross_entropy(hidden, weight, bias, torch.tensor([0]))
+    losses, predictions = reference(hidden, weight, bias, torch.tensor([0]))
     # logits 1, 3, 2
     assert losses.item() == pytest.approx(math.log(math.e + math.e**3 + math.e**2) - 1)
     assert predictions.item() == 1
@@ -55,7 +55,7 @@ def test_reference_gradcheck():
     hidden, weight, bias, targets = problem(6, 3, 5, ignored=1)
 
     def losses(*tensors):
-        return reference.linear_cross_entropy(*tensors, targets)[0]
+        return reference(*tensors, targets)[0]
 
     assert torch.autograd.gradcheck(losses, (hidden, weight, bias))
 
@@ -76,7 +76,7 @@ def test_chunked_gradcheck(chunk_rows):
 def test_chunked_equals_reference_in_fp64(rows, chunk_rows, ignored, device):
     tensors = problem(rows, device=device, ignored=min(ignored, rows))
     upstream = torch.linspace(-2.0, 3.0, rows, device=device)
-    expected = gradients(reference.linear_cross_entropy, *tensors, upstream)
+    expected = gradients(reference, *tensors, upstream)
     actual = gradients(linear_cross_entropy, *tensors, upstream, chunk_elements=chunk_rows * 29)
     torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-12)
 
@@ -90,7 +90,7 @@ def test_fp32_parity(vocab, rows, chunk_rows, bias, impl, device):
         rows, 16, vocab, dtype=torch.float32, device=device, ignored=min(2, rows // 2), bias=bias, scale=0.3
     )
     upstream = torch.linspace(-2.0, 3.0, rows, device=device)
-    expected = gradients(reference.linear_cross_entropy, *tensors, upstream)
+    expected = gradients(reference, *tensors, upstream)
     actual = gradients(linear_cross_entropy, *tensors, upstream, impl=impl, chunk_elements=chunk_rows * vocab)
     torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5)
 
@@ -101,8 +101,8 @@ def test_half_precision_is_within_twice_plain_pytorch(dtype, chunk_rows, vocab, 
     exact = problem(70, 64, vocab, device=device, scale=0.3)
     low = [tensor.detach().to(dtype).requires_grad_() for tensor in exact[:3]]
     upstream = torch.linspace(0.5, 1.5, 70, device=device)
-    truth = gradients(reference.linear_cross_entropy, *exact, upstream)
-    plain = gradients(reference.linear_cross_entropy, *low, exact[3], upstream)
+    truth = gradients(reference, *exact, upstream)
+    plain = gradients(reference, *low, exact[3], upstream)
     ours = gradients(
         linear_cross_entropy, *low, exact[3], upstream, impl=impl, chunk_elements=chunk_rows * vocab
     )
@@ -141,7 +141,7 @@ def test_ignored_label_may_be_a_token(chunk_rows, impl, device):
     targets[::3] = 1
     upstream = torch.linspace(1.0, 2.0, 13, device=device)
     kwargs = {"ignore_index": 1}
-    expected = gradients(reference.linear_cross_entropy, hidden, weight, bias, targets, upstream, **kwargs)
+    expected = gradients(reference, hidden, weight, bias, targets, upstream, **kwargs)
     kwargs |= {"impl": impl, "chunk_elements": chunk_rows * 29}
     actual = gradients(linear_cross_entropy, hidden, weight, bias, targets, upstream, **kwargs)
     torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5)
@@ -157,7 +157,7 @@ def test_several_heads_over_one_weight(chunk_rows, impl, device):
     losses, predictions, grads = gradients(
         linear_cross_entropy, heads, weight, bias, targets, upstream.view(3, 13), **kwargs
     )
-    expected = gradients(reference.linear_cross_entropy, flat, weight, bias, targets.repeat(3), upstream)
+    expected = gradients(reference, flat, weight, bias, targets.repeat(3), upstream)
     assert losses.shape == predictions.shape == (3, 13)
     torch.testing.assert_close((losses.flatten(), predictions.flatten()), expected[:2], rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(grads[0].view(39, 7), expected[2][0], rtol=1e-5, atol=1e-5)
@@ -168,9 +168,7 @@ def test_one_row_without_dimensions(impl, device):
     hidden, weight, bias, targets = problem(1, dtype=torch.float32, device=device)
     output = linear_cross_entropy(hidden[0], weight, bias, targets[0], impl=impl)
     assert output.losses_N.shape == ()
-    torch.testing.assert_close(
-        output.losses_N, reference.linear_cross_entropy(hidden, weight, bias, targets)[0][0]
-    )
+    torch.testing.assert_close(output.losses_N, reference(hidden, weight, bias, targets)[0][0])
 
 
 def test_gradients_of_a_tied_embedding_add_up(impl, device):
@@ -181,7 +179,7 @@ def test_gradients_of_a_tied_embedding_add_up(impl, device):
         losses = function(torch.tanh(weight[tokens]), weight, bias, targets, **kwargs)[0]
         return torch.autograd.grad(losses.sum(), weight)
 
-    expected = tied(reference.linear_cross_entropy)
+    expected = tied(reference)
     torch.testing.assert_close(tied(linear_cross_entropy, impl=impl), expected, rtol=1e-5, atol=1e-5)
 
 
@@ -199,9 +197,9 @@ def test_the_first_of_equal_maxima_is_predicted(first, impl, device):
 @pytest.mark.parametrize("chunk_rows", [5, 1000])
 def test_very_large_logits(chunk_rows, impl, device):
     tensors = problem(13, 16, 4501, dtype=torch.float32, device=device, scale=3000.0)
-    tensors[3][:6] = reference.linear_cross_entropy(*tensors)[1][:6]  # losses near 0 beside losses near 1e4
+    tensors[3][:6] = reference(*tensors)[1][:6]  # losses near 0 beside losses near 1e4
     upstream = torch.linspace(-2.0, 3.0, 13, device=device)
-    expected = gradients(reference.linear_cross_entropy, *tensors, upstream)
+    expected = gradients(reference, *tensors, upstream)
     actual = gradients(linear_cross_entropy, *tensors, upstream, impl=impl, chunk_elements=chunk_rows * 4501)
     assert expected[0].max() > 1e4
     torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5)
@@ -215,7 +213,7 @@ def test_infinite_logits(vocab, impl, device):
     impossible[4:] = -math.inf  # whole blocks of the kernels hold nothing else
     impossible.requires_grad_()
     upstream = torch.ones(5, device=device)
-    expected = gradients(reference.linear_cross_entropy, hidden, weight, impossible, targets, upstream)
+    expected = gradients(reference, hidden, weight, impossible, targets, upstream)
     actual = gradients(linear_cross_entropy, hidden, weight, impossible, targets, upstream, impl=impl)
     torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5)
     for value, everywhere in [(math.inf, False), (math.nan, False), (-math.inf, True)]:
@@ -228,9 +226,7 @@ def test_infinite_logits(vocab, impl, device):
 
 def test_strided_input(impl, device):
     hidden, weight, bias, targets = problem(12, 8, 29, dtype=torch.float32, device=device, ignored=1)
-    expected = gradients(
-        reference.linear_cross_entropy, hidden, weight, bias, targets, torch.ones(12, device=device)
-    )
+    expected = gradients(reference, hidden, weight, bias, targets, torch.ones(12, device=device))
 
     def strided(tensor):
         wide = torch.stack([tensor.detach()] * 2, dim=-1)
@@ -249,7 +245,7 @@ def test_strided_input(impl, device):
 def test_only_the_gradients_asked_for(wanted, chunk_rows, impl, device):
     *tensors, targets = problem(dtype=torch.float32, device=device)
     upstream = torch.ones(13, device=device)
-    expected = gradients(reference.linear_cross_entropy, *tensors, targets, upstream)[2]
+    expected = gradients(reference, *tensors, targets, upstream)[2]
     for tensor, want in zip(tensors, wanted, strict=True):
         tensor.requires_grad_(want)
     losses = linear_cross_entropy(*tensors, targets, impl=impl, chunk_elements=chunk_rows * 29).losses_N
@@ -294,7 +290,7 @@ def test_peak_memory_is_a_tenth_of_the_naive_form(dtype, impl, device):
         losses, _ = function(*tensors, **kwargs)
         torch.autograd.grad(losses.sum(), tensors[:3])
 
-    naive = peak_bytes(lambda: step(reference.linear_cross_entropy), device)
+    naive = peak_bytes(lambda: step(reference), device)
     chunk = {"impl": impl, "chunk_elements": chunk_rows * vocab}
     ours = peak_bytes(lambda: step(linear_cross_entropy, **chunk), device)
     assert naive >= 2 * rows * vocab * 4  # the measurement sees the naive form's logits and softmax
@@ -310,7 +306,7 @@ def test_peak_memory_of_20k_rows_on_a_gpu(dtype, impl, device):
         losses, _ = function(*tensors, **kwargs)
         torch.autograd.grad(losses.sum(), tensors[:3])
 
-    naive = peak_bytes(lambda: step(reference.linear_cross_entropy), device)
+    naive = peak_bytes(lambda: step(reference), device)
     assert peak_bytes(lambda: step(linear_cross_entropy, impl=impl), device) <= naive / 10
 
 

@@ -6,7 +6,7 @@ Shapes: B batch, T length, N masked tokens (or values), K depths.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -26,6 +26,7 @@ from fairseq_masking.methods.base.masked_tokens import (
     reduce_masked_token_logs,
 )
 from fairseq_masking.methods.mlm.criterion import MLMCriterion
+from fairseq_masking.options import option
 
 __all__ = ["AmosCriterion", "AmosCriterionConfig", "ranked_pairs"]
 
@@ -36,11 +37,8 @@ MLM_LOSS, WEIGHT = "mlm_loss_", "mixture_"  # before the name of a depth
 class AmosCriterionConfig(FairseqDataclass):
     """Weight of the discriminator's loss."""
 
-    discriminator_weight: float = field(
-        default=50.0,
-        metadata={
-            "help": "lambda, the weight of the discriminator's mean loss a token beside the generator's"
-        },
+    discriminator_weight: float = option(
+        50.0, "lambda, the weight of the discriminator's mean loss a token beside the generator's"
     )
 
 

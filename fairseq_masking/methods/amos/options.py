@@ -3,7 +3,7 @@
 Source: 2204.03243, Section 3.3 and 4, Table 6 and 7; spec/amos.md.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import List, Optional
 
 from fairseq.dataclass import ChoiceEnum
@@ -12,6 +12,7 @@ from omegaconf import II
 from fairseq_masking.errors import UserError
 from fairseq_masking.methods.amos.mixture import MIXTURES
 from fairseq_masking.methods.base.options import RELATIVE_POSITION_CHOICES, EncoderModelConfig
+from fairseq_masking.options import option
 
 __all__ = ["GENERATOR_LAYERS", "AmosConfig", "generator_depths"]
 
@@ -29,49 +30,37 @@ GENERATOR_LAYERS = {
 class AmosConfig(EncoderModelConfig):
     """Options of ``amos``; those of the encoder are the discriminator's, and the generator has its width."""
 
-    relative_position: RELATIVE_POSITION_CHOICES = field(
-        default="t5",
-        metadata={"help": "relative position bias beside the absolute positions, in both networks"},
+    relative_position: RELATIVE_POSITION_CHOICES = option(
+        "t5", "relative position bias beside the absolute positions, in both networks"
     )
-    generator_layers: Optional[List[int]] = field(
-        default=None,
-        metadata={"help": "depths of the generator that predict, as 4,6,8; the last is its number of layers"},
+    generator_layers: Optional[List[int]] = option(
+        None, "depths of the generator that predict, as 4,6,8; the last is its number of layers"
     )
-    separate_generators: Optional[List[int]] = field(
-        default=None,
-        metadata={
-            "help": "in place of --generator-layers: a generator of its own for each of these depths, as"
-            " 4,6,8 or 4,4,4; they share token embeddings and prediction head"
-        },
+    separate_generators: Optional[List[int]] = option(
+        None,
+        "in place of --generator-layers: a generator of its own for each of these depths, as"
+        " 4,6,8 or 4,4,4; they share token embeddings and prediction head",
     )
-    no_generator_stop_grad: bool = field(
-        default=False,
-        metadata={"help": "let the loss of a deeper layer of the generator reach the blocks below it"},
+    no_generator_stop_grad: bool = option(
+        False, "let the loss of a deeper layer of the generator reach the blocks below it"
     )
-    mixture: MIXTURE_CHOICES = field(
-        default="adversarial",
-        metadata={
-            "help": "how the depths are mixed. adversarial: learned to raise the discriminator's loss;"
-            " uniform: all the same; random_layer: one depth an update, drawn; layer_switch: one after the"
-            " other, each for an equal part of the training; fixed: by --mixture-weights"
-        },
+    mixture: MIXTURE_CHOICES = option(
+        "adversarial",
+        "how the depths are mixed. adversarial: learned to raise the discriminator's loss;"
+        " uniform: all the same; random_layer: one depth an update, drawn; layer_switch: one after the"
+        " other, each for an equal part of the training; fixed: by --mixture-weights",
     )
-    mixture_weights: Optional[List[float]] = field(
-        default=None, metadata={"help": "weights of --mixture fixed, one a depth, as 0.2,0.3,0.5"}
+    mixture_weights: Optional[List[float]] = option(
+        None, "weights of --mixture fixed, one a depth, as 0.2,0.3,0.5"
     )
-    gumbel_temperature: float = field(
-        default=0.3, metadata={"help": "tau of the Gumbel-softmax that the gradient takes"}
+    gumbel_temperature: float = option(0.3, "tau of the Gumbel-softmax that the gradient takes")
+    adversarial_scale: float = option(
+        -1.0, "factor of the discriminator's gradient on its way to the mixture weights"
     )
-    adversarial_scale: float = field(
-        default=-1.0,
-        metadata={"help": "factor of the discriminator's gradient on its way to the mixture weights"},
-    )
-    adversarial_mlm_scale: float = field(
-        default=0.0,
-        metadata={
-            "help": "factor of that gradient, beside --adversarial-scale, on its way to what is mixed; 0:"
-            " none gets there; the paper tried 0.1"
-        },
+    adversarial_mlm_scale: float = option(
+        0.0,
+        "factor of that gradient, beside --adversarial-scale, on its way to what is mixed; 0:"
+        " none gets there; the paper tried 0.1",
     )
     max_update: int = II("optimization.max_update")
     seed: int = II("common.seed")

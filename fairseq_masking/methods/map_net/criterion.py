@@ -6,7 +6,7 @@ Shapes: B rows, T length, N masked tokens, K the most masked tokens of a row.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -26,6 +26,7 @@ from fairseq_masking.methods.map_net.model import MapNetOutput
 from fairseq_masking.methods.map_net.ragged import RaggedRows, rank_correlation
 from fairseq_masking.methods.map_net.sampling import clip_log_weight, log_weight_exact, log_weight_paper
 from fairseq_masking.methods.mlm.criterion import MLMCriterion
+from fairseq_masking.options import option
 
 __all__ = ["MapNetCriterion", "MapNetCriterionConfig", "Weights", "encoder_loss", "proposal_loss"]
 
@@ -37,24 +38,18 @@ IMPORTANCE_WEIGHT_CHOICES = ChoiceEnum(list(IMPORTANCE_WEIGHTS))
 class MapNetCriterionConfig(FairseqDataclass):
     """Weights of the two losses, and the importance weight in the encoder's."""
 
-    encoder_loss_weight: float = field(
-        default=1e-2, metadata={"help": "lambda, the weight of the encoder's loss"}
+    encoder_loss_weight: float = option(1e-2, "lambda, the weight of the encoder's loss")
+    proposal_loss_weight: float = option(
+        1.0,
+        "weight of the proposal network's loss; with --encoder-loss-weight 1, 100 is the paper's"
+        " ratio at the ordinary scale of gradients; a negative weight teaches it the easy positions, as a"
+        " control",
     )
-    proposal_loss_weight: float = field(
-        default=1.0,
-        metadata={
-            "help": "weight of the proposal network's loss; with --encoder-loss-weight 1, 100 is the paper's"
-            " ratio at the ordinary scale of gradients; a negative weight teaches it the easy positions, as a"
-            " control"
-        },
+    importance_clip: float = option(
+        0.2, "eps: importance weights are clipped to [1 - eps, 1 + eps]; 0 weighs all the same"
     )
-    importance_clip: float = field(
-        default=0.2,
-        metadata={"help": "eps: importance weights are clipped to [1 - eps, 1 + eps]; 0 weighs all the same"},
-    )
-    importance_weight: IMPORTANCE_WEIGHT_CHOICES = field(
-        default="paper",
-        metadata={"help": "paper: the ratio of draws with replacement; exact: that of the draws made"},
+    importance_weight: IMPORTANCE_WEIGHT_CHOICES = option(
+        "paper", "paper: the ratio of draws with replacement; exact: that of the draws made"
     )
 
 

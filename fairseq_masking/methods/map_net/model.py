@@ -6,7 +6,7 @@ Source: 2008.05333, Section 3.3 and 4.1.1; spec/map_net.md.
 Shapes: B rows, T length, N masked tokens, V vocabulary.
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Optional
 
@@ -25,6 +25,7 @@ from fairseq_masking.methods.map_net.ragged import RaggedRows
 from fairseq_masking.methods.map_net.sampling import draw_replacements, propose_masks
 from fairseq_masking.methods.mlm.model import MLMConfig, MLMModel
 from fairseq_masking.ops import gather_positions
+from fairseq_masking.options import option
 
 __all__ = ["PROPOSAL_SIZES", "MapNetConfig", "MapNetModel", "MapNetOutput"]
 
@@ -54,37 +55,24 @@ _MASK_STREAM = 0x6D61706E
 class MapNetConfig(MLMConfig):
     """Options of ``map_net`` beside the encoder's; dropout and activation are shared by both networks."""
 
-    proposal_layers: Optional[int] = field(
-        default=None, metadata={"help": "number of layers of the proposal network"}
+    proposal_layers: Optional[int] = option(None, "number of layers of the proposal network")
+    proposal_embed_dim: Optional[int] = option(None, "width of the proposal network")
+    proposal_ffn_embed_dim: Optional[int] = option(
+        None, "inner width of the proposal network's feed-forward layers"
     )
-    proposal_embed_dim: Optional[int] = field(
-        default=None, metadata={"help": "width of the proposal network"}
+    proposal_attention_heads: Optional[int] = option(
+        None, "number of attention heads of the proposal network"
     )
-    proposal_ffn_embed_dim: Optional[int] = field(
-        default=None, metadata={"help": "inner width of the proposal network's feed-forward layers"}
+    explore_start: float = option(1.0, "probability of uniform masks at the first update")
+    explore_end: float = option(0.33, "probability of uniform masks from --explore-updates on")
+    explore_updates: int = option(
+        1_000_000, "updates over which that probability falls linearly; give a shorter run its own length"
     )
-    proposal_attention_heads: Optional[int] = field(
-        default=None, metadata={"help": "number of attention heads of the proposal network"}
+    explore_unit: EXPLORE_UNIT_CHOICES = option(
+        "sentence", "toss the coin for each sentence, or once for all sentences of an update"
     )
-    explore_start: float = field(
-        default=1.0, metadata={"help": "probability of uniform masks at the first update"}
-    )
-    explore_end: float = field(
-        default=0.33, metadata={"help": "probability of uniform masks from --explore-updates on"}
-    )
-    explore_updates: int = field(
-        default=1_000_000,
-        metadata={
-            "help": "updates over which that probability falls linearly; give a shorter run its own length"
-        },
-    )
-    explore_unit: EXPLORE_UNIT_CHOICES = field(
-        default="sentence",
-        metadata={"help": "toss the coin for each sentence, or once for all sentences of an update"},
-    )
-    proposal_learn_from: LEARN_FROM_CHOICES = field(
-        default="all",
-        metadata={"help": "train the proposal network on all sentences, or on those that it masked"},
+    proposal_learn_from: LEARN_FROM_CHOICES = option(
+        "all", "train the proposal network on all sentences, or on those that it masked"
     )
     seed: int = II("common.seed")
 

@@ -4,7 +4,7 @@ Source: 2211.04898, Section 3.3 and Table 2; spec/three_ml.md.
 """
 
 import logging
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Optional
 
 from fairseq.dataclass import ChoiceEnum
@@ -13,6 +13,7 @@ from fairseq_masking.errors import UserError
 from fairseq_masking.methods.base.options import EncoderModelConfig
 from fairseq_masking.methods.three_ml.flops import DECODER_ATTENTIONS
 from fairseq_masking.modules import EncoderConfig
+from fairseq_masking.options import option
 
 __all__ = ["ThreeMLConfig", "decoder_config", "normalization"]
 
@@ -27,27 +28,20 @@ class ThreeMLConfig(EncoderModelConfig):
     """Options of ``three_ml`` beside the encoder's; dropout and activation are shared by both."""
 
     # None: what the paper found best for encoder and decoder (``normalization``, the table of archs).
-    normalize_before: Optional[bool] = field(
-        default=None,
-        metadata={
-            "help": "pre-LN layers and a final LayerNorm in encoder and decoder (default: as the paper,"
-            " pre-LN for large and with --decoder-attention cross, post-LN otherwise)"
-        },
+    normalize_before: Optional[bool] = option(
+        None,
+        "pre-LN layers and a final LayerNorm in encoder and decoder (default: as the paper,"
+        " pre-LN for large and with --decoder-attention cross, post-LN otherwise)",
     )
-    force_post_ln: bool = field(
-        default=False, metadata={"help": "post-LN all the same, even where the paper found it not to train"}
+    force_post_ln: bool = option(False, "post-LN all the same, even where the paper found it not to train")
+    decoder_attention: DECODER_ATTENTION_CHOICES = option(
+        "self",
+        "self: the decoder reads the whole sequence; cross: only the [MASK]s, which attend to the"
+        " encoder's output",
     )
-    decoder_attention: DECODER_ATTENTION_CHOICES = field(
-        default="self",
-        metadata={
-            "help": "self: the decoder reads the whole sequence; cross: only the [MASK]s, which attend to the"
-            " encoder's output"
-        },
-    )
-    decoder_layers: int = field(default=2, metadata={"help": "number of decoder layers"})
-    decoder_embed_dim: Optional[int] = field(
-        default=None,
-        metadata={"help": "width of the decoder, a head for every 64 (default: half of the encoder's)"},
+    decoder_layers: int = option(2, "number of decoder layers")
+    decoder_embed_dim: Optional[int] = option(
+        None, "width of the decoder, a head for every 64 (default: half of the encoder's)"
     )
 
 

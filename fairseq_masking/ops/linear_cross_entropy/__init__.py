@@ -1,6 +1,6 @@
 """Cross-entropy over a (tied) embedding that never holds more than a chunk of the logits.
 
-Three layers: ``ops.reference`` defines the operation; ``chunks`` computes it chunk by chunk, with the
+Three layers: ``reference`` defines the operation; ``chunks`` computes it chunk by chunk, with the
 row-wise part in PyTorch (``torch_rows``) or Triton (``triton_rows``); ``autograd`` joins that to autograd and
 torch.compile. This file is what callers see.
 
@@ -10,12 +10,13 @@ Shapes: N rows, D width, V vocabulary.
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from fairseq_masking.ops.linear_cross_entropy.autograd import compiled, eager
 from fairseq_masking.ops.linear_cross_entropy.chunks import Inputs
 
-__all__ = ["LinearCrossEntropyOutput", "linear_cross_entropy"]
+__all__ = ["LinearCrossEntropyOutput", "linear_cross_entropy", "reference"]
 
 
 class LinearCrossEntropyOutput(NamedTuple):
@@ -54,7 +55,7 @@ def linear_cross_entropy(
 
     Returns:
         ``losses`` and ``predictions``, shaped like hidden without its last dimension. Equal to
-        ``reference.linear_cross_entropy``, gradients included.
+        ``reference``, gradients included.
 
     Raises:
         UserError: ``impl`` cannot run here.
@@ -67,3 +68,17 @@ def linear_cross_entropy(
         Inputs(hidden, weight_VD, bias_V, targets), ignore_index, chunk_elements, impl
     )
     return LinearCrossEntropyOutput(losses.view(lead), predictions.view(lead))
+
+
+def reference(
+    hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None, targets_N: Tensor, ignore_index: int = -100
+) -> tuple[Tensor, Tensor]:
+    """The definition: short, slow, materialises all, checkable in fp64.
+
+    Returns:
+        ``losses_N`` in nats (fp32, or fp64 for fp64 input; 0 where ignored) and ``predictions_N`` int64.
+    """
+    logits = F.linear(hidden_ND, weight_VD, bias_V)
+    logits = logits if logits.dtype == torch.float64 else logits.float()
+    losses = F.cross_entropy(logits, targets_N, reduction="none", ignore_index=ignore_index)
+    return losses, logits.argmax(-1)

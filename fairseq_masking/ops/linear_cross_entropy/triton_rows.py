@@ -112,23 +112,36 @@ def device_of(tensor: Tensor) -> AbstractContextManager:
 
 
 @triton.jit
+def add_columns(highest, first, total, values, columns, inverse_temperature):
+    """Take in the values of some more columns of a row's softmax at a temperature.
+
+    Each lane goes through its own columns and keeps their maximum, where that was first seen, and the sum of
+    exponentials below it; lanes meet only at the end.
+    """
+    higher = values > highest
+    # one exponential rescales the sum or is the new term; equal infinities must not give inf - inf
+    distance = tl.where(values == highest, 0.0, tl.abs(values - highest))
+    factor = tl.exp(-distance * inverse_temperature)
+    total = tl.where(higher, total * factor + 1.0, total + factor)
+    return tl.where(higher, values, highest), tl.where(higher, columns, first), total
+
+
+@triton.jit
+def join_lanes(highest, first, total, inverse_temperature, NUM_COLUMNS: tl.constexpr):
+    """The row's maximum, its first column, and the sum of exponentials below it."""
+    row_highest = tl.max(highest, axis=0)
+    row_first = tl.min(tl.where(highest == row_highest, first, NUM_COLUMNS), axis=0)
+    row_total = tl.sum(total * tl.exp((highest - row_highest) * inverse_temperature), axis=0)
+    return row_highest, row_first, row_total
+
+
+@triton.jit
 def _statistics_kernel(
-    logits,
-    logits_stride,
-    bias,
-    targets,
-    losses,
-    predictions,
-    highest_out,
-    total_out,
-    NUM_COLUMNS: tl.constexpr,
-    HAS_BIAS: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
+    logits, logits_stride, bias, targets, losses, predictions, highest_out, total_out,
+    NUM_COLUMNS: tl.constexpr, HAS_BIAS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     logits += row * logits_stride
-    # Each lane goes through its own columns and keeps their maximum, where that was first seen, and the sum
-    # of exponentials below it; lanes meet only at the end.
     highest = tl.full((BLOCK,), float("-inf"), tl.float32)
     first = tl.zeros((BLOCK,), tl.int32)
     total = tl.zeros((BLOCK,), tl.float32)
@@ -138,16 +151,8 @@ def _statistics_kernel(
         if HAS_BIAS:
             values += tl.load(bias + columns, mask=columns < logits_stride, other=0.0).to(tl.float32)
         values = tl.where(columns < NUM_COLUMNS, values, float("-inf"))
-        higher = values > highest
-        # one exponential rescales the sum or is the new term; equal infinities must not give inf - inf
-        distance = tl.where(values == highest, 0.0, tl.abs(values - highest))
-        factor = tl.exp(-distance)
-        total = tl.where(higher, total * factor + 1.0, total + factor)
-        highest = tl.where(higher, values, highest)
-        first = tl.where(higher, columns, first)
-    row_highest = tl.max(highest, axis=0)
-    row_first = tl.min(tl.where(highest == row_highest, first, NUM_COLUMNS), axis=0)
-    row_total = tl.sum(total * tl.exp(highest - row_highest), axis=0)
+        highest, first, total = add_columns(highest, first, total, values, columns, 1.0)
+    row_highest, row_first, row_total = join_lanes(highest, first, total, 1.0, NUM_COLUMNS)
     target = tl.load(targets + row)
     in_vocabulary = (target >= 0) & (target < NUM_COLUMNS)
     target_logit = tl.load(logits + target, mask=in_vocabulary, other=float("nan")).to(tl.float32)
@@ -161,17 +166,9 @@ def _statistics_kernel(
 
 @triton.jit
 def _gradient_kernel(
-    out,
-    logits,
-    logits_stride,
-    bias,
-    targets,
-    highest,
-    total,
-    grad_losses,
-    HAS_BIAS: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
+    out, logits, logits_stride, bias, targets, highest, total, grad_losses,
+    HAS_BIAS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = columns < logits_stride

@@ -99,7 +99,7 @@ def test_reference_by_hand():
     noise_NV = torch.tensor([[0.25, 0.0]])
     # h = 1.5, logits 0.5 and 1.5, with noise 0.75 and 1.5; y of token 1 is the logistic of 0.75 / 0.5
     options = {"temperature": 0.5, "scale": -1.0, "hidden_scale": 0.0}
-    tokens, embedded = reference.gumbel_mixture(hidden, weights, embedding, bias, noise_NV, **options)
+    tokens, embedded = reference(hidden, weights, embedding, bias, noise_NV, **options)
     embedded.backward(torch.tensor([[2.0]]))
     assert tokens.tolist() == [1] and embedded.item() == 1.0
     y = 1 / (1 + math.exp(-1.5))
@@ -117,7 +117,7 @@ def test_equals_gumbel_softmax_in_fp64(depths, scale, hidden_scale, temperature,
     options = {"temperature": temperature, "scale": scale, "hidden_scale": hidden_scale}
     noise_NV = noise_for(case)
     expected = results(naive, case, noise_NV, **options)
-    assert_equal(results(reference.gumbel_mixture, case, noise_NV, **options), expected, 1e-12)
+    assert_equal(results(reference, case, noise_NV, **options), expected, 1e-12)
     for given in (noise_NV, None):
         actual = results(gumbel_mixture, case, seed=SEED, noise_NV=given, chunk_elements=5 * 29, **options)
         assert_equal(actual, expected, 1e-12)
@@ -143,7 +143,7 @@ def test_bias_gets_no_gradient(impl, device):
 @pytest.mark.parametrize("chunk_rows", [1, 5, 13, 1000])
 def test_chunked_equals_reference_in_fp64(rows, chunk_rows, device):
     case = problem(rows, device=device)
-    expected = results(reference.gumbel_mixture, case, noise_for(case), **OPTIONS)
+    expected = results(reference, case, noise_for(case), **OPTIONS)
     actual = results(gumbel_mixture, case, seed=SEED, chunk_elements=chunk_rows * 29, **OPTIONS)
     assert_equal(actual, expected, 1e-12)
 
@@ -155,7 +155,7 @@ def test_chunked_equals_reference_in_fp64(rows, chunk_rows, device):
 def test_fp32_parity(vocab, rows, chunk_rows, given, impl, device):
     case = problem(rows, 16, vocab, dtype=torch.float32, device=device, bias=given, scale=0.3)
     noise_NV = noise_for(case)
-    expected = results(reference.gumbel_mixture, case, noise_NV, **OPTIONS)
+    expected = results(reference, case, noise_NV, **OPTIONS)
     actual = results(
         gumbel_mixture,
         case,
@@ -213,7 +213,7 @@ def test_weights_may_be_more_precise_than_hidden(impl, device):
 def test_strided_tensors(impl, device):
     case = problem(12, 8, dtype=torch.float32, device=device)
     case.upstream = torch.ones((), device=device).expand(12, 8)
-    expected = results(reference.gumbel_mixture, case, noise_for(case), **OPTIONS)
+    expected = results(reference, case, noise_for(case), **OPTIONS)
     noise_NV = noise_for(case).t().contiguous().t()
 
     def strided(tensor):
@@ -235,7 +235,7 @@ def test_only_the_gradients_asked_for(wanted, impl, device):
     case = problem(dtype=torch.float32, device=device)
     tensors = {"hidden": case.hidden, "weights": torch.rand(13, 3), "embedding": case.embedding}
     tensors = {name: tensor.detach().to(device).requires_grad_() for name, tensor in tensors.items()}
-    _, expected = reference.gumbel_mixture(*tensors.values(), case.bias, noise_for(case), **OPTIONS)
+    _, expected = reference(*tensors.values(), case.bias, noise_for(case), **OPTIONS)
     (gradient,) = torch.autograd.grad(expected, [tensors[wanted]], case.upstream)
     for name, tensor in tensors.items():
         tensor.requires_grad_(name == wanted)
@@ -325,7 +325,7 @@ def test_what_is_impossible_is_never_drawn(impl, device):
     case = problem(12, 16, 4501, dtype=torch.float32, device=device)
     case.bias = torch.full_like(case.bias, -math.inf)
     case.bias[[7, 3000]] = 0.0  # whole blocks of the kernels hold nothing else
-    expected = results(reference.gumbel_mixture, case, noise_for(case), **OPTIONS)
+    expected = results(reference, case, noise_for(case), **OPTIONS)
     actual = results(gumbel_mixture, case, seed=SEED, impl=impl, **OPTIONS)
     assert set(actual[0].tolist()) == {7, 3000}
     assert_equal(actual, expected, 2e-5)
@@ -355,7 +355,7 @@ def test_the_first_of_equals_is_taken(impl, device):
 
 def test_very_large_logits(impl, device):
     case = problem(13, 16, 4501, dtype=torch.float32, device=device, scale=3000.0)
-    expected = results(reference.gumbel_mixture, case, noise_for(case), **OPTIONS)
+    expected = results(reference, case, noise_for(case), **OPTIONS)
     actual = results(gumbel_mixture, case, seed=SEED, impl=impl, chunk_elements=5 * 4501, **OPTIONS)
     assert_equal(actual, expected, 2e-5)
 

@@ -10,12 +10,13 @@ Shapes: K hidden states (of generators of K depths), N masked tokens, D width, V
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from fairseq_masking.errors import UserError
 from fairseq_masking.methods.amos.gumbel_mixture.autograd import sample
 
-__all__ = ["GumbelMixtureOutput", "gumbel_mixture"]
+__all__ = ["GumbelMixtureOutput", "gumbel_mixture", "reference"]
 
 
 class GumbelMixtureOutput(NamedTuple):
@@ -68,7 +69,7 @@ def gumbel_mixture(
             twice as many.
 
     Returns:
-        ``tokens`` and ``embedded`` in the embedding's dtype. Equal to ``reference.gumbel_mixture``, gradients
+        ``tokens`` and ``embedded`` in the embedding's dtype. Equal to ``reference``, gradients
         included; they cannot be differentiated again.
 
     Raises:
@@ -94,3 +95,35 @@ def gumbel_mixture(
         impl,
     )
     return GumbelMixtureOutput(tokens, embedded)
+
+
+def reference(
+    hidden_KND: Tensor,
+    weights_NK: Tensor,
+    embedding_VD: Tensor,
+    bias_V: Tensor | None,
+    noise_NV: Tensor,
+    *,
+    temperature: float,
+    scale: float,
+    hidden_scale: float,
+) -> tuple[Tensor, Tensor]:
+    """The definition: short, slow, materialises everything, checkable in fp64.
+
+    Returns:
+        ``tokens_N`` int64 and ``embedded_ND``, with the gradients that ``gumbel_mixture`` describes.
+    """
+    mixed = torch.einsum(
+        "nk,knd->nd", weights_NK.to(hidden_KND.dtype), _scale_gradient(hidden_KND, hidden_scale)
+    )
+    logits = F.linear(mixed, embedding_VD.detach(), None if bias_V is None else bias_V.detach())
+    logits = logits if logits.dtype == torch.float64 else logits.float()
+    perturbed = logits + noise_NV
+    tokens = perturbed.argmax(-1)
+    soft = _scale_gradient(F.softmax(perturbed / temperature, dim=-1), scale)
+    sample = F.one_hot(tokens, embedding_VD.shape[0]) + (soft - soft.detach())
+    return tokens, sample.to(embedding_VD.dtype) @ embedding_VD
+
+
+def _scale_gradient(values: Tensor, scale: float) -> Tensor:
+    return values.detach() + scale * (values - values.detach())

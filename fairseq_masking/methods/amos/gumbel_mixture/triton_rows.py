@@ -19,8 +19,10 @@ from torch import Tensor
 from fairseq_masking.methods.amos.gumbel_mixture.chunks import Noise, Sample
 from fairseq_masking.ops.linear_cross_entropy.triton_rows import (
     MAX_BLOCK,
+    add_columns,
     allocate,
     device_of,
+    join_lanes,
     logits_,
     num_warps_for,
     to_row_end,
@@ -113,18 +115,9 @@ def _gumbel(columns, first_key, second_key):
 
 @triton.jit
 def _perturbed(
-    row,
-    columns,
-    logits,
-    logits_stride,
-    bias,
-    keys,
-    noise,
-    noise_stride,
-    NUM_COLUMNS: tl.constexpr,
-    HAS_BIAS: tl.constexpr,
-    HAS_NOISE: tl.constexpr,
-):
+    row, columns, logits, logits_stride, bias, keys, noise, noise_stride,
+    NUM_COLUMNS: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_NOISE: tl.constexpr,
+):  # fmt: skip
     """Logits, bias and noise of some columns; -inf beyond the last."""
     inside = columns < logits_stride  # rows are read to their end, so that loads are wide
     values = tl.load(logits + row * logits_stride + columns, mask=inside, other=0.0).to(tl.float32)
@@ -142,52 +135,22 @@ def _perturbed(
 
 @triton.jit
 def _sample_kernel(
-    logits,
-    tokens,
-    highest_out,
-    total_out,
-    logits_stride,
-    bias,
-    keys,
-    noise,
-    noise_stride,
+    logits, tokens, highest_out, total_out, logits_stride, bias, keys, noise, noise_stride,
     inverse_temperature,
-    NUM_COLUMNS: tl.constexpr,
-    HAS_BIAS: tl.constexpr,
-    HAS_NOISE: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
+    NUM_COLUMNS: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_NOISE: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
-    # Each lane goes through its own columns and keeps their maximum, where that was first seen, and the sum
-    # of exponentials below it; lanes meet only at the end.
     highest = tl.full((BLOCK,), float("-inf"), tl.float32)
     first = tl.zeros((BLOCK,), tl.int32)
     total = tl.zeros((BLOCK,), tl.float32)
     for start in range(0, NUM_COLUMNS, BLOCK):
         columns = start + tl.arange(0, BLOCK)
         values = _perturbed(
-            row,
-            columns,
-            logits,
-            logits_stride,
-            bias,
-            keys,
-            noise,
-            noise_stride,
-            NUM_COLUMNS,
-            HAS_BIAS,
-            HAS_NOISE,
-        )
-        higher = values > highest
-        # one exponential rescales the sum or is the new term; equal infinities must not give inf - inf
-        distance = tl.where(values == highest, 0.0, tl.abs(values - highest))
-        factor = tl.exp(-distance * inverse_temperature)
-        total = tl.where(higher, total * factor + 1.0, total + factor)
-        highest = tl.where(higher, values, highest)
-        first = tl.where(higher, columns, first)
-    row_highest = tl.max(highest, axis=0)
-    row_first = tl.min(tl.where(highest == row_highest, first, NUM_COLUMNS), axis=0)
-    row_total = tl.sum(total * tl.exp((highest - row_highest) * inverse_temperature), axis=0)
+            row, columns, logits, logits_stride, bias, keys, noise, noise_stride,
+            NUM_COLUMNS, HAS_BIAS, HAS_NOISE,
+        )  # fmt: skip
+        highest, first, total = add_columns(highest, first, total, values, columns, inverse_temperature)
+    row_highest, row_first, row_total = join_lanes(highest, first, total, inverse_temperature, NUM_COLUMNS)
     tl.store(tokens + row, row_first.to(tl.int64))
     tl.store(highest_out + row, row_highest)
     tl.store(total_out + row, row_total)
@@ -195,21 +158,9 @@ def _sample_kernel(
 
 @triton.jit
 def _gradient_kernel(
-    logits,
-    grad,
-    highest,
-    total,
-    logits_stride,
-    bias,
-    keys,
-    noise,
-    noise_stride,
-    inverse_temperature,
-    NUM_COLUMNS: tl.constexpr,
-    HAS_BIAS: tl.constexpr,
-    HAS_NOISE: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
+    logits, grad, highest, total, logits_stride, bias, keys, noise, noise_stride, inverse_temperature,
+    NUM_COLUMNS: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_NOISE: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     grad += row * logits_stride
     row_highest = tl.load(highest + row)
@@ -218,18 +169,9 @@ def _gradient_kernel(
     for start in range(0, NUM_COLUMNS, BLOCK):
         columns = start + tl.arange(0, BLOCK)
         values = _perturbed(
-            row,
-            columns,
-            logits,
-            logits_stride,
-            bias,
-            keys,
-            noise,
-            noise_stride,
-            NUM_COLUMNS,
-            HAS_BIAS,
-            HAS_NOISE,
-        )
+            row, columns, logits, logits_stride, bias, keys, noise, noise_stride,
+            NUM_COLUMNS, HAS_BIAS, HAS_NOISE,
+        )  # fmt: skip
         soft = tl.exp((values - row_highest) * inverse_temperature) / row_total
         upstream = tl.load(grad + columns, mask=columns < logits_stride, other=0.0).to(tl.float32)
         inner += tl.where(columns < NUM_COLUMNS, soft * upstream, 0.0)  # what lies beyond may be NaN
@@ -238,18 +180,9 @@ def _gradient_kernel(
     for start in range(0, NUM_COLUMNS, BLOCK):
         columns = start + tl.arange(0, BLOCK)
         values = _perturbed(
-            row,
-            columns,
-            logits,
-            logits_stride,
-            bias,
-            keys,
-            noise,
-            noise_stride,
-            NUM_COLUMNS,
-            HAS_BIAS,
-            HAS_NOISE,
-        )
+            row, columns, logits, logits_stride, bias, keys, noise, noise_stride,
+            NUM_COLUMNS, HAS_BIAS, HAS_NOISE,
+        )  # fmt: skip
         soft = tl.exp((values - row_highest) * inverse_temperature) / row_total
         upstream = tl.load(grad + columns, mask=columns < logits_stride, other=0.0).to(tl.float32)
         result = (soft * (upstream - mean)).to(grad.dtype.element_ty)
