@@ -246,6 +246,5 @@ def test_the_command_of_its_own_process(tmp_path: Path) -> None:
     shown = run_command([*command, "--help"], cwd=tmp_path)
     assert shown.returncode == 0 and "--valid-fraction" in shown.stdout and "Example:" in shown.stdout
     failed = run_command([*command, "--train", "none", "--out", "data"], cwd=tmp_path)
-    assert failed.returncode == 1 and "Traceback" not in failed.stderr
-    message = "fairseq-masking prepare corpus: error: none does not exist; check the path"
-    assert failed.stderr.splitlines()[-1] == message
+    assert failed.returncode == 1
+    assert failed.stderr == "fairseq-masking prepare corpus: error: none does not exist; check the path\n"
