@@ -18,6 +18,7 @@ REQUIREMENTS = [
     "tokenizers>=0.20",
     "rich>=13",
     "jinja2>=3.1",
+    "pyyaml>=6",
     "tqdm",
     "matplotlib>=3.8",
     "scikit-learn>=1.4",
@@ -76,7 +77,7 @@ if __name__ == "__main__":
         package_dir={"hydra_plugins": f"{PLUGIN_FOLDER}/hydra_plugins", "fairseq_masking.configs": "configs"},
         package_data={
             "fairseq_masking.configs": ["**/*.yaml"],
-            "fairseq_masking": ["py.typed", "**/README.md", "**/templates/*.html"],
+            "fairseq_masking": ["py.typed", "**/README.md", "**/templates/*.html", "figures/*.yaml"],
         },
         install_requires=REQUIREMENTS,
         extras_require=EXTRAS,

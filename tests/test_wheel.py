@@ -80,7 +80,7 @@ def test_contents(wheel: Path) -> None:
     assert "hydra_plugins/__init__.py" not in names  # a namespace package, shared with other plugins
     recipes = {f"fairseq_masking/{path.relative_to(ROOT)}" for path in (ROOT / "configs").rglob("*.yaml")}
     assert recipes and recipes <= names
-    beside = ("README.md", "*.html", "py.typed")
+    beside = ("README.md", "*.html", "*.yaml", "py.typed")
     others = [path for pattern in beside for path in (ROOT / "fairseq_masking").rglob(pattern)]
     assert len(others) >= 8 and {str(path.relative_to(ROOT)) for path in others} <= names
     assert any(name.endswith(".dist-info/licenses/LICENSE") or name.endswith("/LICENSE") for name in names)

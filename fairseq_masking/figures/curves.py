@@ -1,15 +1,13 @@
-"""How runs learned, from their training logs: what each method's curves and table show, as data.
-
-A metric is a key of the log, with ``valid_`` before it where it is validation's, or one computed from them
-(``_COMPUTED``). One that ends in ``*`` stands for all that begin so: one for each depth of AMOS's generator.
-"""
+"""How runs learned, from their training logs, shown by a method's preset of ``presets.yaml``."""
 
 import operator
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import yaml
 
 from fairseq_masking.errors import UserError
 from fairseq_masking.figures.figure import Curve, Curves, Panel
@@ -30,109 +28,22 @@ _STYLES = (":", "--", "-", "-.")  # of a line's depths, shallow first
 
 
 class Preset(NamedTuple):
-    """What is drawn and tabled of a method's runs.
+    """What is drawn and tabled of a method's runs, as ``presets.yaml`` says."""
 
-    Attributes:
-        needs: metrics that tell its logs from others'.
-        panels: of the figure.
-        columns: heading of the table -> cell: ``last`` is the mean over the last tenth of the updates,
-            ``first`` and ``end`` the first and the last value, ``median`` and ``updates`` what they say.
-    """
-
-    needs: tuple[str, ...]
-    panels: tuple[Panel, ...]
+    needs: Sequence[str]
+    panels: Sequence[Panel]
     columns: Mapping[str, str]
 
 
-# The first whose needs all logs meet is taken where none is asked for: what MLM logs, all log.
-PRESETS = {
-    # 2008.05333, Section 3.3; the metrics are those of ``methods/map_net/criterion.py``.
-    "map_net": Preset(
-        ("loss_uniform", "proposal_entropy"),
-        (
-            Panel(
-                "encoder's loss, bits",
-                (("loss_proposed", "-", "proposed positions"), ("loss_uniform", "--", "uniform positions")),
-            ),
-            Panel("loss at proposed - at uniform, bits", (("gap", "-", ""),), level=0),
-            Panel(
-                "rank correlation of p_prop and loss",
-                (("rank_correlation_uniform", "-", "exploring sentences"), ("rank_correlation", ":", "all")),
-                level=0,
-            ),
-            Panel("entropy of p_prop, bits", (("proposal_entropy", "-", ""),)),
-            Panel("share of sentences that explore", (("explored", "-", ""),)),
-            Panel(
-                "share of proposed sentences clipped",
-                (("clipped_low", "-", "at 1 - eps"), ("clipped_high", "--", "at 1 + eps")),
-            ),
-        ),
-        {
-            "loss, proposed": "{last[loss_proposed]:.3f}",
-            "loss, uniform": "{last[loss_uniform]:.3f}",
-            "difference": "{last[gap]:+.3f}",
-            "rank correlation": "{last[rank_correlation_uniform]:.3f}",
-            "entropy (at first)": "{last[proposal_entropy]:.3f} ({first[proposal_entropy]:.3f})",
-            "explored": "{last[explored]:.1%}",
-            "clipped low / high": "{last[clipped_low]:.1%} / {last[clipped_high]:.1%}",
-        },
-    ),
-    # 2204.03243, Fig. 1b, 5a and 5b; the metrics are those of ``methods/amos/criterion.py``. The area under
-    # the ROC curve is not in logs of before it was there.
-    "amos": Preset(
-        (
-            "mlm_loss_*",
-            "disc_loss",
-            "disc_accuracy",
-            "disc_accuracy_replaced",
-            "disc_accuracy_original",
-            "replace_rate",
-        ),
-        (
-            Panel("generator's loss, bits (Fig. 1b)", (("mlm_loss_*", "", "layer *"),)),
-            Panel("mean mixture weight (Fig. 5a)", (("mixture_*", "", "layer *"),)),
-            Panel(
-                "discriminator, % (Fig. 5b)",
-                (
-                    ("disc_accuracy_replaced", "-", "accuracy, replaced tokens"),
-                    ("disc_accuracy_original", "--", "accuracy, original tokens"),
-                    ("disc_accuracy", ":", "accuracy, all"),
-                    ("disc_auc", "-.", "area under the ROC curve"),
-                ),
-            ),
-            Panel("accuracy on replaced + on original - 100%", (("above_chance", "-", ""),), level=0),
-            Panel("discriminator's loss, bits a token", (("disc_loss", "-", ""),)),
-            Panel("masked tokens that are replaced, %", (("replace_rate", "-", ""),)),
-        ),
-        {
-            "loss by depth": "{last[mlm_loss_*]:.3f}",
-            "mixture weights (at first)": "{last[mixture_*]:.2f} ({first[mixture_*]:.2f})",
-            "accuracy, all": "{last[disc_accuracy]:.1f}%",
-            "replaced": "{last[disc_accuracy_replaced]:.1f}%",
-            "original": "{last[disc_accuracy_original]:.1f}%",
-            "above chance": "{last[above_chance]:+.1f}",
-            "area": "{last[disc_auc]:.1f}%",
-            "masked tokens replaced": "{last[replace_rate]:.1f}%",
-        },
-    ),
-    "mlm": Preset(
-        ("loss",),
-        (
-            Panel("training loss of masked tokens, bits", (("loss", "-", ""),)),
-            Panel("validation perplexity of masked tokens", (("valid_ppl", "o-", ""),)),
-            Panel("validation accuracy of masked tokens, %", (("valid_accuracy", "o-", ""),)),
-        ),
-        {
-            "updates": "{updates}",
-            "training loss": "{last[loss]:.3f}",
-            "validation loss": "{end[valid_loss]:.3f}",
-            "perplexity": "{end[valid_ppl]:.1f}",
-            "accuracy": "{end[valid_accuracy]:.1f}%",
-            "tokens/s": "{median[wps]:,.0f}",
-        },
-    ),
-}
+def _read_presets() -> dict[str, Preset]:
+    text = (Path(__file__).parent / "presets.yaml").read_text(encoding="utf-8")
+    return {
+        name: Preset(found["needs"], [Panel(**panel) for panel in found["panels"]], found["columns"])
+        for name, found in yaml.safe_load(text).items()
+    }
 
+
+PRESETS = _read_presets()
 # Training's metric -> what it is computed from, at the updates that have all of it, and how.
 _COMPUTED: dict[str, tuple[tuple[str, ...], Callable[..., float]]] = {
     "gap": (("loss_proposed", "loss_uniform"), operator.sub),
