@@ -8,7 +8,7 @@ from typing import Any
 
 from fairseq_masking.errors import UserError, first_line
 
-__all__ = ["configs_folder", "read_json", "whole_file"]
+__all__ = ["configs_folder", "read_json", "whole_file", "write_json"]
 
 
 def configs_folder() -> Path:
@@ -37,6 +37,12 @@ def read_json(path: Path, way_out: str = "", *, optional: bool = False) -> dict[
     if not isinstance(values, dict):
         raise UserError(f"{path} holds no JSON object{end}")
     return values
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file, whole or not at all; its folder is made."""
+    with whole_file(path) as partial:
+        partial.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 @contextmanager

@@ -7,7 +7,6 @@ Example:
 """
 
 import argparse
-import json
 from pathlib import Path
 
 from fairseq_masking.cli.options import add_out
@@ -29,7 +28,7 @@ def run(args: argparse.Namespace) -> None:
 
     register()
     from fairseq_masking.figures.tables import format_table
-    from fairseq_masking.files import whole_file
+    from fairseq_masking.files import write_json
     from fairseq_masking.finetuning.baselines import baseline_scores
     from fairseq_masking.finetuning.prepare import finetuning_settings
 
@@ -45,5 +44,4 @@ def run(args: argparse.Namespace) -> None:
         print(f"{finetuning_settings(data)['task']} ({data})")
         print(format_table(["baseline", *names], rows))
     if args.out is not None:
-        with whole_file(args.out) as partial:
-            partial.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        write_json(args.out, found)

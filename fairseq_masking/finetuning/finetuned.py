@@ -5,7 +5,6 @@ The files are as GLUE's leaderboard and SQuAD's evaluation script take them.
 Shapes: N rows of the split in the order of the task's own file, C classes (1 for scores).
 """
 
-import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +18,7 @@ from fairseq import utils
 from fairseq_masking.checkpoints.loading import read_checkpoint
 from fairseq_masking.corpus.dictionary import class_names
 from fairseq_masking.errors import UserError
+from fairseq_masking.files import write_json
 from fairseq_masking.finetuning.glue import GLUE_TASKS, SCORE_SCALE
 from fairseq_masking.finetuning.metrics import ScoredAnswer, answer_scores, row_scores, squad_scores
 from fairseq_masking.finetuning.prepare import finetuning_settings
@@ -172,7 +172,7 @@ def predict(finetuned: Finetuned, output: Path, *, batch_size: int = 64) -> Scor
         else:
             names = GLUE_TASKS[task].submissions if task in GLUE_TASKS else {split: f"{split}.tsv"}
             _write_submission(output / names.get(split, f"{task}.tsv"), finetuned, split, predictions)
-    _write_json(output / "scores.json", scores)
+    write_json(output / "scores.json", scores)
     return scores
 
 
@@ -209,10 +209,9 @@ def _write_answers(
         name: [{"text": text, "score": value} for text, value in [*each.answers, ("", each.null)]]
         for name, each in found.items()
     }
-    folder.mkdir(exist_ok=True)
-    _write_json(folder / "predictions.json", chosen)
-    _write_json(folder / "null_odds.json", {name: _margin(each) for name, each in found.items()})
-    _write_json(folder / "nbest_predictions.json", nbest)
+    write_json(folder / "predictions.json", chosen)
+    write_json(folder / "null_odds.json", {name: _margin(each) for name, each in found.items()})
+    write_json(folder / "nbest_predictions.json", nbest)
 
 
 def _squad_scores(finetuned: Finetuned, candidates: list[Candidates]) -> dict[str, float]:
@@ -227,10 +226,6 @@ def _squad_scores(finetuned: Finetuned, candidates: list[Candidates]) -> dict[st
 
 def _margin(found: Candidates) -> float:
     return min(found.null - found.best[1], sys.float_info.max)  # JSON has no infinity
-
-
-def _write_json(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _check_classes(cfg: Any, data: Path) -> None:

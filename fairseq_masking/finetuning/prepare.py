@@ -155,12 +155,8 @@ def truncated_lengths(lengths: tuple[int, ...], max_length: int) -> tuple[int, .
     if len(lengths) == 1:
         return (room,)
     first, second = lengths
-    half = room // 2
-    if second <= half:
-        return room - second, second
-    if first <= room - half:
-        return first, room - first
-    return room - half, half
+    second = min(second, max(room // 2, room - first))
+    return room - second, second
 
 
 def _write_rows(

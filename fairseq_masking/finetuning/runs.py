@@ -8,7 +8,6 @@ OUT/NAME/UPDATES/TASK/CONFIGURATION/seedN/
 """
 
 import fcntl
-import json
 import os
 import re
 import subprocess
@@ -26,7 +25,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from fairseq_masking.errors import UserError
-from fairseq_masking.files import whole_file
+from fairseq_masking.files import read_json, write_json
 from fairseq_masking.finetuning.finetuned import Finetuned, scores_of
 from fairseq_masking.finetuning.tasks import FinetuningTask, Start, quoted
 
@@ -102,7 +101,7 @@ class Run:
         path = self.folder / _RECORD
         if not path.is_file():
             return None
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = read_json(path)
         if record["recipe"] != self.recipe.name or record["overrides"] != self.overrides:
             changed = sorted(set(record["overrides"]) ^ set(self.overrides)) or [record["recipe"]]
             raise UserError(
@@ -120,8 +119,7 @@ class Run:
     def record(self, **found: Any) -> None:
         """Write what it was started with and what was found."""
         record = {"recipe": self.recipe.name, "overrides": self.overrides, "inputs": self.inputs, **found}
-        with whole_file(self.folder / _RECORD) as partial:
-            partial.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        write_json(self.folder / _RECORD, record)
 
     @property
     def best_checkpoint(self) -> Path:

@@ -1,11 +1,5 @@
-"""Checkpoints' scores on labelled tasks, as a paper's protocol has them.
+"""From checkpoints and tasks to tables, as a paper's protocol has it: what cli/finetune.py promises."""
 
-Prepares the tasks with the tokeniser of the checkpoints' corpus, trains the grid of configs/finetune times
-the seeds, chooses, and writes OUT/table.md, OUT/results.json and, where checkpoints of one training share a
-name, OUT/scores.png. Finished runs are not repeated, killed ones go on.
-"""
-
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -18,7 +12,7 @@ from fairseq_masking.corpus.manifest import read_manifest
 from fairseq_masking.corpus.workspace import Reporter
 from fairseq_masking.errors import UserError
 from fairseq_masking.figures.provenance import environment
-from fairseq_masking.files import configs_folder, whole_file
+from fairseq_masking.files import configs_folder, whole_file, write_json
 from fairseq_masking.finetuning.baselines import baseline_scores
 from fairseq_masking.finetuning.finetuned import Finetuned, predict
 from fairseq_masking.finetuning.glue import JSONL
@@ -90,9 +84,9 @@ class Sweep:
             "results": [asdict(result) for result in results],
             "baselines": baselines,
         }
-        for name, text in (("results.json", json.dumps(found, indent=1)), ("table.md", report)):
-            with whole_file(self.out / name) as path:
-                path.write_text(text + "\n", encoding="utf-8")
+        write_json(self.out / "results.json", found)
+        with whole_file(self.out / "table.md") as path:
+            path.write_text(report + "\n", encoding="utf-8")
         plot_over_updates(results, self.out / "scores.png")
         print(report)
         for group in runs.values() if self.predict else ():
