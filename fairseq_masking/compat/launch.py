@@ -1,5 +1,6 @@
 """The wrapper around fairseq's ``call_main``, through which each of its commands starts its work."""
 
+import multiprocessing
 import os
 import sys
 import tempfile
@@ -136,14 +137,19 @@ def _call_in_new_processes(
 
 
 def _spawn_cpu_ranks(cfg: DictConfig, rank_main: RankMain, options: dict[str, Any]) -> None:
-    """fairseq's spawn with as many processes as ranks; fairseq's own starts as many as there are GPUs."""
+    """fairseq's spawn with as many processes as ranks; fairseq's own starts as many as there are GPUs.
+
+    A server imports fairseq and this package once and the ranks are forked from it.
+    """
+    multiprocessing.set_forkserver_preload(["fairseq_cli.train", "fairseq_masking"])
     num_ranks = cfg.distributed_training.distributed_world_size
     cfg.distributed_training.distributed_rank = None  # each process takes its own
-    torch.multiprocessing.spawn(
+    torch.multiprocessing.start_processes(
         fn=distributed_utils.distributed_main,
         args=(rank_main, cfg, {**options, "start_rank": 0}),
         nprocs=num_ranks,
         join=True,
+        start_method="forkserver",
     )
 
 
