@@ -119,7 +119,7 @@ def read_texts(args: argparse.Namespace) -> list[list[str]]:
         args: of ``add_text``.
     """
     if args.lines is not None and args.file is None:
-        raise UserError("--lines belongs to --file")
+        raise argparse.ArgumentError(None, "--lines belongs to --file")
     if args.text:
         return [text.splitlines() for text in args.text]
     if args.file == "-":

@@ -11,10 +11,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fairseq_masking.cli.options import add_out
+from fairseq_masking.cli.options import add_out, write_numbers
 from fairseq_masking.errors import UserError
 from fairseq_masking.figures.curves import depths_of
-from fairseq_masking.figures.provenance import provenance_of, write_csv
 from fairseq_masking.figures.tables import format_table
 from fairseq_masking.figures.training_log import read_training_log
 
@@ -78,8 +77,7 @@ def run(args: argparse.Namespace) -> None:
     if not checkpoints:
         raise UserError(f"no checkpoint_last.pt under {' '.join(map(str, args.folder))}: train first")
     rows = sorted((_row(path, args.log) for path in checkpoints), key=_order)
-    if args.out is not None:
-        write_csv(args.out, rows, provenance_of(args.command, note=args.note))
+    write_numbers(args, rows)
     print(_table(rows))
 
 

@@ -116,7 +116,7 @@ def test_curves_and_table_of_a_real_log(trained, capsys, tmp_path):
         (["--text", "a", "--mask-prob", "1.5"], 1, "--mask-prob 1.5"),
         (["--text", "a", "--tokens-per-sample", "65"], 1, "64 positions"),
         (["--text", "a", "--top", "0"], 2, "--top: 0 is below 1"),
-        (["--text", "a", "--lines", "2"], 1, "--lines belongs to --file"),
+        (["--text", "a", "--lines", "2"], 2, "--lines belongs to --file"),
         (["--text", "a", "--put", "best"], 2, "--put"),
     ],
 )

@@ -129,7 +129,7 @@ def test_standard_input(show, capsys, monkeypatch, tmp_path):
         ("map_net", ["--text", "a", "--out", "/proc/page.html"], 1, "/proc"),
         ("map_net", [], 2, "--text --file is required"),
         ("map_net", ["--text", "a", "--num-masks", "0"], 2, "--num-masks: 0 is below 1"),
-        ("map_net", ["--text", "a", "--lines", "3"], 1, "--lines belongs to --file"),
+        ("map_net", ["--text", "a", "--lines", "3"], 2, "--lines belongs to --file"),
         ("map_net", ["--text", "a", "--num-masks", "2", "--mask-prob", "0.2"], 2, "not allowed with"),
     ],
 )
