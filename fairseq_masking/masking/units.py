@@ -43,9 +43,7 @@ def unit_starts(
 
 
 def word_starts(
-    tokens_T: npt.NDArray[np.int64],
-    maskable_m: npt.NDArray[np.int64],
-    vocabulary: MaskingVocabulary,
+    tokens_T: npt.NDArray[np.int64], maskable_m: npt.NDArray[np.int64], vocabulary: MaskingVocabulary
 ) -> npt.NDArray[np.int64]:
     """Whole words: a token that starts a word, and any token behind a special, begins a unit.
 

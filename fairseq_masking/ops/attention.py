@@ -42,10 +42,7 @@ def self_attention(
 
 
 def cross_attention(
-    query_BTHC: Tensor,
-    key_value_BS2HC: Tensor,
-    attention_bias: Tensor | None = None,
-    dropout: float = 0.0,
+    query_BTHC: Tensor, key_value_BS2HC: Tensor, attention_bias: Tensor | None = None, dropout: float = 0.0
 ) -> Tensor:
     """Attend from every position of one sequence to every position of another.
 

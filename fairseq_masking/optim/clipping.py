@@ -13,9 +13,7 @@ __all__ = ["clip_grad_norm"]
 
 
 def clip_grad_norm(
-    parameters: Iterable[Tensor],
-    max_norm: float,
-    aggregate_norm_fn: Callable[[Tensor], Tensor] | None = None,
+    parameters: Iterable[Tensor], max_norm: float, aggregate_norm_fn: Callable[[Tensor], Tensor] | None = None
 ) -> Tensor:
     """Scale gradients so that their joint norm is at most ``max_norm``; nothing is read from the device.
 

@@ -171,14 +171,7 @@ class AmosModel(EncoderModel):
         if padding_BT is not None:
             detection_losses = detection_losses.masked_fill(padding_BT, 0.0)
         return AmosOutput(
-            losses_KN,
-            predictions_KN,
-            weights_NK,
-            sampled_N,
-            detection_losses,
-            logits,
-            original,
-            padding_BT,
+            losses_KN, predictions_KN, weights_NK, sampled_N, detection_losses, logits, original, padding_BT
         )
 
     def mixture_weights(self, features_KND: Tensor, batch_seed: int) -> Tensor:

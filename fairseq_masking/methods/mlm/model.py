@@ -43,13 +43,7 @@ class MLMModel(EncoderModel):
         )
 
     def pretrain(
-        self,
-        src_tokens: Tensor,
-        *,
-        positions: Tensor,
-        replacements: Tensor,
-        shape: dict[str, Any],
-        **_: Any,
+        self, src_tokens: Tensor, *, positions: Tensor, replacements: Tensor, shape: dict[str, Any], **_: Any
     ) -> MaskedTokenOutput:
         """Predict the tokens at ``positions`` from the corrupted text."""
         padding = src_tokens.eq(self.pad_index) if shape["has_padding"] else None

@@ -121,12 +121,7 @@ class CrossDecoder(_Decoder):
     layer_class = CrossDecoderLayer
 
     def forward(
-        self,
-        states_BSD: Tensor,
-        visible: Selection,
-        masked: Selection,
-        *,
-        return_all_hiddens: bool = False,
+        self, states_BSD: Tensor, visible: Selection, masked: Selection, *, return_all_hiddens: bool = False
     ) -> DecoderOutput:
         """Decode.
 
