@@ -26,6 +26,7 @@ __all__ = [
     "TransformerLayer",
     "build_attention_bias",
     "build_relative_position",
+    "check_length",
     "get_activation",
     "init_bert_weights",
     "run_layers",
@@ -138,10 +139,8 @@ class TransformerEncoder(nn.Module):
             UserError: the batch is longer than ``max_positions``.
         """
         length = tokens_BT.shape[1]
-        if positions_BT is None and length > self.config.max_positions:
-            raise UserError(
-                f"{length} tokens are more than the encoder's {self.config.max_positions} positions"
-            )
+        if positions_BT is None:
+            check_length(length, self.config.max_positions, "encoder")
         embedded = self.embed_tokens(tokens_BT) if token_embeddings_BTD is None else token_embeddings_BTD
         places = (
             self.embed_positions.weight[:length]
@@ -173,6 +172,12 @@ def get_activation(name: str) -> Callable[[Tensor], Tensor]:
     if name not in ACTIVATIONS:
         raise UserError(f"unknown activation {name!r}: choose one of {', '.join(ACTIVATIONS)}")
     return ACTIVATIONS[name]
+
+
+def check_length(length: int, max_positions: int, network: str) -> None:
+    """Refuse, as a ``UserError``, a batch that is longer than a network has positions."""
+    if length > max_positions:
+        raise UserError(f"{length} tokens are more than the {network}'s {max_positions} positions")
 
 
 def build_relative_position(config: EncoderConfig) -> RelativePositionBias | None:

@@ -18,6 +18,7 @@ from fairseq_masking.modules.encoder import (
     TransformerLayer,
     build_attention_bias,
     build_relative_position,
+    check_length,
     init_bert_weights,
     run_layers,
 )
@@ -69,10 +70,7 @@ class GeneratorStack(nn.Module):
             UserError: the batch is longer than ``max_positions``.
         """
         length = token_embeddings_BTD.shape[1]
-        if length > self.config.max_positions:
-            raise UserError(
-                f"{length} tokens are more than the generator's {self.config.max_positions} positions"
-            )
+        check_length(length, self.config.max_positions, "generator")
         hidden = self.layernorm_embedding(token_embeddings_BTD + self.embed_positions.weight[:length])
         attention_bias = build_attention_bias(self.relative_position, length, None, padding_BT, hidden.dtype)
         states = [hidden]

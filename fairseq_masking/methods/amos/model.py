@@ -14,13 +14,12 @@ from fairseq.models import register_model
 from torch import Tensor, nn
 
 from fairseq_masking.errors import UserError
-from fairseq_masking.masking import Kind
 from fairseq_masking.methods.amos.generator import Generator
 from fairseq_masking.methods.amos.gumbel_mixture import gumbel_mixture
 from fairseq_masking.methods.amos.mixture import Mixture
 from fairseq_masking.methods.amos.options import GENERATOR_LAYERS, AmosConfig, generator_depths
 from fairseq_masking.methods.base.encoder_model import EncoderModel
-from fairseq_masking.methods.base.sizes import fill_in_missing, register_architectures
+from fairseq_masking.methods.base.sizes import register_architectures
 from fairseq_masking.modules.encoder import init_bert_weights
 from fairseq_masking.ops import corrupt_tokens, gather_positions
 
@@ -60,12 +59,7 @@ class AmosModel(EncoderModel):
 
     output_class = AmosOutput
     tensor_methods = ("predict",)
-
-    @classmethod
-    def build_model(cls, cfg: AmosConfig, task: Any) -> "AmosModel":
-        """Build from a config; sizes that neither an option nor ``--arch`` gave are those of ``base``."""
-        fill_in_missing(cfg, GENERATOR_LAYERS["base"])
-        return super().build_model(cfg, task)
+    base_sizes = GENERATOR_LAYERS["base"]
 
     def build_pretraining(self, cfg: AmosConfig) -> None:
         """Create the generator, its mixture and the discriminator's head."""
@@ -178,20 +172,14 @@ class AmosModel(EncoderModel):
         """Return the weights ``[N, K]`` of the depths, fp32, at the present update."""
         return self.mixture(features_KND, self.mixture.given(batch_seed, features_KND))
 
-    def mask_states(
-        self, src_tokens: Tensor, *, positions: Tensor, kinds: Tensor, replacements: Tensor, **_: Any
-    ) -> list[Tensor]:
-        """Return the states ``[M, D]`` of the batch's [MASK]s in the deepest generator."""
-        corrupted = corrupt_tokens(src_tokens, positions, replacements)
-        padding = src_tokens.eq(self.pad_index)
-        states = self.generator.stacks[-1](self.encoder.embed_tokens(corrupted), padding)
-        return [gather_positions(state, positions[kinds == Kind.MASK]) for state in states]
+    def token_states(self, tokens_BT: Tensor) -> list[Tensor]:
+        """Return the states ``[B, T, D]`` of the deepest generator: its embedding's and every layer's."""
+        padding = tokens_BT.eq(self.pad_index)
+        return self.generator.stacks[-1](self.encoder.embed_tokens(tokens_BT), padding)
 
     def token_logits(self, src_tokens: Tensor) -> Tensor:
         """Return the logits ``[B, T, V]`` of a text with <mask>s in it, by the deepest generator."""
-        embedded, padding = self.encoder.embed_tokens(src_tokens), src_tokens.eq(self.pad_index)
-        features_BTD = self.generator.stacks[-1](embedded, padding)[-1]
-        return self.generator.lm_head(features_BTD, self.encoder.embed_tokens.weight)
+        return self.generator.lm_head(self.token_states(src_tokens)[-1], self.encoder.embed_tokens.weight)
 
 
 register_architectures("amos", AmosConfig, GENERATOR_LAYERS)

@@ -4,7 +4,7 @@ Shapes: B batch, T length, D width, C classes.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, ClassVar
@@ -21,6 +21,7 @@ from fairseq_masking.methods.base.sizes import SIZES, fill_in_missing
 from fairseq_masking.modules import ClassificationHead, TransformerEncoder
 from fairseq_masking.modules.compilation import Compilation
 from fairseq_masking.ops import corrupt_tokens, gather_positions
+from fairseq_masking.tokenizers.symbols import MASK_SYMBOL
 
 __all__ = ["EncoderModel"]
 
@@ -37,15 +38,23 @@ class EncoderModel(BaseFairseqModel):
 
     output_class: ClassVar[type]
     tensor_methods: ClassVar[tuple[str, ...]] = ()
+    base_sizes: ClassVar[Mapping[str, Any]] = {}  # of the method's own options
     loader: ClassVar[Callable[..., nn.Module]]  # of trained models: set by registration
 
     def __init__(
-        self, cfg: EncoderModelConfig, *, vocab_size: int, pad_index: int, pretrains: bool = True
+        self,
+        cfg: EncoderModelConfig,
+        *,
+        vocab_size: int,
+        pad_index: int,
+        mask_index: int | None = None,
+        pretrains: bool = True,
     ) -> None:
         super().__init__()
         self.cfg = cfg
         self.pretrains = pretrains
         self.pad_index = pad_index
+        self.mask_index = mask_index
         self.encoder = TransformerEncoder(encoder_config(cfg, vocab_size=vocab_size, pad_index=pad_index))
         scale_learning_rates(self.encoder, cfg.encoder_layers, cfg.layer_lr_decay)
         self.classification_heads = nn.ModuleDict()
@@ -79,12 +88,13 @@ class EncoderModel(BaseFairseqModel):
         older than an option: what its config lacks gets the option's default.
         """
         defaults = {option.name: option.default for option in fields(getattr(cls, "__dataclass"))}
-        fill_in_missing(cfg, {**defaults, **vars(SIZES["base"])})
+        fill_in_missing(cfg, {**defaults, **vars(SIZES["base"]), **cls.base_sizes})
         dictionary = task.source_dictionary
         return cls(
             cfg,
             vocab_size=len(dictionary),
             pad_index=dictionary.pad(),
+            mask_index=dictionary.index(MASK_SYMBOL),
             pretrains=getattr(task, "pretrains", False),
         )
 
@@ -142,9 +152,13 @@ class EncoderModel(BaseFairseqModel):
         For measurements: it asks the device how many there are.
         """
         corrupted = corrupt_tokens(src_tokens, positions, replacements)
-        padding = src_tokens.eq(self.pad_index)
-        states = self.encoder(corrupted, padding_BT=padding, return_all_hiddens=True).inner_states
-        return [gather_positions(state, positions[kinds == Kind.MASK]) for state in states]
+        where = positions[kinds == Kind.MASK]
+        return [gather_positions(state, where) for state in self.token_states(corrupted)]
+
+    def token_states(self, tokens_BT: Tensor) -> list[Tensor]:
+        """Return the states ``[B, T, D]`` of what predicts tokens: its embedding's and every layer's."""
+        padding = tokens_BT.eq(self.pad_index)
+        return self.encoder(tokens_BT, padding_BT=padding, return_all_hiddens=True).inner_states
 
     def _forward_and_backward(self, src_tokens: Tensor, batch: dict[str, Any]) -> None:
         """Compute gradients and forget them: no ``.grad`` is written and no hook of DDP runs."""

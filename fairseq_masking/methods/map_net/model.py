@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from fairseq_masking.corpus.dictionary import masking_vocabulary
 from fairseq_masking.methods.base.options import EncoderModelConfig
-from fairseq_masking.methods.base.sizes import fill_in_missing, register_architectures
+from fairseq_masking.methods.base.sizes import register_architectures
 from fairseq_masking.methods.map_net.exploration import EXPLORE_UNITS, Exploration
 from fairseq_masking.methods.map_net.proposal import ProposalNetwork
 from fairseq_masking.methods.map_net.ragged import RaggedRows
@@ -114,6 +114,7 @@ class MapNetModel(MLMModel):
 
     output_class = MapNetOutput
     tensor_methods = ("predict", "propose")
+    base_sizes = PROPOSAL_SIZES["base"]
 
     special_V: Tensor
     allowed_R: Tensor
@@ -121,7 +122,6 @@ class MapNetModel(MLMModel):
     @classmethod
     def build_model(cls, cfg: MapNetConfig, task: Any) -> "MapNetModel":
         """Build from a config; sizes that neither an option nor ``--arch`` gave are those of ``base``."""
-        fill_in_missing(cfg, PROPOSAL_SIZES["base"])
         model = super().build_model(cfg, task)
         if model.pretrains:
             model.learn_vocabulary(task.source_dictionary)
@@ -148,7 +148,6 @@ class MapNetModel(MLMModel):
     def learn_vocabulary(self, dictionary: Any) -> None:
         """Note which symbols are never masked, and which a random token may be: no part of a checkpoint."""
         vocabulary = masking_vocabulary(dictionary, folder=Path())
-        self.mask_index = vocabulary.mask_index
         self.register_buffer("special_V", torch.from_numpy(vocabulary.special), persistent=False)
         self.register_buffer("allowed_R", torch.from_numpy(vocabulary.replacements), persistent=False)
 

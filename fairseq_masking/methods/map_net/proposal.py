@@ -7,8 +7,13 @@ Shapes: B batch, T length, D width of the encoder's embedding, W width of the pr
 import torch
 from torch import Tensor, nn
 
-from fairseq_masking.errors import UserError
-from fairseq_masking.modules.encoder import EncoderConfig, TransformerLayer, init_bert_weights, run_layers
+from fairseq_masking.modules.encoder import (
+    EncoderConfig,
+    TransformerLayer,
+    check_length,
+    init_bert_weights,
+    run_layers,
+)
 from fairseq_masking.ops import dropout
 
 __all__ = ["ProposalNetwork"]
@@ -54,10 +59,7 @@ class ProposalNetwork(nn.Module):
             UserError: the batch is longer than ``max_positions``.
         """
         length = token_embeddings_BTD.shape[1]
-        if length > self.config.max_positions:
-            raise UserError(
-                f"{length} tokens are more than the proposal network's {self.config.max_positions} positions"
-            )
+        check_length(length, self.config.max_positions, "proposal network")
         embedded = self.project_tokens(token_embeddings_BTD) + self.embed_positions.weight[:length]
         hidden = dropout(self.layernorm_embedding(embedded), self.config.dropout, self.training)
         visible = None if padding_BT is None else ~padding_BT[:, None, None, :]

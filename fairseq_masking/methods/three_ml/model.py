@@ -12,7 +12,6 @@ import torch.nn.functional as F
 from fairseq.models import register_model
 from torch import Tensor
 
-from fairseq_masking.errors import UserError
 from fairseq_masking.masking import Kind
 from fairseq_masking.methods.base.encoder_model import EncoderModel
 from fairseq_masking.methods.base.masked_tokens import MaskedTokenOutput
@@ -28,8 +27,8 @@ from fairseq_masking.methods.three_ml.flops import (
 )
 from fairseq_masking.methods.three_ml.options import ThreeMLConfig, decoder_config, normalization
 from fairseq_masking.modules import MaskedLMHead
+from fairseq_masking.modules.encoder import check_length
 from fairseq_masking.ops import LinearCrossEntropyOutput, corrupt_tokens, gather_positions
-from fairseq_masking.tokenizers.symbols import MASK_SYMBOL
 
 __all__ = ["ThreeMLModel"]
 
@@ -41,18 +40,9 @@ class ThreeMLModel(EncoderModel):
     output_class = MaskedTokenOutput
     tensor_methods = ("predict",)
 
-    mask_index: int
-
     def __init__(self, cfg: ThreeMLConfig, **options: Any) -> None:
         cfg.normalize_before = normalization(cfg)
         super().__init__(cfg, **options)
-
-    @classmethod
-    def build_model(cls, cfg: ThreeMLConfig, task: Any) -> "ThreeMLModel":
-        """Build from a config; sizes that neither an option nor ``--arch`` gave are those of ``base``."""
-        model = super().build_model(cfg, task)
-        model.mask_index = task.source_dictionary.index(MASK_SYMBOL)
-        return model
 
     def build_pretraining(self, cfg: ThreeMLConfig) -> None:
         """Create the decoder and the prediction layer."""
@@ -82,7 +72,7 @@ class ThreeMLModel(EncoderModel):
         **_: Any,
     ) -> MaskedTokenOutput:
         """Predict the tokens at ``positions``; those that are [MASK] the encoder does not see."""
-        self._check_length(src_tokens)
+        check_length(src_tokens.shape[1], self.max_positions(), "model")
         padding = src_tokens.eq(self.pad_index) if shape["has_padding"] else None
         arrangement = arrange_batch(
             positions, kinds, padding, src_tokens.shape, shape, crossing=self.crossing
@@ -164,18 +154,13 @@ class ThreeMLModel(EncoderModel):
 
     def token_logits(self, src_tokens: Tensor) -> Tensor:
         """Return the logits ``[B, T, V]`` of a text with <mask>s in it, by the decoder."""
-        self._check_length(src_tokens)
+        check_length(src_tokens.shape[1], self.max_positions(), "model")
         hidden, padding = src_tokens == self.mask_index, src_tokens == self.pad_index
         everywhere = torch.arange(src_tokens.numel(), device=src_tokens.device)
         arrangement = arrange_text(hidden, padding, everywhere, crossing=self.crossing)
         projected_ND = self._project(src_tokens, everywhere, arrangement, padding)
         logits = F.linear(projected_ND, self.encoder.embed_tokens.weight, self.lm_head.bias)
         return logits.view(*src_tokens.shape, -1)
-
-    def _check_length(self, src_tokens: Tensor) -> None:
-        length = src_tokens.shape[1]
-        if length > self.max_positions():
-            raise UserError(f"{length} tokens are more than the model's {self.max_positions()} positions")
 
 
 register_architectures("three_ml", ThreeMLConfig, {"large": {"normalize_before": True}})
