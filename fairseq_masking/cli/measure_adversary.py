@@ -12,15 +12,16 @@ Example:
 
 import argparse
 import time
-from collections.abc import Sequence
-from typing import Any
 
 from fairseq_masking.cli.options import add_measured, at_least, measured_by, write_numbers
 from fairseq_masking.errors import UserError
 
 __all__ = ["add_options", "run"]
 
-_SCALES = (-1.0, 1.0)
+_SIGNS = {-1.0: "reversed (AMOS)", 1.0: "not reversed"}
+_COLUMNS = {"gradient of v": "{sign}", "steps": "{step}", "held-out loss": "{disc_loss:.5f}",
+            "difference": "{difference:+.5f}", "standard error": "{standard_error:.5f}",
+            "replaced": "{replace_rate:.1%}"}  # fmt: skip
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -46,6 +47,7 @@ def run(args: argparse.Namespace) -> None:
     register()
     from itertools import islice
 
+    from fairseq_masking.figures.tables import format_rows
     from fairseq_masking.measure.amos import adversary_path, amos_batches, difference, load_amos
     from fairseq_masking.methods.amos.generator import depth_names
 
@@ -61,7 +63,7 @@ def run(args: argparse.Namespace) -> None:
             f" {args.batch_size}, two at least are needed: lower it"
         )
     rows = []
-    for scale in _SCALES:
+    for scale in _SIGNS:
         path = adversary_path(
             hub.model, batches, held_out, scale=scale, num_steps=args.steps, every=args.every, lr=args.lr,
             uniform_start=args.uniform_start,
@@ -81,19 +83,6 @@ def run(args: argparse.Namespace) -> None:
                     **{f"mixture_{name}": float(weight) for name, weight in weights},
                 }
             )
-    print(_table(rows))
+    mixture = {name: f"{{{name}:.3f}}" for name in rows[0] if name.startswith("mixture_")}
+    print(format_rows([{**row, "sign": _SIGNS[row["scale"]]} for row in rows], _COLUMNS | mixture))
     write_numbers(args, rows, since=started)
-
-
-def _table(rows: Sequence[dict[str, Any]]) -> str:
-    from fairseq_masking.figures.tables import format_table
-
-    weights = [name for name in rows[0] if name.startswith("mixture_")]
-    header = ["gradient of v", "steps", "held-out loss", "difference", "standard error", "replaced", *weights]
-    cells = [
-        ["reversed (AMOS)" if row["scale"] < 0 else "not reversed", str(row["step"]),
-         f"{row['disc_loss']:.5f}", f"{row['difference']:+.5f}", f"{row['standard_error']:.5f}",
-         f"{row['replace_rate']:.1%}", *(f"{row[name]:.3f}" for name in weights)]
-        for row in rows
-    ]  # fmt: skip
-    return format_table(header, cells)

@@ -15,13 +15,23 @@ Example:
 """
 
 import argparse
-from collections.abc import Sequence
 from typing import Any
 
 from fairseq_masking.cli.options import add_out, at_least, write_numbers
 from fairseq_masking.methods.three_ml.flops import BASELINE_RATE, DECODER_ATTENTIONS
 
 __all__ = ["add_options", "run"]
+
+_THREE_ML = {
+    "3ML decoder": "{decoder_attention}, {decoder_layers} x {decoder_embed_dim}",
+    "masked": "{mask_prob:.0%}",
+    "encoder reads": "{encoder_tokens:.0f} of {tokens}",
+    "GFLOPs": "{gflops:.1f}",
+    "speedup (paper)": "{speedup_paper:.3f}",
+    "(whole tokens)": "{speedup_whole_tokens:.3f}",
+    "saved": "{share_saved_paper:.1%}",
+}
+_OTHERS = {"other methods": "{method}", "GFLOPs": "{gflops:.1f}", "over plain masking": "{over:.3f}"}
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -51,6 +61,8 @@ def run(args: argparse.Namespace) -> None:
     from fairseq_masking import register
 
     register()
+    from fairseq_masking.figures.tables import format_rows
+
     rows = _three_ml_rows(args)
     others = _other_rows(args, rows[0]["baseline_flops"])
     write_numbers(args, [*rows, *others])
@@ -58,7 +70,11 @@ def run(args: argparse.Namespace) -> None:
         f"{args.size} encoder, {args.tokens_per_sample} tokens, |V| = {args.vocab_size:,}; plain masking of"
         f" {args.baseline_mask_prob:.0%}: {rows[0]['baseline_flops'] / 1e9:.1f} GFLOPs a sequence"
     )
-    print(title, _three_ml_table(args, rows), _other_table(args, others), sep="\n\n")
+    last = {f"updates for the cost of {args.updates:,}": "{updates_at_equal_cost:,.0f}"}
+    for row in (*rows, *others):
+        row |= {"gflops": row["flops"] / 1e9, "over": row["flops"] / row["baseline_flops"],
+                "tokens": args.tokens_per_sample}  # fmt: skip
+    print(title, format_rows(rows, _THREE_ML | last), format_rows(others, _OTHERS | last), sep="\n\n")
 
 
 def _three_ml_rows(args: argparse.Namespace) -> list[dict[str, Any]]:
@@ -155,38 +171,3 @@ def _other_rows(args: argparse.Namespace, baseline_flops: float) -> list[dict[st
         }
         for name, over in over_mlm.items()
     ]
-
-
-def _three_ml_table(args: argparse.Namespace, rows: Sequence[dict[str, Any]]) -> str:
-    from fairseq_masking.figures.tables import format_table
-
-    header = [
-        "3ML decoder",
-        "masked",
-        "encoder reads",
-        "GFLOPs",
-        "speedup (paper)",
-        "(whole tokens)",
-        "saved",
-    ]
-    header.append(f"updates for the cost of {args.updates:,}")
-    cells = [
-        [f"{row['decoder_attention']}, {row['decoder_layers']} x {row['decoder_embed_dim']}",
-         f"{row['mask_prob']:.0%}", f"{row['encoder_tokens']:.0f} of {args.tokens_per_sample}",
-         f"{row['flops'] / 1e9:.1f}", f"{row['speedup_paper']:.3f}", f"{row['speedup_whole_tokens']:.3f}",
-         f"{row['share_saved_paper']:.1%}", f"{row['updates_at_equal_cost']:,.0f}"]
-        for row in rows
-    ]  # fmt: skip
-    return format_table(header, cells)
-
-
-def _other_table(args: argparse.Namespace, rows: Sequence[dict[str, Any]]) -> str:
-    from fairseq_masking.figures.tables import format_table
-
-    header = ["other methods", "GFLOPs", "over plain masking", f"updates for the cost of {args.updates:,}"]
-    cells = [
-        [row["method"], f"{row['flops'] / 1e9:.1f}", f"{row['flops'] / row['baseline_flops']:.3f}",
-         f"{row['updates_at_equal_cost']:,.0f}"]
-        for row in rows
-    ]  # fmt: skip
-    return format_table(header, cells)

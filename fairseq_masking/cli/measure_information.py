@@ -22,6 +22,10 @@ from fairseq_masking.cli.options import (
 
 __all__ = ["add_options", "run"]
 
+_COLUMNS = {"model": "{model}", "layer": "{layer}", "information, nats": "{information:.3f}",
+            "chance": "{chance:.3f}", "entropy": "{entropy:.3f}", "clusters": "{num_clusters}",
+            "states": "{states:,}"}  # fmt: skip
+
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the verb's options."""
@@ -50,6 +54,7 @@ def run(args: argparse.Namespace) -> None:
     register()
     from tqdm import tqdm
 
+    from fairseq_masking.figures.tables import format_rows
     from fairseq_masking.measure import information
     from fairseq_masking.measure.sequences import masked_batches
     from fairseq_masking.models import MLMModel
@@ -63,7 +68,7 @@ def run(args: argparse.Namespace) -> None:
             num_states=args.states, num_frequent=args.frequent,
         )  # fmt: skip
         rows += information.information_rows(name, states, tokens_N, args.clusters, seed=args.seed)
-    print(information.information_table(rows))
+    print(format_rows(rows, _COLUMNS))
     write_numbers(args, rows, since=started)
     if args.figure is not None:
         information.plot_information(rows, args.figure, title=args.note)

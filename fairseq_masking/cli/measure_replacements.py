@@ -12,13 +12,16 @@ Example:
 import argparse
 import math
 import time
-from collections.abc import Mapping
 from typing import Any
 
 from fairseq_masking.cli.options import add_figure, add_measured, at_least, measured_by, write_numbers
 from fairseq_masking.errors import UserError
 
 __all__ = ["add_options", "run"]
+
+_COLUMNS = {"tokens of": "{name}", "masked": "{num_masked:,}", "replaced": "{replaced:.1%}",
+            "loss, mean": "{mean:.4f}", "standard error": "{error:.4f}", "median": "{median:.3f}",
+            "quartiles": "{low:.3f}-{high:.3f}", "detected": "{detected:.1%}"}  # fmt: skip
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -42,6 +45,7 @@ def run(args: argparse.Namespace) -> None:
     from tqdm import tqdm
 
     from fairseq_masking.figures.figure import histogram_rows, plot_distributions
+    from fairseq_masking.figures.tables import format_rows
     from fairseq_masking.measure.amos import amos_batches, load_amos, replacement_losses, source_names
 
     started = time.perf_counter()
@@ -51,36 +55,26 @@ def run(args: argparse.Namespace) -> None:
     found = dict(zip(source_names(hub.model), replacement_losses(hub.model, shown), strict=True))
     if not all(len(one.losses) for one in found.values()):
         raise UserError(f"--split {args.split}: nothing was replaced there: measure more batches")
-    print(_table(found))
     losses = {name: one.losses.double().numpy() for name, one in found.items()}
+    print(format_rows([_row(name, found[name].num_masked, losses[name]) for name in found], _COLUMNS))
     write_numbers(args, histogram_rows(losses, args.bins), since=started)
     if args.figure is not None:
         plot_distributions(losses, args.figure, num_bins=args.bins, title=args.note)
 
 
-def _table(found: Mapping[str, Any]) -> str:
-    """Of each source how many of the masked tokens it replaced, and the discriminator's losses there."""
+def _row(name: str, num_masked: int, losses_N: Any) -> dict[str, Any]:
+    """Of a source how many of the masked tokens it replaced, and the discriminator's losses there."""
     import numpy as np
 
-    from fairseq_masking.figures.tables import format_table
-
-    header = [
-        "tokens of",
-        "masked",
-        "replaced",
-        "loss, mean",
-        "standard error",
-        "median",
-        "quartiles",
-        "detected",
-    ]
-    cells = []
-    for name, (losses, num_masked) in found.items():
-        low, median, high = np.percentile(losses, (25, 50, 75))
-        detected = (losses < math.log(2)).float().mean()
-        cells.append(
-            [name, f"{num_masked:,}", f"{len(losses) / num_masked:.1%}", f"{losses.mean():.4f}",
-             f"{losses.std() / math.sqrt(len(losses)):.4f}", f"{median:.3f}", f"{low:.3f}-{high:.3f}",
-             f"{detected:.1%}"]
-        )  # fmt: skip
-    return format_table(header, cells)
+    low, median, high = np.percentile(losses_N, (25, 50, 75))
+    return {
+        "name": name,
+        "num_masked": num_masked,
+        "replaced": len(losses_N) / num_masked,
+        "mean": losses_N.mean(),
+        "error": losses_N.std(ddof=1) / math.sqrt(len(losses_N)),
+        "median": median,
+        "low": low,
+        "high": high,
+        "detected": (losses_N < math.log(2)).mean(),
+    }

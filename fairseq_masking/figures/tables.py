@@ -1,8 +1,14 @@
 """Plain-text tables that read well in a terminal and as Markdown."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-__all__ = ["format_table"]
+__all__ = ["format_rows", "format_table"]
+
+
+def format_rows(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> str:
+    """Return a table of rows of named values; columns: heading -> template, such as ``{loss:.3f}``."""
+    return format_table(list(columns), [[cell.format(**row) for cell in columns.values()] for row in rows])
 
 
 def format_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -19,7 +19,6 @@ from fairseq_masking.checkpoints.hub import HubInterface
 from fairseq_masking.corpus.dictionary import masking_vocabulary
 from fairseq_masking.errors import UserError
 from fairseq_masking.figures.figure import new_figure, save_figure
-from fairseq_masking.figures.tables import format_table
 from fairseq_masking.masking import Kind
 from fairseq_masking.ops import gather_positions
 
@@ -29,7 +28,6 @@ __all__ = [
     "collect_states",
     "entropy",
     "information_rows",
-    "information_table",
     "layer_information",
     "most_frequent",
     "mutual_information",
@@ -158,17 +156,6 @@ def information_rows(
         }
         for layer, states_ND in layers
     ]
-
-
-def information_table(rows: Sequence[dict[str, Any]]) -> str:
-    """Return the rows for a terminal."""
-    header = ["model", "layer", "information, nats", "chance", "entropy", "clusters", "states"]
-    cells = [
-        [r["model"], str(r["layer"]), *(f"{r[name]:.3f}" for name in ("information", "chance", "entropy")),
-         str(r["num_clusters"]), f"{r['states']:,}"]
-        for r in rows
-    ]  # fmt: skip
-    return format_table(header, cells)
 
 
 def plot_information(rows: Sequence[dict[str, Any]], path: Path, *, title: str) -> None:

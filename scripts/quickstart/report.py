@@ -7,13 +7,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from fairseq_masking.checkpoints.hub import HubInterface
-from fairseq_masking.errors import UserError
-from fairseq_masking.figures.curves import PRESETS, curves_of
-from fairseq_masking.figures.figure import plot_panels
-from fairseq_masking.figures.tables import format_table
-from fairseq_masking.figures.training_log import TrainingLog, read_training_log
-from fairseq_masking.measure.unigram import (
+from unigram import (
     Score,
     Unigram,
     format_fillings,
@@ -21,6 +15,13 @@ from fairseq_masking.measure.unigram import (
     training_unigram,
     validation_targets,
 )
+
+from fairseq_masking.checkpoints.hub import HubInterface
+from fairseq_masking.errors import UserError
+from fairseq_masking.figures.curves import PRESETS, curves_of
+from fairseq_masking.figures.figure import plot_panels
+from fairseq_masking.figures.tables import format_table
+from fairseq_masking.figures.training_log import TrainingLog, read_training_log
 from fairseq_masking.tasks import MaskedPretrainingTask
 from fairseq_masking.tasks.masked_pretraining import MaskedPretrainingConfig
 

@@ -3,9 +3,9 @@
 import importlib.util
 
 from commands import ROOT
+from unigram import Candidate, Score, format_fillings
 
 from fairseq_masking.figures.training_log import TrainingLog
-from fairseq_masking.measure.unigram import Candidate, Score, format_fillings
 
 _SPEC = importlib.util.spec_from_file_location("quickstart_report", ROOT / "scripts/quickstart/report.py")
 report = importlib.util.module_from_spec(_SPEC)

@@ -2,8 +2,7 @@
 
 import numpy as np
 import pytest
-
-from fairseq_masking.measure.unigram import Unigram
+from unigram import Unigram
 
 # Symbols 0 and 1 are special; symbols 2, 3, 4 occur 7, 2, 0 times: with one added to each, 8, 3, 1 of 12.
 COUNTS = np.array([100, 0, 7, 2, 0])

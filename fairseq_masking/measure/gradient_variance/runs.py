@@ -1,0 +1,153 @@
+"""From checkpoints to rows, tables and a figure: what ``measure variance`` does, for each of its --of.
+
+The options of all functions are those of ``cli/measure_variance.py``.
+"""
+
+import argparse
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from fairseq_masking.checkpoints.hub import HubInterface
+from fairseq_masking.corpus.dictionary import masking_vocabulary
+from fairseq_masking.errors import UserError
+from fairseq_masking.masking import MaskingConfig, num_masked
+from fairseq_masking.measure import CORRUPTIONS
+from fairseq_masking.measure.gradient_variance import figure, report
+from fairseq_masking.measure.gradient_variance.covariance import (
+    CovarianceCurve,
+    covariance_curve,
+    hamming_distances,
+)
+from fairseq_masking.measure.gradient_variance.draws import count_masked, maskable_columns
+from fairseq_masking.measure.gradient_variance.gradients import select_parameters
+from fairseq_masking.measure.gradient_variance.laws import WEIGHTINGS
+from fairseq_masking.measure.gradient_variance.measurement import (
+    Measurement,
+    measure_distances,
+    measure_laws,
+    measure_splits,
+    measured_laws,
+)
+from fairseq_masking.measure.sequences import choose_sequences, load_blocks, sequence_length
+from fairseq_masking.methods.base.masked_tokens import MaskedTokenOutput
+from fairseq_masking.models import MLMModel
+
+__all__ = ["Measured", "distances", "laws", "splits"]
+
+Measured = tuple[list[report.Row], Callable[[Path], None]]  # rows, and what draws them
+
+
+def splits(args: argparse.Namespace) -> Measured:
+    """Measure K independent against K disjoint masks; print the table."""
+    (path,), num_masks = args.checkpoint, args.mask_splits
+    hub, measurement = _load(args, path, unit=args.mask_unit, num_splits=num_masks)
+    count = partial(count_masked, config=measurement.config, vocabulary=measurement.vocabulary)
+    sequences = _choose(args, hub, lambda tokens_T: count(tokens_T)[0] > 0)
+    measured = measure_splits(
+        measurement, tqdm(sequences, unit="sequence", disable=None),
+        num_draws=args.draws, num_replicates=args.replicates, num_kept=len(sequences),
+    )  # fmt: skip
+    indices, texts = zip(*sequences, strict=True)
+    rng = np.random.default_rng(args.seed)
+    rows = report.split_rows(
+        indices, [count(t) for t in texts], list(measured), num_masks, args.replicates, rng
+    )
+    print(f"{path}: {len(sequences)} sequences, {args.draws} draws of {num_masks} masks a law")
+    print(report.row_table(rows))
+    return rows, partial(figure.plot_splits, rows, title=args.note or str(path))
+
+
+def distances(args: argparse.Namespace) -> Measured:
+    """Measure covariance by Hamming distance, checkpoint by checkpoint; print a table of each."""
+    curves: dict[str, CovarianceCurve] = {}
+    rows: list[report.Row] = []
+    for path, name in zip(args.checkpoint, args.names, strict=True):
+        hub, measurement = _load(args, path)
+        count = partial(count_masked, config=measurement.config, vocabulary=measurement.vocabulary)
+        sequences = _choose(args, hub, lambda tokens_T, count=count: count(tokens_T)[0] > 0)
+        counts = [count(tokens_T) for _, tokens_T in sequences]
+        tau, sizes = counts[0][0], [num_maskable for _, num_maskable in counts]
+        wanted = hamming_distances(tau, min(sizes), args.distances)
+        values_HSQ = measure_distances(
+            measurement, tqdm(sequences, unit="sequence", desc=name, disable=None), wanted,
+            num_pairs=args.pairs, num_reference=args.reference_masks,
+        )  # fmt: skip
+        curves[name] = covariance_curve(wanted, values_HSQ[:-1])
+        own_rows = report.distance_rows(name, tau, wanted, values_HSQ)
+        rows += own_rows
+        print(f"{name}: {len(sequences)} sequences, {args.pairs} pairs for each distance")
+        print(report.row_table(own_rows))
+        print(report.describe_monotonicity(curves[name], tau, float(np.mean(sizes))))
+    return rows, partial(figure.plot_distances, curves, title=args.note)
+
+
+def laws(args: argparse.Namespace) -> Measured:
+    """Measure the laws of masks, for each number of masked positions; print two tables of each."""
+    (path,) = args.checkpoint
+    hub, measurement = _load(args, path)
+    length = sequence_length(hub, args.tokens_per_sample)
+    counts = sorted(set(args.num_masks or [num_masked(length - 2, length - 2, args.mask_prob)]))
+    chosen = _choose(
+        args, hub, lambda tokens_T: len(maskable_columns(tokens_T, measurement.vocabulary)) > counts[-1]
+    )
+    trained_with = getattr(getattr(hub.cfg, "criterion", None), "importance_clip", None)
+    clip = float(next(v for v in (args.importance_clip, trained_with, 0.2) if v is not None))
+    rounds = {"oracle_rounds": args.oracle_rounds, "gradient_rounds": args.gradient_rounds}
+    if not hasattr(hub.model, "propose"):
+        print(f"{path} has no proposal network: uniform masks and oracles only")
+    rows: list[report.Row] = []
+    for count in counts:
+        started = time.perf_counter()
+        sequences = [
+            (index, tokens_T, measured_laws(measurement, index, tokens_T, count, **rounds))
+            for index, tokens_T in tqdm(chosen, unit="sequence", desc="oracles", disable=None)
+        ]
+        indices, _, others = zip(*sequences, strict=True)
+        measured = measure_laws(
+            measurement, tqdm(sequences, unit="sequence", desc=f"k = {count}", disable=None),
+            num_masked=count, num_draws=args.draws, num_replicates=args.replicates, clip=clip,
+            num_kept=(1 + len(others[0]) * len(WEIGHTINGS)) * len(sequences),
+        )  # fmt: skip
+        rng = np.random.default_rng(args.seed)
+        rows += report.estimator_rows(indices, count, list(measured), args.replicates, rng)
+        rows += report.law_rows(indices, count, others, args.replicates, rng)
+        print(report.estimator_table(rows, count), report.law_table(rows, count), sep="\n\n", end="\n\n")
+        print(
+            f"k = {count} of {length - 2} tokens, {len(sequences)} sequences, {args.draws} draws a law,"
+            f" clip {clip:g}, {time.perf_counter() - started:.0f} s\n"
+        )
+    return rows, partial(figure.plot_laws, rows, title=args.note or str(path))
+
+
+def _load(args: argparse.Namespace, path: Path, **masking: Any) -> tuple[HubInterface, Measurement]:
+    """A checkpoint, and how it is measured."""
+    hub = MLMModel.from_pretrained(path, data=args.data)
+    if args.of != "laws" and not issubclass(type(hub.model).output_class, MaskedTokenOutput):
+        raise UserError(f"{path} is a {type(hub.model).__name__}: masks of a fixed law need mlm or three_ml")
+    leave, random = CORRUPTIONS[args.corruption]
+    shares = {"leave_unmasked_prob": leave, "random_token_prob": random}
+    config = MaskingConfig(mask_prob=args.mask_prob, seed=args.seed, **shares, **masking)
+    need_words = config.unit != "subword"
+    return hub, Measurement(
+        model=hub.model,
+        parameters=select_parameters(hub.model, args.parameters),
+        config=config,
+        vocabulary=masking_vocabulary(hub.dictionary, folder=args.data, need_words=need_words),
+        scale=args.loss,
+        memory=int(args.memory * 2**30),
+    )
+
+
+def _choose(
+    args: argparse.Namespace, hub: HubInterface, fits: Callable[[Any], bool]
+) -> list[tuple[int, Any]]:
+    """Index and tokens of the sequences."""
+    length = sequence_length(hub, args.tokens_per_sample)
+    blocks = load_blocks(args.data, args.split, hub.dictionary, tokens_per_sample=length)
+    return choose_sequences(blocks, args.sequences, fits, seed=args.seed, source=args.data / args.split)
