@@ -59,6 +59,10 @@ def sweep_of(args: argparse.Namespace) -> "Sweep":
 
 def run(args: argparse.Namespace) -> None:
     """Train what has not finished; write and print the tables."""
+    if not args.checkpoint and not args.scratch:
+        raise argparse.ArgumentError(None, "nothing to fine-tune: give --checkpoint PATH or --scratch ARCH")
+    if not args.checkpoint and not args.corpus:
+        raise argparse.ArgumentError(None, "--scratch alone has no tokeniser: give --corpus DIR")
     from fairseq_masking import register
 
     register()

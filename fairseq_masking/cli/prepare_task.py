@@ -12,7 +12,6 @@ import argparse
 from pathlib import Path
 
 from fairseq_masking.cli.options import add_data, add_out, at_least
-from fairseq_masking.errors import UserError
 from fairseq_masking.finetuning.glue import SQUAD, TASKS
 
 __all__ = ["add_options", "run"]
@@ -44,9 +43,10 @@ def run(args: argparse.Namespace) -> None:
     """Make the folder, unless it is there; print a table of what is in it."""
     of_rows = {name: vars(args)[name] for name in _OF_ROWS if vars(args)[name] is not None}
     if args.task == SQUAD and of_rows:
-        raise UserError(
+        raise argparse.ArgumentError(
+            None,
             f"--{next(iter(of_rows)).replace('_', '-')} is of rows, not of --task {SQUAD}: leave it out; all"
-            " questions are kept, and task.tokens_per_sample is the length in training"
+            " questions are kept, and task.tokens_per_sample is the length in training",
         )
     from fairseq_masking import register
 

@@ -99,10 +99,6 @@ class Sweep:
 
     def check(self) -> None:
         """Refuse what would fail, or be ignored, only once runs are trained."""
-        if not self.checkpoint and not self.scratch:
-            raise UserError("nothing to fine-tune: give --checkpoint PATH or --scratch ARCH")
-        if not self.checkpoint and not self.corpus:
-            raise UserError("--scratch alone has no tokeniser: give --corpus DIR")
         if own := [given for given in self.overrides if given.partition("=")[0].lstrip("+") in _OWN]:
             raise UserError(
                 f"--set {own[0]}: that comes from --seeds, --checkpoint, --task and --out: leave it out"

@@ -229,6 +229,6 @@ def test_a_set_without_an_answer_that_has_tokens_is_one_line(corpus: Path, tmp_p
 @pytest.mark.parametrize("option", ["--max-train-rows", "--max-length", "--seed"])
 def test_options_of_rows_are_refused_for_squad(option: str, tmp_path: Path, capsys) -> None:
     places = ("--data", tmp_path, "--corpus", tmp_path, "--out", tmp_path / "data")
-    assert run_verb("prepare", "task", "--task", "squad", *places, option, "100") == 1
+    assert run_verb("prepare", "task", "--task", "squad", *places, option, "100") == 2
     error = capsys.readouterr().err
     assert f"{option} is of rows, not of --task squad" in error and error.count("\n") == 1
