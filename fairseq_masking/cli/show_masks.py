@@ -71,27 +71,14 @@ def run(args: argparse.Namespace) -> None:
         )
     )
     summary = summary_line(shown, law)
-    console = render.terminal(args.color, args.width)
-    if args.out is None:
-        for line in render.mask_lines(shown, width=console.width, numbers=not args.no_numbers):
-            console.print(line)
-        words = "[drawn]   numbers: % of the uniform probability"
-        coloured = console.color_system is not None
-        console.print()
-        console.print(render.legend(words, render.TIMES_UNIFORM, "times uniform", coloured=coloured))
-    console.print(summary)
-    if notice:
-        console.print(notice)
-    if args.out is not None:
-        drawn = (
-            f"{args.num_masks} tokens a block" if args.num_masks else f"{args.mask_prob:.0%} of the tokens"
-        )
-        facts = {"checkpoint": args.checkpoint, "probabilities": _LAWS[law], "drawn": drawn}
-        render.write_page(
-            args.out, "masks", blocks=shown, legend=render.TIMES_UNIFORM, title="Where the masks fall",
-            facts={**facts, "seed": args.seed, "in all": summary}, notice=notice,
-        )  # fmt: skip
-        console.print(f"page: {args.out}")
+    drawn = f"{args.num_masks} tokens a block" if args.num_masks else f"{args.mask_prob:.0%} of the tokens"
+    facts = {"checkpoint": args.checkpoint, "probabilities": _LAWS[law], "drawn": drawn, "seed": args.seed}
+    render.present(
+        args, "masks", "[drawn]   numbers: % of the uniform probability",
+        lambda width: render.mask_lines(shown, width=width, numbers=not args.no_numbers),
+        [summary, notice] if notice else [summary],
+        title="Where the masks fall", facts={**facts, "in all": summary}, notice=notice, blocks=shown,
+    )  # fmt: skip
 
 
 def _law(args: argparse.Namespace, hub: Any) -> tuple["LawName", str | None]:

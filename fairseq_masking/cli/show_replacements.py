@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> None:
     from fairseq_masking.measure.amos import load_amos, source_names
     from fairseq_masking.measure.sequences import sequence_length
     from fairseq_masking.measure.show import render
-    from fairseq_masking.measure.show.shown_replacements import HEADER, show_replacements, summary_line
+    from fairseq_masking.measure.show.shown_replacements import show_replacements, summary_line
     from fairseq_masking.measure.show.text_blocks import cut_texts
 
     MaskingConfig(mask_prob=args.mask_prob)  # says what is wrong with it
@@ -58,19 +58,11 @@ def run(args: argparse.Namespace) -> None:
         )
     )
     summary = summary_line(shown, sources)
-    console = render.terminal(args.color, args.width)
-    if args.out is None:
-        for line in render.replacement_lines(shown, sources, width=console.width):
-            console.print(line)
-        words, coloured = f"[masked]({'/'.join(sources)})", console.color_system is not None
-        console.print()
-        console.print(render.legend(words, render.DOUBTS, "taken for replaced", coloured=coloured))
-    console.print(summary)
-    if args.out is not None:
-        put = "a token drawn from each, with the same noise" if args.put == "drawn" else args.put
-        facts = {"checkpoint": args.checkpoint, "put in place": put, "seed": args.seed, "in all": summary}
-        render.write_page(
-            args.out, "replacements", blocks=shown, sources=sources, header=HEADER, legend=render.DOUBTS,
-            title="What stands in place of masked tokens", facts=facts, notice=None,
-        )  # fmt: skip
-        console.print(f"page: {args.out}")
+    put = "a token drawn from each, with the same noise" if args.put == "drawn" else args.put
+    facts = {"checkpoint": args.checkpoint, "put in place": put, "seed": args.seed, "in all": summary}
+    render.present(
+        args, "replacements", f"[masked]({'/'.join(sources)})",
+        lambda width: render.replacement_lines(shown, sources, width=width), [summary],
+        title="What stands in place of masked tokens", facts=facts, notice=None, blocks=shown,
+        sources=sources,
+    )  # fmt: skip

@@ -6,6 +6,7 @@ what the discriminator thinks: white where it takes a token for the original (2%
 darkest where it is sure that it is replaced.
 """
 
+import argparse
 import math
 import os
 import re
@@ -30,22 +31,24 @@ __all__ = [
     "colour_of",
     "legend",
     "mask_lines",
+    "present",
     "render_page",
     "replacement_lines",
     "scale",
     "terminal",
-    "write_page",
 ]
 
 JOINT = "·"  # between the tokens of a word
-# Legends: what a colour stands for, on the scale of masks, and its text.
+# What a colour stands for, on the scale of masks, and its text.
 TIMES_UNIFORM = ((1 / 8, "⅛"), (1 / 4, "¼"), (1 / 2, "½"), (1.0, "1"), (2.0, "2"), (4.0, "4"), (8.0, "8"))
 DOUBTS = ((8 / 64, "2%"), (8 / 16, "6%"), (8 / 4, "25%"), (8.0, "100%"))
+_LEGENDS = {"masks": (TIMES_UNIFORM, "times uniform"), "replacements": (DOUBTS, "taken for replaced")}
 
 _OCTAVES = 3.0
 # From white to orange; black text on the darkest has a contrast of 7.8 (WCAG AAA asks for 7). A terminal of
 # 256 colours has one of its own for each of TIMES_UNIFORM.
 _STOPS = ((255, 255, 255), (255, 243, 214), (255, 214, 140), (255, 174, 60), (246, 138, 0))
+
 
 Placed = tuple[Text, str]  # a token or a word, and what stands under it: both of the same width
 
@@ -85,8 +88,9 @@ def terminal(color: str = "auto", width: int | None = None) -> Console:
     )
 
 
-def legend(words: str, colours: Iterable[tuple[float, str]], meaning: str, *, coloured: bool) -> Text:
-    """Return what the signs mean, in a line; the colours too where there are any."""
+def legend(template: str, words: str, *, coloured: bool) -> Text:
+    """Return what the signs mean, in a line; what the colours do too where there are any."""
+    colours, meaning = _LEGENDS[template]
     swatches = [(f" {text} ", _background(value)) for value, text in colours]
     return Text.assemble(words, "   ", *swatches, f" {meaning}") if coloured else Text(words)
 
@@ -191,11 +195,36 @@ def render_page(template: str, **values: Any) -> str:
         undefined=StrictUndefined,
     )
     environment.filters |= {"colour": colour_of, "lines": lines_of_words, "rows": table_rows}
-    return environment.get_template(f"{template}.html").render(values)
+    return environment.get_template(f"{template}.html").render(
+        values, legend=_LEGENDS[template][0], header=HEADER
+    )
 
 
-def write_page(path: Path, template: str, **values: Any) -> None:
-    """Write the page, whole or not at all."""
-    page = render_page(template, **values)
-    with whole_file(path) as partial:
-        partial.write_text(page, encoding="utf-8")
+def present(
+    args: argparse.Namespace,
+    template: str,
+    words: str,
+    lines: Callable[[int], Iterable[Text]],
+    said: Sequence[str],
+    **page: Any,
+) -> None:
+    """Print text and legend, or write ``--out``, the page, whole or not at all; print what is said of them.
+
+    Args:
+        args: of ``cli.options.add_text``.
+        words: of the legend.
+        lines: the terminal's width -> the text.
+        page: the template's values.
+    """
+    console = terminal(args.color, args.width)
+    if args.out is None:
+        for line in lines(console.width):
+            console.print(line)
+        console.print()
+        console.print(legend(template, words, coloured=console.color_system is not None))
+    for line in said:
+        console.print(line)
+    if args.out is not None:
+        with whole_file(args.out) as partial:
+            partial.write_text(render_page(template, **page), encoding="utf-8")
+        console.print(f"page: {args.out}")

@@ -196,8 +196,8 @@ def test_terminal_with_colour_has_the_same_text():
     plain, coloured = lines_of([BLOCK]), lines_of([BLOCK], colour=True)
     assert [re.sub(r"\033\[[\d;]*m", "", line) for line in coloured] == plain
     assert f"\033[1;4;38;5;16;48;5;{in_256(1.53)}m[ink]\033[0m" in coloured[0]
-    words = [legend("words", TIMES_UNIFORM, "times", coloured=coloured) for coloured in (True, False)]
-    assert words[0].plain.endswith(" 8  times") and len(words[0].spans) == len(TIMES_UNIFORM)
+    words = [legend("masks", "words", coloured=coloured) for coloured in (True, False)]
+    assert words[0].plain.endswith(" 8  times uniform") and len(words[0].spans) == len(TIMES_UNIFORM)
     assert words[1].plain == "words"
 
 
@@ -237,7 +237,7 @@ class Page(HTMLParser):
 
 def test_page_is_whole_escaped_and_needs_nothing_else():
     html = render_page(
-        "masks", blocks=[BLOCK], legend=TIMES_UNIFORM, title="A <title>", facts={"checkpoint": "a&b.pt"},
+        "masks", blocks=[BLOCK], title="A <title>", facts={"checkpoint": "a&b.pt"},
         notice="no <net>",
     )  # fmt: skip
     page = Page()

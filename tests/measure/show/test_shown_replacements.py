@@ -14,7 +14,6 @@ from small_batches import MASK_INDEX, NUM_SYMBOLS, dictionary
 from fairseq_masking.measure.amos import generate, predict, source_names
 from fairseq_masking.measure.show.render import DOUBTS, legend, render_page, replacement_lines
 from fairseq_masking.measure.show.shown_replacements import (
-    HEADER,
     Choice,
     ReplacedBlock,
     ReplacedToken,
@@ -177,8 +176,12 @@ def test_terminal():
     coloured = lines_of([SHOWN, SHOWN], width=40, colour=True)
     assert [re.sub(r"\033\[[\d;]*m", "", line) for line in coloured] == plain
     assert "\033[38;5;16;48;5;231mHe\033[0m" in coloured[0], "a token that nobody doubts is white"
-    coloured, plain = (legend("words", DOUBTS, "replaced", coloured=coloured) for coloured in (True, False))
-    assert len(coloured.spans) == len(DOUBTS) and "100%  replaced" in coloured.plain and not plain.spans
+    coloured, plain = (legend("replacements", "words", coloured=coloured) for coloured in (True, False))
+    assert (
+        len(coloured.spans) == len(DOUBTS)
+        and "100%  taken for replaced" in coloured.plain
+        and not plain.spans
+    )
 
 
 @pytest.mark.parametrize("width", [1, 12, 30])
@@ -190,7 +193,7 @@ def test_lines_wrap(width):
 
 def test_page():
     page = render_page(
-        "replacements", blocks=[SHOWN], sources=SOURCES, header=HEADER, legend=DOUBTS, title="A <title>",
+        "replacements", blocks=[SHOWN], sources=SOURCES, title="A <title>",
         facts={"checkpoint": "a & b"}, notice=None,
     )  # fmt: skip
     assert "<script" not in page and "&lt;title&gt;" in page and "a &amp; b" in page
