@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from fairseq_masking.checkpoints.hub import HubInterface
 from fairseq_masking.corpus.dictionary import masking_vocabulary
 from fairseq_masking.errors import UserError
 from fairseq_masking.masking import MaskingConfig, num_masked
@@ -47,7 +46,7 @@ def splits(args: argparse.Namespace) -> Measured:
     """Measure K independent against K disjoint masks; print the table."""
     (path,), num_masks = args.checkpoint, args.mask_splits
     hub, measurement = _load(args, path, unit=args.mask_unit, num_splits=num_masks)
-    count = partial(count_masked, config=measurement.config, vocabulary=measurement.vocabulary)
+    count = _counter(measurement)
     sequences = _choose(args, hub, lambda tokens_T: count(tokens_T)[0] > 0)
     measured = measure_splits(
         measurement, tqdm(sequences, unit="sequence", disable=None),
@@ -69,8 +68,8 @@ def distances(args: argparse.Namespace) -> Measured:
     rows: list[report.Row] = []
     for path, name in zip(args.checkpoint, args.names, strict=True):
         hub, measurement = _load(args, path)
-        count = partial(count_masked, config=measurement.config, vocabulary=measurement.vocabulary)
-        sequences = _choose(args, hub, lambda tokens_T, count=count: count(tokens_T)[0] > 0)
+        count = _counter(measurement)
+        sequences = _choose(args, hub, lambda tokens_T: count(tokens_T)[0] > 0)  # noqa: B023 - used at once
         counts = [count(tokens_T) for _, tokens_T in sequences]
         tau, sizes = counts[0][0], [num_maskable for _, num_maskable in counts]
         wanted = hamming_distances(tau, min(sizes), args.distances)
@@ -125,14 +124,19 @@ def laws(args: argparse.Namespace) -> Measured:
     return rows, partial(figure.plot_laws, rows, title=args.note or str(path))
 
 
-def _load(args: argparse.Namespace, path: Path, **masking: Any) -> tuple[HubInterface, Measurement]:
+def _load(args: argparse.Namespace, path: Path, **masking: Any) -> tuple[Any, Measurement]:
     """A checkpoint, and how it is measured."""
-    hub = MLMModel.from_pretrained(path, data=args.data)
+    hub: Any = MLMModel.from_pretrained(path, data=args.data)
     if args.of != "laws" and not issubclass(type(hub.model).output_class, MaskedTokenOutput):
         raise UserError(f"{path} is a {type(hub.model).__name__}: masks of a fixed law need mlm or three_ml")
     leave, random = CORRUPTIONS[args.corruption]
-    shares = {"leave_unmasked_prob": leave, "random_token_prob": random}
-    config = MaskingConfig(mask_prob=args.mask_prob, seed=args.seed, **shares, **masking)
+    config = MaskingConfig(
+        mask_prob=args.mask_prob,
+        leave_unmasked_prob=leave,
+        random_token_prob=random,
+        seed=args.seed,
+        **masking,
+    )
     need_words = config.unit != "subword"
     return hub, Measurement(
         model=hub.model,
@@ -144,9 +148,12 @@ def _load(args: argparse.Namespace, path: Path, **masking: Any) -> tuple[HubInte
     )
 
 
-def _choose(
-    args: argparse.Namespace, hub: HubInterface, fits: Callable[[Any], bool]
-) -> list[tuple[int, Any]]:
+def _counter(measurement: Measurement) -> Callable[[Any], tuple[int, int]]:
+    """What gives tau and the maskable tokens of a sequence."""
+    return partial(count_masked, config=measurement.config, vocabulary=measurement.vocabulary)
+
+
+def _choose(args: argparse.Namespace, hub: Any, fits: Callable[[Any], bool]) -> list[tuple[int, Any]]:
     """Index and tokens of the sequences."""
     length = sequence_length(hub, args.tokens_per_sample)
     blocks = load_blocks(args.data, args.split, hub.dictionary, tokens_per_sample=length)
