@@ -186,12 +186,9 @@ def _defaults_of(arch: str) -> dict[str, Any]:
     return {**{option.name: option.default for option in fields(dataclass)}, **vars(values)}
 
 
-def _initialize_fresh_runs(original: Callable[..., Any]) -> Callable[..., Any]:
-    def load_checkpoint(self: Any, *args: Any, **options: Any) -> Any:
-        extra_state = original(self, *args, **options)
-        path = getattr(self.cfg.model, "init_from", None)
-        if extra_state is None and path:
-            initialize(self.get_model(), _read.pop(path), self.task)
-        return extra_state
-
-    return load_checkpoint
+def _initialize_fresh_runs(original: Callable[..., Any], self: Any, *args: Any, **options: Any) -> Any:
+    extra_state = original(self, *args, **options)
+    path = getattr(self.cfg.model, "init_from", None)
+    if extra_state is None and path:
+        initialize(self.get_model(), _read.pop(path), self.task)
+    return extra_state

@@ -162,6 +162,11 @@ class FairseqMaskingPreTrainedModel(PreTrainedModel):
     These have an ``encoder``, the ``logits`` and the ``loss`` of their head, and an ``output_class``.
     """
 
+    encoder: Any
+    output_class: Any
+    logits: Callable[[Tensor], Tensor]
+    loss: Callable[[Tensor, Tensor], Tensor]
+
     config_class = FairseqMaskingConfig
     base_model_prefix = "encoder"
     supports_gradient_checkpointing = True
@@ -225,7 +230,7 @@ class FairseqMaskingModel(FairseqMaskingPreTrainedModel):
         """Replace the token embedding."""
         self.embed_tokens = value
 
-    def forward(
+    def forward(  # type: ignore[override]
         self,
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
@@ -376,7 +381,7 @@ class FairseqMaskingForQuestionAnswering(FairseqMaskingPreTrainedModel):
         self.qa_outputs = nn.Linear(config.hidden_size, 2)
         self.post_init()
 
-    def forward(
+    def forward(  # type: ignore[override]
         self,
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,

@@ -133,12 +133,9 @@ def remove_leftover_temporaries() -> None:
     replace(checkpoint_utils, "verify_checkpoint_directory", _verify_and_clean)
 
 
-def _load_guarded(original: Callable[..., Any]) -> Callable[..., Any]:
-    def load_checkpoint_to_cpu(path: str, *rest: Any, **options: Any) -> Any:
-        with loading_safely(f"checkpoint {path}", _RESUME_EARLIER):
-            return original(path, *rest, **options)
-
-    return load_checkpoint_to_cpu
+def _load_guarded(original: Callable[..., Any], path: str, *rest: Any, **options: Any) -> Any:
+    with loading_safely(f"checkpoint {path}", _RESUME_EARLIER):
+        return original(path, *rest, **options)
 
 
 def _why_not_loadable(error: Exception, way_out: str) -> str | None:
@@ -181,34 +178,27 @@ def _without_environment(name: str) -> Iterator[None]:
             os.environ[name] = value
 
 
-def _with_broadcast_globals(original: Callable[..., Any]) -> Callable[..., Any]:
-    def _broadcast_object_slow(*args: Any, **options: Any) -> Any:
-        with torch.serialization.safe_globals(_BROADCAST_GLOBALS):
-            return original(*args, **options)
-
-    return _broadcast_object_slow
+def _with_broadcast_globals(original: Callable[..., Any], *args: Any, **options: Any) -> Any:
+    with torch.serialization.safe_globals(_BROADCAST_GLOBALS):
+        return original(*args, **options)
 
 
-def _copy_then_rename(original: Callable[..., Any]) -> Callable[..., Any]:
-    def copy(src_path: str, dst_path: str, overwrite: bool = False) -> Any:
-        if PathManager.path_requires_pathmanager(src_path) or PathManager.path_requires_pathmanager(dst_path):
-            return original(src_path, dst_path, overwrite=overwrite)
-        temporary = f"{dst_path}.tmp"  # the name that fairseq's own atomic save uses
-        try:
-            shutil.copyfile(src_path, temporary)
-            os.replace(temporary, dst_path)
-        finally:
-            Path(temporary).unlink(missing_ok=True)
-        return dst_path
+def _copy_then_rename(
+    original: Callable[..., Any], src_path: str, dst_path: str, overwrite: bool = False
+) -> Any:
+    if PathManager.path_requires_pathmanager(src_path) or PathManager.path_requires_pathmanager(dst_path):
+        return original(src_path, dst_path, overwrite=overwrite)
+    temporary = f"{dst_path}.tmp"  # the name that fairseq's own atomic save uses
+    try:
+        shutil.copyfile(src_path, temporary)
+        os.replace(temporary, dst_path)
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+    return dst_path
 
-    return copy
 
-
-def _verify_and_clean(original: Callable[..., Any]) -> Callable[..., Any]:
-    def verify_checkpoint_directory(save_dir: str) -> None:
-        original(save_dir)
-        if not PathManager.path_requires_pathmanager(save_dir):
-            for leftover in Path(save_dir).glob("checkpoint*.pt.tmp"):
-                leftover.unlink(missing_ok=True)
-
-    return verify_checkpoint_directory
+def _verify_and_clean(original: Callable[..., Any], save_dir: str) -> None:
+    original(save_dir)
+    if not PathManager.path_requires_pathmanager(save_dir):
+        for leftover in Path(save_dir).glob("checkpoint*.pt.tmp"):
+            leftover.unlink(missing_ok=True)

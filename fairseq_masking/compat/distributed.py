@@ -88,16 +88,15 @@ class _DistributedDataParallel(DistributedDataParallel):
         super().__init__(module, **options)
 
 
-def _gather_by_backend(original: Callable[..., Any]) -> Callable[..., Any]:
-    def all_gather_list(data: Any, group: Any = None, max_size: int = 16384) -> list[Any]:
-        group = distributed_utils.get_global_group() if group is None else group
-        if distributed_utils.use_xla() or dist.get_backend(group) != "gloo":
-            return original(data, group=group, max_size=max_size)
-        gathered: list[Any] = [None] * dist.get_world_size(group)
-        dist.all_gather_object(gathered, data, group=group)
-        return gathered
-
-    return all_gather_list
+def _gather_by_backend(
+    original: Callable[..., Any], data: Any, group: Any = None, max_size: int = 16384
+) -> list[Any]:
+    group = distributed_utils.get_global_group() if group is None else group
+    if distributed_utils.use_xla() or dist.get_backend(group) != "gloo":
+        return original(data, group=group, max_size=max_size)
+    gathered: list[Any] = [None] * dist.get_world_size(group)
+    dist.all_gather_object(gathered, data, group=group)
+    return gathered
 
 
 def _complete_for_cpu(settings: DictConfig, launcher: _Launcher | None) -> None:

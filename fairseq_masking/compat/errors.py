@@ -67,13 +67,10 @@ def leave_no_checkpoint_of_user_errors() -> None:
     replace(Trainer, "save_checkpoint", _save_unless_user_error)
 
 
-def _save_unless_user_error(original: Callable[..., Any]) -> Callable[..., Any]:
-    def save_checkpoint(self: Any, *args: Any, **options: Any) -> Any:
-        if isinstance(sys.exc_info()[1], UserError):
-            return None
-        return original(self, *args, **options)
-
-    return save_checkpoint
+def _save_unless_user_error(original: Callable[..., Any], self: Any, *args: Any, **options: Any) -> Any:
+    if isinstance(sys.exc_info()[1], UserError):
+        return None
+    return original(self, *args, **options)
 
 
 def show_user_errors_of_hydra_programs() -> None:
@@ -86,17 +83,14 @@ def show_user_errors_of_hydra_programs() -> None:
             replace(module, "_hydra_main", _run_hydra_main)
 
 
-def _run_hydra_main(original: Callable[..., Any]) -> Callable[..., Any]:
-    def _hydra_main(*args: Any, **options: Any) -> Any:
-        try:
-            return original(*args, **options)
-        except Exception as error:
-            shown = user_error_in(error) or _configuration_error_in(error)
-            if shown is None:
-                raise
-            exit_with(one_line(shown))
-
-    return _hydra_main
+def _run_hydra_main(original: Callable[..., Any], *args: Any, **options: Any) -> Any:
+    try:
+        return original(*args, **options)
+    except Exception as error:
+        shown = user_error_in(error) or _configuration_error_in(error)
+        if shown is None:
+            raise
+        exit_with(one_line(shown))
 
 
 def _configuration_error_in(error: Exception) -> Exception | None:

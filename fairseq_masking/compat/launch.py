@@ -78,28 +78,27 @@ class RankMain:
             sys.exit(1)
 
 
-def _call_main(original: Callable[..., Any]) -> Callable[..., Any]:
-    def call_main(cfg: DictConfig, main: Callable[..., Any], **options: Any) -> None:
-        reset_process_state()
-        leave_finished_runs_alone()
-        leave_no_checkpoint_of_user_errors()
-        try:
-            _set_user_dir(cfg)
-            complete_launch_settings(cfg)
-            _prepare(cfg)
-            if cfg.distributed_training.distributed_init_method is None or _is_a_rank(cfg):
-                original(cfg, main, **options)
-            else:
-                _call_in_new_processes(original, cfg, main, options)
-        except Exception as error:
-            user_error = user_error_in(error)
-            if user_error is None:
-                raise
-            if not _speaks_for_all_ranks(cfg):
-                sys.exit(1)
-            exit_with(one_line(user_error))
-
-    return call_main
+def _call_main(
+    original: Callable[..., Any], cfg: DictConfig, main: Callable[..., Any], **options: Any
+) -> None:
+    reset_process_state()
+    leave_finished_runs_alone()
+    leave_no_checkpoint_of_user_errors()
+    try:
+        _set_user_dir(cfg)
+        complete_launch_settings(cfg)
+        _prepare(cfg)
+        if cfg.distributed_training.distributed_init_method is None or _is_a_rank(cfg):
+            original(cfg, main, **options)
+        else:
+            _call_in_new_processes(original, cfg, main, options)
+    except Exception as error:
+        user_error = user_error_in(error)
+        if user_error is None:
+            raise
+        if not _speaks_for_all_ranks(cfg):
+            sys.exit(1)
+        exit_with(one_line(user_error))
 
 
 def _prepare(cfg: DictConfig) -> None:

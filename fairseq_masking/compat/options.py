@@ -36,15 +36,12 @@ def typed_model_options() -> set[str]:
     return {option.removeprefix("--").replace("-", "_") for option in options}
 
 
-def _parse_without_tpu(original: Callable[..., Any]) -> Callable[..., Any]:
-    def parse_args_and_arch(
-        parser: Any, input_args: list[str] | None = None, *rest: Any, **options: Any
-    ) -> Any:
-        _given[:] = sys.argv[1:] if input_args is None else input_args
-        parsed = original(parser, input_args, *rest, **options)
-        args: Namespace = parsed[0] if isinstance(parsed, tuple) else parsed
-        if getattr(args, "tpu", False) and "--tpu" not in _given:
-            args.tpu = False
-        return parsed
-
-    return parse_args_and_arch
+def _parse_without_tpu(
+    original: Callable[..., Any], parser: Any, input_args: list[str] | None = None, *rest: Any, **options: Any
+) -> Any:
+    _given[:] = sys.argv[1:] if input_args is None else input_args
+    parsed = original(parser, input_args, *rest, **options)
+    args: Namespace = parsed[0] if isinstance(parsed, tuple) else parsed
+    if getattr(args, "tpu", False) and "--tpu" not in _given:
+        args.tpu = False
+    return parsed

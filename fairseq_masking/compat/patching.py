@@ -11,21 +11,25 @@ __all__ = ["loaded_program", "replace"]
 _MARK = "__fairseq_masking__"
 
 
-def replace(owner: Any, name: str, make: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
-    """Sets ``owner.name`` to ``make(original)``, once: a second call finds the mark and does nothing.
+def replace(owner: Any, name: str, replacement: Callable[..., Any]) -> None:
+    """Has ``owner.name(...)`` call ``replacement(original, ...)``, once: a second call changes nothing.
 
     Args:
         owner: Module or class that holds the function.
         name: Its name there. A class's static method stays static, any other becomes a method.
-        make: Takes the original, gives the replacement, which ends up with the original in ``__wrapped__``.
+        replacement: Takes the original before its arguments.
     """
     original = getattr(owner, name)
     if hasattr(original, _MARK):
         return
-    replacement = functools.wraps(original)(make(original))
-    setattr(replacement, _MARK, True)
+
+    @functools.wraps(original)
+    def replaced(*args: Any, **options: Any) -> Any:
+        return replacement(original, *args, **options)
+
+    setattr(replaced, _MARK, True)
     static = isinstance(inspect.getattr_static(owner, name), staticmethod)
-    setattr(owner, name, staticmethod(replacement) if static else replacement)
+    setattr(owner, name, staticmethod(replaced) if static else replaced)
 
 
 def loaded_program(name: str) -> Any:

@@ -91,23 +91,19 @@ def stop_reading_ahead(timeout: float = 10.0) -> None:
         _readers.discard(reader)
 
 
-def _train_unless_finished(original: Callable[..., Any]) -> Callable[..., Any]:
-    def train(cfg: DictConfig, trainer: Any, *rest: Any) -> tuple[list[float | None], bool]:
-        max_update = cfg.optimization.max_update or math.inf
-        if trainer.get_num_updates() >= max_update:
-            logger.info("nothing to do: the run has reached --max-update %s", cfg.optimization.max_update)
-            return [None], True
-        return original(cfg, trainer, *rest)
+def _train_unless_finished(
+    original: Callable[..., Any], cfg: DictConfig, trainer: Any, *rest: Any
+) -> tuple[list[float | None], bool]:
+    max_update = cfg.optimization.max_update or math.inf
+    if trainer.get_num_updates() >= max_update:
+        logger.info("nothing to do: the run has reached --max-update %s", cfg.optimization.max_update)
+        return [None], True
+    return original(cfg, trainer, *rest)
 
-    return train
 
-
-def _start(original: Callable[..., Any]) -> Callable[..., Any]:
-    def start(self: iterators.BackgroundConsumer) -> None:
-        _readers.add(self)
-        original(self)
-
-    return start
+def _start(original: Callable[..., Any], self: iterators.BackgroundConsumer) -> None:
+    _readers.add(self)
+    original(self)
 
 
 def _empty(items: queue.Queue[Any]) -> None:

@@ -84,13 +84,12 @@ def tell_epoch_lengths(cfg: DictConfig) -> None:
         replace(Trainer, "get_train_iterator", _tell_epoch_length)
 
 
-def _tell_epoch_length(original: Callable[..., Any]) -> Callable[..., Any]:
-    def get_train_iterator(self: Any, epoch: int, *args: Any, **options: Any) -> Any:
-        batches = original(self, epoch, *args, **options)
-        if isinstance(self.lr_scheduler, LinearSchedule):
-            accumulated = self.cfg.optimization.update_freq
-            accumulated = accumulated[min(epoch, len(accumulated)) - 1]
-            self.lr_scheduler.set_epoch_length(math.ceil(len(batches) / accumulated))
-        return batches
-
-    return get_train_iterator
+def _tell_epoch_length(
+    original: Callable[..., Any], self: Any, epoch: int, *args: Any, **options: Any
+) -> Any:
+    batches = original(self, epoch, *args, **options)
+    if isinstance(self.lr_scheduler, LinearSchedule):
+        accumulated = self.cfg.optimization.update_freq
+        accumulated = accumulated[min(epoch, len(accumulated)) - 1]
+        self.lr_scheduler.set_epoch_length(math.ceil(len(batches) / accumulated))
+    return batches

@@ -3,6 +3,7 @@
 import pickle
 import re
 import shutil
+from argparse import Namespace
 
 import finetuning_data
 import pytest
@@ -154,6 +155,20 @@ def test_a_resumed_run_asks_its_own_checkpoint(from_command_line, data, tmp_path
         resolve_shape(from_command_line("mlm_base", "--init-from", "/gone.pt", "--encoder-layers", "12"))
     with pytest.raises(UserError, match=r"no such checkpoint or model folder: /gone\.pt"):
         resolve_shape(from_command_line("mlm_base", "--init-from", "/gone.pt", "--save-dir", "/new"))
+
+
+def test_the_source_is_read_once(from_command_line, source, monkeypatch):
+    """For its shape; the weights of a fresh run come from the same reading, a resumed one takes none."""
+    read, taken = [], []
+    monkeypatch.setattr(initialization, "read_source", lambda path: read.append(path) or read_source(path))
+    monkeypatch.setattr(initialization, "initialize", lambda model, source, task: taken.append(source.path))
+    cfg = from_command_line("mlm_base", "--init-from", source)
+    trainer = Namespace(cfg=cfg, get_model=lambda: None, task=None)
+    for extra_state in ({"epoch": 1}, None):
+        resolve_shape(cfg)
+        loaded = initialization._initialize_fresh_runs(lambda _, found=extra_state: found, trainer)
+        assert loaded is extra_state
+    assert read == [str(source)] * 2 and taken == [source]
 
 
 def test_a_task_that_builds_the_model_with_its_own_positions_gets_the_sources(from_command_line, source):

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-from commands import Finished, assert_ok, assert_one_line_error, run_fairseq_train, weights
+from commands import Finished, assert_ok, assert_one_line_error, run_command, run_fairseq_train, weights
 from fairseq.distributed import utils as distributed_utils
 from omegaconf import DictConfig, OmegaConf
 
@@ -170,3 +170,15 @@ def test_no_settings_change_where_there_is_a_gpu(monkeypatch: pytest.MonkeyPatch
     before = OmegaConf.to_container(cfg)
     distributed.complete_launch_settings(cfg)
     assert OmegaConf.to_container(cfg) == before
+
+
+def test_a_rank_that_the_one_command_starts_registers_the_package() -> None:
+    """``fairseq-masking`` registers where a verb needs it: a process that it spawns has its sys.argv."""
+    program = (
+        "import pickle, sys; sys.argv[0] = 'fairseq-masking'\n"
+        "from fairseq_masking.compat.launch import RankMain\n"
+        "assert 'fairseq_masking.registration' not in sys.modules\n"
+        "assert pickle.loads(pickle.dumps(RankMain(len, 'reports'))).reports == 'reports'\n"
+        "assert 'fairseq_masking.registration' in sys.modules\n"
+    )
+    assert_ok(run_command([sys.executable, "-c", program]))
