@@ -1,14 +1,16 @@
 """Files that appear whole or not at all, files of JSON, and where the recipes lie."""
 
+import hashlib
 import json
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from fairseq_masking.errors import UserError, first_line
 
-__all__ = ["configs_folder", "read_json", "whole_file", "write_json"]
+__all__ = ["configs_folder", "hash_file", "open_binary", "read_json", "whole_file", "write_json"]
 
 
 def configs_folder() -> Path:
@@ -68,3 +70,40 @@ def whole_file(path: Path) -> Iterator[Path]:
         raise
     finally:
         partial.unlink(missing_ok=True)
+
+
+def hash_file(path: str | Path, progress: Callable[[int], object] | None = None) -> str:
+    """Returns the SHA-256 of a file as it lies on disk (compressed or not).
+
+    Args:
+        path: file to read.
+        progress: called with the number of bytes read since the last call.
+
+    Raises:
+        UserError: the file is missing, no regular file, unreadable, or empty.
+    """
+    digest = hashlib.sha256()
+    with open_binary(path) as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+            if progress is not None:
+                progress(len(chunk))
+    return digest.hexdigest()
+
+
+def open_binary(path: str | Path) -> BinaryIO:
+    """Opens a file to read its bytes.
+
+    Raises:
+        UserError: it is missing, unreadable or empty.
+    """
+    try:
+        file = open(path, "rb")  # noqa: SIM115 - the caller closes it
+    except FileNotFoundError as error:
+        raise UserError(f"{path} does not exist; check the path") from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+    if os.fstat(file.fileno()).st_size == 0 and os.path.isfile(path):
+        file.close()
+        raise UserError(f"{path} is empty; remove it from the inputs or fetch it again")
+    return file

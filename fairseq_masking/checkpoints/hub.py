@@ -11,10 +11,10 @@ from fairseq.data import Dictionary
 from torch import Tensor, nn
 
 from fairseq_masking.checkpoints.loading import read_checkpoint
-from fairseq_masking.corpus.manifest import first_shard
+from fairseq_masking.corpus.manifest import first_shard, load_normalizer, load_tokenizer
 from fairseq_masking.errors import UserError
-from fairseq_masking.tokenizers import Tokenizer, load_tokenizer
-from fairseq_masking.tokenizers.normalization import TextNormalizer, load_normalizer
+from fairseq_masking.tokenizers import Tokenizer
+from fairseq_masking.tokenizers.normalization import TextNormalizer
 from fairseq_masking.tokenizers.symbols import MASK_SYMBOL
 
 __all__ = ["Filling", "HubInterface"]

@@ -19,12 +19,10 @@ from torch import Tensor
 from fairseq_masking.checkpoints.key_table import FAMILIES, from_ours
 from fairseq_masking.checkpoints.sources import Source, dictionary_symbols, read_source
 from fairseq_masking.corpus.dictionary import class_names
-from fairseq_masking.corpus.manifest import first_shard
+from fairseq_masking.corpus.manifest import first_shard, load_normalizer, load_tokenizer
 from fairseq_masking.errors import UserError
 from fairseq_masking.modules import EncoderConfig
-from fairseq_masking.tokenizers import load_tokenizer
 from fairseq_masking.tokenizers.hugging_face_files import EXTRA
-from fairseq_masking.tokenizers.normalization import load_normalizer
 from fairseq_masking.tokenizers.to_hugging_face import steps_left_out, write_tokenizer
 
 __all__ = ["Exported", "export_checkpoint"]

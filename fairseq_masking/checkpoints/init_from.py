@@ -23,9 +23,8 @@ from fairseq_masking.checkpoints.loading import read_checkpoint
 from fairseq_masking.checkpoints.sources import SHAPE_OPTIONS, Source, read_source
 from fairseq_masking.compat.options import typed_model_options
 from fairseq_masking.compat.patching import replace
-from fairseq_masking.corpus.manifest import first_shard
+from fairseq_masking.corpus.manifest import first_shard, load_tokenizer
 from fairseq_masking.errors import UserError
-from fairseq_masking.tokenizers import load_tokenizer
 from fairseq_masking.tokenizers.hugging_face_files import tokens_of_symbols
 from fairseq_masking.tokenizers.symbols import FILLER_PREFIX, MASK_SYMBOL
 

@@ -164,7 +164,7 @@ def _check_options(args: argparse.Namespace) -> None:
 def _tokenizer(args: argparse.Namespace, scratch: Path) -> tuple[Tokenizer | BpeTraining, Path | None]:
     """The tokeniser, and the dict.txt in whose order its symbols shall stand."""
     if args.tokenizer_from is not None:
-        from fairseq_masking.tokenizers.from_hugging_face import tokenizer_of
+        from fairseq_masking.corpus.prepare import tokenizer_of
 
         return tokenizer_of(args.tokenizer_from, scratch)
     make, files, more = _TOKENIZERS[args.tokenizer]

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 from fairseq.data import Dictionary
 
+from fairseq_masking.corpus.manifest import load_tokenizer
 from fairseq_masking.errors import PREPARE_AGAIN, UserError, first_line
 from fairseq_masking.masking import MaskingVocabulary
-from fairseq_masking.tokenizers import Tokenizer, load_tokenizer
+from fairseq_masking.tokenizers import Tokenizer
 from fairseq_masking.tokenizers.symbols import FILLER_PREFIX, MASK_SYMBOL
 
 __all__ = ["class_names", "dictionary_of", "ids_of", "load_dictionary", "masking_vocabulary"]

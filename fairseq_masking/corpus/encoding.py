@@ -18,9 +18,15 @@ from fairseq.data import Dictionary
 from fairseq.data.indexed_dataset import MMapIndexedDatasetBuilder
 
 from fairseq_masking.corpus.dictionary import ids_of, load_dictionary
-from fairseq_masking.corpus.manifest import DICTIONARY_FILE, check_dictionary, first_shard
-from fairseq_masking.tokenizers import Offsets, Tokenizer, load_tokenizer
-from fairseq_masking.tokenizers.normalization import TextNormalizer, load_normalizer
+from fairseq_masking.corpus.manifest import (
+    DICTIONARY_FILE,
+    check_dictionary,
+    first_shard,
+    load_normalizer,
+    load_tokenizer,
+)
+from fairseq_masking.tokenizers import Offsets, Tokenizer
+from fairseq_masking.tokenizers.normalization import TextNormalizer
 
 __all__ = ["ArrayWriter", "TextEncoder", "align", "encode_with_offsets", "map_offsets"]
 

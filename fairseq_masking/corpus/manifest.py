@@ -1,7 +1,7 @@
 """The record of a preparation, DATA/manifest.json: inputs, settings, tokeniser, counts, hashes.
 
-It is written last, so a folder with a manifest is complete. From it a later run sees whether the folder holds
-what is asked for again.
+It is written last, so a folder with a manifest is complete. By it a later run sees whether the folder holds
+what is asked for again, and training and use find the tokeniser and the normalisation again.
 """
 
 import dataclasses
@@ -12,19 +12,20 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fairseq_masking.corpus.reading import hash_file
 from fairseq_masking.errors import UserError
-from fairseq_masking.files import read_json, whole_file
+from fairseq_masking.files import hash_file, read_json, whole_file
+from fairseq_masking.tokenizers import KINDS, Tokenizer
+from fairseq_masking.tokenizers.normalization import TextNormalizer
 
 if TYPE_CHECKING:
     from fairseq.data import Dictionary
 
     from fairseq_masking.corpus.workspace import Reporter
-    from fairseq_masking.tokenizers import Tokenizer
 
 __all__ = [
     "DICTIONARY_FILE", "MANIFEST_FILE", "TOKENIZER_FOLDER", "Manifest", "check_dictionary", "check_same",
-    "describe_inputs", "file_sizes", "finish_folder", "first_shard", "read_manifest", "tokenizer_settings",
+    "describe_inputs", "file_sizes", "finish_folder", "first_shard", "load_normalizer",
+    "load_tokenizer", "read_manifest", "tokenizer_settings",
 ]  # fmt: skip
 
 MANIFEST_FILE = "manifest.json"
@@ -118,6 +119,43 @@ def check_dictionary(data_dir: str | Path) -> None:
             )
 
 
+def load_tokenizer(data_dir: str | Path, kind: str | None = None) -> Tokenizer:
+    """Loads the tokeniser that a data folder was prepared with.
+
+    Args:
+        data_dir: folder with manifest.json and tokenizer/; of colon-separated shards, the first one counts.
+        kind: "sentencepiece", "gpt2" or "bert", instead of what the manifest says.
+
+    Raises:
+        UserError: nothing says which kind it is, the kind is unknown, or its files are missing or damaged.
+    """
+    folder = first_shard(data_dir)
+    if kind is None:
+        manifest = read_manifest(folder)
+        if manifest is None:
+            raise UserError(
+                f"{folder} has no manifest.json that names its tokeniser; prepare the data with "
+                f"fairseq-masking prepare corpus, or give --bpe ({', '.join(KINDS)}) and put its files into "
+                f"{folder / TOKENIZER_FOLDER}"
+            )
+        kind = manifest.tokenizer["kind"]
+    if kind not in KINDS:
+        raise UserError(f"unknown tokeniser kind {kind!r}; known are {', '.join(KINDS)}")
+    return KINDS[kind].load(folder / TOKENIZER_FOLDER)
+
+
+def load_normalizer(data_dir: str | Path) -> TextNormalizer:
+    """Returns the normaliser that a data folder was prepared with (from its manifest).
+
+    Raises:
+        UserError: the folder has no manifest.
+    """
+    manifest = read_manifest(data_dir)
+    if manifest is None:
+        raise UserError(f"{data_dir} has no manifest.json; prepare it with fairseq-masking prepare corpus")
+    return TextNormalizer(**manifest.settings["text"])
+
+
 def check_same(
     present: Manifest, settings: dict[str, Any], inputs: dict[str, list[dict[str, Any]]], output: Path
 ) -> None:
@@ -152,7 +190,7 @@ def describe_inputs(paths: Iterable[Path], reporter: "Reporter") -> list[dict[st
     return files
 
 
-def finish_folder(folder: Path, tokenizer: "Tokenizer", dictionary: "Dictionary", **found: Any) -> Manifest:
+def finish_folder(folder: Path, tokenizer: Tokenizer, dictionary: "Dictionary", **found: Any) -> Manifest:
     """Writes a data folder's dictionary and tokeniser, then its manifest, which is returned.
 
     Args:
@@ -171,7 +209,7 @@ def finish_folder(folder: Path, tokenizer: "Tokenizer", dictionary: "Dictionary"
     return manifest
 
 
-def tokenizer_settings(tokenizer: "Tokenizer") -> dict[str, Any]:
+def tokenizer_settings(tokenizer: Tokenizer) -> dict[str, Any]:
     """Returns what decides how a tokeniser writes text: its kind, its options, its files' SHA-256."""
     return {"kind": tokenizer.kind, **tokenizer.options, **_hashes(tokenizer)}
 
@@ -196,7 +234,7 @@ def _library_versions() -> dict[str, str]:
     return versions
 
 
-def _hashes(tokenizer: "Tokenizer") -> dict[str, str]:
+def _hashes(tokenizer: Tokenizer) -> dict[str, str]:
     return {name: hash_file(path) for name, path in tokenizer.files.items()}
 
 

@@ -12,22 +12,26 @@ from fairseq_masking.corpus.binarization import binarize
 from fairseq_masking.corpus.dictionary import dictionary_of
 from fairseq_masking.corpus.documents import TextFile, distribute_documents, draw_validation, write_documents
 from fairseq_masking.corpus.manifest import (
+    DICTIONARY_FILE,
     Manifest,
     check_same,
     describe_inputs,
     file_sizes,
     finish_folder,
+    load_tokenizer,
     read_manifest,
     tokenizer_settings,
 )
-from fairseq_masking.corpus.reading import hash_file
 from fairseq_masking.corpus.train_tokenizer import BpeTraining, train_bpe
 from fairseq_masking.corpus.workspace import Reporter, check_output, workspace
 from fairseq_masking.errors import UserError
+from fairseq_masking.files import hash_file
 from fairseq_masking.tokenizers import SentencePieceTokenizer, Tokenizer
+from fairseq_masking.tokenizers.from_hugging_face import import_tokenizer
+from fairseq_masking.tokenizers.hugging_face_files import find_source
 from fairseq_masking.tokenizers.normalization import TextNormalizer
 
-__all__ = ["Preparation", "Prepared", "prepare"]
+__all__ = ["Preparation", "Prepared", "prepare", "tokenizer_of"]
 
 
 @dataclass(frozen=True)
@@ -115,6 +119,22 @@ def prepare(
     with workspace(output) as folder:
         manifest = _make(preparation, folder, inputs, settings, workers, reporter)
     return Prepared(_data(output, preparation.num_shards), manifest, is_new=True)
+
+
+def tokenizer_of(source: str, folder: Path) -> tuple[Tokenizer, Path | None]:
+    """Return the tokeniser of a Hugging Face model or of a prepared corpus, and the corpus's dict.txt.
+
+    Args:
+        source: a folder, or a model's name on the hub.
+        folder: where files are written that have to take another form.
+
+    Raises:
+        UserError: there is no such tokeniser.
+    """
+    place = find_source(source)
+    if read_manifest(place) is not None:
+        return load_tokenizer(place), place / DICTIONARY_FILE
+    return import_tokenizer(place, folder), None
 
 
 def _make(

@@ -2,9 +2,7 @@
 
 import bz2
 import gzip
-import hashlib
 import lzma
-import os
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -12,8 +10,9 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from fairseq_masking.errors import UserError
+from fairseq_masking.files import open_binary
 
-__all__ = ["hash_file", "read_lines"]
+__all__ = ["read_lines"]
 
 # Suffix -> how such a file begins, and what reads it.
 _COMPRESSIONS: dict[str, tuple[bytes, Callable[[BinaryIO], object]]] = {
@@ -27,25 +26,6 @@ _BOM = b"\xef\xbb\xbf"
 _LINE_BREAKS = str.maketrans(dict.fromkeys("\r\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029", " "))
 
 
-def hash_file(path: str | Path, progress: Callable[[int], object] | None = None) -> str:
-    """Returns the SHA-256 of a file as it lies on disk (compressed or not).
-
-    Args:
-        path: file to read.
-        progress: called with the number of bytes read since the last call.
-
-    Raises:
-        UserError: the file is missing, no regular file, unreadable, or empty.
-    """
-    digest = hashlib.sha256()
-    with _open_binary(path) as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-            if progress is not None:
-                progress(len(chunk))
-    return digest.hexdigest()
-
-
 def read_lines(path: str | Path, progress: Callable[[int], object] | None = None) -> Iterator[str]:
     r"""Yields the lines of a UTF-8 text file, stripped; only "\n" ends a line.
 
@@ -57,7 +37,7 @@ def read_lines(path: str | Path, progress: Callable[[int], object] | None = None
         UserError: the file is missing, empty, cut short, corrupt, not UTF-8, or holds no text at all.
     """
     holds_text = False
-    with _open_binary(path) as raw_file, _decompress(raw_file, path) as file:
+    with open_binary(path) as raw_file, _decompress(raw_file, path) as file:
         number, offset, reported = 0, 0, 0
         try:
             for raw in file:
@@ -82,19 +62,6 @@ def read_lines(path: str | Path, progress: Callable[[int], object] | None = None
             progress(raw_file.tell() - reported)
     if not holds_text:
         raise UserError(f"{path} holds no text; remove it from the inputs")
-
-
-def _open_binary(path: str | Path) -> BinaryIO:
-    try:
-        file = open(path, "rb")  # noqa: SIM115 - the caller closes it
-    except FileNotFoundError as error:
-        raise UserError(f"{path} does not exist; check the path") from error
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from error
-    if os.fstat(file.fileno()).st_size == 0 and os.path.isfile(path):
-        file.close()
-        raise UserError(f"{path} is empty; remove it from the inputs or fetch it again")
-    return file
 
 
 def _decompress(file: BinaryIO, path: str | Path) -> AbstractContextManager[BinaryIO]:

@@ -14,8 +14,8 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression, Ridge
 
 from fairseq_masking.corpus.manifest import Manifest, read_manifest
-from fairseq_masking.corpus.reading import hash_file
 from fairseq_masking.errors import UserError
+from fairseq_masking.files import hash_file
 from fairseq_masking.finetuning.glue import SQUAD
 from fairseq_masking.finetuning.metrics import row_scores
 from fairseq_masking.finetuning.prepare import finetuning_settings

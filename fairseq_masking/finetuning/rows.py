@@ -14,8 +14,8 @@ from typing import NamedTuple
 import numpy as np
 from fairseq.data import Dictionary
 
-from fairseq_masking.corpus.reading import hash_file
 from fairseq_masking.errors import UserError
+from fairseq_masking.files import hash_file
 from fairseq_masking.finetuning.glue import GLUE_TASKS, JSONL, SCORE_SCALE, SQUAD, TASKS, GlueTask
 
 __all__ = ["FaultLog", "FaultyRow", "Row", "Rows", "files_of_task", "read_task", "subsample"]

@@ -8,8 +8,8 @@ from fairseq_masking.checkpoints.loading import read_checkpoint
 from fairseq_masking.checkpoints.sources import read_source
 from fairseq_masking.corpus.dictionary import class_names
 from fairseq_masking.corpus.manifest import MANIFEST_FILE, read_manifest
-from fairseq_masking.corpus.reading import hash_file
 from fairseq_masking.errors import UserError
+from fairseq_masking.files import hash_file
 from fairseq_masking.finetuning.glue import GLUE_TASKS, JSONL, SQUAD, TASKS
 from fairseq_masking.finetuning.prepare import finetuning_settings
 

@@ -9,9 +9,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-from fairseq_masking.corpus.reading import hash_file
 from fairseq_masking.errors import UserError, first_line
-from fairseq_masking.files import read_json
+from fairseq_masking.files import hash_file, read_json
 from fairseq_masking.tokenizers.symbols import (
     BOS_SYMBOL,
     EOS_SYMBOL,

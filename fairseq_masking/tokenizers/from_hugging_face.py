@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-from fairseq_masking.corpus.manifest import DICTIONARY_FILE, read_manifest
 from fairseq_masking.errors import UserError
 from fairseq_masking.files import read_json
 from fairseq_masking.tokenizers import (
@@ -12,13 +11,12 @@ from fairseq_masking.tokenizers import (
     Gpt2Tokenizer,
     SentencePieceTokenizer,
     Tokenizer,
-    load_tokenizer,
 )
 from fairseq_masking.tokenizers.gpt2 import read_merges
-from fairseq_masking.tokenizers.hugging_face_files import find_source, hugging_face_tokens, special_tokens
+from fairseq_masking.tokenizers.hugging_face_files import hugging_face_tokens, special_tokens
 from fairseq_masking.tokenizers.symbols import BERT_SYMBOLS, SPECIAL_SYMBOLS
 
-__all__ = ["import_tokenizer", "tokenizer_of"]
+__all__ = ["import_tokenizer"]
 
 _SENTENCEPIECE_FILES = (
     "sentencepiece.model",
@@ -27,22 +25,6 @@ _SENTENCEPIECE_FILES = (
     "spm.model",
     "tokenizer.model",
 )
-
-
-def tokenizer_of(source: str, folder: Path) -> tuple[Tokenizer, Path | None]:
-    """Return the tokeniser of a Hugging Face model or of a prepared corpus, and the corpus's dict.txt.
-
-    Args:
-        source: a folder, or a model's name on the hub.
-        folder: where files are written that have to take another form.
-
-    Raises:
-        UserError: there is no such tokeniser.
-    """
-    place = find_source(source)
-    if read_manifest(place) is not None:
-        return load_tokenizer(place), place / DICTIONARY_FILE
-    return import_tokenizer(place, folder), None
 
 
 def import_tokenizer(source: Path, folder: Path) -> Tokenizer:

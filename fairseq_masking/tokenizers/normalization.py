@@ -3,13 +3,11 @@
 import re
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
-from fairseq_masking.corpus.manifest import read_manifest
 from fairseq_masking.errors import UserError
 
-__all__ = ["SentenceSplitter", "TextNormalizer", "load_normalizer"]
+__all__ = ["SentenceSplitter", "TextNormalizer"]
 
 _CLOSING = "\"'”’»)\\]"
 _OPENING = "\"'“‘«(\\[¿¡"
@@ -88,18 +86,6 @@ class TextNormalizer:
         from sacremoses import MosesTokenizer
 
         return MosesTokenizer(lang=self.moses_lang)
-
-
-def load_normalizer(data_dir: str | Path) -> TextNormalizer:
-    """Returns the normaliser that a data folder was prepared with (from its manifest).
-
-    Raises:
-        UserError: the folder has no manifest.
-    """
-    manifest = read_manifest(data_dir)
-    if manifest is None:
-        raise UserError(f"{data_dir} has no manifest.json; prepare it with fairseq-masking prepare corpus")
-    return TextNormalizer(**manifest.settings["text"])
 
 
 def _check_language(language: str) -> None:

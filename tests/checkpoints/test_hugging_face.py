@@ -14,6 +14,7 @@ from fairseq_masking.checkpoints.hub import HubInterface
 from fairseq_masking.checkpoints.hugging_face import export_checkpoint
 from fairseq_masking.checkpoints.sources import read_source
 from fairseq_masking.cli.main import main
+from fairseq_masking.corpus.manifest import load_normalizer, load_tokenizer
 from fairseq_masking.data import load_dictionary
 from fairseq_masking.finetuning.squad.criterion import SpanHead
 from fairseq_masking.methods.amos.model import AmosModel
@@ -22,8 +23,6 @@ from fairseq_masking.methods.map_net.model import MapNetConfig, MapNetModel
 from fairseq_masking.methods.mlm.model import MLMConfig, MLMModel
 from fairseq_masking.methods.three_ml.model import ThreeMLConfig, ThreeMLModel
 from fairseq_masking.modules.relative_position import BUCKETINGS
-from fairseq_masking.tokenizers import load_tokenizer
-from fairseq_masking.tokenizers.normalization import load_normalizer
 
 ARCHITECTURES = {
     "post-LN": ({}, "RobertaForMaskedLM"),

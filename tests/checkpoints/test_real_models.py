@@ -16,9 +16,9 @@ from fairseq_masking.checkpoints.hub import HubInterface
 from fairseq_masking.checkpoints.hugging_face import export_checkpoint
 from fairseq_masking.checkpoints.init_from import initialize
 from fairseq_masking.checkpoints.sources import read_source
+from fairseq_masking.corpus.manifest import load_tokenizer
 from fairseq_masking.data import load_dictionary
 from fairseq_masking.methods.mlm.model import MLMConfig, MLMModel
-from fairseq_masking.tokenizers import load_tokenizer
 from fairseq_masking.tokenizers.normalization import TextNormalizer
 
 FOLDER = "FAIRSEQ_MASKING_MODELS"

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from fairseq_masking.corpus.encoding import align, encode_with_offsets, map_offsets
+from fairseq_masking.corpus.manifest import load_tokenizer
 from fairseq_masking.finetuning.squad.prepare import Answer, answer_tokens
-from fairseq_masking.tokenizers import load_tokenizer
 from fairseq_masking.tokenizers.normalization import TextNormalizer
 
 TEXT = "  It’s the “Café Royal”, near 10 Downing St.  (London);\u00a0naïve… 1,000 dollars – 50% off!\n字 ok"

@@ -15,10 +15,8 @@ from fairseq.data import Dictionary, data_utils
 from fairseq.data.token_block_dataset import TokenBlockDataset
 
 from fairseq_masking.corpus import binarization
-from fairseq_masking.corpus.manifest import check_dictionary, read_manifest
+from fairseq_masking.corpus.manifest import check_dictionary, load_normalizer, load_tokenizer, read_manifest
 from fairseq_masking.errors import UserError
-from fairseq_masking.tokenizers import load_tokenizer
-from fairseq_masking.tokenizers.normalization import load_normalizer
 
 Prepare = Callable[..., Path]
 

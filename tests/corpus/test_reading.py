@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from fairseq_masking.corpus.reading import hash_file, read_lines
+from fairseq_masking.corpus.reading import read_lines
 from fairseq_masking.errors import UserError
+from fairseq_masking.files import hash_file
 
 TEXT = "first line\r\n\n  naïve\x0bline \u2028 three \nlast"
 LINES = ["first line", "", "naïve line   three", "last"]

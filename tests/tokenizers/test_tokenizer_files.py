@@ -12,11 +12,12 @@ from tokenizers import Tokenizer as Backend
 
 from fairseq_masking.checkpoints.hub import HubInterface
 from fairseq_masking.corpus.dictionary import dictionary_of
+from fairseq_masking.corpus.manifest import load_normalizer, load_tokenizer
 from fairseq_masking.data import load_dictionary
 from fairseq_masking.errors import UserError
-from fairseq_masking.tokenizers import SentencePieceTokenizer, load_tokenizer
+from fairseq_masking.tokenizers import SentencePieceTokenizer
 from fairseq_masking.tokenizers.from_hugging_face import import_tokenizer
-from fairseq_masking.tokenizers.normalization import TextNormalizer, load_normalizer
+from fairseq_masking.tokenizers.normalization import TextNormalizer
 from fairseq_masking.tokenizers.symbols import SPECIAL_SYMBOLS
 from fairseq_masking.tokenizers.to_hugging_face import write_tokenizer
 

@@ -8,8 +8,9 @@ from corpora import GPT2_FOLDER, WORDPIECES, make_lines
 from fairseq.data import Dictionary
 from fairseq.data.encoders.gpt2_bpe_utils import get_encoder
 
+from fairseq_masking.corpus.manifest import load_tokenizer
 from fairseq_masking.errors import UserError
-from fairseq_masking.tokenizers import BertTokenizer, load_tokenizer
+from fairseq_masking.tokenizers import BertTokenizer
 
 TEXTS = [*make_lines(20, seed=1), "the river", "It’s 3.5 café."]
 

@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fairseq_masking.corpus.encoding import ArrayWriter, TextEncoder
-from fairseq_masking.corpus.reading import hash_file
 from fairseq_masking.corpus.workers import map_in_batches
 from fairseq_masking.errors import UserError, first_line
+from fairseq_masking.files import hash_file
 from fairseq_masking.finetuning.rows import FaultLog, FaultyRow
 from fairseq_masking.tokenizers import Offsets
 
