@@ -12,13 +12,7 @@ Example:
 import argparse
 import time
 
-from fairseq_masking.cli.options import (
-    add_figure,
-    add_measured,
-    at_least,
-    measured_by,
-    write_numbers,
-)
+from fairseq_masking.cli.options import add_figure, add_measured, at_least, measured_by, write_numbers
 
 __all__ = ["add_options", "run"]
 

@@ -130,12 +130,7 @@ def mean_share_proposed(start: float, end: float) -> float:
 
 
 def amos_flops(
-    shape: EncoderShape,
-    depths: Sequence[int],
-    *,
-    num_tokens: int,
-    num_masked: int,
-    separate: bool = False,
+    shape: EncoderShape, depths: Sequence[int], *, num_tokens: int, num_masked: int, separate: bool = False
 ) -> int:
     """FLOPs of one sequence through AMOS, forward; a training step is 3 times as many.
 

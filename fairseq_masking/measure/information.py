@@ -137,12 +137,7 @@ def collect_states(
 
 
 def information_rows(
-    name: str,
-    states: Sequence[npt.NDArray[np.float32]],
-    tokens_N: Integers,
-    num_clusters: int,
-    *,
-    seed: int,
+    name: str, states: Sequence[npt.NDArray[np.float32]], tokens_N: Integers, num_clusters: int, *, seed: int
 ) -> list[dict[str, Any]]:
     """Return a row for each layer of a model: information, chance, the tokens' entropy, counts."""
     taken = {"entropy": entropy(tokens_N), "states": len(tokens_N), "tokens": len(np.unique(tokens_N))}
