@@ -61,25 +61,19 @@ class ThreeMLModel(EncoderModel):
         self.decoder = (CrossDecoder if self.crossing else SelfDecoder)(config, input_dim=width)
         self.lm_head = (TwoSidedLMHead if self.crossing else MaskedLMHead)(width, vocab_size, **options)
 
-    def pretrain(
-        self,
-        src_tokens: Tensor,
-        *,
-        positions: Tensor,
-        kinds: Tensor,
-        replacements: Tensor,
-        shape: dict[str, Any],
-        **_: Any,
-    ) -> MaskedTokenOutput:
+    def pretrain(self, src_tokens: Tensor, **batch: Any) -> MaskedTokenOutput:
         """Predict the tokens at ``positions``; those that are [MASK] the encoder does not see."""
         check_length(src_tokens.shape[1], self.max_positions(), "model")
+        positions, shape = batch["positions"], batch["shape"]
         padding = src_tokens.eq(self.pad_index) if shape["has_padding"] else None
-        arrangement = arrange_batch(
-            positions, kinds, padding, src_tokens.shape, shape, crossing=self.crossing
-        )
-        losses, predictions = self.predict(src_tokens, positions, replacements, arrangement, padding)
+        arrangement = self._arrange(src_tokens, padding, batch)
+        losses, predictions = self.predict(src_tokens, positions, batch["replacements"], arrangement, padding)
         measures = self._measures(src_tokens.shape, positions.numel(), shape)
         return MaskedTokenOutput(losses, predictions, measures)
+
+    def _arrange(self, src_tokens: Tensor, padding_BT: Tensor | None, batch: dict[str, Any]) -> Arrangement:
+        parts = (batch["positions"], batch["kinds"], padding_BT, src_tokens.shape, batch["shape"])
+        return arrange_batch(*parts, crossing=self.crossing)
 
     def predict(
         self,
@@ -102,24 +96,14 @@ class ThreeMLModel(EncoderModel):
             tokens_BS, positions_BT=visible.columns_BS, padding_BT=visible.empty_BS
         ).hidden_BTD
 
-    def mask_states(
-        self,
-        src_tokens: Tensor,
-        *,
-        positions: Tensor,
-        kinds: Tensor,
-        replacements: Tensor,
-        shape: dict[str, Any],
-        **_: Any,
-    ) -> list[Tensor]:
+    def mask_states(self, src_tokens: Tensor, **batch: Any) -> list[Tensor]:
         """Return the states ``[M, W]`` of the batch's [MASK]s: the decoder's, as the encoder has none."""
-        corrupted, padding = corrupt_tokens(src_tokens, positions, replacements), src_tokens == self.pad_index
-        arrangement = arrange_batch(
-            positions, kinds, padding, src_tokens.shape, shape, crossing=self.crossing
-        )
+        corrupted = corrupt_tokens(src_tokens, batch["positions"], batch["replacements"])
+        padding = src_tokens == self.pad_index
+        arrangement = self._arrange(src_tokens, padding, batch)
         visible, masked = arrangement.visible, arrangement.masked
         encoded_BSD = self.encode_visible(corrupted, visible)
-        where = positions[kinds == Kind.MASK]
+        where = batch["positions"][batch["kinds"] == Kind.MASK]
         if masked is None:
             states = self.decoder(encoded_BSD, visible, padding, return_all_hiddens=True).inner_states
             return [gather_positions(state, where) for state in states]

@@ -109,16 +109,8 @@ def _forward_operator(
 
 
 @_forward_operator.register_fake
-def _(
-    hidden_ND: Tensor,
-    weight_VD: Tensor,
-    bias_V: Optional[Tensor],
-    targets_N: Tensor,
-    ignore_index: int,
-    chunk_elements: Optional[int],
-    impl: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    rows, chunk_elements = _plan(hidden_ND, chunk_elements, impl)
+def _(hidden_ND: Tensor, weight_VD: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    rows, chunk_elements = _plan(hidden_ND, *rest[-2:])
     num_rows, num_columns = hidden_ND.shape[0], weight_VD.shape[0]
     if chunks.fits_one_chunk(num_rows, num_columns, chunk_elements):
         kept = rows.allocate(hidden_ND, num_rows, num_columns)
@@ -162,22 +154,11 @@ def _backward_operator(
 
 @_backward_operator.register_fake
 def _(
-    grad_losses_N: Tensor,
-    hidden_ND: Tensor,
-    weight_VD: Tensor,
-    bias_V: Optional[Tensor],
-    targets_N: Tensor,
-    highest_N: Tensor,
-    total_N: Tensor,
-    kept: Tensor,
-    ignore_index: int,
-    chunk_elements: Optional[int],
-    impl: str,
-    wanted: list[bool],
+    grad_losses_N: Tensor, hidden_ND: Tensor, weight_VD: Tensor, bias_V: Optional[Tensor], *rest: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
     hidden, weight, bias = (
         like.new_empty(like.shape) if want and like is not None else hidden_ND.new_empty(0)
-        for like, want in zip((hidden_ND, weight_VD, bias_V), wanted, strict=True)
+        for like, want in zip((hidden_ND, weight_VD, bias_V), rest[-1], strict=True)
     )
     return hidden, weight, bias
 
