@@ -10,7 +10,7 @@ export OMP_NUM_THREADS ?= 1
 help:
 	@echo "make quickstart   environment, corpus, two short trainings, a table, curves and filled-in sentences"
 	@echo "make test         the tests, on CPU (TESTS=tests/masking for some of them)"
-	@echo "make lint         ruff format, ruff check, mypy"
+	@echo "make lint         ruff format, ruff check, mypy, import contracts"
 	@echo "make bench        the benchmarks of scripts/bench"
 	@echo "make clean        everything that was made here, the environment included"
 
@@ -28,6 +28,7 @@ lint: environment
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 bench: environment
 	for name in masking step operations loading scaling; do $(BIN)/python scripts/bench/$$name.py || exit 1; done
