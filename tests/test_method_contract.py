@@ -27,7 +27,8 @@ from fairseq_masking.checkpoints.hugging_face import export_checkpoint
 
 DROPOUT = ("--dropout", "0.1", "--attention-dropout", "0.1")
 RAGGED = ("--sample-break-mode", "eos", "--mask-splits", "2")
-MASKED = {"loss", "ppl", "accuracy", "loss_mask", "ppl_mask", "loss_random", "ppl_random"}
+RANDOM = {"loss_random", "ppl_random"}  # of short lines no token is replaced by a random one
+MASKED = {"loss", "ppl", "accuracy", "loss_mask", "ppl_mask", *RANDOM}
 
 
 class Method(NamedTuple):
@@ -38,6 +39,7 @@ class Method(NamedTuple):
         parts: of the checkpoint's state.
         logged: fields of training and, where they are not ``only_training``, of validation.
         state: a field that shows what the method keeps from update to update.
+        trend: fields that rise (1) or fall (-1) from the first four updates to the last four.
         overrides: of the recipe.
         stored: what the checkpoint then holds of them.
         tolerance: absolute, of a weight after Adam's first updates on two ranks.
@@ -51,6 +53,7 @@ class Method(NamedTuple):
     logged: set[str]
     only_training: bool
     state: str
+    trend: dict[str, int]
     overrides: Sequence[str]
     stored: dict[str, dict[str, object]]
     tolerance: float = 1e-6
@@ -62,7 +65,7 @@ METHODS = {
         options=(),
         two_ranks=("--mask-unit", "subword"),
         parts={"encoder", "lm_head"},
-        logged=MASKED, only_training=False, state="ppl_random",
+        logged=MASKED, only_training=False, state="ppl_random", trend={},
         overrides=("task.mask_unit=whole_word", "model.activation_fn=relu"),
         stored={"model": {"activation_fn": "relu"}, "task": {"mask_unit": "whole_word"}},
     ),
@@ -71,7 +74,7 @@ METHODS = {
         options=("--criterion", "fully_explored_mlm", "--mask-splits", "4"),
         two_ranks=(*RAGGED, "--ddp-backend", "pytorch_ddp"),
         parts={"encoder", "lm_head"},
-        logged=MASKED, only_training=False, state="var_within",
+        logged=MASKED, only_training=False, state="var_within", trend={},
         overrides=("task.mask_unit=span", "task.mask_splits=2"),
         stored={"task": {"mask_unit": "span", "mask_splits": 2}},
     ),
@@ -84,7 +87,7 @@ METHODS = {
         parts={"encoder", "lm_head", "proposal"},
         logged={"encoder_loss", "proposal_loss", "loss_proposed", "loss_uniform", "share_proposed",
                 "importance_weight", "clipped_low", "clipped_high", "proposal_entropy", "rank_correlation"},
-        only_training=True, state="share_proposed",
+        only_training=True, state="share_proposed", trend={"share_proposed": 1},
         overrides=("model.explore_updates=4", "model.explore_unit=batch", "criterion.importance_weight=exact",
                    "task.mask_unit=whole_word", "task.mask_splits=2"),
         stored={"model": {"explore_updates": 4, "proposal_layers": 2},
@@ -96,7 +99,7 @@ METHODS = {
         options=("--arch", "three_ml_tiny", "--mask-prob", "0.4"),
         two_ranks=("--ddp-backend", "pytorch_ddp"),
         parts={"encoder", "decoder", "lm_head"},
-        logged=MASKED | {"encoder_length", "flops_saved"}, only_training=False, state="ppl_mask",
+        logged=MASKED | {"encoder_length", "flops_saved"}, only_training=False, state="ppl_mask", trend={},
         overrides=("task.mask_unit=span", "model.decoder_layers=1"),
         stored={"model": {"decoder_layers": 1, "decoder_attention": "self"}},
     ),
@@ -106,7 +109,7 @@ METHODS = {
                  "--criterion", "fully_explored_mlm", *RAGGED),
         two_ranks=(),
         parts={"encoder", "decoder", "lm_head"},
-        logged=MASKED | {"encoder_length", "flops_saved"}, only_training=False, state="var_between",
+        logged=MASKED | {"encoder_length", "flops_saved"}, only_training=False, state="var_between", trend={},
         overrides=("criterion=fully_explored_mlm", "model.decoder_attention=cross", "task.mask_splits=2"),
         stored={"model": {"decoder_attention": "cross"}, "task": {"mask_splits": 2}},
     ),
@@ -119,7 +122,7 @@ METHODS = {
         logged={"loss", "ppl", "accuracy", "objective", "replace_rate", "mlm_loss_1", "mlm_loss_2",
                 "mlm_loss_3", "mixture_1", "mixture_2", "mixture_3", "disc_loss", "disc_accuracy",
                 "disc_accuracy_replaced", "disc_accuracy_original", "disc_auc"},
-        only_training=False, state="mixture_1",
+        only_training=False, state="mixture_1", trend={"objective": -1, "disc_loss": -1},
         overrides=("model.generator_layers=[1,2]", "model.mixture=layer_switch",
                    "model.no_generator_stop_grad=true", "criterion.discriminator_weight=20"),
         stored={"model": {"generator_layers": [1, 2], "max_update": 4},
@@ -162,7 +165,12 @@ def test_it_logs_what_it_is_about(method, whole):
     assert len(whole.training) == 12
     assert set().union(*whole.training) >= method.logged | {method.state}
     validated = {key.removeprefix("valid_") for key in whole.validation}
-    assert not validated & method.logged if method.only_training else validated >= method.logged
+    assert not validated & method.logged if method.only_training else validated >= method.logged - RANDOM
+    for field, sign in method.trend.items():
+        first, last = (
+            sum(float(line[field]) for line in whole.training[part]) for part in (slice(4), slice(8, 12))
+        )
+        assert sign * (last - first) > 0, field
 
 
 def test_a_resumed_run_is_the_whole_one_to_the_bit(method, whole, small_data, tmp_path):
@@ -180,7 +188,7 @@ def test_a_resumed_run_is_the_whole_one_to_the_bit(method, whole, small_data, tm
     assert len({line.get(method.state) for line in whole.training}) > 1, "something that could be lost"
 
 
-def test_two_ranks_give_the_weights_of_one_with_two_micro_batches(method, small_data, tmp_path):
+def test_two_ranks_give_the_weights_of_one_with_two_micro_batches(method, whole, small_data, tmp_path):
     """Under DDP, which wants a gradient for every parameter."""
     options = (*method.two_ranks, "--max-update", "4", "--disable-validation", "--batch-size", "4")
     one_log = train(method, small_data, tmp_path / "one", *options, "--update-freq", "2")
@@ -188,12 +196,15 @@ def test_two_ranks_give_the_weights_of_one_with_two_micro_batches(method, small_
     one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
     for key in one:
         torch.testing.assert_close(two[key], one[key], rtol=1e-4, atol=method.tolerance)
-    logged = [[line.get(method.state) for line in log] for log in (one_log, two_log)]
-    assert logged[0] == logged[1] and len(logged[0]) == 4
-    norms = [[float(line["gnorm"]) for line in log] for log in (one_log, two_log)]
-    assert norms[0] == pytest.approx(norms[1], rel=2e-3), "Adam would forgive a gradient twice as large"
-    moved = (one["encoder.layernorm_embedding.weight"] - 1.0).abs().max().item()
-    assert moved > 1e-3, "weights that barely move would agree by themselves"
+    assert len(one_log) == len(two_log) == 4
+    for field in sorted(
+        {*method.logged, method.state, "gnorm"}
+    ):  # Adam would forgive a gradient twice as large
+        alone, together = ([float(line.get(field) or 0) for line in log] for log in (one_log, two_log))
+        assert together == pytest.approx(alone, rel=2e-3, abs=2e-3), field
+    for part in method.parts:
+        moved = [(one[key] - whole.weights[key]).abs().max() for key in one if key.split(".")[0] == part]
+        assert max(moved) > 1e-3, f"weights of {part} that barely move would agree by themselves"
 
 
 def test_bf16_trains_as_fp32_does(method, whole, small_data, tmp_path):
