@@ -30,8 +30,7 @@ from fairseq_masking.figures.curves import (
     summary_cells,
 )
 from fairseq_masking.figures.figure import Curves, plot_panels
-from fairseq_masking.figures.provenance import write_csv
-from fairseq_masking.figures.tables import format_table
+from fairseq_masking.figures.tables import format_table, write_csv
 from fairseq_masking.figures.training_log import named_log, read_training_log
 
 __all__ = ["add_options", "run"]

@@ -187,7 +187,7 @@ def write_numbers(
     """
     if args.out is None:
         return
-    from fairseq_masking.figures.provenance import provenance_of, write_csv
+    from fairseq_masking.figures.tables import provenance_of, write_csv
 
     paths = getattr(args, "checkpoint", [])
     checkpoints = [paths] if isinstance(paths, Path) else paths

@@ -5,34 +5,45 @@ class of fairseq, leaves everything alone that already works, and may be called 
 
 | file | what it mends |
 |---|---|
+| this one | NumPy names that are gone, PyPI's unrelated ``apex``, a torchaudio that does not load |
 | checkpoints.py | loading under weights_only, refusing checkpoints that run code, atomic copies |
 | distributed.py | several processes on CPU, torchrun, DDP without a GPU |
-| environment.py | NumPy names that are gone, PyPI's unrelated ``apex``, a torchaudio that does not load |
 | errors.py | a ``UserError`` ends the program with one line instead of a traceback, on every rank |
 | launch.py | the one wrapper around ``call_main`` through which every fairseq command starts its work |
-| options.py | ``--bf16`` on machines that are no TPU; which options were typed |
+| options.py | ``--bf16`` on machines that are no TPU; which options were typed; how ours are declared |
 | runs.py | what one run leaves to the next: its best score, its reading thread; a finished run stays so |
 """
 
-from fairseq_masking.compat import (
-    checkpoints,
-    distributed,
-    environment,
-    errors,
-    launch,
-    options,
-    runs,
-)
+import ctypes
+import importlib.util
+import logging
+import multiprocessing
+import os
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+
+from fairseq_masking.compat import checkpoints, distributed, errors, launch, options, runs
 from fairseq_masking.compat.runs import reset_process_state
 
-__all__ = ["apply", "reset_process_state"]
+__all__ = [
+    "apply",
+    "hide_broken_torchaudio",
+    "reset_process_state",
+    "restore_numpy_compat",
+    "warn_about_wrong_apex",
+]
+
+logger = logging.getLogger(__name__)
 
 
 def apply() -> None:
     """Applies every fix. Idempotent; ``registration`` calls it before it registers anything."""
-    environment.restore_numpy_compat()
-    environment.warn_about_wrong_apex()
-    environment.hide_broken_torchaudio()
+    restore_numpy_compat()
+    warn_about_wrong_apex()
+    hide_broken_torchaudio()
     checkpoints.allow_safe_globals()
     checkpoints.guard_checkpoint_loading()
     checkpoints.allow_broadcast_of_checkpoints()
@@ -45,3 +56,47 @@ def apply() -> None:
     launch.wrap_call_main()
     errors.show_user_errors_outside_of_call_main()
     errors.show_user_errors_of_hydra_programs()
+
+
+def restore_numpy_compat() -> None:
+    """Gives back ``np.compat.long``, which NumPy 2 removed and ``--sample-break-mode eos`` still reads."""
+    if not hasattr(np, "compat"):
+        np.compat = SimpleNamespace(long=int)
+
+
+def warn_about_wrong_apex() -> None:
+    """Says in one line if the installed ``apex`` is PyPI's web toolkit and not NVIDIA's kernels.
+
+    fairseq's own imports of it survive (they catch ImportError); it is slower than its user thinks, no more.
+    Only looks at the files: importing the toolkit fails or runs foreign code. One rank speaks for all.
+    """
+    if multiprocessing.parent_process() is not None or os.environ.get("RANK", "0") != "0":
+        return
+    folders = _folders_of("apex")
+    if folders and not any((folder / "normalization").exists() for folder in folders):
+        logger.warning(
+            f"the package apex in {folders[0]} is not NVIDIA's (PyPI's apex is an unrelated web toolkit), so "
+            "no fused kernels are used: pip uninstall apex, then build github.com/NVIDIA/apex or go without"
+        )
+
+
+def hide_broken_torchaudio() -> None:
+    """Makes ``import torchaudio`` an ImportError, which importers catch, where its library does not load.
+
+    ve-fairseq brings the newest torchaudio, which may be built for CUDA beside a PyTorch without it. It then
+    raises OSError on import, and every model of transformers with it.
+    """
+    libraries = [path for folder in _folders_of("torchaudio") for path in folder.glob("lib/_torchaudio*.so")]
+    try:
+        for library in libraries:
+            ctypes.CDLL(str(library))
+    except OSError:
+        sys.modules["torchaudio"] = None  # type: ignore[assignment]
+
+
+def _folders_of(package: str) -> list[Path]:
+    try:
+        spec = importlib.util.find_spec(package)
+    except (ImportError, ValueError):
+        return []
+    return [Path(folder) for folder in (spec.submodule_search_locations or [])] if spec else []

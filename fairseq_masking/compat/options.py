@@ -1,8 +1,9 @@
-"""Command-line options: what fairseq's parser turns into something else, and which of them were typed."""
+"""Options: one of a fairseq dataclass, what fairseq's parser makes of ``--bf16``, and which were typed."""
 
 import sys
 from argparse import Namespace
 from collections.abc import Callable
+from dataclasses import field
 from typing import Any
 
 from fairseq import options as fairseq_options
@@ -10,9 +11,17 @@ from hydra.core.hydra_config import HydraConfig
 
 from fairseq_masking.compat.patching import replace
 
-__all__ = ["keep_bf16_off_the_tpu", "typed_model_options"]
+__all__ = ["keep_bf16_off_the_tpu", "option", "typed_model_options"]
 
 _given: list[str] = []  # the words that fairseq's parser got last
+
+
+def option(default: Any, help: str) -> Any:
+    """Return a field of a fairseq dataclass, for the command line and Hydra; ``--help`` prints ``help``.
+
+    Types are spelt ``Optional[int]``, ``List[int]``: fairseq's option parser does not read ``int | None``.
+    """
+    return field(default=default, metadata={"help": help})
 
 
 def keep_bf16_off_the_tpu() -> None:

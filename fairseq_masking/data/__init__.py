@@ -2,9 +2,8 @@
 
 from fairseq_masking.corpus.dictionary import load_dictionary
 from fairseq_masking.corpus.indexed import load_tokens
-from fairseq_masking.data.batch import batch_input
+from fairseq_masking.data.batch import MaskedExample, batch_input, collate
 from fairseq_masking.data.blocks import BlockDataset, BreakMode
-from fairseq_masking.data.collater import MaskedExample, collate
 from fairseq_masking.data.masked_dataset import MaskedDataset
 
 __all__ = [

@@ -1,21 +1,39 @@
-"""The only maker of design.md's batch contract: clean text, the corruption beside it.
+"""The only maker of design.md's batch: clean text, the corruption beside it; and fairseq's sample around it.
 
 Shapes: I texts, K splits, B = I * K rows, T columns, N masked positions of the batch, k of a row.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from fairseq_masking.masking import Kind, MaskedItem
+from fairseq_masking.masking import Kind, MaskedItem, noise_seed
 
-__all__ = ["batch_input"]
+__all__ = ["MaskedExample", "batch_input", "collate"]
 
 _NO_COLUMNS = np.empty(0, dtype=np.int64)
 _NO_KINDS = np.empty(0, dtype=np.int8)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MaskedExample:
+    """One item of a ``MaskedDataset``.
+
+    Attributes:
+        index: of the item in its dataset.
+        tokens: int64 [T], clean text with the outer <s> and </s>.
+        masked: its K masks; None where it is skipped.
+        num_splits: K.
+    """
+
+    index: int
+    tokens: npt.NDArray[np.int64]
+    masked: MaskedItem | None
+    num_splits: int
 
 
 def batch_input(
@@ -88,3 +106,38 @@ def batch_input(
         "num_splits": num_splits,
     }
     return {**{name: torch.from_numpy(array).to(device) for name, array in arrays.items()}, "shape": shape}
+
+
+def collate(
+    items: Sequence[MaskedExample], pad_index: int, *, seed: int = 1, epoch: int = 1
+) -> dict[str, Any]:
+    """Makes a batch; the K rows of an item stand together, a skipped item has rows without masks.
+
+    Args:
+        items: of one dataset, with the same K.
+        pad_index: id of <pad>.
+        seed: of the run, for ``noise_seed``.
+        epoch: that the masks were drawn for, for ``noise_seed``.
+
+    Returns:
+        The batch of design.md, tensors on the CPU; {} for no items.
+    """
+    if len(items) == 0:
+        return {}
+    num_splits = items[0].num_splits
+    index_I = np.array([item.index for item in items], dtype=np.int64)
+    net_input = batch_input(
+        [item.tokens for item in items],
+        [item.masked for item in items],
+        num_splits=num_splits,
+        pad_index=pad_index,
+        noise_seed=noise_seed(seed, epoch, items[0].index),
+    )
+    return {
+        "id": torch.from_numpy(np.repeat(index_I, num_splits)),
+        "split": torch.from_numpy(np.tile(np.arange(num_splits, dtype=np.int64), len(items))),
+        "nsentences": len(items) * num_splits,
+        "ntokens": sum(len(item.tokens) for item in items) * num_splits,
+        "num_skipped": sum(item.masked is None for item in items),
+        "net_input": net_input,
+    }

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fairseq_masking.data.batch import MaskedExample, collate
 from fairseq_masking.data.blocks import BlockDataset, SizedDataset
-from fairseq_masking.data.collater import MaskedExample, collate
 from fairseq_masking.masking import Masker, order_generator
 
 __all__ = ["MaskedDataset"]

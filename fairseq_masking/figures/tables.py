@@ -1,9 +1,18 @@
-"""Plain-text tables that read well in a terminal and as Markdown."""
+"""Tables of text, that read well in a terminal and as Markdown, and as CSV, with what reproduces them."""
 
+import csv
+import hashlib
+import platform
+import shlex
+import subprocess
+import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-__all__ = ["format_rows", "format_table"]
+from fairseq_masking.files import whole_file
+
+__all__ = ["environment", "format_rows", "format_table", "provenance_of", "write_csv"]
 
 
 def format_rows(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> str:
@@ -20,7 +29,65 @@ def format_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(lines)
 
 
+def provenance_of(
+    command: Sequence[str], checkpoints: Sequence[Path] = (), *, since: float | None = None, **more: str
+) -> dict[str, str]:
+    """Return what reproduces numbers: the command line, checkpoints' hashes, ``environment`` and ``more``.
+
+    Args:
+        since: ``time.perf_counter()`` when the command started: its ``seconds`` come last.
+    """
+    seconds = {} if since is None else {"seconds": f"{time.perf_counter() - since:.0f}"}
+    hashes = [hashlib.sha256(path.read_bytes()).hexdigest()[:16] for path in checkpoints]
+    return {
+        "command": shlex.join(command),
+        "checkpoint_sha256": " ".join(hashes),
+        **environment(),
+        **more,
+        **seconds,
+    }
+
+
+def environment(device: str = "cpu") -> dict[str, str]:
+    """Return device, versions and commit.
+
+    Args:
+        device: ``cpu`` or ``cuda``.
+    """
+    import torch  # late: most of what writes a table needs none
+
+    commit = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=Path(__file__).parent
+    )
+    return {
+        "device": torch.cuda.get_device_name()
+        if device == "cuda"
+        else f"{_cpu_name()} ({torch.get_num_threads()} threads)",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "commit": commit.stdout.strip() or "unknown",
+    }
+
+
+def write_csv(path: Path, rows: Sequence[dict[str, Any]], provenance: dict[str, str]) -> None:
+    """Write the rows, all or none; what holds for all of them stands in the first one alone."""
+    with whole_file(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, fieldnames=[*rows[0], *provenance])
+        writer.writeheader()
+        for number, row in enumerate(rows):
+            cells = {key: f"{value:.9g}" if isinstance(value, float) else value for key, value in row.items()}
+            writer.writerow({**cells, **(provenance if number == 0 else {})})
+
+
 def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
     others = zip(cells[1:], widths[1:], strict=True)
     padded = [cells[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in others)]
     return f"| {' | '.join(padded)} |"
+
+
+def _cpu_name() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
+    return next(
+        (line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine()
+    )

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from fairseq_masking.corpus.manifest import read_manifest
 from fairseq_masking.corpus.workspace import Reporter
 from fairseq_masking.errors import UserError
-from fairseq_masking.figures.provenance import environment
+from fairseq_masking.figures.tables import environment
 from fairseq_masking.files import configs_folder, whole_file, write_json
 from fairseq_masking.finetuning.baselines import baseline_scores
 from fairseq_masking.finetuning.finetuned import Finetuned, predict

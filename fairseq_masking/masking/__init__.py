@@ -3,12 +3,10 @@
 Imports neither fairseq nor PyTorch.
 """
 
-from fairseq_masking.masking.config import MaskingConfig, MaskUnit
-from fairseq_masking.masking.corruption import Kind
-from fairseq_masking.masking.counts import corruption_counts, num_masked
+from fairseq_masking.masking.config import MaskingConfig, MaskingVocabulary, MaskUnit
+from fairseq_masking.masking.corruption import Kind, corruption_counts, num_masked
 from fairseq_masking.masking.masker import MaskedItem, Masker
 from fairseq_masking.masking.randomness import noise_seed, order_generator
-from fairseq_masking.masking.vocabulary import MaskingVocabulary
 
 __all__ = [
     "Kind",

@@ -12,13 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from fairseq_masking.errors import UserError
-from fairseq_masking.masking.config import MaskingConfig
-from fairseq_masking.masking.corruption import corrupt, kinds_of
-from fairseq_masking.masking.counts import num_masked
+from fairseq_masking.masking.config import MaskingConfig, MaskingVocabulary
+from fairseq_masking.masking.corruption import corrupt, kinds_of, num_masked
 from fairseq_masking.masking.randomness import corruption_generator, position_generator
-from fairseq_masking.masking.splits import cut_splits
-from fairseq_masking.masking.units import span_length_cdf, unit_starts
-from fairseq_masking.masking.vocabulary import MaskingVocabulary
+from fairseq_masking.masking.units import cut_splits, span_length_cdf, unit_starts
 
 __all__ = ["MaskedItem", "Masker"]
 

@@ -1,7 +1,6 @@
 """Optimizers and a learning rate schedule, registered with fairseq."""
 
-from fairseq_masking.optim.adamw import AdamW
-from fairseq_masking.optim.clipping import clip_grad_norm
+from fairseq_masking.optim.adamw import AdamW, clip_grad_norm
 from fairseq_masking.optim.fused_adamw import FusedAdamWConfig, FusedAdamWOptimizer
 from fairseq_masking.optim.linear_schedule import LinearSchedule, LinearScheduleConfig
 

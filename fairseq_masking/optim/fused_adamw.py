@@ -12,10 +12,9 @@ from fairseq.optim import FairseqOptimizer, register_optimizer
 from omegaconf import II
 from torch import Tensor
 
+from fairseq_masking.compat.options import option
 from fairseq_masking.errors import UserError
-from fairseq_masking.optim.adamw import AdamW
-from fairseq_masking.optim.clipping import clip_grad_norm
-from fairseq_masking.options import option
+from fairseq_masking.optim.adamw import AdamW, clip_grad_norm
 
 __all__ = ["FusedAdamWConfig", "FusedAdamWOptimizer", "parse_betas"]
 

@@ -14,9 +14,9 @@ from fairseq.optim import FairseqOptimizer
 from fairseq.optim.lr_scheduler import FairseqLRScheduler, register_lr_scheduler
 from omegaconf import II, DictConfig, OmegaConf
 
+from fairseq_masking.compat.options import option
 from fairseq_masking.compat.patching import replace
 from fairseq_masking.errors import UserError
-from fairseq_masking.options import option
 
 __all__ = ["LinearSchedule", "LinearScheduleConfig", "tell_epoch_lengths"]
 

@@ -16,12 +16,12 @@ from fairseq.models import BaseFairseqModel
 from fairseq.tasks import FairseqTask, register_task
 from omegaconf import II, MISSING
 
+from fairseq_masking.compat.options import option
 from fairseq_masking.corpus.dictionary import masking_vocabulary
 from fairseq_masking.corpus.manifest import check_dictionary
 from fairseq_masking.data import BlockDataset, BreakMode, MaskedDataset, load_dictionary, load_tokens
 from fairseq_masking.errors import UserError
 from fairseq_masking.masking import Masker, MaskingConfig, MaskUnit
-from fairseq_masking.options import option
 from fairseq_masking.tokenizers.symbols import MASK_SYMBOL
 
 __all__ = ["MaskedPretrainingConfig", "MaskedPretrainingTask"]

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 import fairseq_masking
-from fairseq_masking.figures.provenance import environment
+from fairseq_masking.figures.tables import environment
 
 __all__ = [
     "PRECISIONS",

@@ -19,7 +19,7 @@ from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.trainer import Trainer
 
 import fairseq_masking
-from fairseq_masking.masking.counts import num_masked
+from fairseq_masking.masking.corruption import num_masked
 from fairseq_masking.measure.flops import EncoderShape, step_flops
 from fairseq_masking.methods.base.sizes import SIZES
 

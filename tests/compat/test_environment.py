@@ -12,7 +12,6 @@ from fairseq.logging import progress_bar
 
 import fairseq_masking
 from fairseq_masking import compat
-from fairseq_masking.compat import environment
 
 
 def test_applying_twice_changes_nothing() -> None:
@@ -23,7 +22,7 @@ def test_applying_twice_changes_nothing() -> None:
 
 def test_numpy_compat(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(np, "compat")
-    environment.restore_numpy_compat()
+    compat.restore_numpy_compat()
     assert np.zeros(2, dtype=np.compat.long).dtype == np.int64
 
 
@@ -44,7 +43,7 @@ def test_wrong_apex(
     monkeypatch.delenv("RANK", raising=False)
     importlib.invalidate_caches()
     with caplog.at_level(logging.WARNING):
-        environment.warn_about_wrong_apex()
+        compat.warn_about_wrong_apex()
     messages = [record.getMessage() for record in caplog.records]
     assert len(messages) == warnings
     for message in messages:
@@ -64,7 +63,7 @@ def test_torchaudio_is_hidden_where_its_library_does_not_load(
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setitem(sys.modules, "torchaudio", None)  # remembers what was there
     del sys.modules["torchaudio"]
-    environment.hide_broken_torchaudio()
+    compat.hide_broken_torchaudio()
     if broken:
         with pytest.raises(ImportError):
             importlib.import_module("torchaudio")

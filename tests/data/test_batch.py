@@ -1,4 +1,4 @@
-"""The batch made directly, as measurements do; test_collater.py has every field against plain loops."""
+"""The batch made directly, as measurements do; test_collate.py has every field against plain loops."""
 
 import numpy as np
 import pytest

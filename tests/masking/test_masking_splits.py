@@ -7,8 +7,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from fairseq_masking.masking.splits import cut_splits
-from fairseq_masking.masking.units import span_length_cdf, tile_spans
+from fairseq_masking.masking.units import cut_splits, span_length_cdf, tile_spans
 
 # Unit lengths: subwords; words; a word longer than tau; one single word; and uneven ones.
 UNITS = [(1, 1, 1, 1, 1), (2, 1, 3), (5, 1, 1), (6,), (1, 4, 2)]

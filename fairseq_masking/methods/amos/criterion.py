@@ -15,6 +15,7 @@ from fairseq.criterions import register_criterion
 from fairseq.dataclass import FairseqDataclass
 from torch import Tensor, nn
 
+from fairseq_masking.compat.options import option
 from fairseq_masking.errors import UserError
 from fairseq_masking.methods.amos.generator import depth_names
 from fairseq_masking.methods.amos.model import AmosOutput
@@ -26,7 +27,6 @@ from fairseq_masking.methods.base.masked_tokens import (
     reduce_masked_token_logs,
 )
 from fairseq_masking.methods.mlm.criterion import MLMCriterion
-from fairseq_masking.options import option
 
 __all__ = ["AmosCriterion", "AmosCriterionConfig", "ranked_pairs"]
 

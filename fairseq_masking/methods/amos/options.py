@@ -9,10 +9,10 @@ from typing import List, Optional
 from fairseq.dataclass import ChoiceEnum
 from omegaconf import II
 
+from fairseq_masking.compat.options import option
 from fairseq_masking.errors import UserError
 from fairseq_masking.methods.amos.mixture import MIXTURES
 from fairseq_masking.methods.base.options import RELATIVE_POSITION_CHOICES, EncoderModelConfig
-from fairseq_masking.options import option
 
 __all__ = ["GENERATOR_LAYERS", "AmosConfig", "generator_depths"]
 

@@ -5,11 +5,11 @@ from typing import Optional
 
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 
+from fairseq_masking.compat.options import option
 from fairseq_masking.modules.compilation import COMPILATIONS, COMPILE_MODES
 from fairseq_masking.modules.encoder import ACTIVATIONS, EncoderConfig
 from fairseq_masking.modules.relative_position import BUCKETINGS
 from fairseq_masking.ops.dispatch import IMPLEMENTATIONS
-from fairseq_masking.options import option
 
 __all__ = ["EncoderModelConfig", "encoder_config"]
 

@@ -15,6 +15,7 @@ from fairseq.criterions import register_criterion
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 from torch import Tensor, nn
 
+from fairseq_masking.compat.options import option
 from fairseq_masking.errors import UserError
 from fairseq_masking.methods.base.masked_tokens import (
     log_mean_of,
@@ -26,7 +27,6 @@ from fairseq_masking.methods.map_net.model import MapNetOutput
 from fairseq_masking.methods.map_net.ragged import RaggedRows, rank_correlation
 from fairseq_masking.methods.map_net.sampling import clip_log_weight, log_weight_exact, log_weight_paper
 from fairseq_masking.methods.mlm.criterion import MLMCriterion
-from fairseq_masking.options import option
 
 __all__ = ["MapNetCriterion", "MapNetCriterionConfig", "Weights", "encoder_loss", "proposal_loss"]
 

@@ -16,6 +16,7 @@ from fairseq.models import register_model
 from omegaconf import II
 from torch import Tensor, nn
 
+from fairseq_masking.compat.options import option
 from fairseq_masking.corpus.dictionary import masking_vocabulary
 from fairseq_masking.methods.base.options import EncoderModelConfig
 from fairseq_masking.methods.base.sizes import register_architectures
@@ -25,7 +26,6 @@ from fairseq_masking.methods.map_net.ragged import RaggedRows
 from fairseq_masking.methods.map_net.sampling import draw_replacements, propose_masks
 from fairseq_masking.methods.mlm.model import MLMConfig, MLMModel
 from fairseq_masking.ops import gather_positions
-from fairseq_masking.options import option
 
 __all__ = ["PROPOSAL_SIZES", "MapNetConfig", "MapNetModel", "MapNetOutput"]
 

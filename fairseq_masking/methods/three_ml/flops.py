@@ -10,7 +10,7 @@ rate.
 from dataclasses import dataclass
 
 from fairseq_masking.errors import UserError
-from fairseq_masking.masking.counts import corruption_counts, num_masked
+from fairseq_masking.masking.corruption import corruption_counts, num_masked
 
 __all__ = [
     "BASELINE_RATE",

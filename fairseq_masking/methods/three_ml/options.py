@@ -9,11 +9,11 @@ from typing import Optional
 
 from fairseq.dataclass import ChoiceEnum
 
+from fairseq_masking.compat.options import option
 from fairseq_masking.errors import UserError
 from fairseq_masking.methods.base.options import EncoderModelConfig
 from fairseq_masking.methods.three_ml.flops import DECODER_ATTENTIONS
 from fairseq_masking.modules import EncoderConfig
-from fairseq_masking.options import option
 
 __all__ = ["ThreeMLConfig", "decoder_config", "normalization"]
 
