@@ -20,20 +20,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+import common as bench
 import torch
-from common import (
-    PRECISIONS,
-    added_memory,
-    environment,
-    matmul_peak,
-    memory_of_child,
-    milliseconds,
-    read_csv,
-    report_memory,
-    take_turns,
-    utilisation,
-    write_csv,
-)
 from systems import OURS, VARIANTS, Run, Setting
 
 from fairseq_masking.figures.tables import format_table
@@ -47,23 +35,14 @@ WARM_UP, STEPS_OF_MEMORY = 2, 4
 
 
 def arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--data", default=".quickstart/data", help="prepared corpus")
+    parser = bench.bench_parser(__doc__, steps=5, turns=6, out="scripts/bench/results/amos_cost.csv")
     parser.add_argument("--arch", default="tiny", choices=SIZES, help="shape of the encoder")
     parser.add_argument("--tokens", type=int, default=128, help="tokens a row")
     parser.add_argument("--rows", type=int, default=32, help="rows a batch")
-    parser.add_argument("--precision", default="fp32", choices=PRECISIONS)
-    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--variants", nargs="*", default=[], help="for all alike, see systems.py")
-    parser.add_argument("--steps", type=int, default=5, help="steps a turn")
-    parser.add_argument("--turns", type=int, default=6, help="turns of each; the first warms up")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     parser.add_argument("--no-memory", action="store_true", help="leave out peak memory (on a CPU)")
     parser.add_argument("--memory-of", help=argparse.SUPPRESS)
     parser.add_argument("--append", action="store_true", help="keep the rows that --out has")
-    parser.add_argument("--out", default="scripts/bench/results/amos_cost.csv")
     return parser.parse_args(argv)
 
 
@@ -110,30 +89,30 @@ def measure(args: argparse.Namespace, setting: Setting) -> list[dict[str, Any]]:
             run = runs[name] = Run(setting, system_of(args, name), save_dir)
             _steps(run, WARM_UP)  # what is compiled is compiled here
             if args.device == "cuda":
-                peaks[name] = added_memory(lambda run=run: _steps(run, WARM_UP), "cuda", before)
+                peaks[name] = bench.added_memory(lambda run=run: _steps(run, WARM_UP), "cuda", before)
         vocabulary = runs[BASELINE].vocab_size
-        seconds = take_turns(
+        seconds = bench.take_turns(
             {name: run.step for name, run in runs.items()},
             steps=args.steps,
             turns=args.turns,
-            between=lambda: matmul_peaks.append(matmul_peak(args.device, args.precision)),
+            between=lambda: matmul_peaks.append(bench.matmul_peak(args.device, args.precision)),
         )
     if args.device == "cpu" and not args.no_memory:
         for name in runs:
             child = [*setting.arguments(), "--variants", *args.variants, "--memory-of", name]
-            peaks[name] = memory_of_child(__file__, child)
+            peaks[name] = bench.memory_of_child(__file__, child)
     medians = {name: statistics.median(times) for name, times in seconds.items()}
     rows = []
     for name, depths in contenders(args.arch).items():
         flops, baseline = (computed(setting, chosen, vocabulary) for chosen in (depths, ()))
         row = {"system": name, **setting.columns(), "vocabulary": vocabulary}
-        row |= {"variants": "+".join(args.variants), **milliseconds(seconds[name], "step_")}
+        row |= {"variants": "+".join(args.variants), **bench.milliseconds(seconds[name], "step_")}
         row |= {
             "tokens_per_s": round(setting.tokens * setting.rows / medians[name]),
             "time_over_mlm": round(medians[name] / medians[BASELINE], 3),
             "flops_over_mlm": round(flops / baseline, 3),
         }
-        row |= utilisation(
+        row |= bench.utilisation(
             3 * setting.rows * flops,
             medians[name],
             statistics.median(matmul_peaks),
@@ -142,7 +121,7 @@ def measure(args: argparse.Namespace, setting: Setting) -> list[dict[str, Any]]:
         )
         row["peak_mib"] = round(peaks[name], 1) if name in peaks else ""
         row["peak_over_mlm"] = round(peaks[name] / peaks[BASELINE], 3) if peaks else ""
-        rows.append({**row, **environment(args.device)})
+        rows.append({**row, **bench.environment(args.device)})
     return rows
 
 
@@ -174,10 +153,10 @@ def main(argv: list[str] | None = None) -> None:
     if args.memory_of:
         with tempfile.TemporaryDirectory() as save_dir:
             run = Run(setting, system_of(args, args.memory_of), save_dir, num_batches=4)
-            report_memory(lambda: _steps(run, STEPS_OF_MEMORY))
+            bench.report_memory(lambda: _steps(run, STEPS_OF_MEMORY))
         return
     rows = measure(args, setting)
-    write_csv(args.out, [*(read_csv(args.out) if args.append else []), *rows])
+    bench.write_csv(args.out, [*(bench.read_csv(args.out) if args.append else []), *rows])
     print(table(rows))
     arch, tokens, precision, least = TARGET
     if args.device == "cuda" and (args.arch, args.tokens, args.precision) == (arch, tokens, precision):

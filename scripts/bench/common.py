@@ -4,6 +4,7 @@ Contenders take turns in one process, so that the machine's mood hits all alike.
 contender: on a CPU in a process of its own, on a GPU above what stood there before it was built.
 """
 
+import argparse
 import csv
 import itertools
 import json
@@ -25,6 +26,7 @@ from fairseq_masking.figures.tables import environment
 __all__ = [
     "PRECISIONS",
     "added_memory",
+    "bench_parser",
     "datasheet_peak",
     "environment",
     "matmul_peak",
@@ -53,6 +55,31 @@ _DATASHEET = (
     ("A100", ("bf16", "fp16"), 312e12),
     ("V100", ("fp16",), 125e12),
 )
+
+
+def bench_parser(
+    description: str | None, *, steps: int, turns: int | None = None, out: str, data: bool = True
+) -> argparse.ArgumentParser:
+    """Return a parser with the options of every benchmark that lets contenders take turns.
+
+    Args:
+        steps, turns, out: defaults of the options of these names; without turns there is no such option.
+        data: it trains on a prepared corpus.
+    """
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    if data:
+        add("--data", default=".quickstart/data", help="prepared corpus")
+    add("--precision", default="fp32", choices=PRECISIONS)
+    add("--device", default="cpu", choices=["cpu", "cuda"])
+    add("--steps", type=int, default=steps, help="steps that are measured, a turn where there are turns")
+    if turns is not None:
+        add("--turns", type=int, default=turns, help="turns of each contender; the first warms up")
+    add("--threads", type=int, default=1, help="CPU threads")
+    add("--out", default=out)
+    return parser
 
 
 def write_csv(path: str | Path, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -17,19 +17,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+import common as bench
 import torch
-from common import (
-    PRECISIONS,
-    added_memory,
-    environment,
-    matmul_peak,
-    memory_of_child,
-    milliseconds,
-    report_memory,
-    take_turns,
-    utilisation,
-    write_csv,
-)
 from systems import Setting
 from torch import Tensor, nn
 
@@ -43,21 +32,15 @@ SPEED_TARGET = 1.3
 
 
 def arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    parser = bench.bench_parser(
+        __doc__, steps=10, turns=4, out="scripts/bench/results/huggingface.csv", data=False
     )
     parser.add_argument("--arch", default="tiny", choices=SIZES, help="shape of the encoder")
     parser.add_argument("--tokens", type=int, default=128, help="tokens a row")
     parser.add_argument("--rows", type=int, default=16, help="rows a batch")
     parser.add_argument("--vocabulary", type=int, default=30_522, help="symbols")
-    parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16"])
-    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--systems", nargs="+", default=list(SYSTEMS), choices=SYSTEMS)
-    parser.add_argument("--steps", type=int, default=10, help="steps a turn")
-    parser.add_argument("--turns", type=int, default=4, help="turns of each system; the first warms up")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     parser.add_argument("--no-memory", action="store_true", help="leave out peak memory (on a CPU)")
-    parser.add_argument("--out", default="scripts/bench/results/huggingface.csv")
     parser.add_argument("--memory-of", help=argparse.SUPPRESS)
     return parser.parse_args(argv)
 
@@ -106,7 +89,7 @@ def our_model(
         compile="full" if compiled else "none",
     )
     model = MLMModel(cfg, vocab_size=vocabulary, pad_index=PAD)
-    model = model.to(setting.device, PRECISIONS[setting.precision]).train()
+    model = model.to(setting.device, bench.PRECISIONS[setting.precision]).train()
     shape = {"has_padding": False}
     return model, lambda: model(**batch, shape=shape).losses_N.mean()
 
@@ -134,7 +117,7 @@ def their_model(
         pad_token_id=PAD,
         attn_implementation="sdpa",
     )
-    model = model_class(config).to(setting.device, PRECISIONS[setting.precision]).train()
+    model = model_class(config).to(setting.device, bench.PRECISIONS[setting.precision]).train()
     flat = batch["src_tokens"].flatten()
     labels = torch.full_like(flat, -100).index_copy(0, batch["positions"], flat[batch["positions"]])
     corrupted = flat.index_copy(0, batch["positions"], batch["replacements"])
@@ -160,31 +143,31 @@ def measure(args: argparse.Namespace, setting: Setting) -> tuple[list[dict[str, 
             continue
         loops[name] = loop
         if args.device == "cuda":
-            peaks[name] = added_memory(lambda loop=loop: _steps(loop, 2), "cuda", before)
+            peaks[name] = bench.added_memory(lambda loop=loop: _steps(loop, 2), "cuda", before)
         elif not args.no_memory and "compile" not in name:  # compiling takes more than the step
             shared = [*setting.arguments()[2:], "--vocabulary", str(args.vocabulary)]
-            peaks[name] = memory_of_child(__file__, [*shared, "--memory-of", name])
+            peaks[name] = bench.memory_of_child(__file__, [*shared, "--memory-of", name])
     contenders: dict[str, Callable[[], Any]] = {name: loop.step for name, loop in loops.items()}
     bests: list[float] = []
-    seconds = take_turns(
+    seconds = bench.take_turns(
         contenders,
         steps=args.steps,
         turns=args.turns,
-        between=lambda: bests.append(matmul_peak(args.device, args.precision)),
+        between=lambda: bests.append(bench.matmul_peak(args.device, args.precision)),
     )
     rows = []
     for name, times in seconds.items():
         median = statistics.median(times)
         row = {"system": name, **setting.columns(), "vocabulary": args.vocabulary}
-        row |= milliseconds(times, "step_")
+        row |= bench.milliseconds(times, "step_")
         row["tokens_per_s"] = round(setting.tokens * setting.rows / median)
         for other in ("bert", "bert+compile", "roberta", "roberta+compile"):
             known = other in seconds
             row[f"speed_over_{other}"] = round(statistics.median(seconds[other]) / median, 3) if known else ""
         flops = setting.flops(args.vocabulary)
-        row |= utilisation(flops, median, statistics.median(bests), args.device, args.precision)
+        row |= bench.utilisation(flops, median, statistics.median(bests), args.device, args.precision)
         row["peak_mib"] = round(peaks[name], 1) if name in peaks else ""
-        rows.append({**row, "transformers": transformers_version(), **environment(args.device)})
+        rows.append({**row, "transformers": transformers_version(), **bench.environment(args.device)})
         print({key: row[key] for key in row if "quartiles" not in key}, flush=True)
     return rows, failed
 
@@ -209,11 +192,11 @@ def main(argv: list[str] | None = None) -> None:
     setting = Setting("", args.arch, args.tokens, args.rows, args.precision, args.device)
     if args.memory_of:
         loop = Loop(args.memory_of, setting, args.vocabulary)
-        report_memory(lambda: _steps(loop, 3))
+        bench.report_memory(lambda: _steps(loop, 3))
         return
     rows, failed = measure(args, setting)
     if rows:
-        write_csv(args.out, rows)
+        bench.write_csv(args.out, rows)
     if args.device == "cuda":
         best = max((row["tokens_per_s"] for row in rows if row["system"].startswith(OURS)), default=0)
         theirs = max((row["tokens_per_s"] for row in rows if row["system"] in SYSTEMS[4:]), default=0)

@@ -28,19 +28,10 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+import common as bench
 import numpy as np
 import torch
 import torch.nn.functional as F
-from common import (
-    PRECISIONS,
-    added_memory,
-    environment,
-    memory_of_child,
-    milliseconds,
-    report_memory,
-    take_turns,
-    write_csv,
-)
 from torch import Tensor
 
 from fairseq_masking.methods.amos.gumbel_mixture import gumbel_mixture
@@ -74,7 +65,7 @@ class Size:
     def random(self, *shape: int, scale: float = 1.0) -> Tensor:
         """Return a random leaf that wants a gradient."""
         values = torch.randn(*shape, device=self.device) * scale
-        return values.to(PRECISIONS[self.precision]).requires_grad_()
+        return values.to(bench.PRECISIONS[self.precision]).requires_grad_()
 
 
 Contenders = dict[str, Callable[[], None]]
@@ -199,8 +190,8 @@ OPERATIONS: dict[str, Callable[[Size], Contenders]] = {
 
 
 def arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    parser = bench.bench_parser(
+        __doc__, steps=3, turns=4, out="scripts/bench/results/operations.csv", data=False
     )
     parser.add_argument("--only", nargs="+", default=list(OPERATIONS), choices=OPERATIONS, help="operations")
     parser.add_argument("--masked", type=int, nargs="+", default=[1024, 2048, 4096], help="N")
@@ -208,13 +199,7 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--width", type=int, default=256, help="width of the model")
     parser.add_argument("--rows", type=int, default=8, help="rows of attention and dropout")
     parser.add_argument("--tokens", type=int, nargs="+", default=[128, 512], help="tokens of those rows")
-    parser.add_argument("--precision", default="fp32", choices=PRECISIONS)
-    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--steps", type=int, default=3, help="runs a turn")
-    parser.add_argument("--turns", type=int, default=4, help="turns of each; the first warms up")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     parser.add_argument("--no-memory", action="store_true", help="leave out peak memory (on a CPU)")
-    parser.add_argument("--out", default="scripts/bench/results/operations.csv")
     parser.add_argument("--memory-of", help=argparse.SUPPRESS)
     return parser.parse_args(argv)
 
@@ -238,23 +223,23 @@ def measure(args: argparse.Namespace, operation: str, size: Size) -> list[dict[s
     if args.device == "cuda":
         for name, run in contenders.items():
             run()  # compiles, and takes what it keeps for good
-            peaks[name] = added_memory(run, "cuda")
-    seconds = take_turns(contenders, steps=args.steps, turns=args.turns)
+            peaks[name] = bench.added_memory(run, "cuda")
+    seconds = bench.take_turns(contenders, steps=args.steps, turns=args.turns)
     if args.device == "cpu" and not args.no_memory:
         for name in contenders:
-            peaks[name] = memory_of_child(__file__, child_arguments(args, operation, size, name))
+            peaks[name] = bench.memory_of_child(__file__, child_arguments(args, operation, size, name))
     rows = []
     for name, times in seconds.items():
         median, naive = statistics.median(times), statistics.median(seconds[NAIVE])
         shape = {key: getattr(size, key) or "" for key in ("masked", "vocabulary", "width", "rows", "tokens")}
         row = {"operation": operation, "impl": name, **shape, "precision": size.precision}
-        row |= milliseconds(times)
+        row |= bench.milliseconds(times)
         row["speed_over_naive"] = round(naive / median, 3)
         known = not math.isnan(peaks[name])
         row["peak_mib"] = round(peaks[name], 1) if known else ""
         row["memory_of_naive"] = round(peaks[name] / peaks[NAIVE], 3) if known else ""
         row["load_average"] = round(os.getloadavg()[0], 1)  # above 1: the machine was shared
-        rows.append({**row, **environment(args.device)})
+        rows.append({**row, **bench.environment(args.device)})
         print({key: row[key] for key in row if "quartiles" not in key and row[key] != ""}, flush=True)
         if args.device == "cuda" and operation in MEMORY_TARGETS and name != NAIVE:
             print(
@@ -277,13 +262,13 @@ def main(argv: list[str] | None = None) -> None:
     if args.memory_of:
         operation, (size,) = args.only[0], sizes_of(args, args.only[0])
         OPERATIONS[operation](size.toy())[args.memory_of]()  # what is loaded at first use is not counted
-        report_memory(OPERATIONS[operation](size)[args.memory_of])
+        bench.report_memory(OPERATIONS[operation](size)[args.memory_of])
         return
     rows: list[dict[str, Any]] = []
     for operation in args.only:
         for size in sizes_of(args, operation):
             rows += measure(args, operation, size)
-            write_csv(args.out, rows)
+            bench.write_csv(args.out, rows)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import torch
-from common import PRECISIONS, environment, synchronize, write_csv
+from common import bench_parser, environment, synchronize, write_csv
 from systems import STOCK, Run, Setting, check_systems
 from torch.autograd.profiler_util import FunctionEvent
 from torch.profiler import ProfilerActivity, profile, record_function
@@ -65,22 +65,14 @@ SYNCS = re.compile(r"^cuda(Stream|Device|Event)Synchronize$")
 
 
 def arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--data", default=".quickstart/data", help="prepared corpus")
+    parser = bench_parser(__doc__, steps=50, out="scripts/bench/results/profiling.csv")
     parser.add_argument("--arch", default="tiny", choices=SIZES, help="shape of the encoder")
     parser.add_argument("--tokens", type=int, default=128, help="tokens a row")
     parser.add_argument("--rows", type=int, default=8, help="rows a batch")
-    parser.add_argument("--precision", default="fp32", choices=PRECISIONS)
-    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--systems", nargs="+", default=["fairseq_masking", STOCK], help="see systems.py")
-    parser.add_argument("--steps", type=int, default=50, help="profiled steps")
-    parser.add_argument("--warm-up", type=int, default=3, help="steps before them")
+    parser.add_argument("--warm-up", type=int, default=3, help="steps before those that are profiled")
     parser.add_argument("--workers", type=int, default=0, help="data loading processes")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     parser.add_argument("--trace", help="Chrome trace of the first system: a .json or .json.gz file")
-    parser.add_argument("--out", default="scripts/bench/results/profiling.csv")
     return parser.parse_args(argv)
 
 

@@ -18,7 +18,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import torch
-from common import PRECISIONS, environment, milliseconds, read_csv, take_turns, write_csv
+from common import bench_parser, environment, milliseconds, read_csv, take_turns, write_csv
 from systems import VARIANTS, Run, Setting
 
 from fairseq_masking.measure.flops import EncoderShape, mean_share_proposed, proposal_share
@@ -38,20 +38,11 @@ SCHEDULE = "map_net, skipped where it explores: the schedule's mean"
 
 
 def arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--data", default=".quickstart/data", help="prepared corpus")
+    parser = bench_parser(__doc__, steps=5, turns=6, out="scripts/bench/results/proposal_cost.csv")
     parser.add_argument("--arch", nargs="+", default=["tiny"], choices=SIZES)
     parser.add_argument("--tokens", type=int, nargs="+", default=[128], help="tokens a row, for each --arch")
     parser.add_argument("--rows", type=int, nargs="+", default=[32], help="rows a batch, for each --arch")
-    parser.add_argument("--precision", default="fp32", choices=PRECISIONS)
-    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--steps", type=int, default=5, help="steps a turn")
-    parser.add_argument("--turns", type=int, default=6, help="turns of each; the first warms up")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     parser.add_argument("--append", action="store_true", help="keep the rows that --out has")
-    parser.add_argument("--out", default="scripts/bench/results/proposal_cost.csv")
     return parser.parse_args(argv)
 
 

@@ -15,23 +15,17 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import torch
-from step import add_shared_options, run_settings
+from step import run_settings, systems_parser
 from systems import Setting, check_systems
 
 from fairseq_masking.methods.base.sizes import SIZES
 
 
 def arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add_shared_options(parser)
+    parser = systems_parser(__doc__, steps=5, turns=3, out="scripts/bench/results/scaling.csv")
     parser.add_argument("--arch", nargs="+", default=["tiny", "small"], choices=SIZES, help="model sizes")
     parser.add_argument("--tokens", type=int, nargs="+", default=[128, 256, 512], help="sequence lengths")
     parser.add_argument("--batch-tokens", type=int, default=2048, help="tokens a batch")
-    parser.add_argument("--no-memory", action="store_true", help="leave out peak memory (on a CPU)")
-    parser.add_argument("--out", default="scripts/bench/results/scaling.csv")
-    parser.set_defaults(steps=5, turns=3)
     return parser.parse_args(argv)
 
 

@@ -22,21 +22,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+import common as bench
 import torch
-from common import (
-    PRECISIONS,
-    added_memory,
-    environment,
-    matmul_peak,
-    memory_of_child,
-    milliseconds,
-    read_csv,
-    report_memory,
-    seconds_of,
-    take_turns,
-    utilisation,
-    write_csv,
-)
 from systems import PARTS, STOCK, Run, Setting, check_systems
 
 from fairseq_masking.methods.base.sizes import SIZES
@@ -47,24 +34,18 @@ SPEED_OVER_STOCK_TARGET = 2.0
 STEPS_OF_MEMORY = 4
 
 
-def add_shared_options(parser: argparse.ArgumentParser) -> None:
-    """Options of every benchmark that compares systems through the Trainer."""
-    parser.add_argument("--data", default=".quickstart/data", help="prepared corpus")
-    parser.add_argument("--precision", default="fp32", choices=PRECISIONS)
-    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+def systems_parser(description: str | None, **defaults: Any) -> argparse.ArgumentParser:
+    """Return a parser with the options of every benchmark that compares systems through the Trainer."""
+    parser = bench.bench_parser(description, **defaults)
     parser.add_argument("--systems", nargs="+", default=["fairseq_masking", STOCK], help="see systems.py")
-    parser.add_argument("--steps", type=int, default=10, help="steps a turn")
-    parser.add_argument("--turns", type=int, default=5, help="turns of each system; the first warms up")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads")
+    parser.add_argument("--no-memory", action="store_true", help="leave out peak memory (on a CPU)")
     parser.add_argument("--append", action="store_true", help="keep the rows that --out has")
     parser.add_argument("--memory-of", help=argparse.SUPPRESS)
+    return parser
 
 
 def arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add_shared_options(parser)
+    parser = systems_parser(__doc__, steps=10, turns=5, out="scripts/bench/results/step.csv")
     parser.add_argument("--arch", nargs="+", default=["small"], choices=SIZES, help="shape of the encoder")
     parser.add_argument("--tokens", type=int, nargs="+", default=[128, 512], help="tokens a row")
     parser.add_argument(
@@ -76,8 +57,6 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--part-steps", type=int, default=5, help="steps for the times of parts; 0: none")
     parser.add_argument("--no-bound", action="store_true", help="leave out the bare matrix products")
-    parser.add_argument("--no-memory", action="store_true", help="leave out peak memory (on a CPU)")
-    parser.add_argument("--out", default="scripts/bench/results/step.csv")
     return parser.parse_args(argv)
 
 
@@ -118,29 +97,29 @@ def compare(
                 continue
             runs[name] = run
             if setting.device == "cuda":
-                peaks[name] = added_memory(lambda run=run: _steps(run, 2), "cuda", before)
+                peaks[name] = bench.added_memory(lambda run=run: _steps(run, 2), "cuda", before)
         bounds: list[float] = []
         contenders: dict[str, Callable[[], Any]] = {name: run.step for name, run in runs.items()}
         vocabulary = next(iter(runs.values())).vocab_size if runs else 0
         peaks_of_device: list[float] = []
 
         def between() -> None:
-            peaks_of_device.append(matmul_peak(setting.device, setting.precision))
+            peaks_of_device.append(bench.matmul_peak(setting.device, setting.precision))
             if bound:
                 bounds.append(matrix_products(setting, vocabulary))
 
-        seconds = take_turns(contenders, steps=steps, turns=turns, between=between)
+        seconds = bench.take_turns(contenders, steps=steps, turns=turns, between=between)
         parts = {name: run.parts(part_steps + 1)[1:] for name, run in runs.items()} if part_steps else {}
     if setting.device == "cpu" and memory:
         for name in (name for name in runs if "compile" not in name):  # compiling takes more than the step
             step = str(Path(__file__).with_name("step.py"))
-            peaks[name] = memory_of_child(step, [*setting.arguments(), "--memory-of", name])
+            peaks[name] = bench.memory_of_child(step, [*setting.arguments(), "--memory-of", name])
     peak = statistics.median(peaks_of_device)
     rows = []
     for name in runs:
         median = statistics.median(seconds[name])
         row = {"system": name, **setting.columns(), "vocabulary": vocabulary}
-        row |= milliseconds(seconds[name], "step_")
+        row |= bench.milliseconds(seconds[name], "step_")
         row |= {
             "tokens_per_s": round(setting.tokens * setting.rows / median),
             "rows_per_s": round(setting.rows / median, 2),
@@ -151,9 +130,9 @@ def compare(
         if bound:
             row["matmul_bound_ms"] = round(1000 * statistics.median(bounds), 3)
             row["times_bound"] = round(median / statistics.median(bounds), 3)
-        row |= utilisation(setting.flops(vocabulary), median, peak, setting.device, setting.precision)
+        row |= bench.utilisation(setting.flops(vocabulary), median, peak, setting.device, setting.precision)
         row["peak_mib"] = round(peaks[name], 1) if name in peaks else ""
-        rows.append({**row, **environment(setting.device)})
+        rows.append({**row, **bench.environment(setting.device)})
         print({key: row[key] for key in row if "quartiles" not in key}, flush=True)
     return rows, failed
 
@@ -182,12 +161,12 @@ def matrix_products(setting: Setting, vocabulary: int) -> float:
     total = 0.0
     for (batch, m, k, n), count in shapes:
         left, right, product = (
-            torch.randn(batch, *shape, device=device).to(PRECISIONS[setting.precision])
+            torch.randn(batch, *shape, device=device).to(bench.PRECISIONS[setting.precision])
             for shape in ((m, k), (k, n), (m, n))
         )
         triple = ((left, right), (product, right.transpose(1, 2)), (left.transpose(1, 2), product))
         for a, b in triple:
-            times = [seconds_of(lambda a=a, b=b: torch.bmm(a, b)) for _ in range(4)]
+            times = [bench.seconds_of(lambda a=a, b=b: torch.bmm(a, b)) for _ in range(4)]
             total += count * statistics.median(times[1:])
     return total
 
@@ -209,13 +188,13 @@ def run_settings(
     """Compare in each setting, writing ``--out`` after each; return all rows and what failed."""
     rows: list[dict[str, Any]] = []
     failed: list[str] = []
-    kept = read_csv(args.out) if args.append else []
+    kept = bench.read_csv(args.out) if args.append else []
     for setting in settings:
         found, lost = compare(setting, args.systems, steps=args.steps, turns=args.turns, **compared)
         rows += found
         failed += lost
         if rows:
-            write_csv(args.out, [*kept, *rows])
+            bench.write_csv(args.out, [*kept, *rows])
         if setting.device == "cuda":
             torch.cuda.empty_cache()
     if args.device == "cuda":
@@ -231,7 +210,7 @@ def main(argv: list[str] | None = None) -> None:
     if args.memory_of:
         with tempfile.TemporaryDirectory() as save_dir:
             run = Run(settings[0], args.memory_of, save_dir, num_batches=4)
-            report_memory(lambda: _steps(run, STEPS_OF_MEMORY))
+            bench.report_memory(lambda: _steps(run, STEPS_OF_MEMORY))
         return
     _, failed = run_settings(
         args, settings, part_steps=args.part_steps, bound=not args.no_bound, memory=not args.no_memory

@@ -20,7 +20,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import torch
-from common import PRECISIONS, environment, milliseconds, take_turns, write_csv
+from common import bench_parser, environment, milliseconds, take_turns, write_csv
 from systems import OURS, VARIANTS, Run, Setting
 
 from fairseq_masking.figures.tables import format_table
@@ -39,22 +39,13 @@ BASELINE = ("mlm", BASELINE_RATE)
 
 
 def arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--data", default=".quickstart/data", help="prepared corpus")
+    parser = bench_parser(__doc__, steps=3, turns=5, out="scripts/bench/results/three_ml_speed.csv")
     parser.add_argument("--arch", default="small", choices=SIZES, help="shape of the encoder")
     parser.add_argument("--tokens", type=int, default=512, help="tokens a row")
     parser.add_argument("--rows", type=int, default=8, help="rows a batch")
     parser.add_argument("--mask-prob", type=float, nargs="+", default=[0.15, 0.3, 0.4, 0.5, 0.6, 0.7])
     parser.add_argument("--models", nargs="+", default=["mlm", *ATTENTIONS], choices=["mlm", *ATTENTIONS])
-    parser.add_argument("--precision", default="fp32", choices=PRECISIONS)
-    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--variants", nargs="*", default=[], help="for all alike, see systems.py")
-    parser.add_argument("--steps", type=int, default=3, help="steps a turn")
-    parser.add_argument("--turns", type=int, default=5, help="turns of each; the first warms up")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads")
-    parser.add_argument("--out", default="scripts/bench/results/three_ml_speed.csv")
     parser.add_argument("--figure", help="default: --out with .png")
     return parser.parse_args(argv)
 

@@ -75,7 +75,7 @@ def test_step_measures_memory_in_a_process_of_its_own(script: Callable[[str], Mo
     step = script("step")
     setting = step.Setting(data, "tiny", 16, 4, "fp32", "cpu")
     arguments = [*setting.arguments(), "--memory-of", "fairseq_masking"]
-    mib = step.memory_of_child(str(BENCH / "step.py"), arguments)
+    mib = step.bench.memory_of_child(str(BENCH / "step.py"), arguments)
     assert 3 < mib < 500  # at least gradients and two moments of 0.5 M parameters
 
 

@@ -2,6 +2,7 @@
 
 import ast
 import json
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,10 @@ import torch
 from frozen_files import DATA, file_digest, one_thread, run_command_here, tensor_digest
 from frozen_training import CHECKPOINTS, TUNED
 
-__all__ = ["EXPORTED", "KEPT", "WITH_LOGITS", "export", "logits", "record"]
+__all__ = ["EXPORTED", "KEPT", "WITH_LOGITS", "export", "keep", "kept", "logits", "record"]
 
 EXPORTED = (*CHECKPOINTS, *TUNED)
-KEPT = "mlm_own_code"  # the folder that is committed; its code lies beside its weights
+KEPT = "mlm_own_code"  # the folder that is committed, as an archive; its code lies beside its weights
 WITH_LOGITS = {"mlm": False, KEPT: True}  # -> trust_remote_code
 TOKENS = ((0, 17, 30, 199, 42, 2), (0, 9, 199, 2, 1, 1))
 
@@ -23,6 +24,19 @@ def export(name: str, output: Path) -> Path:
     checkpoint = DATA / "checkpoints" / f"{name}.pt"
     run_command_here("export", options=["--checkpoint", checkpoint, "--data", data, "--out", output])
     return output
+
+
+def keep(folder: Path) -> None:
+    """Make the archive of an exported folder anew."""
+    with tarfile.open(DATA / "exports" / f"{KEPT}.tar.xz", "w:xz") as archive:
+        archive.add(folder, arcname=KEPT)
+
+
+def kept(output: Path) -> Path:
+    """Unpack the archive into a folder; returns the exported one in it."""
+    with tarfile.open(DATA / "exports" / f"{KEPT}.tar.xz") as archive:
+        archive.extractall(output, filter="data")
+    return output / KEPT
 
 
 def record(folder: Path) -> dict[str, Any]:

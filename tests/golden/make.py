@@ -83,11 +83,9 @@ def exports(scratch: Path) -> None:
     shutil.rmtree(DATA / "exports", ignore_errors=True)
     (DATA / "exports").mkdir()
     folders = {
-        name: frozen_exports.export(
-            name, (DATA if name == frozen_exports.KEPT else scratch) / "exports" / name
-        )
-        for name in frozen_exports.EXPORTED
+        name: frozen_exports.export(name, scratch / "exports" / name) for name in frozen_exports.EXPORTED
     }
+    frozen_exports.keep(folders[frozen_exports.KEPT])
     records = {name: frozen_exports.record(folder) for name, folder in folders.items()}
     logits = {
         name: frozen_exports.logits(folders[name], trust_remote_code=trust)

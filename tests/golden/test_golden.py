@@ -155,7 +155,7 @@ def test_exports_are_the_same(name: str, tmp_path: Path) -> None:
 def test_exports_compute_the_same(name: str, kept: bool, tmp_path: Path, transformers) -> None:
     if kept and name != frozen_exports.KEPT:
         pytest.skip("this folder is not kept")
-    folder = DATA / "exports" / name if kept else frozen_exports.export(name, tmp_path / name)
+    folder = frozen_exports.kept(tmp_path) if kept else frozen_exports.export(name, tmp_path / name)
     logits = frozen_exports.logits(folder, trust_remote_code=frozen_exports.WITH_LOGITS[name])
     for row, expected in zip(logits, read("exports")["logits"][name], strict=True):
         torch.testing.assert_close(torch.tensor(row), torch.tensor(expected), rtol=1e-5, atol=1e-6)
