@@ -10,15 +10,11 @@ Example:
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from fairseq_masking.cli.options import add_out, at_least
 from fairseq_masking.finetuning.protocols import PROTOCOLS
 
-if TYPE_CHECKING:
-    from fairseq_masking.finetuning.sweep import Sweep
-
-__all__ = ["add_options", "run", "sweep_of"]
+__all__ = ["add_options", "run"]
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -50,13 +46,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="also write the best runs' predictions: GLUE's submission files, SQuAD's JSON")  # fmt: skip
 
 
-def sweep_of(args: argparse.Namespace) -> "Sweep":
-    """Return the sweep that the options describe."""
-    from fairseq_masking.finetuning.sweep import Sweep
-
-    return Sweep(**{name: value for name, value in vars(args).items() if name != "command"})
-
-
 def run(args: argparse.Namespace) -> None:
     """Train what has not finished; write and print the tables."""
     if not args.checkpoint and not args.scratch:
@@ -66,7 +55,9 @@ def run(args: argparse.Namespace) -> None:
     from fairseq_masking import register
 
     register()
-    sweep_of(args).run()
+    from fairseq_masking.finetuning.sweep import Sweep
+
+    Sweep(**{name: value for name, value in vars(args).items() if name != "command"}).run()
 
 
 def _jobs(text: str) -> list[str]:

@@ -53,28 +53,24 @@ def run(args: argparse.Namespace) -> None:
     register()
     from fairseq_masking.corpus.workspace import Reporter
     from fairseq_masking.figures.tables import format_table
-    from fairseq_masking.finetuning.prepare import FinetunePreparation, prepare_finetuning
+    from fairseq_masking.finetuning.prepare import prepare_finetuning
     from fairseq_masking.finetuning.tasks import corpus_of
 
-    preparation = FinetunePreparation(
-        task=args.task,
-        source=args.data.absolute(),  # recorded: the baselines read the same files again
-        corpus=args.corpus or corpus_of(args.checkpoint),
-        output=args.out,
-        **of_rows,
-    )
     manifest, is_new = prepare_finetuning(
-        preparation, workers=args.workers, force=args.force, reporter=Reporter()
+        args.task,
+        args.data.absolute(),  # recorded: the baselines read the same files again
+        args.out,
+        corpus=args.corpus or corpus_of(args.checkpoint),
+        workers=args.workers,
+        force=args.force,
+        reporter=Reporter(),
+        **of_rows,
     )
     if not is_new:
         print(f"{args.out} was prepared with these settings and inputs: nothing to do")
     counts = manifest.counts
     names = list(dict.fromkeys(name for found in counts.values() for name in found))
-    print(
-        format_table(
-            ["split", *names],
-            [[split, *(f"{found.get(name, 0):,}" for name in names)] for split, found in counts.items()],
-        )
-    )
+    rows = [[split, *(f"{found.get(name, 0):,}" for name in names)] for split, found in counts.items()]
+    print(format_table(["split", *names], rows))
     if any(found["faulty"] for found in counts.values()):
         print(f"faulty rows are named in {args.out / 'skipped.log'}")

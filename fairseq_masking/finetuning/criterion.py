@@ -9,7 +9,7 @@ Shapes: B rows of a batch, C classes, N rows of the whole set.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from fairseq_masking.errors import UserError
 from fairseq_masking.finetuning.metrics import metric_names, row_scores
 from fairseq_masking.methods.base.masked_tokens import total
+from fairseq_masking.options import option
 from fairseq_masking.tokenizers.symbols import MASK_SYMBOL
 
 __all__ = ["RowsCriterion", "ScoredSentencePredictionConfig", "ScoredSentencePredictionCriterion"]
@@ -44,21 +45,14 @@ class RowsCriterion(FairseqCriterion):
                                 the ``--best-checkpoint-metric``
     """
 
-    def forward(
-        self, model: nn.Module, sample: dict[str, Any], reduce: bool = True
-    ) -> tuple[Tensor, int, dict[str, Any]]:
+    def forward(self, model: nn.Module, sample: dict[str, Any], reduce: bool = True) -> Loss:
         """Return the summed loss, the number of rows and what to log."""
         logits, _ = model(**sample["net_input"], features_only=True, classification_head_name=self.head_name)
         loss, num_rows, sums = self.loss(logits, sample)
-        logs = {
-            "loss": loss.detach(),
-            "ntokens": sample["ntokens"],
-            "nsentences": num_rows,
-            "sample_size": num_rows,
-        }
         if not self.training:
             sums = {_ROWS: self.rows(logits.detach(), sample), "num_outputs": logits.shape[-1]}
-        return loss, num_rows, {**logs, **sums}
+        logs = {"loss": loss.detach(), "ntokens": sample["ntokens"], "nsentences": num_rows, **sums}
+        return loss, num_rows, {**logs, "sample_size": num_rows}
 
     @classmethod
     def reduce_metrics(cls, logging_outputs: Sequence[dict[str, Any]]) -> None:
@@ -92,10 +86,8 @@ class RowsCriterion(FairseqCriterion):
 class ScoredSentencePredictionConfig(FairseqDataclass):
     """Options of ``scored_sentence_prediction``; names shared with fairseq's criterion mean the same."""
 
-    classification_head_name: str = field(
-        default="sentence_classification_head", metadata={"help": "name of the classification head"}
-    )
-    regression_target: bool = field(default=False, metadata={"help": "predict scores, not classes"})
+    classification_head_name: str = option("sentence_classification_head", "name of the classification head")
+    regression_target: bool = option(False, "predict scores, not classes")
     required_batch_size_multiple: int = II("dataset.required_batch_size_multiple")
 
 
@@ -139,7 +131,5 @@ class ScoredSentencePredictionCriterion(RowsCriterion):
     @staticmethod
     def scorer(log: dict[str, Any]) -> Scorer:
         """Return the scores of so many classes, or of numbers where there is one output."""
-        num_classes = log["num_outputs"]
-        return metric_names(num_classes), lambda rows_N2: row_scores(
-            *rows_N2.numpy().T, num_classes=num_classes
-        )
+        count = log["num_outputs"]
+        return metric_names(count), lambda rows_N2: row_scores(*rows_N2.numpy().T, num_classes=count)

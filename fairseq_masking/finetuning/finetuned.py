@@ -14,15 +14,22 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from fairseq import utils
+from torch import Tensor
 
 from fairseq_masking.checkpoints.loading import read_checkpoint
 from fairseq_masking.corpus.dictionary import class_names
 from fairseq_masking.errors import UserError
 from fairseq_masking.files import write_json
 from fairseq_masking.finetuning.glue import GLUE_TASKS, SCORE_SCALE
-from fairseq_masking.finetuning.metrics import ScoredAnswer, answer_scores, row_scores, squad_scores
+from fairseq_masking.finetuning.metrics import row_scores, squad_scores
 from fairseq_masking.finetuning.prepare import finetuning_settings
-from fairseq_masking.finetuning.squad.answers import Candidates, likeliest_spans, merge, row_candidates
+from fairseq_masking.finetuning.squad.answers import (
+    Candidates,
+    merge,
+    row_candidates,
+    score_rows,
+    scored_answers,
+)
 
 __all__ = ["Finetuned", "RowPredictions", "predict", "scores_of"]
 
@@ -86,35 +93,25 @@ class Finetuned:
         """Whether it answers questions."""
         return self.cfg.task._name == "squad"
 
-    @torch.no_grad()
     def predict_rows(self, split: str, *, batch_size: int = 64) -> RowPredictions:
         """Return what the classifier says of every row of a split."""
-        head = self.cfg.criterion.classification_head_name
         logits: dict[int, list[float]] = {}
         targets: dict[int, float] = {}
-        for batch in self._batches(split, batch_size):
-            scores, _ = self.model(**batch["net_input"], features_only=True, classification_head_name=head)
+        for batch, found in self._logits(split, batch_size, self.cfg.criterion.classification_head_name):
             ids = batch["id"].tolist()
-            logits.update(zip(ids, scores.double().tolist(), strict=True))
+            logits.update(zip(ids, found.double().tolist(), strict=True))
             if "target" in batch:
                 targets.update(zip(ids, batch["target"].view(-1).double().tolist(), strict=True))
-        return RowPredictions(
-            np.array([logits[index] for index in sorted(logits)]),
-            np.array([targets[index] for index in sorted(targets)]) if targets else None,
+        logits_NC, targets_N = (
+            np.array([by_id[row] for row in sorted(by_id)]) for by_id in (logits, targets)
         )
+        return RowPredictions(logits_NC, targets_N if targets else None)
 
-    @torch.no_grad()
     def answer_questions(self, split: str, *, batch_size: int = 64) -> list[Candidates]:
         """Return the likeliest answers to every question of a split."""
         search, rows = self.cfg.criterion, []
-        for batch in self._batches(split, batch_size):
-            logits, _ = self.model(
-                **batch["net_input"], features_only=True, classification_head_name=self.task.span_head
-            )
-            spans = likeliest_spans(
-                logits, batch["window"], n_best=search.n_best, max_tokens=search.max_answer_tokens
-            )
-            rows += row_candidates(spans, batch["references"])
+        for batch, logits in self._logits(split, batch_size, self.task.span_head):
+            rows += row_candidates(logits, batch, search)
         return merge(rows, search.n_best)
 
     def splits(self) -> list[str]:
@@ -130,6 +127,12 @@ class Finetuned:
                 f"{self.data} has no validation split; prepare it with fairseq-masking prepare task"
             )
         return sorted(names, key=lambda name: (name != "valid", name))
+
+    @torch.no_grad()
+    def _logits(self, split: str, batch_size: int, head: str) -> Iterator[tuple[dict[str, Any], Tensor]]:
+        for batch in self._batches(split, batch_size):
+            outputs = self.model(**batch["net_input"], features_only=True, classification_head_name=head)
+            yield batch, outputs[0]
 
     def _batches(self, split: str, batch_size: int) -> Iterator[dict[str, Any]]:
         self.task.load_dataset(split, combine=False)
@@ -204,28 +207,24 @@ def _write_answers(
 ) -> None:
     _, questions = finetuned.task.dataset(split).examples.read_texts()
     found = {str(questions[each.question]["id"]): each for each in candidates}
-    chosen = {name: each.best[0] if _margin(each) <= threshold else "" for name, each in found.items()}
+    # JSON has no infinity
+    margins = {name: min(each.null - each.best[1], sys.float_info.max) for name, each in found.items()}
+    chosen = {name: each.best[0] if margins[name] <= threshold else "" for name, each in found.items()}
     nbest = {
         name: [{"text": text, "score": value} for text, value in [*each.answers, ("", each.null)]]
         for name, each in found.items()
     }
-    write_json(folder / "predictions.json", chosen)
-    write_json(folder / "null_odds.json", {name: _margin(each) for name, each in found.items()})
-    write_json(folder / "nbest_predictions.json", nbest)
+    for name, value in (("predictions", chosen), ("null_odds", margins), ("nbest_predictions", nbest)):
+        write_json(folder / f"{name}.json", value)
 
 
 def _squad_scores(finetuned: Finetuned, candidates: list[Candidates]) -> dict[str, float]:
     _, questions = finetuned.task.dataset("valid").examples.read_texts()
-    scored = []
-    for found in candidates:
-        text, answers = found.best[0], questions[found.question]["answers"]
-        scores = answer_scores(answers, text)
-        scored.append(ScoredAnswer(*scores, _margin(found), bool(answers), bool(text)))
-    return squad_scores(scored)
-
-
-def _margin(found: Candidates) -> float:
-    return min(found.null - found.best[1], sys.float_info.max)  # JSON has no infinity
+    answers = [questions[found.question]["answers"] for found in candidates]
+    return {
+        name: min(value, sys.float_info.max)  # JSON has no infinity
+        for name, value in squad_scores(scored_answers(score_rows(candidates, answers))).items()
+    }
 
 
 def _check_classes(cfg: Any, data: Path) -> None:

@@ -15,22 +15,16 @@ import re
 import string
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 __all__ = [
-    "ScoredAnswer",
-    "answer_scores",
-    "best_threshold",
-    "exact_match",
-    "metric_names",
-    "normalize_answer",
-    "row_scores",
-    "squad_scores",
-    "word_f1",
-]
+    "ScoredAnswer", "answer_scores", "best_threshold", "exact_match", "metric_names", "normalize_answer",
+    "row_scores", "squad_scores", "word_f1",
+]  # fmt: skip
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -57,29 +51,24 @@ def row_scores(
     targets are all the same: it is not defined there, and a nan would be a best checkpoint that no later one
     beats.
     """
-    predicted_N, actual_N = np.asarray(predictions_N), np.asarray(targets_N)
-    if num_classes == 1:
-        scores = _correlations(predicted_N.astype(np.float64), actual_N.astype(np.float64))
-    else:
-        scores = _class_scores(predicted_N, actual_N, is_binary=num_classes == 2)
-    return {name: 100 * value for name, value in scores.items()}
+    score = _correlations if num_classes == 1 else partial(_class_scores, is_binary=num_classes == 2)
+    scores = score(np.asarray(predictions_N, np.float64), np.asarray(targets_N, np.float64))
+    return {name: 100 * float(value) for name, value in scores.items()}
 
 
 def _class_scores(predicted_N: npt.NDArray, actual_N: npt.NDArray, *, is_binary: bool) -> dict[str, float]:
     from sklearn.metrics import f1_score, matthews_corrcoef  # late: what trains imports this file
 
-    def f1(average: str) -> float:
-        return float(f1_score(actual_N, predicted_N, average=average, zero_division=0))
-
+    f1 = partial(f1_score, actual_N, predicted_N, zero_division=0)
+    accuracy, mcc = (predicted_N == actual_N).mean(), matthews_corrcoef(actual_N, predicted_N)
     scores = {
-        "accuracy": float((predicted_N == actual_N).mean()),
-        "mcc": float(matthews_corrcoef(actual_N, predicted_N)),
-        "macro_f1": f1("macro"),
-        "micro_f1": f1("micro"),
+        "accuracy": accuracy,
+        "mcc": mcc,
+        "macro_f1": f1(average="macro"),
+        "micro_f1": f1(average="micro"),
     }
     if is_binary:
-        scores["f1"] = f1("binary")
-        scores["acc_and_f1"] = (scores["accuracy"] + scores["f1"]) / 2
+        scores |= {"f1": f1(average="binary"), "acc_and_f1": (accuracy + f1(average="binary")) / 2}
     return scores
 
 
@@ -87,8 +76,7 @@ def _correlations(predicted_N: npt.NDArray, actual_N: npt.NDArray) -> dict[str, 
     from scipy.stats import pearsonr, spearmanr
 
     defined = len(actual_N) > 1 and np.ptp(predicted_N) > 0 and np.ptp(actual_N) > 0
-    pearson = float(pearsonr(predicted_N, actual_N)[0]) if defined else 0.0
-    spearman = float(spearmanr(predicted_N, actual_N)[0]) if defined else 0.0
+    pearson, spearman = (law(predicted_N, actual_N)[0] if defined else 0.0 for law in (pearsonr, spearmanr))
     return {"pearson": pearson, "spearman": spearman, "pearson_and_spearman": (pearson + spearman) / 2}
 
 
@@ -170,23 +158,15 @@ def squad_scores(answers: Sequence[ScoredAnswer]) -> dict[str, float]:
         thresholds, and exact match and F1 of the questions with (``HasAns_*``) and without (``NoAns_*``)
         answer, at the threshold best for F1; left out where there are no such questions.
     """
-    best_exact, exact_threshold = best_threshold(answers, [answer.exact for answer in answers])
-    best_f1, f1_threshold = best_threshold(answers, [answer.f1 for answer in answers])
-    scores = {
-        "exact": best_exact,
-        "f1": best_f1,
-        "exact_threshold": exact_threshold,
-        "f1_threshold": f1_threshold,
-    }
+    exact, exact_threshold = best_threshold(answers, [answer.exact for answer in answers])
+    f1, threshold = best_threshold(answers, [answer.f1 for answer in answers])
+    scores = {"exact": exact, "f1": f1, "exact_threshold": exact_threshold, "f1_threshold": threshold}
     for name, has_answer in (("HasAns", True), ("NoAns", False)):
         group = [answer for answer in answers if answer.has_answer == has_answer]
-        if not group:
-            continue
-        unanswered = [answer.null_margin > f1_threshold for answer in group]
-        for measure in ("exact", "f1"):
-            values = [
-                float(not has_answer) if empty else getattr(answer, measure)
-                for answer, empty in zip(group, unanswered, strict=True)
+        for measure in ("exact", "f1") if group else ():
+            earned = [
+                float(not has_answer) if answer.null_margin > threshold else getattr(answer, measure)
+                for answer in group
             ]
-            scores[f"{name}_{measure}"] = 100 * sum(values) / len(values)
+            scores[f"{name}_{measure}"] = 100 * sum(earned) / len(earned)
     return scores

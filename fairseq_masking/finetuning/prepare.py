@@ -21,7 +21,6 @@ import dataclasses
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -45,34 +44,10 @@ from fairseq_masking.finetuning.glue import SCORE_SCALE, SQUAD
 from fairseq_masking.finetuning.rows import FaultLog, Row, files_of_task, read_task, subsample
 from fairseq_masking.finetuning.squad.prepare import write_squad
 
-__all__ = ["FinetunePreparation", "finetuning_settings", "prepare_finetuning", "truncated_lengths"]
+__all__ = ["finetuning_settings", "prepare_finetuning", "truncated_lengths"]
 
 _KEY = "finetuning"
 _BATCH_ROWS = 256
-
-
-@dataclass(frozen=True)
-class FinetunePreparation:
-    """What to prepare.
-
-    Attributes:
-        task: a name of ``glue.TASKS``.
-        source: folder of the task's own files.
-        corpus: prepared corpus that the checkpoint was trained on.
-        output: folder to make.
-        max_length: tokens of a row, special ones included; longer rows are cut (not SQuAD's, whose task cuts
-            paragraphs into windows).
-        max_train_rows: keep so many training rows; None for all.
-        seed: of the draw of these.
-    """
-
-    task: str
-    source: Path
-    corpus: Path
-    output: Path
-    max_length: int = 512
-    max_train_rows: int | None = None
-    seed: int = 1
 
 
 def finetuning_settings(data: str | Path) -> dict[str, Any]:
@@ -88,8 +63,14 @@ def finetuning_settings(data: str | Path) -> dict[str, Any]:
 
 
 def prepare_finetuning(
-    preparation: FinetunePreparation,
+    task: str,
+    source: Path,
+    output: Path,
     *,
+    corpus: Path,
+    max_length: int = 512,
+    max_train_rows: int | None = None,
+    seed: int = 1,
     workers: int = 1,
     force: bool = False,
     reporter: Reporter | None = None,
@@ -97,7 +78,14 @@ def prepare_finetuning(
     """Make the data folder, unless the same one is there.
 
     Args:
-        preparation: what to prepare.
+        task: a name of ``glue.TASKS``.
+        source: folder of the task's own files.
+        output: folder to make.
+        corpus: prepared corpus that the checkpoint was trained on.
+        max_length: tokens of a row, special ones included; longer rows are cut (not SQuAD's, whose task cuts
+            paragraphs into windows).
+        max_train_rows: keep so many training rows; None for all.
+        seed: of the draw of these.
         workers: number of processes; the result does not depend on it.
         force: replace a folder made with other settings or inputs, once the new one is complete.
         reporter: says what is being done.
@@ -109,16 +97,17 @@ def prepare_finetuning(
         UserError: bad input, or the folder was made with other settings or inputs and ``force`` is not set.
     """
     reporter = reporter or Reporter(bars=False)
-    output, task = preparation.output, preparation.task
     check_output(output)
     present = read_manifest(output)
     if present is not None:
         finetuning_settings(output)  # never in the place of a corpus
-    files = files_of_task(task, preparation.source)
-    encoder = TextEncoder.of_corpus(preparation.corpus)
-    of_rows = () if task == SQUAD else ("max_length", "max_train_rows", "seed")
+    files = files_of_task(task, source)
+    encoder = TextEncoder.of_corpus(corpus)
+    asked: dict[str, Any] = {"task": task}
+    if task != SQUAD:
+        asked |= {"max_length": max_length, "max_train_rows": max_train_rows, "seed": seed}
     settings = {
-        _KEY: {name: getattr(preparation, name) for name in ("task", *of_rows)},
+        _KEY: asked,
         "text": dataclasses.asdict(encoder.normalizer),
         "tokenizer": tokenizer_settings(encoder.tokenizer),
         "dictionary": len(encoder.dictionary),
@@ -128,13 +117,10 @@ def prepare_finetuning(
         check_same(present, settings, inputs, output)
         return present, False
     with workspace(output) as folder:
-        reporter.say(f"encoding {task} from {preparation.source}")
-        if task == SQUAD:
-            written = write_squad(files, folder, encoder, workers=workers)
-        else:
-            written = _write_rows(preparation, files, folder, encoder, workers)
+        reporter.say(f"encoding {task} from {source}")
+        write = write_squad if task == SQUAD else partial(_write_rows, **asked)
         counts, log = {}, []
-        for split, found, faults in written:
+        for split, found, faults in write(files, folder, encoder, workers=workers):
             counts[split] = {**found, **faults.counts()}
             log += [f"{line}\n" for line in faults.lines]
         (folder / "skipped.log").write_text("".join(log), encoding="utf-8")
@@ -160,24 +146,28 @@ def truncated_lengths(lengths: tuple[int, ...], max_length: int) -> tuple[int, .
 
 
 def _write_rows(
-    preparation: FinetunePreparation,
     files: dict[str, Path],
     folder: Path,
     encoder: TextEncoder,
+    *,
     workers: int,
+    task: str,
+    max_length: int,
+    max_train_rows: int | None,
+    seed: int,
 ) -> Iterator[tuple[str, dict[str, int], FaultLog]]:
     """Write all splits; yield the name, the counts and the faults of each."""
-    splits, labels = read_task(preparation.task, files)
+    splits, labels = read_task(task, files)
     train = splits["train"]
     met = Counter(row.label for row in train.rows)  # in all of them
-    train.rows = subsample(train.rows, preparation.max_train_rows, preparation.seed)
+    train.rows = subsample(train.rows, max_train_rows, seed)
+    encode = partial(_encode, encoder, max_length)
     for split, read in splits.items():
-        encode = partial(_encode, encoder, preparation.max_length)
         encoded = map_in_batches(encode, read.rows, size=_BATCH_ROWS, workers=workers)
         counts = _write_texts(encoded, len(read.rows[0].texts), folder, split, encoder.dictionary)
         _write_labels(read.rows, labels, folder, split, encoder.dictionary.eos())
         yield split, counts, read.faults
-    for place in sorted(folder.glob("input?")):
+    for place in folder.glob("input?"):
         encoder.dictionary.save(str(place / DICTIONARY_FILE))
     if labels:
         classes = Dictionary()
@@ -202,10 +192,9 @@ def _write_texts(
     dictionary: Dictionary,
 ) -> dict[str, int]:
     counts = dict.fromkeys(("rows", "tokens", "unknown", "truncated"), 0)
+    places = [folder / f"input{number}" / split for number in range(num_texts)]
     with ExitStack() as stack:
-        writers = [
-            stack.enter_context(ArrayWriter(folder / f"input{number}" / split)) for number in range(num_texts)
-        ]
+        writers = [stack.enter_context(ArrayWriter(place)) for place in places]
         for ids, truncated in encoded:
             for writer, part in zip(writers, ids, strict=True):
                 writer.add([*part, dictionary.eos()])

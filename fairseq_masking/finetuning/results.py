@@ -78,15 +78,10 @@ def result_of(runs: Sequence[Run], protocol: Protocol) -> list[Result]:
     columns = {first.task.name: [score(*run) for run in kept]}
     if all("test" in found[run] for run in kept):
         columns[f"{first.task.name}{_TEST}"] = [score(*run, ["test"]) for run in kept]
+    start, metric, cells = first.start, first.metric, tuple(chosen)
     return [
         Result(
-            first.start.name,
-            first.start.updates,
-            column,
-            first.metric,
-            tuple(chosen),
-            tuple(values),
-            float(protocol.summary(values)),
+            start.name, start.updates, column, metric, cells, tuple(values), float(protocol.summary(values))
         )
         for column, values in columns.items()
     ]
@@ -108,9 +103,7 @@ def scores_table(results: Sequence[Result], baselines: Baselines, protocol: Prot
     columns = {result.task: result.metric for result in results}
     lines = [_baseline_line(name, columns, baselines) for name in BASELINES]
     for start, own in _by_start(results).items():
-        cells = [
-            _with_error(f"{own[task].score:.2f}", own[task].spread) if task in own else "" for task in columns
-        ]
+        cells = [own[task].cell if task in own else "" for task in columns]
         mean = average({task: result.score for task, result in own.items()}, protocol)
         lines.append([start, *cells, "" if mean is None else f"{mean:.2f}"])
     header = ["", *(f"{task} ({metric})" for task, metric in columns.items()), "GLUE average"]

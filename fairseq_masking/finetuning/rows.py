@@ -25,6 +25,8 @@ _FILES = {  # the first pattern that a file of the folder has
     SQUAD: {"train": ("train*.json",), "valid": ("dev*.json",), "test": ("test*.json",)},
     **{task.name: {split: (file,) for split, file in task.files.items()} for task in GLUE_TASKS.values()},
 }
+Lines = Iterator[tuple[int, bytes]]
+
 _BOM = b"\xef\xbb\xbf"
 _SHOWN = 80
 
@@ -163,11 +165,9 @@ def _read_tsv(path: Path, split: str, task: GlueTask) -> Rows:
         if len(cells) != len(columns):
             raise FaultyRow(f"not {len(columns)} cells")
         named = dict(zip(columns, map(str.strip, cells), strict=True))
-        return Row(
-            _not_empty([cells[columns.index(name)] for name in task.sentences]),
-            _glue_label(task, named[task.label]) if labelled else None,
-            named.get(task.row_id, str(len(rows.rows))),
-        )
+        texts = _not_empty(*(named[name] for name in task.sentences))
+        label = _glue_label(task, named[task.label]) if labelled else None
+        return Row(texts, label, named.get(task.row_id, str(len(rows.rows))))
 
     # A submission has a line for every row of a test set: what cannot be read is predicted from nothing.
     _collect(rows, lines, parse, instead=None if labelled else ("",) * len(task.sentences))
@@ -194,7 +194,7 @@ def _read_jsonl(path: Path, split: str, labels: tuple[str, ...]) -> Rows:
         name = None if label is None else str(label).strip()
         if name is not None and labels and name not in labels:
             raise FaultyRow("unknown label")
-        return Row(_not_empty([record["text"]]), name, str(len(rows.rows)))
+        return Row(_not_empty(record["text"].strip()), name, str(len(rows.rows)))
 
     # As in a TSV: predictions have a line for every row of a test set, unless it has labels to be scored by.
     _collect(rows, _lines(path), parse, instead=("",) if is_test else None)
@@ -216,11 +216,7 @@ def _check_names(path: Path, labels: tuple[str, ...]) -> None:
 
 
 def _collect(
-    rows: Rows,
-    lines: Iterator[tuple[int, bytes]],
-    parse: Callable[[str], Row],
-    *,
-    instead: tuple[str, ...] | None,
+    rows: Rows, lines: Lines, parse: Callable[[str], Row], *, instead: tuple[str, ...] | None
 ) -> None:
     """Append each line's row, or ``instead``'s texts where it is faulty and these are given."""
     for number, raw in lines:
@@ -233,7 +229,7 @@ def _collect(
                 rows.rows.append(Row(instead, None, str(len(rows.rows))))
 
 
-def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+def _lines(path: Path) -> Lines:
     """Yield number (from 1) and content of the lines that are not blank."""
     with open(path, "rb") as file:
         for number, raw in enumerate(file, start=1):
@@ -242,7 +238,7 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
                 yield number, line.removesuffix(b"\n").removesuffix(b"\r")
 
 
-def _header(path: Path, lines: Iterator[tuple[int, bytes]]) -> tuple[str, ...]:
+def _header(path: Path, lines: Lines) -> tuple[str, ...]:
     _, line = next(lines, (1, b""))
     if not line:
         raise UserError(f"{path} has only blank lines; give the task's own file")
@@ -252,8 +248,7 @@ def _header(path: Path, lines: Iterator[tuple[int, bytes]]) -> tuple[str, ...]:
         raise UserError(f"{path}: line 1 is not UTF-8; convert it, e.g. iconv -f latin1 -t utf-8") from None
 
 
-def _not_empty(cells: list[str]) -> tuple[str, ...]:
-    texts = tuple(cell.strip() for cell in cells)
+def _not_empty(*texts: str) -> tuple[str, ...]:
     if not all(texts):
         raise FaultyRow("empty text")
     return texts

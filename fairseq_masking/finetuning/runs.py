@@ -8,6 +8,7 @@ OUT/NAME/UPDATES/TASK/CONFIGURATION/seedN/
 """
 
 import fcntl
+import itertools
 import os
 import re
 import subprocess
@@ -140,17 +141,14 @@ def grid_of(recipe: Path, overrides: Sequence[str] = ()) -> list[tuple[str, ...]
         names = ", ".join(sorted(path.stem for path in recipe.parent.glob("*.yaml")))
         raise UserError(f"no recipe {recipe}; there are: {names}")
     params = OmegaConf.select(OmegaConf.load(recipe), "hydra.sweeper.params") or {}
-    cells: list[tuple[str, ...]] = [()]
     fixed = {override.partition("=")[0] for override in overrides}
+    parse, swept = OverridesParser.create().parse_override, []
     for key, choices in params.items():
-        if key in fixed:
-            continue
-        override = OverridesParser.create().parse_override(f"{key}={choices}")
-        if not override.is_sweep_override():
-            override = OverridesParser.create().parse_override(f"{key}=choice({choices})")
-        chosen = [f"{key}={value}" for value in override.sweep_string_iterator()]
-        cells = [(*cell, choice) for cell in cells for choice in chosen]
-    return cells
+        if key not in fixed:
+            override = parse(f"{key}={choices}")
+            override = override if override.is_sweep_override() else parse(f"{key}=choice({choices})")
+            swept.append([f"{key}={value}" for value in override.sweep_string_iterator()])
+    return list(itertools.product(*swept))
 
 
 def run_all(

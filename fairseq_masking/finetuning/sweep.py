@@ -16,7 +16,7 @@ from fairseq_masking.files import configs_folder, whole_file, write_json
 from fairseq_masking.finetuning.baselines import baseline_scores
 from fairseq_masking.finetuning.finetuned import Finetuned, predict
 from fairseq_masking.finetuning.glue import JSONL
-from fairseq_masking.finetuning.prepare import FinetunePreparation, prepare_finetuning
+from fairseq_masking.finetuning.prepare import prepare_finetuning
 from fairseq_masking.finetuning.protocols import PROTOCOLS, Protocol
 from fairseq_masking.finetuning.results import gains_table, plot_over_updates, result_of, scores_table
 from fairseq_masking.finetuning.runs import Run, best_of, grid_of, run_all
@@ -67,12 +67,8 @@ class Sweep:
         later = [task for task in tasks if task.kind in self.rules.starts_from]
         for stage in ([task for task in tasks if task not in later], later):
             own = {(task, start): self.runs(start, task, runs) for task in stage for start in starts}
-            run_all(
-                [run for group in own.values() for run in group],
-                devices=self.devices,
-                keep_checkpoints=self.keep_checkpoints,
-                say=_say,
-            )
+            ready = [run for group in own.values() for run in group]
+            run_all(ready, devices=self.devices, keep_checkpoints=self.keep_checkpoints, say=_say)
             runs |= own
         results = [result for group in runs.values() for result in result_of(group, self.rules)]
         tables = [scores_table(results, baselines, self.rules), gains_table(results)]
@@ -147,15 +143,11 @@ class Sweep:
         for given in self.task:
             kind, source = source_of(given, self.data)
             if read_manifest(source) is None:
-                preparation = FinetunePreparation(
-                    task=kind,
-                    source=source.absolute(),
-                    corpus=self._corpus(),
-                    output=self.out / "data" / (source.name if kind == JSONL else kind),
-                    max_length=min(_MAX_LENGTH, *(start.max_positions or _MAX_LENGTH for start in starts)),
-                )
-                prepare_finetuning(preparation, reporter=Reporter())
-                source = preparation.output
+                length = min(_MAX_LENGTH, *(start.max_positions or _MAX_LENGTH for start in starts))
+                output = self.out / "data" / (source.name if kind == JSONL else kind)
+                options = {"corpus": self._corpus(), "max_length": length, "reporter": Reporter()}
+                prepare_finetuning(kind, source.absolute(), output, **options)
+                source = output
             task = FinetuningTask.of_folder(source)
             if task.kind != kind:
                 raise UserError(f"{source} was prepared for {task.kind}, not for {kind}")

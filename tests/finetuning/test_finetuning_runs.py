@@ -19,7 +19,7 @@ from commands import ROOT, TINY_TRAINING, run_command, run_verb
 from finetuning_data import prepare, write_prepared_corpus, write_sst2
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from fairseq_masking.cli.finetune import add_options, sweep_of
+from fairseq_masking.cli.finetune import add_options
 from fairseq_masking.errors import UserError
 from fairseq_masking.finetuning import runs as finetuning_runs
 from fairseq_masking.finetuning import sweep as sweeps
@@ -27,13 +27,7 @@ from fairseq_masking.finetuning import tasks as finetuning_tasks
 from fairseq_masking.finetuning.prepare import finetuning_settings
 from fairseq_masking.finetuning.protocols import PROTOCOLS
 from fairseq_masking.finetuning.runs import Run, best_of, grid_of, run_all
-from fairseq_masking.finetuning.tasks import (
-    FinetuningTask,
-    Start,
-    named_path,
-    read_start,
-    source_of,
-)
+from fairseq_masking.finetuning.tasks import FinetuningTask, Start, named_path, read_start, source_of
 
 RECIPES = ROOT / "configs" / "finetune"
 ONE_RATE = "optimization.lr=[3e-4]"
@@ -179,7 +173,7 @@ def finish(run, accuracy):
 def the_sweep(*argv):
     parser = argparse.ArgumentParser()
     add_options(parser)
-    return sweep_of(parser.parse_args([str(part) for part in argv]))
+    return sweeps.Sweep(**vars(parser.parse_args([str(part) for part in argv])))
 
 
 def test_two_sweeps_do_not_train_the_same_run(folder, tmp_path):
@@ -391,11 +385,7 @@ def test_a_run_is_called_after_what_is_swept(folder, tmp_path):
         ("map_net", 16, ("optimization.lr=[1e-05]", "dataset.batch_size=16")),
         ("fully_explored", 6, ("optimization.lr=[1e-05]", "dataset.batch_size=16")),
         ("fully_explored_domain", 1, ("optimization.lr=[2e-05]",)),
-        (
-            "three_ml",
-            24,
-            ("optimization.lr=[1e-05]", "dataset.batch_size=16", "optimization.max_epoch=3"),
-        ),
+        ("three_ml", 24, ("optimization.lr=[1e-05]", "dataset.batch_size=16", "optimization.max_epoch=3")),
         ("three_ml_large_tasks", 4, ("optimization.lr=[5e-05]", "optimization.max_epoch=3")),
         (
             "amos",

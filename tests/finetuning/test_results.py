@@ -6,13 +6,7 @@ from pathlib import Path
 import pytest
 
 from fairseq_masking.finetuning.protocols import PROTOCOLS
-from fairseq_masking.finetuning.results import (
-    Result,
-    gains_table,
-    plot_over_updates,
-    result_of,
-    scores_table,
-)
+from fairseq_masking.finetuning.results import Result, gains_table, plot_over_updates, result_of, scores_table
 from fairseq_masking.finetuning.runs import Run
 from fairseq_masking.finetuning.tasks import FinetuningTask, Start
 

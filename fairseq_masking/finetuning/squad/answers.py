@@ -4,25 +4,20 @@ Shapes: B rows, T length, K likeliest spans of a row.
 """
 
 import math
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
+from operator import itemgetter
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from fairseq_masking.finetuning.metrics import ScoredAnswer, answer_scores
-from fairseq_masking.finetuning.squad.dataset import Reference
 
 __all__ = [
-    "Candidates",
-    "Spans",
-    "inside_window",
-    "likeliest_spans",
-    "merge",
-    "row_candidates",
-    "score_rows",
+    "Candidates", "Spans", "inside_window", "likeliest_spans", "merge", "row_candidates", "score_rows",
     "scored_answers",
-]
+]  # fmt: skip
 
 
 class Spans(NamedTuple):
@@ -95,21 +90,23 @@ def likeliest_spans(logits_BT2: Tensor, window_B2: Tensor, *, n_best: int, max_t
     )
 
 
-def row_candidates(spans: Spans, references: Sequence[Reference]) -> list[Candidates]:
-    """Return the texts of each row's spans."""
-    rows = zip(references, *(value.tolist() for value in spans), strict=True)
-    return [
-        Candidates(
-            reference.question,
-            [
-                (reference.text(start, end), value)
-                for value, start, end in zip(scores, starts, ends, strict=True)
-                if value > -math.inf
-            ],
-            null,
-        )
-        for reference, scores, starts, ends, null in rows
-    ]
+def row_candidates(logits_BT2: Tensor, batch: Mapping[str, Any], search: Any) -> list[Candidates]:
+    """Return the texts of each row's likeliest spans.
+
+    Args:
+        batch: of ``SquadDataset``, with references.
+        search: ``SquadCriterionConfig``.
+    """
+    spans = likeliest_spans(
+        logits_BT2, batch["window"], n_best=search.n_best, max_tokens=search.max_answer_tokens
+    )
+    columns = zip(batch["references"], *(value.tolist() for value in spans), strict=True)
+    rows = []
+    for reference, *found, null in columns:
+        places = [place for place in zip(*found, strict=True) if place[0] > -math.inf]
+        answers = [(reference.text(start, end), value) for value, start, end in places]
+        rows.append(Candidates(reference.question, answers, null))
+    return rows
 
 
 def merge(rows: Iterable[Candidates], n_best: int) -> list[Candidates]:
@@ -117,45 +114,39 @@ def merge(rows: Iterable[Candidates], n_best: int) -> list[Candidates]:
     by_question: dict[int, list[Candidates]] = {}
     for row in rows:
         by_question.setdefault(row.question, []).append(row)
-    return [
-        Candidates(
-            question,
-            sorted((answer for row in group for answer in row.answers), key=lambda answer: -answer[1])[
-                :n_best
-            ],
-            min(row.null for row in group),
-        )
-        for question, group in sorted(by_question.items())
-    ]
+    merged = []
+    for question, group in sorted(by_question.items()):
+        answers = sorted(chain(*(row.answers for row in group)), key=lambda answer: -answer[1])
+        merged.append(Candidates(question, answers[:n_best], min(row.null for row in group)))
+    return merged
 
 
-def score_rows(rows: Sequence[Candidates], references: Sequence[Reference]) -> Tensor:
+def score_rows(rows: Sequence[Candidates], answers: Sequence[Sequence[str]]) -> Tensor:
     """Return what a question's score needs of each row, as numbers that can be gathered over ranks.
+
+    Args:
+        answers: of each row's question; none where it has none.
 
     Returns:
         float64 ``[B, 7]``: question, score of the likeliest answer, null score, exact match and F1 of that
         answer, whether the question has an answer, whether there is a text.
     """
     table = []
-    for row, reference in zip(rows, references, strict=True):
+    for row, gold in zip(rows, answers, strict=True):
         text, value = row.best
-        has_answer = bool(reference.answers)
-        table.append(
-            [row.question, value, row.null, *answer_scores(reference.answers, text), has_answer, bool(text)]
-        )
+        table.append([row.question, value, row.null, *answer_scores(gold, text), bool(gold), bool(text)])
     return torch.tensor(table, dtype=torch.float64)
 
 
 def scored_answers(rows_N7: Tensor) -> list[ScoredAnswer]:
     """Return each question's scored answer, its likeliest in all its rows, from ``score_rows``."""
-    best: dict[int, list[float]] = {}
-    null: dict[int, float] = {}
+    best: dict[float, list[float]] = {}
+    null: dict[float, float] = {}
     for row in rows_N7.tolist():
-        question, value = int(row[0]), row[1]
+        question = row[0]
+        best[question] = max(best.get(question, row), row, key=itemgetter(1))
         null[question] = min(row[2], null.get(question, math.inf))
-        if question not in best or value > best[question][1]:
-            best[question] = row
     return [
         ScoredAnswer(exact, f1, null[question] - value, bool(has_answer), bool(is_text))
-        for question, (_, value, _, exact, f1, has_answer, is_text) in sorted(best.items())
+        for question, value, _, exact, f1, has_answer, is_text in map(best.get, sorted(best))
     ]

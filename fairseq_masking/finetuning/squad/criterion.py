@@ -3,7 +3,7 @@
 Shapes: B rows, T length, D width, N rows of the whole set.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch.nn.functional as F
@@ -14,14 +14,9 @@ from torch import Tensor, nn
 from fairseq_masking.errors import UserError
 from fairseq_masking.finetuning.criterion import Loss, RowsCriterion, Scorer
 from fairseq_masking.finetuning.metrics import squad_scores
-from fairseq_masking.finetuning.squad.answers import (
-    inside_window,
-    likeliest_spans,
-    row_candidates,
-    score_rows,
-    scored_answers,
-)
+from fairseq_masking.finetuning.squad.answers import inside_window, row_candidates, score_rows, scored_answers
 from fairseq_masking.modules.encoder import init_bert_weights
+from fairseq_masking.options import option
 
 __all__ = ["SpanHead", "SquadCriterion", "SquadCriterionConfig", "span_losses"]
 
@@ -62,10 +57,8 @@ def span_losses(logits_BT2: Tensor, window_B2: Tensor, targets_B2: Tensor) -> Te
 class SquadCriterionConfig(FairseqDataclass):
     """How answers are looked for in validation."""
 
-    n_best: int = field(
-        default=20, metadata={"help": "look for answers among so many first and so many last tokens"}
-    )
-    max_answer_tokens: int = field(default=30, metadata={"help": "longest answer"})
+    n_best: int = option(20, "look for answers among so many first and so many last tokens")
+    max_answer_tokens: int = option(30, "longest answer")
 
 
 @register_criterion("squad", dataclass=SquadCriterionConfig)
@@ -90,10 +83,8 @@ class SquadCriterion(RowsCriterion):
 
     def rows(self, logits_BT2: Tensor, sample: dict[str, Any]) -> Tensor:
         """Return each row's likeliest answer as ``answers.score_rows`` has it."""
-        spans = likeliest_spans(
-            logits_BT2, sample["window"], n_best=self.cfg.n_best, max_tokens=self.cfg.max_answer_tokens
-        )
-        return score_rows(row_candidates(spans, sample["references"]), sample["references"])
+        answers = [reference.answers for reference in sample["references"]]
+        return score_rows(row_candidates(logits_BT2, sample, self.cfg), answers)
 
     @staticmethod
     def scorer(log: dict[str, Any]) -> Scorer:

@@ -22,7 +22,9 @@ from fairseq_masking.corpus.indexed import load_tokens
 from fairseq_masking.data.blocks import SizedDataset
 from fairseq_masking.errors import UserError
 
-__all__ = ["Reference", "SquadDataset", "SquadExamples", "windows"]
+__all__ = ["NUM_SPECIALS", "Reference", "SquadDataset", "SquadExamples", "windows"]
+
+NUM_SPECIALS = 4  # <s> question </s></s> window </s>
 
 
 @dataclass(frozen=True)
@@ -95,44 +97,36 @@ class SquadDataset(SizedDataset):
     Args:
         examples: the split.
         dictionary: for the special tokens.
-        tokens_per_sample: longest row, special tokens included.
-        stride: from one window's beginning to the next one's.
-        question_tokens: longest question; the rest is cut off.
-        seed: of the order of the rows.
+        cfg: ``SquadConfig``: tokens of a row, a stride and a question, and the seed of the rows' order.
         with_references: also ship what predictions are scored with.
     """
 
     def __init__(
-        self,
-        examples: SquadExamples,
-        dictionary: Dictionary,
-        *,
-        tokens_per_sample: int,
-        stride: int,
-        question_tokens: int,
-        seed: int,
-        with_references: bool,
+        self, examples: SquadExamples, dictionary: Dictionary, cfg: Any, *, with_references: bool
     ) -> None:
         super().__init__()
         self.examples = examples
-        self.seed = seed
+        self.cfg = cfg
         self._bos, self._eos, self._pad = dictionary.bos(), dictionary.eos(), dictionary.pad()
-        self.question_lengths = np.minimum(examples.questions.sizes, question_tokens).astype(np.int64)
-        paragraph_lengths = examples.paragraphs.sizes
-        rows = []
-        for question, (paragraph, _, _) in enumerate(examples.spans):
-            room = tokens_per_sample - 4 - int(self.question_lengths[question])
-            for start, stop in windows(int(paragraph_lengths[paragraph]), room, stride):
-                rows.append((question, start, stop))
+        self.question_lengths = np.minimum(examples.questions.sizes, cfg.question_tokens).astype(np.int64)
+        rooms = cfg.tokens_per_sample - NUM_SPECIALS - self.question_lengths
+        lengths = examples.paragraphs.sizes[examples.spans[:, 0]]
+        rows = [
+            (question, *window)
+            for question, (length, room) in enumerate(zip(lengths.tolist(), rooms.tolist(), strict=True))
+            for window in windows(length, room, cfg.doc_stride)
+        ]
         self.rows = np.array(rows, dtype=np.int64)  # question, first and one-after-last paragraph token
         questions, starts, stops = self.rows.T
-        self.sizes = self.question_lengths[questions] + (stops - starts) + 4
+        self.sizes = self.question_lengths[questions] + (stops - starts) + NUM_SPECIALS
         self._texts = examples.read_texts() if with_references else None
 
     @property
-    def num_cut_questions(self) -> int:
-        """How many questions were longer than ``question_tokens``."""
-        return int(np.count_nonzero(self.question_lengths < self.examples.questions.sizes))
+    def summary(self) -> str:
+        """How many rows there are of how many questions, and how many of these were cut."""
+        cut = np.count_nonzero(self.question_lengths < self.examples.questions.sizes)
+        questions = f"{len(self.question_lengths)} questions ({cut} cut at --question-tokens"
+        return f"{len(self)} rows of {questions} {self.cfg.question_tokens})"
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         question, start, stop = (int(value) for value in self.rows[index])
@@ -172,10 +166,7 @@ class SquadDataset(SizedDataset):
         lengths = torch.tensor([len(row) for row in tokens])
         batch = {
             "id": torch.tensor([sample["id"] for sample in samples]),
-            "net_input": {
-                "src_tokens": data_utils.collate_tokens(tokens, self._pad),
-                "src_lengths": lengths,
-            },
+            "net_input": {"src_tokens": data_utils.collate_tokens(tokens, self._pad), "src_lengths": lengths},
             "window": torch.tensor([sample["window"] for sample in samples]),
             "targets": torch.tensor([sample["targets"] for sample in samples]),
             "nsentences": len(samples),
@@ -187,5 +178,5 @@ class SquadDataset(SizedDataset):
 
     def ordered_indices(self) -> npt.NDArray[np.int64]:
         """Return a permutation from the seed, sorted by length within it: batches need little padding."""
-        indices = np.random.default_rng(self.seed).permutation(len(self))
+        indices = np.random.default_rng(self.cfg.seed).permutation(len(self))
         return indices[np.argsort(self.sizes[indices], kind="stable")]

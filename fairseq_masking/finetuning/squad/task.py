@@ -1,7 +1,7 @@
 """Extractive question answering on SQuAD 2.0, with answers that may be missing (2204.03243, Table 4)."""
 
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from fairseq.criterions import FairseqCriterion
@@ -15,28 +15,23 @@ from fairseq_masking.corpus.manifest import check_dictionary
 from fairseq_masking.data import load_dictionary
 from fairseq_masking.errors import UserError
 from fairseq_masking.finetuning.squad.criterion import SpanHead
-from fairseq_masking.finetuning.squad.dataset import SquadDataset, SquadExamples
+from fairseq_masking.finetuning.squad.dataset import NUM_SPECIALS, SquadDataset, SquadExamples
+from fairseq_masking.options import option
 from fairseq_masking.tasks.masked_pretraining import TextTask, data_folders
 
 __all__ = ["SquadConfig", "SquadTask"]
 
 logger = logging.getLogger(__name__)
 
-_SPECIALS = 4  # <s> question </s></s> window </s>
-
 
 @dataclass
 class SquadConfig(FairseqDataclass):
     """Options of ``squad``."""
 
-    data: str = field(default=MISSING, metadata={"help": "folder made by prepare task --task squad"})
-    tokens_per_sample: int = field(
-        default=512, metadata={"help": "longest row: <s> question </s></s> paragraph </s>"}
-    )
-    doc_stride: int = field(
-        default=128, metadata={"help": "tokens from one window of a long paragraph to the next one"}
-    )
-    question_tokens: int = field(default=64, metadata={"help": "longest question; the rest is cut off"})
+    data: str = option(MISSING, "folder made by prepare task --task squad")
+    tokens_per_sample: int = option(512, "longest row: <s> question </s></s> paragraph </s>")
+    doc_stride: int = option(128, "tokens from one window of a long paragraph to the next one")
+    question_tokens: int = option(64, "longest question; the rest is cut off")
     seed: int = II("common.seed")
     train_subset: str = II("dataset.train_subset")
 
@@ -57,7 +52,7 @@ class SquadTask(TextTask):
         for name in ("doc_stride", "question_tokens"):
             if getattr(cfg, name) < 1:
                 raise UserError(f"--{name.replace('_', '-')} {getattr(cfg, name)} is below 1")
-        if cfg.tokens_per_sample < cfg.question_tokens + _SPECIALS + 1:
+        if cfg.tokens_per_sample < cfg.question_tokens + NUM_SPECIALS + 1:
             raise UserError(
                 f"--tokens-per-sample {cfg.tokens_per_sample} leaves no room for a paragraph beside"
                 f" --question-tokens {cfg.question_tokens}: raise the one or lower the other"
@@ -90,24 +85,10 @@ class SquadTask(TextTask):
     def load_dataset(self, split: str, combine: bool = False, **kwargs: Any) -> None:
         """Load a split; what is not the training split comes with what answers are scored with."""
         folder = data_folders(self.cfg.data)[0]
-        dataset = SquadDataset(
-            SquadExamples(folder, split, self.dictionary),
-            self.dictionary,
-            tokens_per_sample=self.cfg.tokens_per_sample,
-            stride=self.cfg.doc_stride,
-            question_tokens=self.cfg.question_tokens,
-            seed=self.cfg.seed,
-            with_references=not (combine and split == self.cfg.train_subset),
-        )
-        logger.info(
-            "%s: %d rows of %d questions (%d cut at --question-tokens %d) from %s",
-            split,
-            len(dataset),
-            len(dataset.question_lengths),
-            dataset.num_cut_questions,
-            self.cfg.question_tokens,
-            folder,
-        )
+        examples = SquadExamples(folder, split, self.dictionary)
+        scored = not (combine and split == self.cfg.train_subset)
+        dataset = SquadDataset(examples, self.dictionary, self.cfg, with_references=scored)
+        logger.info("%s: %s from %s", split, dataset.summary, folder)
         self.datasets[split] = dataset
 
     def get_batch_iterator(

@@ -16,7 +16,7 @@ from fairseq_masking.finetuning.squad.answers import (
     score_rows,
     scored_answers,
 )
-from fairseq_masking.finetuning.squad.criterion import span_losses
+from fairseq_masking.finetuning.squad.criterion import SquadCriterionConfig, span_losses
 from fairseq_masking.finetuning.squad.dataset import Reference
 
 
@@ -75,22 +75,19 @@ def reference(question: int, answers: tuple[str, ...], first_column: int = 3) ->
 def test_texts_are_cut_out_of_the_paragraph() -> None:
     assert reference(0, ()).text(3, 4) == "The river"
     assert reference(0, (), first_column=9).text(10, 12) == "river, big"
-    spans = likeliest_spans(
-        torch.zeros(1, 8, 2).index_put((torch.tensor([0]), torch.tensor([4])), torch.tensor([[5.0, 5.0]])),
-        torch.tensor([[3, 7]]),
-        n_best=2,
-        max_tokens=30,
-    )
-    (found,) = row_candidates(spans, [reference(7, ())])
+    logits = torch.zeros(1, 8, 2)
+    logits[0, 4] = 5
+    batch = {"window": torch.tensor([[3, 7]]), "references": [reference(7, ())]}
+    (found,) = row_candidates(logits, batch, SquadCriterionConfig(n_best=2))
     assert found.question == 7 and found.answers[0] == ("river", 10.0) and found.null == 0
 
 
 ROWS = [
-    (Candidates(2, [("river", 3.0), ("big", 1.0)], 5.0), reference(2, ("river",))),
-    (Candidates(1, [("The", 9.0)], 1.0), reference(1, ())),
-    (Candidates(2, [("The river", 4.0)], 2.0), reference(2, ("river",))),
-    (Candidates(2, [], 8.0), reference(2, ("river",))),
-    (Candidates(0, [], 0.5), reference(0, ("x",))),
+    (Candidates(2, [("river", 3.0), ("big", 1.0)], 5.0), ["river"]),
+    (Candidates(1, [("The", 9.0)], 1.0), []),
+    (Candidates(2, [("The river", 4.0)], 2.0), ["river"]),
+    (Candidates(2, [], 8.0), ["river"]),
+    (Candidates(0, [], 0.5), ["x"]),
 ]
 
 
@@ -101,7 +98,7 @@ def test_a_question_is_put_together_from_its_rows() -> None:
         Candidates(1, [("The", 9.0)], 1.0),
         Candidates(2, [("The river", 4.0), ("river", 3.0)], 2.0),
     ]
-    table = score_rows([row for row, _ in ROWS], [found for _, found in ROWS])
+    table = score_rows([row for row, _ in ROWS], [answers for _, answers in ROWS])
     expected = [
         ScoredAnswer(0, 0, math.inf, True, False),
         ScoredAnswer(1, 1, -8.0, False, True),

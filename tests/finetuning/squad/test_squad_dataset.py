@@ -1,6 +1,7 @@
 """Rows of questions and windows: every token in its place, every answer where its text is."""
 
 import json
+from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
@@ -40,8 +41,9 @@ def examples(tmp_path: Path, dictionary: Dictionary) -> SquadExamples:
 
 
 def build(examples: SquadExamples, dictionary: Dictionary, **options: object) -> SquadDataset:
-    values = {"tokens_per_sample": 11, "stride": 3, "question_tokens": 2, "seed": 1, "with_references": True}
-    return SquadDataset(examples, dictionary, **{**values, **options})
+    scored = options.pop("with_references", True)
+    cfg = Namespace(**{"tokens_per_sample": 11, "doc_stride": 3, "question_tokens": 2, "seed": 1, **options})
+    return SquadDataset(examples, dictionary, cfg, with_references=scored)
 
 
 @pytest.mark.parametrize(
@@ -70,7 +72,8 @@ def test_rows_by_hand(examples: SquadExamples, dictionary: Dictionary) -> None:
     assert texts == [*ends, *ends, "<s>qq</s></s>xyz</s>"]
     # "ef" is whole in the second window alone, where it begins at the seventh column
     assert [dataset[n]["targets"] for n in range(9)] == [(0, 0), (6, 7), *[(0, 0)] * 6, (5, 7)]
-    assert dataset.num_cut_questions == 1  # the third has 3 tokens
+    # the third question has 3 tokens
+    assert dataset.summary == "9 rows of 3 questions (1 cut at --question-tokens 2)"
     assert dataset.sizes.tolist() == [len(dataset[n]["tokens"]) for n in range(len(dataset))]
 
 
