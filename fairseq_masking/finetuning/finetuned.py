@@ -23,7 +23,7 @@ from fairseq_masking.files import write_json
 from fairseq_masking.finetuning.glue import GLUE_TASKS, SCORE_SCALE
 from fairseq_masking.finetuning.metrics import row_scores, squad_scores
 from fairseq_masking.finetuning.prepare import finetuning_settings
-from fairseq_masking.finetuning.squad.answers import (
+from fairseq_masking.finetuning.squad.criterion import (
     Candidates,
     merge,
     row_candidates,
@@ -95,17 +95,13 @@ class Finetuned:
 
     def predict_rows(self, split: str, *, batch_size: int = 64) -> RowPredictions:
         """Return what the classifier says of every row of a split."""
-        logits: dict[int, list[float]] = {}
-        targets: dict[int, float] = {}
+        ids, logits, targets = [], [], []
         for batch, found in self._logits(split, batch_size, self.cfg.criterion.classification_head_name):
-            ids = batch["id"].tolist()
-            logits.update(zip(ids, found.double().tolist(), strict=True))
-            if "target" in batch:
-                targets.update(zip(ids, batch["target"].view(-1).double().tolist(), strict=True))
-        logits_NC, targets_N = (
-            np.array([by_id[row] for row in sorted(by_id)]) for by_id in (logits, targets)
-        )
-        return RowPredictions(logits_NC, targets_N if targets else None)
+            ids += batch["id"].tolist()
+            logits += found.double().tolist()
+            targets += batch["target"].view(-1).double().tolist() if "target" in batch else []
+        order = np.argsort(ids)
+        return RowPredictions(np.array(logits)[order], np.array(targets)[order] if targets else None)
 
     def answer_questions(self, split: str, *, batch_size: int = 64) -> list[Candidates]:
         """Return the likeliest answers to every question of a split."""
@@ -179,22 +175,19 @@ def predict(finetuned: Finetuned, output: Path, *, batch_size: int = 64) -> Scor
     return scores
 
 
-def scores_of(finetuned: Finetuned, *, batch_size: int = 64) -> Scores:
+def scores_of(finetuned: Finetuned) -> Scores:
     """Return the scores of the splits with labels; writes nothing."""
     if finetuned.is_squad:
-        return {"valid": _squad_scores(finetuned, finetuned.answer_questions("valid", batch_size=batch_size))}
-    return {
-        split: finetuned.predict_rows(split, batch_size=batch_size).scores()
-        for split in finetuned.splits()
-        if any((finetuned.data / "label").glob(f"{split}.*"))
-    }
+        return {"valid": _squad_scores(finetuned, finetuned.answer_questions("valid"))}
+    labels = {path.name.partition(".")[0] for path in (finetuned.data / "label").iterdir()}
+    return {name: finetuned.predict_rows(name).scores() for name in finetuned.splits() if name in labels}
 
 
 def _write_submission(path: Path, finetuned: Finetuned, split: str, predictions: RowPredictions) -> None:
     ids = (finetuned.data / "ids" / f"{split}.txt").read_text(encoding="utf-8").split("\n")[:-1]
     if finetuned.cfg.criterion.get("regression_target", False):
-        values = np.clip(predictions.logits_NC[:, 0] * SCORE_SCALE, 0, SCORE_SCALE)
-        names = [f"{value:.3f}" for value in values]
+        scores_N = predictions.logits_NC[:, 0] * SCORE_SCALE
+        names = [f"{score:.3f}" for score in scores_N.clip(0, SCORE_SCALE)]
     else:
         dictionary = finetuned.task.label_dictionary
         names = [dictionary[dictionary.nspecial + index] for index in predictions.logits_NC.argmax(1)]

@@ -45,11 +45,6 @@ class GlueTask:
     files: Mapping[str, str] = field(default_factory=lambda: _FILES)
     submissions: Mapping[str, str] = field(default_factory=dict)
 
-    @property
-    def is_regression(self) -> bool:
-        """Whether the label is a number."""
-        return not self.labels
-
 
 _COLA_COLUMNS = ("source", "label", "mark", "sentence")
 _MNLI_CLASSES = ("contradiction", "entailment", "neutral")

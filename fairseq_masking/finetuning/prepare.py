@@ -19,7 +19,7 @@ cut so that this fits ``max_length``, the longer one of two first.
 
 import dataclasses
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -118,7 +118,7 @@ def prepare_finetuning(
         return present, False
     with workspace(output) as folder:
         reporter.say(f"encoding {task} from {source}")
-        write = write_squad if task == SQUAD else partial(_write_rows, **asked)
+        write = write_squad if task == SQUAD else partial(_write_rows, asked=asked)
         counts, log = {}, []
         for split, found, faults in write(files, folder, encoder, workers=workers):
             counts[split] = {**found, **faults.counts()}
@@ -146,25 +146,18 @@ def truncated_lengths(lengths: tuple[int, ...], max_length: int) -> tuple[int, .
 
 
 def _write_rows(
-    files: dict[str, Path],
-    folder: Path,
-    encoder: TextEncoder,
-    *,
-    workers: int,
-    task: str,
-    max_length: int,
-    max_train_rows: int | None,
-    seed: int,
+    files: dict[str, Path], folder: Path, encoder: TextEncoder, *, workers: int, asked: Mapping[str, Any]
 ) -> Iterator[tuple[str, dict[str, int], FaultLog]]:
     """Write all splits; yield the name, the counts and the faults of each."""
-    splits, labels = read_task(task, files)
+    splits, labels = read_task(asked["task"], files)
     train = splits["train"]
     met = Counter(row.label for row in train.rows)  # in all of them
-    train.rows = subsample(train.rows, max_train_rows, seed)
-    encode = partial(_encode, encoder, max_length)
+    train.rows = subsample(train.rows, asked["max_train_rows"], asked["seed"])
+    encode = partial(_encode, encoder, asked["max_length"])
     for split, read in splits.items():
         encoded = map_in_batches(encode, read.rows, size=_BATCH_ROWS, workers=workers)
-        counts = _write_texts(encoded, len(read.rows[0].texts), folder, split, encoder.dictionary)
+        places = [folder / f"input{number}" / split for number in range(len(read.rows[0].texts))]
+        counts = _write_texts(encoded, places, encoder.dictionary)
         _write_labels(read.rows, labels, folder, split, encoder.dictionary.eos())
         yield split, counts, read.faults
     for place in folder.glob("input?"):
@@ -185,14 +178,9 @@ def _encode(encoder: TextEncoder, max_length: int, row: Row) -> tuple[list[list[
 
 
 def _write_texts(
-    encoded: Iterable[tuple[list[list[int]], bool]],
-    num_texts: int,
-    folder: Path,
-    split: str,
-    dictionary: Dictionary,
+    encoded: Iterable[tuple[list[list[int]], bool]], places: list[Path], dictionary: Dictionary
 ) -> dict[str, int]:
     counts = dict.fromkeys(("rows", "tokens", "unknown", "truncated"), 0)
-    places = [folder / f"input{number}" / split for number in range(num_texts)]
     with ExitStack() as stack:
         writers = [stack.enter_context(ArrayWriter(place)) for place in places]
         for ids, truncated in encoded:

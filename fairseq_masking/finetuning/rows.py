@@ -4,9 +4,9 @@ GLUE's TSVs know no quoting: a quotation mark is text. A row ends at "\n" or "\r
 """
 
 import json
-import math
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -255,13 +255,11 @@ def _not_empty(*texts: str) -> tuple[str, ...]:
 
 
 def _glue_label(task: GlueTask, label: str) -> str:
-    if task.is_regression:
-        try:
-            score = float(label)
-        except ValueError:
-            score = math.nan
-        if not 0 <= score <= SCORE_SCALE:
-            raise FaultyRow(f"no score of 0 to {SCORE_SCALE:g}")
-    elif label not in task.labels:
-        raise FaultyRow("unknown label")
-    return label
+    if task.labels:
+        if label not in task.labels:
+            raise FaultyRow("unknown label")
+        return label
+    with suppress(ValueError):
+        if 0 <= float(label) <= SCORE_SCALE:
+            return label
+    raise FaultyRow(f"no score of 0 to {SCORE_SCALE:g}")

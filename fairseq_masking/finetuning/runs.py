@@ -103,19 +103,16 @@ class Run:
         if not path.is_file():
             return None
         record = read_json(path)
+        before = record.get("inputs", {})  # older runs' are not known: taken to be the same
+        replaced = [name for name, stamp in self.inputs.items() if before.get(name, stamp) != stamp]
         if record["recipe"] != self.recipe.name or record["overrides"] != self.overrides:
             changed = sorted(set(record["overrides"]) ^ set(self.overrides)) or [record["recipe"]]
-            raise UserError(
-                f"{self.folder} holds a run that was started with other settings ({', '.join(changed)}): give"
-                " another --out, or remove it"
-            )
-        before = record.get("inputs", {})  # older runs' are not known: taken to be the same
-        if replaced := [name for name, stamp in self.inputs.items() if before.get(name, stamp) != stamp]:
-            raise UserError(
-                f"{self.folder} holds a run from another {' and '.join(replaced)} in the same place: give"
-                " another --out, or remove it"
-            )
-        return record.get("scores")
+            other = f"that was started with other settings ({', '.join(changed)})"
+        elif replaced:
+            other = f"from another {' and '.join(replaced)} in the same place"
+        else:
+            return record.get("scores")
+        raise UserError(f"{self.folder} holds a run {other}: give another --out, or remove it")
 
     def record(self, **found: Any) -> None:
         """Write what it was started with and what was found."""

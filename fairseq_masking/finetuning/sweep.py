@@ -20,14 +20,7 @@ from fairseq_masking.finetuning.prepare import prepare_finetuning
 from fairseq_masking.finetuning.protocols import PROTOCOLS, Protocol
 from fairseq_masking.finetuning.results import gains_table, plot_over_updates, result_of, scores_table
 from fairseq_masking.finetuning.runs import Run, best_of, grid_of, run_all
-from fairseq_masking.finetuning.tasks import (
-    FinetuningTask,
-    Start,
-    corpus_of,
-    named_path,
-    read_start,
-    source_of,
-)
+from fairseq_masking.finetuning.tasks import FinetuningTask, Start, corpus_of, named_path, source_of
 
 __all__ = ["Sweep"]
 
@@ -126,7 +119,7 @@ class Sweep:
 
     def starts(self) -> list[Start]:
         """Return what ``--checkpoint`` and ``--scratch`` name."""
-        starts = [read_start(*named_path(given)) for given in self.checkpoint]
+        starts = [Start.of_checkpoint(*named_path(given)) for given in self.checkpoint]
         if self.scratch:
             starts.append(Start("from scratch", 0, (f"model={self.scratch}",)))
         folders = [start.folder for start in starts]
@@ -193,7 +186,7 @@ class Sweep:
                     f"{runs[0].task_folder} has lost its best run's checkpoint, which others start from:"
                     " remove the folder to train it again"
                 )
-            start = Start.of_checkpoint(start.name, start.updates, str(best.absolute()))
+            start = Start.of_checkpoint(start.name, str(best.absolute()), start.updates)
         metric, common = self.rules.metric_of(task.kind), tuple(self.overrides)
         return [
             Run(start, task, configuration, seed, recipe, metric, common, self.out)

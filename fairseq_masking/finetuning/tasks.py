@@ -13,7 +13,7 @@ from fairseq_masking.files import hash_file
 from fairseq_masking.finetuning.glue import GLUE_TASKS, JSONL, SQUAD, TASKS
 from fairseq_masking.finetuning.prepare import finetuning_settings
 
-__all__ = ["FinetuningTask", "Start", "corpus_of", "named_path", "quoted", "read_start", "source_of"]
+__all__ = ["FinetuningTask", "Start", "corpus_of", "named_path", "quoted", "source_of"]
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class FinetuningTask:
 
     def overrides(self, metric: str) -> list[str]:
         """Return what a recipe of configs/finetune needs to know of the data."""
-        is_regression = self.kind in GLUE_TASKS and GLUE_TASKS[self.kind].is_regression
+        is_regression = self.kind in GLUE_TASKS and not GLUE_TASKS[self.kind].labels
         num_classes = 1 if is_regression else len(class_names(self.data))
         return [
             f"task.data={quoted(self.data.absolute())}",
@@ -92,12 +92,21 @@ class Start:
     stamp: str = ""
 
     @classmethod
-    def of_checkpoint(cls, name: str, updates: int, source: str) -> "Start":
-        """Return the start from a checkpoint, or from a Hugging Face folder or name."""
+    def of_checkpoint(cls, name: str, source: str, updates: int | None = None) -> "Start":
+        """Return what ``--checkpoint NAME=SOURCE`` means: a checkpoint, or a Hugging Face folder or name.
+
+        Args:
+            updates: default: those that the checkpoint names.
+
+        Raises:
+            UserError: the file is missing or no checkpoint.
+        """
+        if updates is None and source.endswith(".pt"):
+            updates, source = read_checkpoint(source).num_updates, str(Path(source).absolute())
         place = Path(source)
         files = [place] if place.is_file() else sorted(place.glob("*model*"))
         stamps = (f"{file.name} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in files)
-        return cls(name, updates, (f"model.init_from={quoted(source)}",), source, " ".join(stamps))
+        return cls(name, updates or 0, (f"model.init_from={quoted(source)}",), source, " ".join(stamps))
 
     @cached_property
     def max_positions(self) -> int | None:
@@ -108,19 +117,6 @@ class Start:
     def folder(self) -> Path:
         """Of its runs, below the sweep's."""
         return Path(self.name.replace("/", "_")) / str(self.updates)
-
-
-def read_start(name: str, path: str) -> Start:
-    """Return what ``--checkpoint NAME=PATH`` means: a checkpoint, or a Hugging Face folder or name.
-
-    Raises:
-        UserError: the file is missing or no checkpoint.
-    """
-    updates = 0
-    if path.endswith(".pt"):
-        updates = read_checkpoint(path).num_updates
-        path = str(Path(path).absolute())
-    return Start.of_checkpoint(name, updates, path)
 
 
 def named_path(given: str) -> tuple[str, str]:

@@ -16,8 +16,7 @@ from omegaconf import OmegaConf
 from fairseq_masking.errors import UserError
 from fairseq_masking.finetuning.finetuned import Finetuned, predict
 from fairseq_masking.finetuning.metrics import answer_scores
-from fairseq_masking.finetuning.squad.answers import Candidates
-from fairseq_masking.finetuning.squad.criterion import SquadCriterion, SquadCriterionConfig
+from fairseq_masking.finetuning.squad.criterion import Candidates, SquadCriterion, SquadCriterionConfig
 from fairseq_masking.finetuning.squad.task import SquadConfig, SquadTask
 from fairseq_masking.methods.base.sizes import SIZES
 from fairseq_masking.methods.mlm.model import MLMConfig

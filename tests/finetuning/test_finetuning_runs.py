@@ -27,7 +27,7 @@ from fairseq_masking.finetuning import tasks as finetuning_tasks
 from fairseq_masking.finetuning.prepare import finetuning_settings
 from fairseq_masking.finetuning.protocols import PROTOCOLS
 from fairseq_masking.finetuning.runs import Run, best_of, grid_of, run_all
-from fairseq_masking.finetuning.tasks import FinetuningTask, Start, named_path, read_start, source_of
+from fairseq_masking.finetuning.tasks import FinetuningTask, Start, named_path, source_of
 
 RECIPES = ROOT / "configs" / "finetune"
 ONE_RATE = "optimization.lr=[3e-4]"
@@ -228,7 +228,7 @@ def test_a_replaced_checkpoint_or_data_want_another_folder(folder, tmp_path):
     shutil.copytree(folder / "data", data)
 
     def run():
-        start, task = Start.of_checkpoint("MLM", 2, str(checkpoint)), FinetuningTask.of_folder(data)
+        start, task = Start.of_checkpoint("MLM", str(checkpoint), 2), FinetuningTask.of_folder(data)
         return replace(a_run(folder, tmp_path, start), task=task)
 
     finish(run(), 70.0)
@@ -344,7 +344,7 @@ def test_names_and_paths_of_checkpoints(tmp_path, monkeypatch):
 
 
 def test_a_path_may_have_an_apostrophe(folder, tmp_path):
-    run = a_run(folder, tmp_path / "o'brien", Start.of_checkpoint("a", 0, "o'brien/a b.pt"))
+    run = a_run(folder, tmp_path / "o'brien", Start.of_checkpoint("a", "o'brien/a b.pt", 0))
     parsed = [OverridesParser.create().parse_override(override) for override in run.overrides]
     values = {each.key_or_group: each.value() for each in parsed}
     assert values["model.init_from"] == "o'brien/a b.pt"
@@ -358,7 +358,7 @@ def test_rows_are_as_long_as_the_smallest_model_reads(folder, tmp_path, monkeypa
         "read_source",
         lambda path: SimpleNamespace(config=SimpleNamespace(max_positions=sizes[path])),
     )
-    starts = [Start.of_checkpoint(path, 0, path) for path in sizes]
+    starts = [Start.of_checkpoint(path, path, 0) for path in sizes]
     given = ("--task", "SST-2", "--corpus", folder / "corpus", "--out")
     (task,) = the_sweep(*given, tmp_path, "--data", folder / "glue").tasks([*starts, Start("none", 0, ())])
     assert finetuning_settings(task.data)["max_length"] == 24
@@ -502,8 +502,8 @@ def test_two_checkpoints_need_two_names(folder, tmp_path, capsys):
 
 
 def test_a_starts_updates_are_the_checkpoints(folder):
-    assert read_start("MLM", str(folder / "mlm.pt")).updates == 2
-    assert read_start("BERT", "bert-base-uncased") == Start(
+    assert Start.of_checkpoint("MLM", str(folder / "mlm.pt")).updates == 2
+    assert Start.of_checkpoint("BERT", "bert-base-uncased") == Start(
         "BERT", 0, ("model.init_from='bert-base-uncased'",), "bert-base-uncased"
     )
 

@@ -131,16 +131,16 @@ class SquadDataset(SizedDataset):
     def __getitem__(self, index: int) -> dict[str, Any]:
         question, start, stop = (int(value) for value in self.rows[index])
         paragraph, first, last = (int(value) for value in self.examples.spans[question])
-        asked = self.examples.questions[question][: self.question_lengths[question]].long()
-        window = self.examples.paragraphs[paragraph][start:stop].long()
-        special = asked.new_tensor([self._bos, self._eos])
+        asked = self.examples.questions[question][: self.question_lengths[question]].tolist()
+        window = self.examples.paragraphs[paragraph][start:stop].tolist()
         column = len(asked) + 3  # of the window's first token
         inside = start <= first and last < stop
+        eos = self._eos
         item = {
             "id": index,
-            "tokens": torch.cat([special[:1], asked, special[1:], special[1:], window, special[1:]]),
+            "tokens": torch.tensor([self._bos, *asked, eos, eos, *window, eos]),
             "window": (column, column + len(window)),
-            "targets": (first - start + column, last - start + column) if inside and first >= 0 else (0, 0),
+            "targets": (first - start + column, last - start + column) if inside else (0, 0),
         }
         if self._texts is not None:
             paragraphs, questions = self._texts

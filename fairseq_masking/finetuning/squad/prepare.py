@@ -12,8 +12,9 @@ Source: Rajpurkar et al. 2016, 2018.
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -152,12 +153,10 @@ def _answer(text: str, start: Any, context: str) -> Answer:
 def _write_split(
     split: str, read: SquadSplit, folder: Path, encoder: TextEncoder, workers: int
 ) -> dict[str, int]:
-    def mapped(function: Callable[[str], Any], texts: Sequence[str]) -> Iterator[Any]:
-        return map_in_batches(function, texts, size=_BATCH, workers=workers)
-
     def writer(part: str) -> ArrayWriter:
         return ArrayWriter(folder / f"{split}.{part}")
 
+    mapped = partial(map_in_batches, size=_BATCH, workers=workers)
     tokens = Counter[int]()
     offsets: list[list[Offsets]] = []
     with writer("paragraphs") as paragraphs, writer("offsets") as places:
@@ -168,22 +167,17 @@ def _write_split(
             tokens.update(ids)
     found = _find_spans(read, offsets, is_training=split == "train")
     read.faults.check_left(found, "question")
+    encoded = mapped(encoder, [question.text for question, _ in found])
     with writer("questions") as questions, writer("spans") as spans:
-        for ids, (question, span) in zip(
-            mapped(encoder, [each.text for each, _ in found]), found, strict=True
-        ):
+        for ids, (question, span) in zip(encoded, found, strict=True):
             questions.add(ids)
             spans.add([question.paragraph, *span])
             tokens.update(ids)
     answers = [{"id": each.id, "answers": [answer.text for answer in each.answers]} for each, _ in found]
     record = {"paragraphs": read.paragraphs, "questions": answers}
     (folder / f"{split}.json").write_text(json.dumps(record, ensure_ascii=False), encoding="utf-8")
-    counts = {
-        "rows": len(found),
-        "tokens": tokens.total(),
-        "unknown": tokens[encoder.dictionary.unk()],
-        "paragraphs": len(read.paragraphs),
-    }
+    counts = {"rows": len(found), "tokens": tokens.total(), "unknown": tokens[encoder.dictionary.unk()]}
+    counts["paragraphs"] = len(read.paragraphs)
     if split != "test":
         counts["without answer"] = sum(not question.answers for question, _ in found)
     return counts
@@ -195,9 +189,8 @@ def _find_spans(
     """Pair each question with the tokens of its first answer; without any it is faulty in training."""
     found = []
     for question in read.questions:
-        span: tuple[int, int] | None = _NO_ANSWER
-        if question.answers:
-            span = answer_tokens(offsets[question.paragraph], question.answers[0])
+        first = question.answers[:1]
+        span = answer_tokens(offsets[question.paragraph], *first) if first else _NO_ANSWER
         if span is None and is_training:
             fault = FaultyRow("answer without a token of its own")
             read.faults.add(f"paragraph {question.paragraph}", fault, question.id)

@@ -8,15 +8,16 @@ import pytest
 import torch
 
 from fairseq_masking.finetuning.metrics import ScoredAnswer
-from fairseq_masking.finetuning.squad.answers import (
+from fairseq_masking.finetuning.squad.criterion import (
     Candidates,
+    SquadCriterionConfig,
     likeliest_spans,
     merge,
     row_candidates,
     score_rows,
     scored_answers,
+    span_losses,
 )
-from fairseq_masking.finetuning.squad.criterion import SquadCriterionConfig, span_losses
 from fairseq_masking.finetuning.squad.dataset import Reference
 
 
