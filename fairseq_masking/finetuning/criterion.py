@@ -20,10 +20,10 @@ from fairseq.logging import metrics
 from omegaconf import II
 from torch import Tensor, nn
 
+from fairseq_masking.compat.options import option
 from fairseq_masking.errors import UserError
 from fairseq_masking.finetuning.metrics import metric_names, row_scores
 from fairseq_masking.methods.base.masked_tokens import total
-from fairseq_masking.options import option
 from fairseq_masking.tokenizers.symbols import MASK_SYMBOL
 
 __all__ = ["RowsCriterion", "ScoredSentencePredictionConfig", "ScoredSentencePredictionCriterion"]

@@ -18,11 +18,11 @@ from fairseq.criterions import register_criterion
 from fairseq.dataclass import FairseqDataclass
 from torch import Tensor, nn
 
+from fairseq_masking.compat.options import option
 from fairseq_masking.errors import UserError
 from fairseq_masking.finetuning.criterion import Loss, RowsCriterion, Scorer
 from fairseq_masking.finetuning.metrics import ScoredAnswer, answer_scores, squad_scores
 from fairseq_masking.modules.encoder import init_bert_weights
-from fairseq_masking.options import option
 
 __all__ = [
     "Candidates", "SpanHead", "Spans", "SquadCriterion", "SquadCriterionConfig", "inside_window",

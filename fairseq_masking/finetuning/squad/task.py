@@ -11,12 +11,12 @@ from fairseq.models import BaseFairseqModel
 from fairseq.tasks import register_task
 from omegaconf import II, MISSING
 
+from fairseq_masking.compat.options import option
 from fairseq_masking.corpus.manifest import check_dictionary
 from fairseq_masking.data import load_dictionary
 from fairseq_masking.errors import UserError
 from fairseq_masking.finetuning.squad.criterion import SpanHead
 from fairseq_masking.finetuning.squad.dataset import NUM_SPECIALS, SquadDataset, SquadExamples
-from fairseq_masking.options import option
 from fairseq_masking.tasks.masked_pretraining import TextTask, data_folders
 
 __all__ = ["SquadConfig", "SquadTask"]
