@@ -179,7 +179,7 @@ def scores_of(finetuned: Finetuned) -> Scores:
     """Return the scores of the splits with labels; writes nothing."""
     if finetuned.is_squad:
         return {"valid": _squad_scores(finetuned, finetuned.answer_questions("valid"))}
-    labels = {path.name.partition(".")[0] for path in (finetuned.data / "label").iterdir()}
+    labels = {path.name.partition(".")[0] for path in finetuned.data.glob("label/*")}
     return {name: finetuned.predict_rows(name).scores() for name in finetuned.splits() if name in labels}
 
 

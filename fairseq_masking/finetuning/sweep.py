@@ -136,10 +136,15 @@ class Sweep:
         for given in self.task:
             kind, source = source_of(given, self.data)
             if read_manifest(source) is None:
-                length = min(_MAX_LENGTH, *(start.max_positions or _MAX_LENGTH for start in starts))
                 output = self.out / "data" / (source.name if kind == JSONL else kind)
-                options = {"corpus": self._corpus(), "max_length": length, "reporter": Reporter()}
-                prepare_finetuning(kind, source.absolute(), output, **options)
+                prepare_finetuning(
+                    kind,
+                    source.absolute(),
+                    output,
+                    corpus=self._corpus(),
+                    max_length=min(_MAX_LENGTH, *(start.max_positions or _MAX_LENGTH for start in starts)),
+                    reporter=Reporter(),
+                )
                 source = output
             task = FinetuningTask.of_folder(source)
             if task.kind != kind:
