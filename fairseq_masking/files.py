@@ -91,8 +91,11 @@ def hash_file(path: str | Path, progress: Callable[[int], object] | None = None)
     return digest.hexdigest()
 
 
-def open_binary(path: str | Path) -> BinaryIO:
+def open_binary(path: str | Path, way_out: str = "") -> BinaryIO:
     """Opens a file to read its bytes.
+
+    Args:
+        way_out: what the user can do beside checking the path.
 
     Raises:
         UserError: it is missing, unreadable or empty.
@@ -100,10 +103,10 @@ def open_binary(path: str | Path) -> BinaryIO:
     try:
         file = open(path, "rb")  # noqa: SIM115 - the caller closes it
     except FileNotFoundError as error:
-        raise UserError(f"{path} does not exist; check the path") from error
+        raise UserError(f"{path} does not exist; check the path{way_out and f', or {way_out}'}") from error
     except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+        raise UserError(f"{path} cannot be read: {error.strerror}{way_out and f'; {way_out}'}") from error
     if os.fstat(file.fileno()).st_size == 0 and os.path.isfile(path):
         file.close()
-        raise UserError(f"{path} is empty; remove it from the inputs or fetch it again")
+        raise UserError(f"{path} is empty; {way_out or 'remove it from the inputs or fetch it again'}")
     return file

@@ -16,9 +16,9 @@ from typing import Any
 
 from fairseq_masking.cli.options import add_out, add_seed, at_least
 from fairseq_masking.corpus.documents import DOCUMENT_BOUNDS
-from fairseq_masking.corpus.train_tokenizer import BpeTraining
 from fairseq_masking.tokenizers import BertTokenizer, Gpt2Tokenizer, SentencePieceTokenizer, Tokenizer
 from fairseq_masking.tokenizers.normalization import TextNormalizer
+from fairseq_masking.tokenizers.sentencepiece import BpeTraining
 
 __all__ = ["add_options", "run"]
 
@@ -106,14 +106,14 @@ def run(args: argparse.Namespace) -> None:
             seed=args.seed,
             **_given(args, ("valid_fraction",)),
         )
-        reporter = Reporter(bars=True if args.progress else None)
-        prepared = prepare(preparation, workers=args.workers, force=args.force, reporter=reporter)
-    if not prepared.is_new:
+        reporter = Reporter(bars=args.progress or None)
+        manifest, is_new = prepare(preparation, reporter=reporter, workers=args.workers, force=args.force)
+    if not is_new:
         print(f"{args.out} was prepared with these settings and inputs: nothing to do")
-    for split, counts in sorted(prepared.manifest.counts.items()):
+    for split, counts in sorted(manifest.counts.items()):
         shown = ", ".join(f"{count:,} {name}" for name, count in counts.items())
         print(f"{split}: {shown} ({counts['unknown'] / counts['tokens']:.3%})")
-    print(f"fairseq-train takes: {prepared.data}")
+    print(f"fairseq-train takes: {manifest.data(args.out)}")
 
 
 def _share(allowed: str, holds: Callable[[float], bool]) -> Callable[[str], float]:

@@ -13,6 +13,7 @@ from fairseq.data import Dictionary
 
 from fairseq_masking.corpus.manifest import load_tokenizer
 from fairseq_masking.errors import PREPARE_AGAIN, UserError, first_line
+from fairseq_masking.files import open_binary
 from fairseq_masking.masking import MaskingVocabulary
 from fairseq_masking.tokenizers import Tokenizer
 from fairseq_masking.tokenizers.symbols import FILLER_PREFIX, MASK_SYMBOL
@@ -35,19 +36,13 @@ def load_dictionary(path: str | Path, *, way_out: str = PREPARE_AGAIN) -> Dictio
     Raises:
         UserError: the file is missing, unreadable, empty, not UTF-8, or has a line of another form.
     """
-    path = Path(path)
+    with open_binary(path, way_out) as file:
+        content = file.read()
     try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist: check the path, or {way_out}") from None
+        _check_lines(content.decode("utf-8"))
+        dictionary = Dictionary.load(str(path))
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is no dictionary (byte {error.start} is not UTF-8): {way_out}") from None
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}): {way_out}") from None
-    if fault := _fault(text):
-        raise UserError(f"{path} {fault}: {way_out}")
-    try:
-        dictionary = Dictionary.load(str(path))
     except (RuntimeError, ValueError) as error:
         raise UserError(f"{path}: {first_line(error)}: {way_out}") from error
     if MASK_SYMBOL not in dictionary.indices:
@@ -123,18 +118,15 @@ def masking_vocabulary(
     )
 
 
-def _fault(text: str) -> str | None:
-    """What is wrong with a dict.txt, or None."""
+def _check_lines(text: str) -> None:
+    """Raises a ValueError at the first line of a dict.txt that is none."""
     # Like fairseq: lines end at line feeds alone, symbols may hold any other kind of space.
-    if not text:
-        return "is empty"
     seen: set[str] = set()
     for number, line in enumerate(text.removesuffix("\n").split("\n"), start=1):
         overwrites = line.rstrip().endswith(" #fairseq:overwrite")
         symbol, _, count = line.rstrip().removesuffix(" #fairseq:overwrite").rpartition(" ")
         if not symbol or not (count.isascii() and count.isdigit()):
-            return f"line {number}: {line[:40]!r} is not of the form 'symbol count'"
+            raise ValueError(f"line {number}: {line[:40]!r} is not of the form 'symbol count'")
         if symbol in seen and not overwrites:
-            return f"line {number}: the symbol {symbol[:40]!r} stands there twice"
+            raise ValueError(f"line {number}: the symbol {symbol[:40]!r} stands there twice")
         seen.add(symbol)
-    return None

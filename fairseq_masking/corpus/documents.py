@@ -1,29 +1,48 @@
 """Documents: raw files to one normalised text file, and that to a validation split and shards.
 
+Raw files are plain or compressed (.xz, .gz, .bz2) and read as streams of lines; a defect is a UserError.
+
 The intermediate text has one line per item of the data set. Where documents can have several lines, an empty
 line stands *between* two documents; fairseq binarises it to a lone </s>, at which ``--sample-break-mode
 complete_doc`` cuts. Where every document is one line (``--documents line`` without sentence splitting) there
 is no empty line: each line is a whole document, and ``--sample-break-mode eos`` keeps them apart.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, field
+import bz2
+import gzip
+import lzma
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import dataclass
 from functools import partial
+from itertools import chain, islice
 from pathlib import Path
-from typing import TextIO
+from typing import BinaryIO, cast
 
 import numpy as np
 
-from fairseq_masking.corpus.reading import read_lines
 from fairseq_masking.corpus.workers import map_in_order
 from fairseq_masking.errors import UserError
+from fairseq_masking.files import open_binary
 from fairseq_masking.tokenizers.normalization import TextNormalizer
 
-__all__ = ["DOCUMENT_BOUNDS", "TextFile", "distribute_documents", "draw_validation", "write_documents"]
+__all__ = [
+    "DOCUMENT_BOUNDS", "TextFile", "distribute_documents", "draw_validation", "read_lines", "write_documents",
+]  # fmt: skip
 
 DOCUMENT_BOUNDS = ("line", "blank-line")
 _BATCH_LINES = 512
+
+# Suffix -> how such a file begins, and what reads it.
+_COMPRESSIONS: dict[str, tuple[bytes, Callable[[BinaryIO], object]]] = {
+    ".xz": (b"\xfd7zXZ\x00", lzma.LZMAFile),
+    ".gz": (b"\x1f\x8b", gzip.open),
+    ".bz2": (b"BZh", bz2.BZ2File),
+}
+# fairseq reads its text in universal-newline mode, where a lone \r ends a line, and str.splitlines splits at
+# the others; none of them is a line end here.
+_LINE_BREAKS = str.maketrans(dict.fromkeys("\r\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029", " "))
 
 
 @dataclass
@@ -41,26 +60,6 @@ class TextFile:
     separated: bool
     documents: int = 0
     lines: int = 0
-    _file: TextIO | None = field(default=None, repr=False)
-
-    def __enter__(self) -> "TextFile":
-        self._file = open(self.path, "w", encoding="utf-8", newline="\n")
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        assert self._file is not None
-        self._file.close()
-        self._file = None
-
-    def write(self, line: str, *, new_document: bool) -> None:
-        """Appends a line, to the last document or to a new one."""
-        assert self._file is not None
-        if new_document:
-            if self.separated and self.documents:
-                self._file.write("\n")
-            self.documents += 1
-        self.lines += 1
-        self._file.write(line + "\n")
 
     def read(self) -> Iterator[tuple[bool, str]]:
         """Yields (whether a document begins here, line)."""
@@ -96,20 +95,11 @@ def write_documents(
         UserError: an input cannot be read, or the text vanishes in normalisation.
     """
     by_line = documents == "line"
-    text = TextFile(output, separated=not by_line or normalizer.split_sentences)
-    batches = _batches(inputs, progress)
-    with text:
-        new_document = True
-        normalize = partial(_normalize_batch, normalizer)
-        for batch in map_in_order(normalize, batches, workers=workers if normalizer.is_costly else 1):
-            for sentences in batch:
-                if sentences is None:  # an empty line or a file's end
-                    new_document = True
-                    continue
-                for sentence in sentences:
-                    text.write(sentence, new_document=new_document)
-                    new_document = by_line and not text.separated
-                new_document = new_document or by_line
+    normalize = partial(_normalize_batch, normalizer)
+    workers = workers if normalizer.is_costly else 1
+    raw = chain.from_iterable(map_in_order(normalize, _batches(inputs, progress), workers=workers))
+    separated = not by_line or normalizer.split_sentences
+    (text,) = distribute_documents(_begun(raw, by_line=by_line), [output], separated, lambda number: 0)
     if not text.documents:
         raise UserError(f"{', '.join(map(str, inputs))}: no text is left after normalisation")
     return text
@@ -134,32 +124,114 @@ def draw_validation(num_documents: int, fraction: float, seed: int) -> frozenset
 
 
 def distribute_documents(
-    source: TextFile, outputs: Sequence[Path], choose: Callable[[int], int]
+    lines: Iterable[tuple[bool, str]], outputs: Sequence[Path], separated: bool, choose: Callable[[int], int]
 ) -> list[TextFile]:
-    """Copies document number i of ``source`` into ``outputs[choose(i)]``, in order."""
-    texts = [TextFile(path, source.separated) for path in outputs]
+    """Writes document number i of ``lines`` to ``outputs[choose(i)]``, in order.
+
+    Args:
+        lines: (whether a document begins here, line).
+        separated: whether to put empty lines between documents.
+    """
+    texts = [TextFile(path, separated) for path in outputs]
     with ExitStack() as stack:
-        for text in texts:
-            stack.enter_context(text)
+        files = [stack.enter_context(open(path, "w", encoding="utf-8", newline="\n")) for path in outputs]
         number = -1
-        for new_document, line in source.read():
+        for new_document, line in lines:
             if new_document:
                 number += 1
-                text = texts[choose(number)]
-            text.write(line, new_document=new_document)
+                text, file = texts[choose(number)], files[choose(number)]
+                if separated and text.documents:
+                    file.write("\n")
+                text.documents += 1
+            text.lines += 1
+            file.write(line + "\n")
     return texts
+
+
+def read_lines(path: str | Path, progress: Callable[[int], object] | None = None) -> Iterator[str]:
+    r"""Yields the lines of a UTF-8 text file, stripped; only "\n" ends a line.
+
+    Args:
+        path: plain, .xz, .gz or .bz2 file.
+        progress: called with the number of bytes read from disk since the last call.
+
+    Raises:
+        UserError: the file is missing, empty, cut short, corrupt, not UTF-8, or holds no text at all.
+    """
+    holds_text = False
+    with open_binary(path) as raw_file, _decompress(raw_file, path) as file:
+        number, offset, reported = 0, 0, 0
+        try:
+            for raw in file:
+                number += 1
+                line = _decode(raw, path, number, offset)
+                offset += len(raw)
+                holds_text = holds_text or bool(line)
+                if progress is not None and number % 1024 == 0:
+                    position = raw_file.tell()
+                    progress(position - reported)
+                    reported = position
+                yield line
+        except EOFError as error:
+            raise UserError(
+                f"{path} is cut short: its compressed data ends after {offset} bytes of text; fetch it again"
+            ) from error
+        except (lzma.LZMAError, gzip.BadGzipFile, zlib.error, OSError) as error:
+            raise UserError(
+                f"{path} cannot be read after {offset} bytes of text ({error}); fetch or compress it again"
+            ) from error
+        if progress is not None:
+            progress(raw_file.tell() - reported)
+    if not holds_text:
+        raise UserError(f"{path} holds no text; remove it from the inputs")
+
+
+def _begun(raw: Iterable[list[str] | None], *, by_line: bool) -> Iterator[tuple[bool, str]]:
+    """Yields (whether a document begins here, sentence) of raw lines' sentences."""
+    new_document = True
+    for sentences in raw:
+        for sentence in sentences or ():
+            yield new_document, sentence
+            new_document = False
+        if by_line or sentences is None:  # an empty line or a file's end
+            new_document = True
 
 
 def _batches(inputs: Sequence[Path], progress: Callable[[int], object] | None) -> Iterator[list[str]]:
     for path in inputs:
-        batch = []
-        for line in read_lines(path, progress):
-            batch.append(line)
-            if len(batch) == _BATCH_LINES:
-                yield batch
-                batch = []
-        yield [*batch, ""]
+        lines = chain(read_lines(path, progress), [""])
+        while batch := list(islice(lines, _BATCH_LINES)):
+            yield batch
 
 
 def _normalize_batch(normalizer: TextNormalizer, lines: list[str]) -> list[list[str] | None]:
     return [normalizer.sentences(line) if line else None for line in lines]
+
+
+def _decompress(file: BinaryIO, path: str | Path) -> AbstractContextManager[BinaryIO]:
+    """The first bytes, not the name, tell the compression."""
+    head = file.read(6)
+    file.seek(0)
+    for magic, opened in _COMPRESSIONS.values():
+        if head.startswith(magic):
+            return cast(AbstractContextManager[BinaryIO], opened(file))
+    suffix = Path(path).suffix
+    if suffix in _COMPRESSIONS:
+        raise UserError(f"{path} is named {suffix} but is no {suffix} file; rename it or compress it again")
+    return nullcontext(file)
+
+
+def _decode(raw: bytes, path: str | Path, number: int, offset: int) -> str:
+    try:
+        line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{path}: line {number} (byte {offset + error.start}) is not UTF-8 "
+            f"(0x{error.object[error.start]:02x}); convert it, e.g. iconv -f latin1 -t utf-8"
+        ) from error
+    if "\0" in line:
+        raise UserError(
+            f"{path}: line {number} (byte {offset + raw.index(0)}) holds a NUL byte: UTF-16 or binary data, "
+            "not UTF-8 text; convert it, e.g. iconv -f utf-16 -t utf-8"
+        )
+    return line.translate(_LINE_BREAKS).strip()

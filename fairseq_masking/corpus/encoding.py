@@ -28,7 +28,7 @@ from fairseq_masking.corpus.manifest import (
 from fairseq_masking.tokenizers import Offsets, Tokenizer
 from fairseq_masking.tokenizers.normalization import TextNormalizer
 
-__all__ = ["ArrayWriter", "TextEncoder", "align", "encode_with_offsets", "map_offsets"]
+__all__ = ["ArrayWriter", "TextEncoder", "align", "map_offsets"]
 
 _UNIT = re.compile(r"\w+|[^\w\s]")
 
@@ -59,17 +59,9 @@ class TextEncoder:
 
     def with_offsets(self, text: str) -> tuple[list[int], list[Offsets]]:
         """Returns the same and where in ``text``, not in its normalised form, each token stands."""
-        symbols, offsets = encode_with_offsets(text, self.tokenizer, self.normalizer)
-        return ids_of(symbols, self.dictionary), offsets
-
-
-def encode_with_offsets(
-    text: str, tokenizer: Tokenizer, normalizer: TextNormalizer
-) -> tuple[list[str], list[Offsets]]:
-    """Returns a text's symbols and where in it, not in its normalised form, each one stands."""
-    normalized = normalizer(text)
-    symbols, offsets = tokenizer.encode_with_offsets(normalized)
-    return symbols, map_offsets(offsets, align(text, normalized), text)
+        normalized = self.normalizer(text)
+        symbols, offsets = self.tokenizer.encode_with_offsets(normalized)
+        return ids_of(symbols, self.dictionary), map_offsets(offsets, align(text, normalized), text)
 
 
 def align(original: str, normalized: str) -> list[Offsets] | None:

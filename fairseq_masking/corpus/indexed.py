@@ -20,6 +20,7 @@ from fairseq.data import ConcatDataset, Dictionary, data_utils
 from fairseq.data.indexed_dataset import MMapIndexedDataset, _code_to_dtype, data_file_path, index_file_path
 
 from fairseq_masking.errors import PREPARE_AGAIN, UserError
+from fairseq_masking.files import open_binary
 
 __all__ = ["TokenStream", "load_tokens"]
 
@@ -51,15 +52,12 @@ def load_tokens(path_prefix: str, dictionary: Dictionary, combine: bool = False)
             does not have. Ids are checked in full up to 50 million tokens, else the first and last million.
     """
     path_prefix = str(path_prefix)
-    for part in itertools.count():
-        prefix = path_prefix + (str(part) if part > 0 else "")
-        if part > 0 and not (
-            os.path.exists(index_file_path(prefix)) or os.path.exists(data_file_path(prefix))
-        ):
+    _check(path_prefix, len(dictionary))
+    for part in itertools.count(1) if combine else ():
+        prefix = f"{path_prefix}{part}"
+        if not (os.path.exists(index_file_path(prefix)) or os.path.exists(data_file_path(prefix))):
             break
         _check(prefix, len(dictionary))
-        if not combine:
-            break
     return data_utils.load_indexed_dataset(path_prefix, dictionary, dataset_impl="mmap", combine=combine)
 
 
@@ -132,12 +130,7 @@ def _check(prefix: str, num_symbols: int) -> None:
         if (sizes_chunk < 0).any() or (pointers[start : start + _CHUNK] != starts * dtype.itemsize).any():
             raise UserError(f"{index_path} is damaged (sizes and pointers disagree): {PREPARE_AGAIN}")
         num_tokens += int(sizes_chunk.sum())
-    if num_tokens * dtype.itemsize != data_bytes:
-        state = "cut short" if data_bytes < num_tokens * dtype.itemsize else "too long"
-        raise UserError(
-            f"{data_path} is {state}: {data_bytes} bytes where {index_path} announces"
-            f" {num_tokens * dtype.itemsize}: {PREPARE_AGAIN}"
-        )
+    _check_size(data_path, data_bytes, num_tokens * dtype.itemsize, f"{index_path} announces")
     if num_tokens == 0:
         raise UserError(f"{data_path} has no tokens: {PREPARE_AGAIN} from a text that is not empty")
 
@@ -152,17 +145,14 @@ def _check(prefix: str, num_symbols: int) -> None:
 
 
 def _size_of(path: str) -> int:
-    try:
-        size = os.stat(path).st_size
-        with open(path, "rb"):
-            pass
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist: check the data folder, or {PREPARE_AGAIN}") from None
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}): {PREPARE_AGAIN}") from None
-    if size == 0:
-        raise UserError(f"{path} is empty: {PREPARE_AGAIN}")
-    return size
+    with open_binary(path, PREPARE_AGAIN) as file:
+        return os.fstat(file.fileno()).st_size
+
+
+def _check_size(path: str, size: int, expected: int, where: str) -> None:
+    if size != expected:
+        state = "cut short" if size < expected else "too long"
+        raise UserError(f"{path} is {state}: {size} bytes where {where} {expected}: {PREPARE_AGAIN}")
 
 
 def _read_header(path: str, num_bytes: int) -> tuple[np.dtype, int]:
@@ -180,12 +170,7 @@ def _read_header(path: str, num_bytes: int) -> tuple[np.dtype, int]:
         raise UserError(f"{path} is damaged (version {version}, type code {code}): {PREPARE_AGAIN}")
     if count == 0:
         raise UserError(f"{path} lists no sentences: {PREPARE_AGAIN} from a text that is not empty")
-    expected = _HEADER.size + count * (4 + 8)
-    if num_bytes != expected:
-        state = "cut short" if num_bytes < expected else "too long"
-        raise UserError(
-            f"{path} is {state}: {num_bytes} bytes where {count} sentences take {expected}: {PREPARE_AGAIN}"
-        )
+    _check_size(path, num_bytes, _HEADER.size + count * (4 + 8), f"{count} sentences take")
     return dtype, count
 
 

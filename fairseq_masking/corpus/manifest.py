@@ -7,6 +7,7 @@ what is asked for again, and training and use find the tokeniser and the normali
 import dataclasses
 import json
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -69,6 +70,12 @@ class Manifest:
         with whole_file(folder / MANIFEST_FILE) as partial:
             partial.write_text(text + "\n", encoding="utf-8")
 
+    def data(self, folder: Path) -> str:
+        """What fairseq-train takes: ``folder``, or its shards separated by colons."""
+        if self.num_shards == 1:
+            return str(folder)
+        return ":".join(str(folder / f"shard{shard}") for shard in range(self.num_shards))
+
     def missing_outputs(self, folder: Path) -> list[str]:
         """Names the recorded files that ``folder`` lacks or holds with another size."""
         return [
@@ -109,10 +116,8 @@ def check_dictionary(data_dir: str | Path) -> None:
     """
     for folder in map(Path, str(data_dir).split(":")):
         manifest = read_manifest(folder)
-        if manifest is None:
-            continue
         path = folder / DICTIONARY_FILE
-        if hash_file(path) != manifest.dictionary_sha256:
+        if manifest is not None and hash_file(path) != manifest.dictionary_sha256:
             raise UserError(
                 f"{path} is not the dictionary that this data was binarised with (its SHA-256 differs from "
                 f"{MANIFEST_FILE}'s); put the right one back or prepare the data again"
@@ -185,8 +190,8 @@ def describe_inputs(paths: Iterable[Path], reporter: "Reporter") -> list[dict[st
     files = []
     for path in paths:
         size = path.stat().st_size if path.is_file() else 0
-        with reporter.bar(f"hashing {path.name}", size) as progress:
-            files.append({"name": str(path), "sha256": hash_file(path, progress), "size": size})
+        with reporter.bar(f"hashing {path.name}", size) as bar:
+            files.append({"name": str(path), "sha256": hash_file(path, bar.update), "size": size})
     return files
 
 
@@ -227,10 +232,8 @@ def file_sizes(folder: Path) -> dict[str, int]:
 def _library_versions() -> dict[str, str]:
     versions = {}
     for library in _LIBRARIES:
-        try:
+        with suppress(PackageNotFoundError):
             versions[library] = version(library)
-        except PackageNotFoundError:
-            continue
     return versions
 
 

@@ -22,16 +22,15 @@ from fairseq_masking.corpus.manifest import (
     read_manifest,
     tokenizer_settings,
 )
-from fairseq_masking.corpus.train_tokenizer import BpeTraining, train_bpe
 from fairseq_masking.corpus.workspace import Reporter, check_output, workspace
 from fairseq_masking.errors import UserError
 from fairseq_masking.files import hash_file
-from fairseq_masking.tokenizers import SentencePieceTokenizer, Tokenizer
-from fairseq_masking.tokenizers.from_hugging_face import import_tokenizer
-from fairseq_masking.tokenizers.hugging_face_files import find_source
+from fairseq_masking.tokenizers import Tokenizer
+from fairseq_masking.tokenizers.hugging_face_files import find_source, import_tokenizer
 from fairseq_masking.tokenizers.normalization import TextNormalizer
+from fairseq_masking.tokenizers.sentencepiece import BpeTraining, train_bpe
 
-__all__ = ["Preparation", "Prepared", "prepare", "tokenizer_of"]
+__all__ = ["Preparation", "prepare", "tokenizer_of"]
 
 
 @dataclass(frozen=True)
@@ -78,36 +77,23 @@ class Preparation:
         }
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """A finished data folder.
-
-    Attributes:
-        data: what fairseq-train takes: the folder, or its shards separated by colons.
-        manifest: its record.
-        is_new: whether this run made it.
-    """
-
-    data: str
-    manifest: Manifest
-    is_new: bool
-
-
 def prepare(
-    preparation: Preparation, *, workers: int = 1, force: bool = False, reporter: Reporter | None = None
-) -> Prepared:
+    preparation: Preparation, *, reporter: Reporter, workers: int = 1, force: bool = False
+) -> tuple[Manifest, bool]:
     """Makes the data folder, unless the same one is there.
 
     Args:
         preparation: what to prepare.
+        reporter: says what is being done.
         workers: number of processes; the result does not depend on it.
         force: replace a folder made with other settings or inputs, once the new one is complete.
-        reporter: says what is being done.
+
+    Returns:
+        the folder's manifest, and whether this run made it.
 
     Raises:
         UserError: bad input, or the folder was made with other settings or inputs and ``force`` is not set.
     """
-    reporter = reporter or Reporter(bars=False)
     output = preparation.output
     check_output(output)
     inputs = {split: describe_inputs(getattr(preparation, split), reporter) for split in ("train", "valid")}
@@ -115,10 +101,10 @@ def prepare(
     present = read_manifest(output)
     if present is not None and not force:
         check_same(present, settings, inputs, output)
-        return Prepared(_data(output, present.num_shards), present, is_new=False)
+        return present, False
     with workspace(output) as folder:
-        manifest = _make(preparation, folder, inputs, settings, workers, reporter)
-    return Prepared(_data(output, preparation.num_shards), manifest, is_new=True)
+        shared = {"settings": settings, "inputs": inputs, "num_shards": preparation.num_shards}
+        return _make(preparation, folder, workers, reporter, shared), True
 
 
 def tokenizer_of(source: str, folder: Path) -> tuple[Tokenizer, Path | None]:
@@ -138,23 +124,18 @@ def tokenizer_of(source: str, folder: Path) -> tuple[Tokenizer, Path | None]:
 
 
 def _make(
-    preparation: Preparation,
-    folder: Path,
-    inputs: dict[str, list[dict[str, Any]]],
-    settings: dict[str, Any],
-    workers: int,
-    reporter: Reporter,
+    preparation: Preparation, folder: Path, workers: int, reporter: Reporter, shared: dict[str, Any]
 ) -> Manifest:
+    """Writes it all into ``folder``; the manifests of the shards and of the whole share ``shared``."""
     scratch = folder / ".text"  # hidden, so no part of what is recorded
     scratch.mkdir()
-    train, valid = _write_splits(preparation, inputs, scratch, workers, reporter)
+    train, valid = _write_splits(preparation, scratch, workers, reporter)
     tokenizer = preparation.tokenizer
     if isinstance(tokenizer, BpeTraining):
-        lines = min(train.lines, tokenizer.input_sentences or train.lines)
-        reporter.say(f"training a SentencePiece BPE of {tokenizer.vocab_size:,} on {lines:,} lines")
-        model = scratch / "sentencepiece.model"
-        train_bpe(train, model, tokenizer)
-        tokenizer = SentencePieceTokenizer(model)
+        num_lines = min(train.lines, tokenizer.input_sentences or train.lines)
+        reporter.say(f"training a SentencePiece BPE of {tokenizer.vocab_size:,} on {num_lines:,} lines")
+        lines = (line for _, line in train.read())
+        tokenizer = train_bpe(lines, train.lines, scratch / "sentencepiece.model", tokenizer)
     dictionary = dictionary_of(tokenizer, preparation.dictionary)
     texts = {"train": train} if valid is None else {"valid": valid, "train": train}
     placed = _place_shards(texts, folder, preparation.num_shards)
@@ -163,11 +144,11 @@ def _make(
     )
     counts: dict[Path, dict[str, dict[str, int]]] = {}  # folder -> split -> what was counted
     trained_on = np.zeros(len(dictionary), dtype=np.int64)
-    with reporter.bar("binarising", sum(text.path.stat().st_size for _, _, text in placed)) as progress:
+    with reporter.bar("binarising", sum(text.path.stat().st_size for _, _, text in placed)) as bar:
         for home, split, text in placed:
             home.mkdir(exist_ok=True)
             written_V = binarize(
-                text.path, home / split, tokenizer, dictionary, workers=workers, progress=progress
+                text.path, home / split, tokenizer, dictionary, workers=workers, progress=bar.update
             )
             text.path.unlink()
             counts.setdefault(home, {})[split] = {
@@ -179,7 +160,6 @@ def _make(
             if split == "train":
                 trained_on += written_V
     dictionary.count = trained_on.tolist()
-    shared = {"settings": settings, "inputs": inputs, "num_shards": preparation.num_shards}
     for number, (home, found) in enumerate(counts.items()):
         shard = None if home == folder else number
         manifest = finish_folder(home, tokenizer, dictionary, counts=found, shard=shard, **shared)
@@ -194,21 +174,18 @@ def _make(
 
 
 def _write_splits(
-    preparation: Preparation,
-    inputs: dict[str, list[dict[str, Any]]],
-    scratch: Path,
-    workers: int,
-    reporter: Reporter,
+    preparation: Preparation, scratch: Path, workers: int, reporter: Reporter
 ) -> tuple[TextFile, TextFile | None]:
     def write(split: str, name: str) -> TextFile:
-        with reporter.bar(f"reading {split}", sum(file["size"] for file in inputs[split])) as progress:
+        paths = getattr(preparation, split)
+        with reporter.bar(f"reading {split}", sum(path.stat().st_size for path in paths)) as bar:
             text = write_documents(
-                getattr(preparation, split),
+                paths,
                 scratch / name,
                 documents=preparation.documents,
                 normalizer=preparation.normalizer,
                 workers=workers,
-                progress=progress,
+                progress=bar.update,
             )
         reporter.say(f"read {text.documents:,} documents, {text.lines:,} lines of {split} text")
         return text
@@ -219,8 +196,9 @@ def _write_splits(
     chosen = draw_validation(everything.documents, preparation.valid_fraction, preparation.seed)
     if not chosen:
         return everything, None
+    paths = [scratch / "train.txt", scratch / "valid.txt"]
     train, valid = distribute_documents(
-        everything, [scratch / "train.txt", scratch / "valid.txt"], lambda number: int(number in chosen)
+        everything.read(), paths, everything.separated, lambda number: int(number in chosen)
     )
     everything.path.unlink()
     reporter.say(f"split off {valid.documents:,} documents, {valid.lines:,} lines for validation")
@@ -240,7 +218,7 @@ def _place_shards(
         )
     homes = [folder / f"shard{shard}" for shard in range(num_shards)]
     paths = [train.path.with_name(f"train{shard}.txt") for shard in range(num_shards)]
-    shards = distribute_documents(train, paths, lambda number: number % num_shards)
+    shards = distribute_documents(train.read(), paths, train.separated, lambda number: number % num_shards)
     train.path.unlink()
     placed = [(home, "train", text) for home, text in zip(homes, shards, strict=True)]
     return [(homes[0], "valid", texts["valid"]), *placed] if "valid" in texts else placed
@@ -248,9 +226,3 @@ def _place_shards(
 
 def _total(counts: list[dict[str, int]]) -> dict[str, int]:
     return {name: sum(found[name] for found in counts) for name in counts[0]}
-
-
-def _data(output: Path, num_shards: int) -> str:
-    if num_shards == 1:
-        return str(output)
-    return ":".join(str(output / f"shard{shard}") for shard in range(num_shards))

@@ -9,7 +9,7 @@ import fcntl
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -39,13 +39,11 @@ class Reporter:
         """Prints one line with the seconds since the start."""
         print(f"[{time.monotonic() - self._start:6.1f} s] {message}", flush=True)
 
-    @contextmanager
-    def bar(self, title: str, num_bytes: int) -> Iterator[Callable[[int], object]]:
-        """Yields a function that takes the number of bytes done since its last call."""
-        with tqdm(
+    def bar(self, title: str, num_bytes: int) -> tqdm:
+        """Returns a bar, whose ``update`` takes the number of bytes done since its last call."""
+        return tqdm(
             total=num_bytes, desc=title, unit="B", unit_scale=True, leave=False, disable=self._disable
-        ) as bar:
-            yield bar.update
+        )
 
 
 def check_output(output: Path) -> None:
@@ -59,9 +57,8 @@ def check_output(output: Path) -> None:
         shutil.rmtree(aside, ignore_errors=True)
     elif aside.exists():
         aside.rename(output)
-    if output.is_dir() and not any(output.iterdir()):
-        return
-    if output.exists() and not (output / MANIFEST_FILE).is_file():
+    is_empty = output.is_dir() and not any(output.iterdir())
+    if output.exists() and not is_empty and not (output / MANIFEST_FILE).is_file():
         raise UserError(
             f"--out {output} exists and was not made by fairseq-masking prepare (no {MANIFEST_FILE});"
             " give another folder or remove it"
@@ -78,7 +75,11 @@ def workspace(output: Path) -> Iterator[Path]:
     folder = _sibling(output, "preparing")
     lock = _lock(folder, output)
     try:
-        _empty(folder, keep=_LOCK_FILE)
+        for path in folder.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path.name != _LOCK_FILE:
+                path.unlink()
         yield folder
         _publish(folder, output)
     except BaseException:
@@ -115,16 +116,6 @@ def _lock(folder: Path, output: Path) -> int:
         if time.monotonic() > deadline:
             raise UserError(f"another run is preparing {output}; wait until it is done")
         time.sleep(0.1)
-
-
-def _empty(folder: Path, keep: str) -> None:
-    for path in folder.iterdir():
-        if path.name == keep:
-            continue
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
 
 
 def _publish(folder: Path, output: Path) -> None:

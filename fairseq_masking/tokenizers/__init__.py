@@ -10,14 +10,7 @@ from fairseq_masking.tokenizers.gpt2 import Gpt2Tokenizer
 from fairseq_masking.tokenizers.sentencepiece import SentencePieceTokenizer
 from fairseq_masking.tokenizers.wordpiece import BertTokenizer
 
-__all__ = [
-    "KINDS",
-    "BertTokenizer",
-    "Gpt2Tokenizer",
-    "Offsets",
-    "SentencePieceTokenizer",
-    "Tokenizer",
-]
+__all__ = ["KINDS", "BertTokenizer", "Gpt2Tokenizer", "Offsets", "SentencePieceTokenizer", "Tokenizer"]
 
 KINDS: dict[str, type[Tokenizer]] = {
     cls.kind: cls for cls in (SentencePieceTokenizer, Gpt2Tokenizer, BertTokenizer)

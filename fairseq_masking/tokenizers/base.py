@@ -11,12 +11,7 @@ from typing import Any, ClassVar, Self
 
 from fairseq_masking.errors import UserError, first_line
 from fairseq_masking.files import hash_file, read_json
-from fairseq_masking.tokenizers.symbols import (
-    BOS_SYMBOL,
-    EOS_SYMBOL,
-    PAD_SYMBOL,
-    SPECIAL_SYMBOLS,
-)
+from fairseq_masking.tokenizers.symbols import BOS_SYMBOL, EOS_SYMBOL, PAD_SYMBOL, SPECIAL_SYMBOLS
 
 __all__ = ["SILENT_SYMBOLS", "Offsets", "Tokenizer", "read_utf8_lines", "runs_of_symbols"]
 

@@ -43,7 +43,13 @@ class TextNormalizer:
 
     def __post_init__(self) -> None:
         if self.is_costly:
-            _check_language(self.moses_lang)
+            from sacremoses.corpus import NonbreakingPrefixes
+
+            known = sorted(set(NonbreakingPrefixes().available_langs.values()))
+            if self.moses_lang not in known:  # sacremoses would quietly take its English rules
+                raise UserError(
+                    f"--moses-lang {self.moses_lang!r} has no Moses rules; known are {', '.join(known)}"
+                )
 
     @property
     def is_costly(self) -> bool:
@@ -88,15 +94,6 @@ class TextNormalizer:
         return MosesTokenizer(lang=self.moses_lang)
 
 
-def _check_language(language: str) -> None:
-    """sacremoses would quietly take its English rules."""
-    from sacremoses.corpus import NonbreakingPrefixes
-
-    known = sorted(set(NonbreakingPrefixes().available_langs.values()))
-    if language not in known:
-        raise UserError(f"--moses-lang {language!r} has no Moses rules; known are {', '.join(known)}")
-
-
 class SentenceSplitter:
     """Splits a line into sentences by rules in the manner of Moses's split-sentences.perl; needs no download.
 
@@ -111,10 +108,15 @@ class SentenceSplitter:
     """
 
     def __init__(self, language: str = "en") -> None:
-        prefixes, numeric = _nonbreaking_prefixes(language)
-        # In English "I." is more often the pronoun at a sentence's end than an initial.
-        self._prefixes = (prefixes | _MORE_PREFIXES) - ({"I"} if language == "en" else set())
-        self._numeric_prefixes = numeric
+        from sacremoses.corpus import NonbreakingPrefixes
+
+        self._prefixes = set(_MORE_PREFIXES)  # never end a sentence
+        self._numeric_prefixes: set[str] = set()  # do unless a number follows
+        for entry in NonbreakingPrefixes().words(language):
+            word, numeric, _ = entry.partition("#NUMERIC_ONLY#")
+            (self._numeric_prefixes if numeric else self._prefixes).add(word.strip())
+        if language == "en":
+            self._prefixes.discard("I")  # more often the pronoun at a sentence's end than an initial
 
     def __call__(self, line: str) -> list[str]:
         sentences = []
@@ -124,13 +126,9 @@ class SentenceSplitter:
                 match["next"].islower() or self._is_abbreviation(line, start, match)
             ):
                 continue
-            sentence = line[start : match.end()].strip()
-            if sentence:
-                sentences.append(sentence)
+            sentences.append(line[start : match.end()].strip())
             start = match.end()
-        if rest := line[start:].strip():
-            sentences.append(rest)
-        return sentences
+        return list(filter(None, [*sentences, line[start:].strip()]))
 
     def _is_abbreviation(self, line: str, start: int, match: re.Match[str]) -> bool:
         if match["stop"] != "." or match["close"]:
@@ -144,15 +142,3 @@ class SentenceSplitter:
         if word in self._prefixes or word.lower() in _MORE_PREFIXES:
             return True
         return word != "I" and _INITIALS.fullmatch(word) is not None
-
-
-def _nonbreaking_prefixes(language: str) -> tuple[frozenset[str], frozenset[str]]:
-    """Abbreviations: those that never end a sentence, those that do unless a number follows."""
-    from sacremoses.corpus import NonbreakingPrefixes
-
-    always: set[str] = set()
-    numeric: set[str] = set()
-    for entry in NonbreakingPrefixes().words(language):
-        word, flag, _ = entry.partition("#NUMERIC_ONLY#")
-        (numeric if flag else always).add(word.strip())
-    return frozenset(always), frozenset(numeric)

@@ -9,13 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, processors
+from tokenizers import Tokenizer as Backend
+
 from fairseq_masking.errors import UserError
-from fairseq_masking.tokenizers import (
-    BertTokenizer,
-    Gpt2Tokenizer,
-    SentencePieceTokenizer,
-    Tokenizer,
-)
+from fairseq_masking.tokenizers import BertTokenizer, Gpt2Tokenizer, SentencePieceTokenizer, Tokenizer
 from fairseq_masking.tokenizers.gpt2 import byte_level_backend, read_merges
 from fairseq_masking.tokenizers.hugging_face_files import ROLES, tokens_of_symbols
 from fairseq_masking.tokenizers.normalization import TextNormalizer
@@ -29,12 +27,7 @@ _LAST_SIGMA = r"(?<=[\p{Lu}\p{Ll}\p{M}])Σ(?![\p{M}'’.:·]*[\p{Lu}\p{Ll}])"  #
 
 
 def write_tokenizer(
-    folder: Path,
-    tokenizer: Tokenizer,
-    symbols: Sequence[str],
-    normalizer: TextNormalizer,
-    *,
-    max_length: int,
+    folder: Path, tokenizer: Tokenizer, symbols: Sequence[str], normalizer: TextNormalizer, *, max_length: int
 ) -> None:
     """Write tokenizer.json and tokenizer_config.json.
 
@@ -53,16 +46,23 @@ def write_tokenizer(
             " tokenizer.json needs them all"
         )
     if isinstance(tokenizer, Gpt2Tokenizer):
-        backend = _byte_level(tokenizer, ids)
+        backend = byte_level_backend(ids, read_merges(tokenizer.files["vocab.bpe"]))
+        backend.normalizer = normalizers.Strip(left=False, right=True)
     elif isinstance(tokenizer, BertTokenizer):
-        lowercase = tokenizer.options["lowercase"]
-        backend = wordpiece_backend(ids, unknown=UNK_SYMBOL, lowercase=lowercase)
+        backend = wordpiece_backend(ids, unknown=UNK_SYMBOL, lowercase=tokenizer.options["lowercase"])
     elif isinstance(tokenizer, SentencePieceTokenizer):
         backend = _sentencepiece(tokenizer, ids)
     else:
         raise UserError(f"a {tokenizer.kind} tokeniser cannot be written as tokenizer.json")
-    _lowercase(backend, normalizer)
-    _add_special_tokens(backend, ids)
+    if normalizer.lowercase:  # its Lowercase takes each character by itself, Python's lower() does not
+        steps = [normalizers.Replace(Regex(_LAST_SIGMA), "ς"), normalizers.Lowercase(), backend.normalizer]
+        backend.normalizer = normalizers.Sequence(steps)
+    backend.add_special_tokens(list(SPECIAL_SYMBOLS))
+    backend.post_processor = processors.TemplateProcessing(
+        single=f"{BOS_SYMBOL} $A {EOS_SYMBOL}",
+        pair=f"{BOS_SYMBOL} $A {EOS_SYMBOL} {EOS_SYMBOL} $B {EOS_SYMBOL}",
+        special_tokens=[(symbol, ids[symbol]) for symbol in (BOS_SYMBOL, EOS_SYMBOL)],
+    )
     backend.save(str(folder / "tokenizer.json"))
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
@@ -81,19 +81,8 @@ def write_tokenizer(
 
 def steps_left_out(normalizer: TextNormalizer) -> list[str]:
     """Return the options of ``prepare corpus`` whose work on the text no tokenizer.json does."""
-    steps = {
-        "--moses-normalize": normalizer.moses_normalize,
-        "--moses-tokenize": normalizer.moses_tokenize,
-    }
+    steps = {"--moses-normalize": normalizer.moses_normalize, "--moses-tokenize": normalizer.moses_tokenize}
     return [option for option, taken in steps.items() if taken]
-
-
-def _byte_level(tokenizer: Gpt2Tokenizer, ids: dict[str, int]) -> Any:
-    from tokenizers import normalizers
-
-    backend = byte_level_backend(ids, read_merges(tokenizer.files["vocab.bpe"]))
-    backend.normalizer = normalizers.Strip(left=False, right=True)
-    return backend
 
 
 def _sentencepiece(tokenizer: SentencePieceTokenizer, ids: dict[str, int]) -> Any:
@@ -102,8 +91,6 @@ def _sentencepiece(tokenizer: SentencePieceTokenizer, ids: dict[str, int]) -> An
     Source: the algorithms of SentencePiece's bpe_model.cc and unigram_model.cc.
     """
     from sentencepiece import sentencepiece_model_pb2
-    from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers
-    from tokenizers import Tokenizer as Backend
 
     model: Any = sentencepiece_model_pb2.ModelProto()  # type: ignore[attr-defined]
     model.ParseFromString(tokenizer.files["sentencepiece.model"].read_bytes())
@@ -116,11 +103,7 @@ def _sentencepiece(tokenizer: SentencePieceTokenizer, ids: dict[str, int]) -> An
     scores = {piece.piece: piece.score for piece in model.pieces if piece.piece in ids}
     if trainer.model_type == _BPE:
         core: Any = models.BPE(
-            ids,
-            _merges(scores),
-            unk_token=UNK_SYMBOL,
-            fuse_unk=True,
-            byte_fallback=trainer.byte_fallback,
+            ids, _merges(scores), unk_token=UNK_SYMBOL, fuse_unk=True, byte_fallback=trainer.byte_fallback
         )
     elif trainer.model_type == _UNIGRAM:
         worst = min(scores.values())
@@ -136,13 +119,9 @@ def _sentencepiece(tokenizer: SentencePieceTokenizer, ids: dict[str, int]) -> An
     backend = Backend(core)
     backend.normalizer = normalizers.Sequence(steps)
     backend.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="always")
+    strip = decoders.Strip(content=" ", left=1, right=0)
     backend.decoder = decoders.Sequence(
-        [
-            decoders.Replace("▁", " "),
-            decoders.ByteFallback(),
-            decoders.Fuse(),
-            decoders.Strip(content=" ", left=1, right=0),
-        ]
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), strip]
     )
     return backend
 
@@ -156,22 +135,3 @@ def _merges(scores: dict[str, float]) -> list[tuple[str, str]]:
         for cut in range(1, len(piece))
         if piece[:cut] in scores and piece[cut:] in scores
     ]
-
-
-def _lowercase(backend: Any, normalizer: TextNormalizer) -> None:
-    from tokenizers import Regex, normalizers
-
-    if normalizer.lowercase:  # its Lowercase takes each character by itself, Python's lower() does not
-        steps = [normalizers.Replace(Regex(_LAST_SIGMA), "ς"), normalizers.Lowercase(), backend.normalizer]
-        backend.normalizer = normalizers.Sequence(steps)
-
-
-def _add_special_tokens(backend: Any, ids: dict[str, int]) -> None:
-    from tokenizers import processors
-
-    backend.add_special_tokens(list(SPECIAL_SYMBOLS))
-    backend.post_processor = processors.TemplateProcessing(
-        single=f"{BOS_SYMBOL} $A {EOS_SYMBOL}",
-        pair=f"{BOS_SYMBOL} $A {EOS_SYMBOL} {EOS_SYMBOL} $B {EOS_SYMBOL}",
-        special_tokens=[(symbol, ids[symbol]) for symbol in (BOS_SYMBOL, EOS_SYMBOL)],
-    )

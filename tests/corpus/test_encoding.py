@@ -1,12 +1,12 @@
 """Offsets into a normalised text lead back to the text it was made from."""
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from fairseq_masking.corpus.encoding import align, encode_with_offsets, map_offsets
-from fairseq_masking.corpus.manifest import load_tokenizer
+from fairseq_masking.corpus.encoding import TextEncoder, align, map_offsets
 from fairseq_masking.finetuning.squad.prepare import Answer, answer_tokens
 from fairseq_masking.tokenizers.normalization import TextNormalizer
 
@@ -48,10 +48,13 @@ def test_every_word_of_a_paragraph_is_found_again(
     elif kind == "bert":
         vocab = request.getfixturevalue("wordpieces")
         options = ["--tokenizer", "wordpiece", "--wordpiece-vocab", vocab, "--wordpiece-lowercase"]
-    tokenizer = load_tokenizer(prepare(*options, vocab_size=None if options else 120))
-    symbols, offsets = encode_with_offsets(TEXT, tokenizer, normalizer)
-    assert symbols == tokenizer.encode(normalizer(TEXT))
-    assert len(offsets) == len(symbols)
+    encoder = TextEncoder.of_corpus(prepare(*options, vocab_size=None if options else 120))
+    encoder = dataclasses.replace(encoder, normalizer=normalizer)
+    symbols = encoder.tokenizer.encode(normalizer(TEXT))
+    assert symbols == encoder.tokenizer.encode_with_offsets(normalizer(TEXT))[0]
+    ids, offsets = encoder.with_offsets(TEXT)
+    assert ids == encoder(TEXT)
+    assert len(offsets) == len(ids) == len(symbols)
     assert all(begin <= end for begin, end in offsets)
     assert [begin for begin, _ in offsets] == sorted(begin for begin, _ in offsets)
     for word in ("Café Royal", "10", "Downing St", "London", "naïve", "1,000", "50", "ok"):

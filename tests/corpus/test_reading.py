@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fairseq_masking.corpus.reading import read_lines
+from fairseq_masking.corpus.documents import read_lines
 from fairseq_masking.errors import UserError
 from fairseq_masking.files import hash_file
 

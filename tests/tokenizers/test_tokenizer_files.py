@@ -16,7 +16,7 @@ from fairseq_masking.corpus.manifest import load_normalizer, load_tokenizer
 from fairseq_masking.data import load_dictionary
 from fairseq_masking.errors import UserError
 from fairseq_masking.tokenizers import SentencePieceTokenizer
-from fairseq_masking.tokenizers.from_hugging_face import import_tokenizer
+from fairseq_masking.tokenizers.hugging_face_files import import_tokenizer
 from fairseq_masking.tokenizers.normalization import TextNormalizer
 from fairseq_masking.tokenizers.symbols import SPECIAL_SYMBOLS
 from fairseq_masking.tokenizers.to_hugging_face import write_tokenizer
