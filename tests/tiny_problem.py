@@ -47,7 +47,7 @@ class TinyMLM(nn.Module):
     def forward(
         self, src_tokens: Tensor, *, positions: Tensor, replacements: Tensor, **_: object
     ) -> MaskedTokenOutput:
-        hidden = self.encoder(corrupt_tokens(src_tokens, positions, replacements)).hidden_BTD
+        hidden = self.encoder(corrupt_tokens(src_tokens, positions, replacements))[-1]
         targets = gather_positions(src_tokens, positions)
         features = gather_positions(hidden, positions)
         return MaskedTokenOutput(*self.lm_head.losses(features, self.encoder.embed_tokens.weight, targets))

@@ -81,7 +81,7 @@ def _three_ml_rows(args: argparse.Namespace) -> list[dict[str, Any]]:
     from itertools import product
 
     from fairseq_masking.masking import MaskingConfig
-    from fairseq_masking.methods.base.sizes import SIZES
+    from fairseq_masking.methods.base.options import SIZES
     from fairseq_masking.methods.three_ml import flops
 
     encoder, tokens = SIZES[args.size], args.tokens_per_sample
@@ -133,7 +133,7 @@ def _other_rows(args: argparse.Namespace, baseline_flops: float) -> list[dict[st
         proposal_share,
     )
     from fairseq_masking.methods.amos.options import GENERATOR_LAYERS
-    from fairseq_masking.methods.base.sizes import SIZES
+    from fairseq_masking.methods.base.options import SIZES
     from fairseq_masking.methods.map_net.model import PROPOSAL_SIZES, MapNetConfig
 
     size, proposal = SIZES[args.size], PROPOSAL_SIZES[args.size]

@@ -20,10 +20,10 @@ __all__ = [
     "add_measured",
     "add_out",
     "add_seed",
-    "add_text",
+    "add_shown",
     "at_least",
     "measured_by",
-    "read_texts",
+    "read_shown",
     "run_reporting",
     "write_numbers",
 ]
@@ -63,7 +63,7 @@ def at_least(bound: float) -> Callable[[str], float]:
     return number
 
 
-def add_checkpoint(parser: argparse.ArgumentParser, help: str = "of any method") -> None:
+def add_checkpoint(parser: argparse.ArgumentParser, help: str) -> None:
     """Add ``--checkpoint FILE``."""
     parser.add_argument("--checkpoint", type=Path, required=True, metavar="FILE", help=help)
 
@@ -92,9 +92,11 @@ def add_seed(parser: argparse.ArgumentParser, help: str) -> None:
     parser.add_argument("--seed", type=at_least(0), default=1, metavar="N", help=f"{help} (default: 1)")
 
 
-def add_text(parser: argparse.ArgumentParser) -> None:
-    """Add a text, what the model reads of it at once, which tokens are masked, and how it is shown."""
+def add_shown(parser: argparse.ArgumentParser, *, of: str, seed: str) -> None:
+    """Add a checkpoint, a text, what is read of it at once, which tokens are masked, and how it is shown."""
     add = parser.add_argument
+    add_checkpoint(parser, of)
+    add_data(parser, "corpus that it was trained on (default: as stored in it)")
     text = parser.add_mutually_exclusive_group(required=True)
     text.add_argument("--text", action="append", metavar="TEXT", help="text to show; repeat for several")
     text.add_argument("--file", metavar="FILE", help="UTF-8 text file, - for standard input")
@@ -110,14 +112,32 @@ def add_text(parser: argparse.ArgumentParser) -> None:
     add("--color", choices=("auto", "always", "never"), default="auto",
         help="auto: where standard output is a terminal and NO_COLOR is not set")  # fmt: skip
     add("--width", type=at_least(1), metavar="N", help="columns (default: the terminal's)")
+    add_seed(parser, seed)
 
 
-def read_texts(args: argparse.Namespace) -> list[list[str]]:
-    """Return texts of lines; blocks do not cross from one text to the next.
+def read_shown(
+    args: argparse.Namespace, load: Callable[[Path, Path | None], Any]
+) -> tuple[Any, dict[str, Any]]:
+    """Return the checkpoint of ``add_shown``, by ``load``, and what is masked of which blocks of the text."""
+    from fairseq_masking.corpus.dictionary import masking_vocabulary
+    from fairseq_masking.masking import MaskingConfig
+    from fairseq_masking.measure.sequences import sequence_length
+    from fairseq_masking.measure.show.text_blocks import cut_texts
 
-    Args:
-        args: of ``add_text``.
-    """
+    MaskingConfig(mask_prob=args.mask_prob)  # says what is wrong with it
+    texts = _read_texts(args)
+    hub = load(args.checkpoint, args.data)
+    return hub, {
+        "blocks": cut_texts(hub, texts, sequence_length(hub, args.tokens_per_sample)),
+        "special_V": masking_vocabulary(hub.dictionary, folder=Path()).special,
+        "mask_prob": args.mask_prob,
+        "num_masks": args.num_masks,
+        "seed": args.seed,
+    }
+
+
+def _read_texts(args: argparse.Namespace) -> list[list[str]]:
+    """Return texts of lines; blocks do not cross from one text to the next."""
     if args.lines is not None and args.file is None:
         raise argparse.ArgumentError(None, "--lines belongs to --file")
     if args.text:

@@ -9,10 +9,9 @@ Example:
 """
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fairseq_masking.cli.options import add_checkpoint, add_data, add_seed, add_text, read_texts
+from fairseq_masking.cli.options import add_shown, read_shown
 from fairseq_masking.errors import UserError
 
 if TYPE_CHECKING:
@@ -30,15 +29,12 @@ _LAWS = {
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the verb's options."""
     add = parser.add_argument
-    add_checkpoint(parser)
-    add_data(parser, "corpus that it was trained on (default: as stored in it)")
-    add_text(parser)
+    add_shown(parser, of="of any method", seed="of the drawn masks")
     add("--law", choices=("auto", *_LAWS), default="auto",
         help="proposal: the checkpoint's network. oracle: proportional to the encoder's loss."
         " auto: the proposal where there is one, else uniform (default)")  # fmt: skip
     add("--losses", action="store_true", help="measure the encoder's loss of each position as well")
     add("--no-numbers", action="store_true", help="leave the numbers under the tokens out")
-    add_seed(parser, "of the drawn masks")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -46,30 +42,13 @@ def run(args: argparse.Namespace) -> None:
     from fairseq_masking import register
 
     register()
-    from fairseq_masking.corpus.dictionary import masking_vocabulary
-    from fairseq_masking.masking import MaskingConfig
-    from fairseq_masking.measure.sequences import sequence_length
     from fairseq_masking.measure.show import render
     from fairseq_masking.measure.show.shown_masks import show_masks, summary_line
-    from fairseq_masking.measure.show.text_blocks import cut_texts
     from fairseq_masking.models import MLMModel
 
-    MaskingConfig(mask_prob=args.mask_prob)  # says what is wrong with it
-    texts = read_texts(args)
-    hub = MLMModel.from_pretrained(args.checkpoint, data=args.data)
+    hub, given = read_shown(args, lambda path, data: MLMModel.from_pretrained(path, data=data))
     law, notice = _law(args, hub)
-    shown = list(
-        show_masks(
-            hub,
-            cut_texts(hub, texts, sequence_length(hub, args.tokens_per_sample)),
-            masking_vocabulary(hub.dictionary, folder=Path()).special,
-            law=law,
-            mask_prob=args.mask_prob,
-            num_masks=args.num_masks,
-            with_losses=args.losses,
-            seed=args.seed,
-        )
-    )
+    shown = list(show_masks(hub, **given, law=law, with_losses=args.losses))
     summary = summary_line(shown, law)
     drawn = f"{args.num_masks} tokens a block" if args.num_masks else f"{args.mask_prob:.0%} of the tokens"
     facts = {"checkpoint": args.checkpoint, "probabilities": _LAWS[law], "drawn": drawn, "seed": args.seed}

@@ -23,7 +23,6 @@ from torch import Tensor, nn
 from fairseq_masking.compat.options import option
 from fairseq_masking.errors import UserError
 from fairseq_masking.finetuning.metrics import metric_names, row_scores
-from fairseq_masking.methods.base.masked_tokens import total
 from fairseq_masking.tokenizers.symbols import MASK_SYMBOL
 
 __all__ = ["RowsCriterion", "ScoredSentencePredictionConfig", "ScoredSentencePredictionCriterion"]
@@ -32,6 +31,11 @@ _ROWS = "_rows"  # what rows are scored by; a leading underscore keeps a meter o
 
 Loss = tuple[Tensor, int, dict[str, Any]]
 Scorer = tuple[Sequence[str], Callable[[Tensor], Mapping[str, float]]]
+
+
+def _total(logging_outputs: Sequence[dict[str, Any]], key: str) -> float:
+    """Return the sum of ``key`` over ranks and micro-batches as a Python number."""
+    return float(sum(log[key] for log in logging_outputs))
 
 
 class RowsCriterion(FairseqCriterion):
@@ -57,14 +61,14 @@ class RowsCriterion(FairseqCriterion):
     @classmethod
     def reduce_metrics(cls, logging_outputs: Sequence[dict[str, Any]]) -> None:
         """Log the loss a row (cross-entropy in bits) and, in validation, the scores of all rows so far."""
-        num_rows = total(logging_outputs, "sample_size")
+        num_rows = _total(logging_outputs, "sample_size")
         if not num_rows:
             return
         # the stock criterion divides squared errors by log 2 as well: losses stay comparable
-        loss = total(logging_outputs, "loss") / num_rows / math.log(2)
+        loss = _total(logging_outputs, "loss") / num_rows / math.log(2)
         metrics.log_scalar("loss", loss, num_rows, priority=10, round=3)
         if all("num_correct" in log for log in logging_outputs):
-            accuracy = 100 * total(logging_outputs, "num_correct") / num_rows
+            accuracy = 100 * _total(logging_outputs, "num_correct") / num_rows
             metrics.log_scalar("accuracy", accuracy, num_rows, priority=11, round=2)
         scored = [log for log in logging_outputs if _ROWS in log]
         for log in scored:

@@ -1,13 +1,13 @@
 """Multi-head attention: within a sequence, with one fused projection, and from one sequence to another.
 
-Shapes: B batch, T length, S length of the other sequence, D width, H heads.
+Shapes: B batch, T length, S length of the other sequence, D width, H heads, C width of a head.
 """
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fairseq_masking.errors import UserError
 from fairseq_masking.ops import self_attention
-from fairseq_masking.ops.attention import cross_attention
 
 __all__ = ["CrossAttention", "SelfAttention"]
 
@@ -69,11 +69,14 @@ class CrossAttention(nn.Module):
             float ``[B, T, D]``.
         """
         head = hidden_BTD.shape[2] // self.num_heads
-        query = self.query_proj(hidden_BTD).unflatten(2, (self.num_heads, head))
-        key_value = self.key_value_proj(memory_BSD).unflatten(2, (2, self.num_heads, head))
-        return self.out_proj(
-            cross_attention(query, key_value, attention_bias, self.dropout if self.training else 0.0)
+        query = self.query_proj(hidden_BTD).unflatten(2, (self.num_heads, head)).transpose(1, 2)
+        key_value_BS2HC = self.key_value_proj(memory_BSD).unflatten(2, (2, self.num_heads, head))
+        key, value = key_value_BS2HC.permute(2, 0, 3, 1, 4).unbind(0)
+        dropout = self.dropout if self.training else 0.0
+        context = F.scaled_dot_product_attention(
+            query, key, value, attn_mask=attention_bias, dropout_p=dropout
         )
+        return self.out_proj(context.transpose(1, 2).flatten(2))
 
 
 def _check_heads(embed_dim: int, num_heads: int) -> None:

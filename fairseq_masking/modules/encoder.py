@@ -4,9 +4,8 @@ Its parameters correspond one to one to fairseq's RoBERTa (``checkpoints/key_tab
 Shapes: B batch, T length, D width, H heads.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -21,15 +20,13 @@ from fairseq_masking.ops import dropout
 __all__ = [
     "ACTIVATIONS",
     "EncoderConfig",
-    "EncoderOutput",
+    "EmbeddedStack",
+    "LayerStack",
     "TransformerEncoder",
     "TransformerLayer",
-    "build_attention_bias",
-    "build_relative_position",
     "check_length",
     "get_activation",
     "init_bert_weights",
-    "run_layers",
 ]
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "relu": F.relu, "tanh": F.tanh}
@@ -56,13 +53,6 @@ class EncoderConfig:
     relative_position_buckets: int = 32
     relative_position_max_distance: int = 128
     checkpoint_activations: bool = False
-
-
-class EncoderOutput(NamedTuple):
-    """``hidden_BTD`` of the last layer; ``inner_states`` of the embedding and every layer, if asked for."""
-
-    hidden_BTD: Tensor
-    inner_states: list[Tensor] | None
 
 
 class TransformerLayer(nn.Module):
@@ -97,8 +87,83 @@ class TransformerLayer(nn.Module):
         return dropout(self.fc2(inner), self.dropout, self.training)
 
 
-class TransformerEncoder(nn.Module):
-    """Token and learned absolute position embeddings, LayerNorm, dropout, then the layers.
+class LayerStack(nn.Module):
+    """What networks of Transformer layers share. A subclass creates what stands here, and what feeds it.
+
+    ``layer_norm`` comes after the last layer of pre-LN stacks; others have none.
+    """
+
+    config: EncoderConfig
+    layers: nn.ModuleList
+    layer_norm: nn.LayerNorm | None
+
+    def run_layers(self, hidden: Tensor, *context: Tensor | None, part: slice | None = None) -> list[Tensor]:
+        """Return the layers' input and each layer's output, the last one normalised.
+
+        Under ``checkpoint_activations`` each layer is computed again in backward.
+
+        Args:
+            context: what every layer is given beside the hidden states.
+            part: of the layers, to run those only; their last output stays as it is.
+        """
+        states = [hidden]
+        for layer in self.layers[part or slice(None)]:
+            if self.config.checkpoint_activations and self.training:
+                hidden = checkpoint(layer, hidden, *context, use_reentrant=False)
+            else:
+                hidden = layer(hidden, *context)
+            states.append(hidden)
+        if part is None and self.layer_norm is not None:
+            states[-1] = self.layer_norm(hidden)
+        return states
+
+
+class EmbeddedStack(LayerStack):
+    """Learned absolute positions, LayerNorm, dropout and layers that share relative positions.
+
+    What they are added to, the tokens' embeddings, is a subclass's, or is passed in.
+    """
+
+    def create_stack(self, config: EncoderConfig) -> None:
+        """Create all that stands here."""
+        self.config = config
+        self.embed_positions = nn.Embedding(config.max_positions, config.embed_dim)
+        self.layernorm_embedding = nn.LayerNorm(config.embed_dim, config.layer_norm_eps)
+        self.layers = nn.ModuleList(TransformerLayer(config) for _ in range(config.num_layers))
+        self.layer_norm = (
+            nn.LayerNorm(config.embed_dim, config.layer_norm_eps) if config.normalize_before else None
+        )
+        self.relative_position = None
+        if config.relative_position != "none":
+            self.relative_position = RelativePositionBias(
+                config.relative_position,
+                num_heads=config.num_heads,
+                num_buckets=config.relative_position_buckets,
+                max_distance=config.relative_position_max_distance,
+                max_positions=config.max_positions,
+            )
+
+    def embed(
+        self, token_embeddings_BTD: Tensor, positions_BT: Tensor | None, padding_BT: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return what enters the layers, and their attention's bias: -inf (or False) at padding."""
+        length = token_embeddings_BTD.shape[1]
+        places = (
+            self.embed_positions.weight[:length]
+            if positions_BT is None
+            else self.embed_positions(positions_BT)
+        )
+        hidden = self.layernorm_embedding(token_embeddings_BTD + places)
+        hidden = dropout(hidden, self.config.dropout, self.training)
+        visible = None if padding_BT is None else ~padding_BT[:, None, None, :]
+        if self.relative_position is None:
+            return hidden, visible
+        bias = self.relative_position(length, positions_BT).to(hidden.dtype)
+        return hidden, bias if visible is None else bias.masked_fill(~visible, float("-inf"))
+
+
+class TransformerEncoder(EmbeddedStack):
+    """Token embeddings and an ``EmbeddedStack`` on them.
 
     Pre-LN models end with a LayerNorm of their own. Padding must be at the end of a row; what comes out at
     padded positions means nothing.
@@ -106,15 +171,8 @@ class TransformerEncoder(nn.Module):
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
-        self.config = config
         self.embed_tokens = nn.Embedding(config.vocab_size, config.embed_dim, config.pad_index)
-        self.embed_positions = nn.Embedding(config.max_positions, config.embed_dim)
-        self.layernorm_embedding = nn.LayerNorm(config.embed_dim, config.layer_norm_eps)
-        self.layers = nn.ModuleList(TransformerLayer(config) for _ in range(config.num_layers))
-        self.layer_norm = (
-            nn.LayerNorm(config.embed_dim, config.layer_norm_eps) if config.normalize_before else None
-        )
-        self.relative_position = build_relative_position(config)
+        self.create_stack(config)
         self.apply(init_bert_weights)
 
     def forward(
@@ -124,43 +182,22 @@ class TransformerEncoder(nn.Module):
         positions_BT: Tensor | None = None,
         padding_BT: Tensor | None = None,
         token_embeddings_BTD: Tensor | None = None,
-        return_all_hiddens: bool = False,
-    ) -> EncoderOutput:
-        """Encode a batch.
+    ) -> list[Tensor]:
+        """Return the states ``[B, T, D]`` of the embedding and of every layer.
 
         Args:
             tokens_BT: int64 token ids.
             positions_BT: int64 places of the tokens, where they are not ``0..T-1``.
             padding_BT: bool, True at padding; None where the batch has none.
             token_embeddings_BTD: used in place of ``embed_tokens(tokens_BT)``.
-            return_all_hiddens: also return the embedding's output and every layer's.
 
         Raises:
             UserError: the batch is longer than ``max_positions``.
         """
-        length = tokens_BT.shape[1]
         if positions_BT is None:
-            check_length(length, self.config.max_positions, "encoder")
+            check_length(tokens_BT.shape[1], self.config.max_positions, "encoder")
         embedded = self.embed_tokens(tokens_BT) if token_embeddings_BTD is None else token_embeddings_BTD
-        places = (
-            self.embed_positions.weight[:length]
-            if positions_BT is None
-            else self.embed_positions(positions_BT)
-        )
-        hidden = self.layernorm_embedding(embedded + places)
-        hidden = dropout(hidden, self.config.dropout, self.training)
-        attention_bias = build_attention_bias(
-            self.relative_position, length, positions_BT, padding_BT, hidden.dtype
-        )
-
-        states = run_layers(
-            self.layers,
-            hidden,
-            attention_bias,
-            final_norm=self.layer_norm,
-            checkpointed=self.config.checkpoint_activations and self.training,
-        )
-        return EncoderOutput(states[-1], states if return_all_hiddens else None)
+        return self.run_layers(*self.embed(embedded, positions_BT, padding_BT))
 
 
 def get_activation(name: str) -> Callable[[Tensor], Tensor]:
@@ -178,60 +215,6 @@ def check_length(length: int, max_positions: int, network: str) -> None:
     """Refuse, as a ``UserError``, a batch that is longer than a network has positions."""
     if length > max_positions:
         raise UserError(f"{length} tokens are more than the {network}'s {max_positions} positions")
-
-
-def build_relative_position(config: EncoderConfig) -> RelativePositionBias | None:
-    """Return the table that all layers of a network share, or None where ``config`` has none."""
-    if config.relative_position == "none":
-        return None
-    return RelativePositionBias(
-        config.relative_position,
-        num_heads=config.num_heads,
-        num_buckets=config.relative_position_buckets,
-        max_distance=config.relative_position_max_distance,
-        max_positions=config.max_positions,
-    )
-
-
-def build_attention_bias(
-    relative_position: RelativePositionBias | None,
-    length: int,
-    positions_BT: Tensor | None,
-    padding_BT: Tensor | None,
-    dtype: torch.dtype,
-) -> Tensor | None:
-    """Return what every layer's attention is given: relative positions, -inf (or False) at padding."""
-    visible = None if padding_BT is None else ~padding_BT[:, None, None, :]
-    if relative_position is None:
-        return visible
-    bias = relative_position(length, positions_BT).to(dtype)
-    return bias if visible is None else bias.masked_fill(~visible, float("-inf"))
-
-
-def run_layers(
-    layers: Iterable[nn.Module],
-    hidden: Tensor,
-    *context: Tensor | None,
-    final_norm: nn.Module | None,
-    checkpointed: bool,
-) -> list[Tensor]:
-    """Run a stack of layers; return its input and each layer's output, the last one normalised.
-
-    Args:
-        context: what every layer is given beside the hidden states.
-        final_norm: of pre-LN stacks.
-        checkpointed: recompute each layer in backward.
-    """
-    states = [hidden]
-    for layer in layers:
-        if checkpointed:
-            hidden = checkpoint(layer, hidden, *context, use_reentrant=False)
-        else:
-            hidden = layer(hidden, *context)
-        states.append(hidden)
-    if final_norm is not None:
-        states[-1] = final_norm(hidden)
-    return states
 
 
 def init_bert_weights(module: nn.Module) -> None:

@@ -1,8 +1,7 @@
 """Operations that several methods share."""
 
-from fairseq_masking.ops.attention import self_attention
+from fairseq_masking.ops.attention import dropout, self_attention
 from fairseq_masking.ops.dispatch import IMPLEMENTATIONS, choose_impl
-from fairseq_masking.ops.dropout import dropout
 from fairseq_masking.ops.indices import corrupt_tokens, gather_positions, rows_of_positions
 from fairseq_masking.ops.linear_cross_entropy import LinearCrossEntropyOutput, linear_cross_entropy
 

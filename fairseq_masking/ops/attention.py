@@ -1,9 +1,10 @@
-"""Attention: PyTorch's kernels, and for self-attention a leaner path for training on a CPU.
+"""Attention and dropout: PyTorch's kernels, and leaner paths for training on a CPU.
 
-PyTorch's fused CPU kernel knows no dropout; with dropout it falls back to a composition that keeps three
-``[B, H, T, T]`` float tensors for backward. The path here keeps one, and the dropout mask as bytes.
-Shapes: B batch, T length, S length of another sequence, H heads, C width of a head; 3 stands for query, key,
-value, 2 for key, value.
+PyTorch's CPU dropout draws one Bernoulli variate an element and keeps the noise as floats for backward. Here
+one 64-bit draw decides four elements and the mask is kept as bytes. Its fused CPU attention knows no dropout;
+with dropout it falls back to a composition that keeps three ``[B, H, T, T]`` float tensors for backward. The
+path here keeps one, and the mask.
+Shapes: B batch, T length, H heads, C width of a head; 3 stands for query, key, value.
 """
 
 from typing import Any
@@ -13,9 +14,45 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from fairseq_masking.ops.dropout import keep_mask
+__all__ = ["dropout", "keep_mask", "self_attention"]
 
-__all__ = ["cross_attention", "self_attention"]
+_LEVELS = 1 << 16  # four draws a 64-bit number: probabilities are multiples of 2^-16
+
+
+def dropout(values: Tensor, probability: float, training: bool) -> Tensor:
+    """Zero each element with ``probability`` and scale the rest by ``1 / (1 - probability)``.
+
+    On a CPU the probability is rounded to a multiple of 2^-16, and the scale follows what is really applied.
+    Draws come from torch's default generator.
+    """
+    if not training or probability == 0.0:
+        return values
+    if values.device.type != "cpu" or torch.compiler.is_compiling():
+        return F.dropout(values, probability)
+    return _MaskedScale.apply(values, *keep_mask(values.shape, probability))
+
+
+def keep_mask(shape: torch.Size, probability: float) -> tuple[Tensor, float]:
+    """Return a bool CPU tensor, False with ``probability``, and the scale that keeps the mean."""
+    dropped = min(round(probability * _LEVELS), _LEVELS - 1)
+    count = shape.numel()
+    draws = torch.empty((count + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
+    mask = draws.view(torch.int16)[:count] >= dropped - _LEVELS // 2
+    return mask.view(shape), _LEVELS / (_LEVELS - dropped)
+
+
+class _MaskedScale(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, mask: Tensor, scale: float) -> Tensor:
+        ctx.save_for_backward(mask)
+        ctx.scale = scale
+        return (values * mask).mul_(scale)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        (mask,) = ctx.saved_tensors
+        return (grad * mask).mul_(ctx.scale), None, None
 
 
 def self_attention(
@@ -39,25 +76,6 @@ def self_attention(
     query, key, value = projected_BT3HC.permute(2, 0, 3, 1, 4).unbind(0)
     context = F.scaled_dot_product_attention(query, key, value, attn_mask=attention_bias, dropout_p=dropout)
     return context.transpose(1, 2).reshape(batch, length, heads * width)
-
-
-def cross_attention(
-    query_BTHC: Tensor, key_value_BS2HC: Tensor, attention_bias: Tensor | None = None, dropout: float = 0.0
-) -> Tensor:
-    """Attend from every position of one sequence to every position of another.
-
-    Args:
-        attention_bias: as in ``self_attention``, broadcastable to ``[B, H, T, S]``.
-        dropout: probability for attention weights; 0 outside of training.
-
-    Returns:
-        The context ``[B, T, H * C]``, the heads side by side.
-    """
-    key, value = key_value_BS2HC.permute(2, 0, 3, 1, 4).unbind(0)
-    context = F.scaled_dot_product_attention(
-        query_BTHC.transpose(1, 2), key, value, attn_mask=attention_bias, dropout_p=dropout
-    )
-    return context.transpose(1, 2).flatten(2)
 
 
 class _LeanAttention(torch.autograd.Function):

@@ -27,7 +27,7 @@ from systems import OURS, VARIANTS, Run, Setting
 from fairseq_masking.figures.tables import format_table
 from fairseq_masking.measure.flops import EncoderShape, amos_flops, encoder_flops
 from fairseq_masking.methods.amos.options import GENERATOR_LAYERS
-from fairseq_masking.methods.base.sizes import SIZES
+from fairseq_masking.methods.base.options import SIZES
 
 BASELINE, PLAIN = "mlm", "mlm, no relative positions"
 TARGET = ("base", 512, "bf16", 350_000)  # tokens a second of AMOS on one H200

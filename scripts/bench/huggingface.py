@@ -22,7 +22,7 @@ import torch
 from systems import Setting
 from torch import Tensor, nn
 
-from fairseq_masking.methods.base.sizes import SIZES
+from fairseq_masking.methods.base.options import SIZES
 from fairseq_masking.methods.mlm.model import MLMConfig, MLMModel
 
 PAD, MASK, FIRST_WORD = 1, 4, 5

@@ -27,7 +27,7 @@ from systems import STOCK, Run, Setting, check_systems
 from torch.autograd.profiler_util import FunctionEvent
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from fairseq_masking.methods.base.sizes import SIZES
+from fairseq_masking.methods.base.options import SIZES
 
 OTHER = "other operations"
 LOADING, COPYING = "bench: data loading", "bench: copy of the batch"

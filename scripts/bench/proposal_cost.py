@@ -22,7 +22,7 @@ from common import bench_parser, environment, milliseconds, read_csv, take_turns
 from systems import VARIANTS, Run, Setting
 
 from fairseq_masking.measure.flops import EncoderShape, mean_share_proposed, proposal_share
-from fairseq_masking.methods.base.sizes import SIZES
+from fairseq_masking.methods.base.options import SIZES
 from fairseq_masking.methods.map_net.model import PROPOSAL_SIZES, MapNetConfig
 
 _SKIPPING = ("--explore-unit", "batch", "--proposal-learn-from", "proposed")

@@ -18,7 +18,7 @@ import torch
 from step import run_settings, systems_parser
 from systems import Setting, check_systems
 
-from fairseq_masking.methods.base.sizes import SIZES
+from fairseq_masking.methods.base.options import SIZES
 
 
 def arguments(argv: list[str] | None) -> argparse.Namespace:

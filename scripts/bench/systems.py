@@ -21,7 +21,7 @@ from fairseq.trainer import Trainer
 import fairseq_masking
 from fairseq_masking.masking.corruption import num_masked
 from fairseq_masking.measure.flops import EncoderShape, step_flops
-from fairseq_masking.methods.base.sizes import SIZES
+from fairseq_masking.methods.base.options import SIZES
 
 __all__ = ["PARTS", "STOCK", "Run", "Setting", "check_systems", "training_options"]
 

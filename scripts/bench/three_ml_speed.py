@@ -24,7 +24,7 @@ from common import bench_parser, environment, milliseconds, take_turns, write_cs
 from systems import OURS, VARIANTS, Run, Setting
 
 from fairseq_masking.figures.tables import format_table
-from fairseq_masking.methods.base.sizes import SIZES
+from fairseq_masking.methods.base.options import SIZES
 from fairseq_masking.methods.three_ml.flops import (
     BASELINE_RATE,
     ThreeMLShape,

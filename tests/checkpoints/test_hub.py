@@ -30,7 +30,7 @@ def test_features_are_the_encoders(hub):
     features = hub.extract_features(tokens)
     assert features.shape == (1, len(tokens), 128)
     with torch.no_grad():
-        assert torch.equal(features, hub.model.encoder(tokens[None]).hidden_BTD)
+        assert torch.equal(features, hub.model.encoder(tokens[None])[-1])
     layers = hub.extract_features(tokens, return_all_hiddens=True)
     assert len(layers) == 3 and torch.equal(layers[-1], features)
     with pytest.raises(UserError, match="512 positions"):

@@ -11,7 +11,7 @@ from hydra.errors import ConfigCompositionException
 from omegaconf import OmegaConf
 
 from fairseq_masking.masking import MaskingConfig
-from fairseq_masking.methods.base.sizes import SIZES
+from fairseq_masking.methods.base.options import SIZES
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # fairseq still works in the way of Hydra 1.0
 

@@ -18,7 +18,7 @@ from fairseq_masking.finetuning.finetuned import Finetuned, predict
 from fairseq_masking.finetuning.metrics import answer_scores
 from fairseq_masking.finetuning.squad.criterion import Candidates, SquadCriterion, SquadCriterionConfig
 from fairseq_masking.finetuning.squad.task import SquadConfig, SquadTask
-from fairseq_masking.methods.base.sizes import SIZES
+from fairseq_masking.methods.base.options import SIZES
 from fairseq_masking.methods.mlm.model import MLMConfig
 
 HEAD = "sentence_classification_head"

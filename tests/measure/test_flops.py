@@ -81,7 +81,7 @@ def test_equals_what_the_modules_multiply(device: torch.device) -> None:
     positions = (torch.arange(ROWS, device=device)[:, None] * TOKENS + columns).flatten()
 
     with _counter() as encoding:
-        hidden = encoder(tokens).hidden_BTD
+        hidden = encoder(tokens)[-1]
     with _counter() as predicting:
         targets = gather_positions(tokens, positions)
         features = gather_positions(hidden, positions)

@@ -26,7 +26,7 @@ class Model(torch.nn.Module):
         self.encoder = TransformerEncoder(EncoderConfig(**{**vars(CONFIG), **options})).to(device).train()
 
     def predict(self, tokens: torch.Tensor) -> torch.Tensor:
-        return self.encoder(tokens).hidden_BTD.tanh()
+        return self.encoder(tokens)[-1].tanh()
 
     def start(self, choice: str, tokens: torch.Tensor, mode: str = "default") -> Compilation:
         def probe() -> None:

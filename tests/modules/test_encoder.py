@@ -30,10 +30,10 @@ def test_padding_leaves_no_trace(relative_position, normalize_before, device):
     encoder = build(device, relative_position=relative_position, normalize_before=normalize_before).eval()
     short = tokens(device, rows=1, length=6)
     padded = torch.cat([short, short.new_full((1, 3), CONFIG.pad_index)], dim=1)
-    alone = encoder(short).hidden_BTD
-    together = encoder(padded, padding_BT=padded.eq(CONFIG.pad_index)).hidden_BTD
+    alone = encoder(short)[-1]
+    together = encoder(padded, padding_BT=padded.eq(CONFIG.pad_index))[-1]
     torch.testing.assert_close(together[:, :6], alone, rtol=1e-5, atol=1e-5)
-    unmasked = encoder(padded).hidden_BTD
+    unmasked = encoder(padded)[-1]
     assert (unmasked[:, :6] - alone).abs().max() > 1e-4, "without a padding mask the rows must differ"
 
 
@@ -42,19 +42,19 @@ def test_explicit_positions_are_the_places(relative_position, device):
     encoder = build(device, relative_position=relative_position).eval()
     text = tokens(device)
     places = torch.arange(9, device=device).expand(2, 9)
-    torch.testing.assert_close(encoder(text, positions_BT=places).hidden_BTD, encoder(text).hidden_BTD)
+    torch.testing.assert_close(encoder(text, positions_BT=places)[-1], encoder(text)[-1])
     # A permutation of the tokens together with their places only permutes the states.
     order = torch.randperm(9, generator=torch.Generator().manual_seed(1)).to(device)
-    permuted = encoder(text[:, order], positions_BT=places[:, order]).hidden_BTD
-    torch.testing.assert_close(permuted, encoder(text).hidden_BTD[:, order], rtol=1e-5, atol=1e-5)
+    permuted = encoder(text[:, order], positions_BT=places[:, order])[-1]
+    torch.testing.assert_close(permuted, encoder(text)[-1][:, order], rtol=1e-5, atol=1e-5)
 
 
 def test_token_embeddings_replace_the_lookup(device):
     encoder = build(device).eval()
     text = tokens(device)
     embedded = encoder.embed_tokens(text)
-    states = encoder(torch.zeros_like(text), token_embeddings_BTD=embedded).hidden_BTD
-    torch.testing.assert_close(states, encoder(text).hidden_BTD)
+    states = encoder(torch.zeros_like(text), token_embeddings_BTD=embedded)[-1]
+    torch.testing.assert_close(states, encoder(text)[-1])
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
@@ -65,16 +65,18 @@ def test_checkpointing_changes_no_gradient(dropout, device):
             device, dropout=dropout, attention_dropout=dropout, checkpoint_activations=checkpoint_activations
         ).train()
         torch.manual_seed(7)
-        encoder(tokens(device)).hidden_BTD.square().sum().backward()
+        encoder(tokens(device))[-1].square().sum().backward()
         gradients.append([parameter.grad for parameter in encoder.parameters()])
     torch.testing.assert_close(*gradients)
 
 
-def test_all_hiddens_end_with_the_output():
+def test_states_are_the_embedding_and_every_layer_the_last_one_normalised():
     for normalize_before in (False, True):
-        output = build(normalize_before=normalize_before).eval()(tokens(), return_all_hiddens=True)
-        assert len(output.inner_states) == 3
-        assert torch.equal(output.inner_states[-1], output.hidden_BTD)
+        encoder = build(normalize_before=normalize_before).eval()
+        states = encoder(tokens())
+        assert len(states) == 3
+        last = encoder.layers[1](encoder.layers[0](states[0]))
+        assert torch.equal(states[-1], encoder.layer_norm(last) if normalize_before else last)
 
 
 def test_initial_weights_follow_bert():

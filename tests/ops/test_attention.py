@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from fairseq_masking.ops import attention, self_attention
-from fairseq_masking.ops.dropout import keep_mask
+from fairseq_masking.ops.attention import keep_mask
 
 BATCH, LENGTH, HEADS, WIDTH = 3, 5, 2, 4
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from fairseq_masking.ops import dropout
-from fairseq_masking.ops.dropout import keep_mask
+from fairseq_masking.ops.attention import keep_mask
 
 
 @pytest.mark.parametrize("probability", [0.1, 0.25, 0.5, 0.9])

@@ -89,9 +89,9 @@ def test_operators_keep_their_promises(chunk_rows, bias, impl, device):
     (hidden, weight, *bias_V), targets = leaves(device, bias=bias)
     inputs = (hidden, weight, bias_V[0] if bias else None, targets)
     settings = (-100, chunk_rows * VOCAB, impl)
-    torch.library.opcheck(operators._forward_operator, (*inputs, *settings))
+    torch.library.opcheck(operators.forward_operator, (*inputs, *settings))
     with torch.no_grad():
-        losses, _, *saved = operators._forward_operator(*inputs, *settings)
+        losses, _, *saved = operators.forward_operator(*inputs, *settings)
         arguments = (torch.ones_like(losses), *inputs, *saved, *settings, [True, False, bias])
         arguments = [item.detach() if isinstance(item, torch.Tensor) else item for item in arguments]
         torch.library.opcheck(operators._backward_operator, arguments)

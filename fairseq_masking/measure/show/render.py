@@ -211,7 +211,7 @@ def present(
     """Print text and legend, or write ``--out``, the page, whole or not at all; print what is said of them.
 
     Args:
-        args: of ``cli.options.add_text``.
+        args: of ``cli.options.add_shown``.
         words: of the legend.
         lines: the terminal's width -> the text.
         page: the template's values.

@@ -23,7 +23,6 @@ from fairseq_masking.methods.base.masked_tokens import (
     MaskedTokenOutput,
     log_mean_of,
     masked_token_logs,
-    on_host,
     reduce_masked_token_logs,
 )
 from fairseq_masking.methods.mlm.criterion import MLMCriterion
@@ -85,12 +84,11 @@ class AmosCriterion(MLMCriterion):
         replaced and of the original ones. ``disc_auc`` needs no threshold: how often a replaced token looks
         less original than an original one of its batch (area under the ROC curve, 50%: by chance).
         """
-        logging_outputs = on_host(logging_outputs)
-        reduce_masked_token_logs(logging_outputs)
-        log_mean = partial(log_mean_of, logging_outputs)
+        sums = reduce_masked_token_logs(logging_outputs)
+        log_mean = partial(log_mean_of, sums)
         bits = 1.0 / math.log(2)
         log_mean("objective", "objective", "sample_size", scale=bits, priority=40)
-        for key in logging_outputs[0] if logging_outputs else ():
+        for key in sums:
             if key.startswith(MLM_LOSS):
                 log_mean(key, key, "sample_size", scale=bits, priority=41)
             elif key.startswith(WEIGHT):

@@ -13,15 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from fairseq_masking.errors import UserError
-from fairseq_masking.modules.encoder import (
-    EncoderConfig,
-    TransformerLayer,
-    build_attention_bias,
-    build_relative_position,
-    check_length,
-    init_bert_weights,
-    run_layers,
-)
+from fairseq_masking.modules.encoder import EmbeddedStack, EncoderConfig, check_length, init_bert_weights
 from fairseq_masking.modules.heads import MaskedLMHead
 from fairseq_masking.ops import gather_positions
 
@@ -40,7 +32,7 @@ class GeneratorOutput(NamedTuple):
     hidden_KND: Tensor
 
 
-class GeneratorStack(nn.Module):
+class GeneratorStack(EmbeddedStack):
     """Positions, embedding LayerNorm, relative positions and layers of its own, read at several depths.
 
     Args:
@@ -51,16 +43,9 @@ class GeneratorStack(nn.Module):
 
     def __init__(self, config: EncoderConfig, depths: Sequence[int], *, stop_gradient: bool) -> None:
         super().__init__()
-        self.config = replace(config, num_layers=depths[-1])
         self.depths = tuple(depths)
         self.stop_gradient = stop_gradient
-        self.embed_positions = nn.Embedding(config.max_positions, config.embed_dim)
-        self.layernorm_embedding = nn.LayerNorm(config.embed_dim, config.layer_norm_eps)
-        self.layers = nn.ModuleList(TransformerLayer(config) for _ in range(self.config.num_layers))
-        self.layer_norm = (
-            nn.LayerNorm(config.embed_dim, config.layer_norm_eps) if config.normalize_before else None
-        )
-        self.relative_position = build_relative_position(config)
+        self.create_stack(replace(config, num_layers=depths[-1]))
         self.apply(init_bert_weights)
 
     def forward(self, token_embeddings_BTD: Tensor, padding_BT: Tensor | None = None) -> list[Tensor]:
@@ -69,19 +54,11 @@ class GeneratorStack(nn.Module):
         Raises:
             UserError: the batch is longer than ``max_positions``.
         """
-        length = token_embeddings_BTD.shape[1]
-        check_length(length, self.config.max_positions, "generator")
-        hidden = self.layernorm_embedding(token_embeddings_BTD + self.embed_positions.weight[:length])
-        attention_bias = build_attention_bias(self.relative_position, length, None, padding_BT, hidden.dtype)
+        check_length(token_embeddings_BTD.shape[1], self.config.max_positions, "generator")
+        hidden, attention_bias = self.embed(token_embeddings_BTD, None, padding_BT)
         states = [hidden]
         for start, depth in pairwise((0, *self.depths)):
-            block = run_layers(
-                self.layers[start:depth],
-                hidden,
-                attention_bias,
-                final_norm=None,
-                checkpointed=self.config.checkpoint_activations and self.training,
-            )
+            block = self.run_layers(hidden, attention_bias, part=slice(start, depth))
             hidden = block[-1]
             states += block[1:]
             if self.layer_norm is not None:

@@ -19,7 +19,7 @@ from fairseq_masking.methods.amos.gumbel_mixture import gumbel_mixture
 from fairseq_masking.methods.amos.mixture import Mixture
 from fairseq_masking.methods.amos.options import GENERATOR_LAYERS, AmosConfig, generator_depths
 from fairseq_masking.methods.base.encoder_model import EncoderModel
-from fairseq_masking.methods.base.sizes import register_architectures
+from fairseq_masking.methods.base.options import register_architectures
 from fairseq_masking.modules.encoder import init_bert_weights
 from fairseq_masking.ops import corrupt_tokens, gather_positions
 
@@ -155,7 +155,7 @@ class AmosModel(EncoderModel):
 
         clean = self.encoder.embed_tokens(src_tokens)
         replaced = clean.flatten(0, 1).index_copy(0, positions, embedded_ND.to(clean.dtype)).view_as(clean)
-        hidden = self.encoder(src_tokens, token_embeddings_BTD=replaced, padding_BT=padding_BT).hidden_BTD
+        hidden = self.encoder(src_tokens, token_embeddings_BTD=replaced, padding_BT=padding_BT)[-1]
         logits = self.detection_head(hidden).squeeze(-1)
         logits = logits if logits.dtype == torch.float64 else logits.float()
         original = corrupt_tokens(src_tokens, positions, sampled_N) == src_tokens

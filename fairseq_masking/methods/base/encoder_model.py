@@ -16,8 +16,7 @@ from torch import Tensor, nn
 from fairseq_masking.errors import UserError
 from fairseq_masking.masking import Kind
 from fairseq_masking.methods.base.layer_lr import scale_learning_rates
-from fairseq_masking.methods.base.options import EncoderModelConfig, encoder_config
-from fairseq_masking.methods.base.sizes import SIZES, fill_in_missing
+from fairseq_masking.methods.base.options import SIZES, EncoderModelConfig, encoder_config, fill_in_missing
 from fairseq_masking.modules import ClassificationHead, TransformerEncoder
 from fairseq_masking.modules.compilation import Compilation
 from fairseq_masking.ops import corrupt_tokens, gather_positions
@@ -138,11 +137,11 @@ class EncoderModel(BaseFairseqModel):
         if predicting:
             return self.token_logits(src_tokens), {"inner_states": None}
         padding = src_tokens.eq(self.pad_index)
-        encoded = self.encoder(src_tokens, padding_BT=padding, return_all_hiddens=return_all_hiddens)
-        extra = {"inner_states": encoded.inner_states}
+        states = self.encoder(src_tokens, padding_BT=padding)
+        extra = {"inner_states": states if return_all_hiddens else None}
         if classification_head_name is None:
-            return encoded.hidden_BTD, extra
-        return self.classification_heads[classification_head_name](encoded.hidden_BTD), extra
+            return states[-1], extra
+        return self.classification_heads[classification_head_name](states[-1]), extra
 
     def mask_states(
         self, src_tokens: Tensor, *, positions: Tensor, kinds: Tensor, replacements: Tensor, **_: Any
@@ -157,8 +156,7 @@ class EncoderModel(BaseFairseqModel):
 
     def token_states(self, tokens_BT: Tensor) -> list[Tensor]:
         """Return the states ``[B, T, D]`` of what predicts tokens: its embedding's and every layer's."""
-        padding = tokens_BT.eq(self.pad_index)
-        return self.encoder(tokens_BT, padding_BT=padding, return_all_hiddens=True).inner_states
+        return self.encoder(tokens_BT, padding_BT=tokens_BT.eq(self.pad_index))
 
     def _forward_and_backward(self, src_tokens: Tensor, batch: dict[str, Any]) -> None:
         """Compute gradients and forget them: no ``.grad`` is written and no hook of DDP runs."""

@@ -25,7 +25,6 @@ __all__ = [
     "masked_token_logs",
     "on_host",
     "reduce_masked_token_logs",
-    "total",
 ]
 
 KINDS = [kind.name.lower() for kind in Kind]
@@ -70,64 +69,55 @@ def masked_token_logs(output: MaskedTokenOutput, sample: dict[str, Any]) -> dict
     return logs
 
 
-def reduce_masked_token_logs(logging_outputs: Sequence[dict[str, Any]]) -> None:
-    """Log loss (bits a masked token), perplexity, accuracy, and loss and perplexity by corruption."""
-    logging_outputs = on_host(logging_outputs)
-    num_tokens = total(logging_outputs, "sample_size")
-    if num_tokens > 0:
-        _log_loss("loss", "ppl", total(logging_outputs, "loss"), num_tokens, priority=10)
-        accuracy = total(logging_outputs, "num_correct") / num_tokens
-        metrics.log_scalar("accuracy", 100 * accuracy, num_tokens, priority=12, round=2)
+def reduce_masked_token_logs(logging_outputs: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """Log loss (bits a masked token), perplexity, accuracy, and loss and perplexity by corruption.
+
+    Returns:
+        What there is to log: the sums, by ``on_host``.
+    """
+    sums = on_host(logging_outputs)
+    _log_loss(sums, "", "sample_size", priority=10)
     for kind in KINDS:
-        count = total(logging_outputs, f"num_{kind}")
-        if count > 0:
-            _log_loss(
-                f"loss_{kind}", f"ppl_{kind}", total(logging_outputs, f"loss_{kind}"), count, priority=20
-            )
-    for key in logging_outputs[0] if logging_outputs else ():
+        _log_loss(sums, f"_{kind}", f"num_{kind}", priority=20)
+    log_mean_of(sums, "accuracy", "num_correct", "sample_size", scale=100, priority=12, digits=2)
+    for key in sums:
         if key.startswith(MEASURE):
-            num_rows = total(logging_outputs, "nsentences")
-            mean = total(logging_outputs, key) / num_rows
-            metrics.log_scalar(key.removeprefix(MEASURE), mean, num_rows, priority=25, round=3)
-    num_skipped = total(logging_outputs, "num_skipped")
-    if num_skipped:
-        metrics.log_scalar_sum("skipped", num_skipped, priority=30)
+            log_mean_of(sums, key.removeprefix(MEASURE), key, "nsentences", priority=25, digits=3)
+    if sums.get("num_skipped"):
+        metrics.log_scalar_sum("skipped", sums["num_skipped"], priority=30)
+    return sums
 
 
-def on_host(logging_outputs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def on_host(logging_outputs: Sequence[dict[str, Any]]) -> dict[str, float]:
     """Return the sums over ranks and micro-batches as Python numbers, with a single wait for the device."""
     sums = {key: sum(log[key] for log in logging_outputs) for key in (logging_outputs or [{}])[0]}
     tensors = {key: value for key, value in sums.items() if isinstance(value, Tensor)}
     if tensors:
         values = torch.stack([value.double() for value in tensors.values()]).tolist()
         sums.update(zip(tensors, values, strict=True))
-    return [sums] if sums else []
-
-
-def total(logging_outputs: Sequence[dict[str, Any]], key: str) -> float:
-    """Return the sum of ``key`` over ranks and micro-batches as a Python number."""
-    value: Tensor | float = sum(log[key] for log in logging_outputs)
-    return float(value)
+    return sums
 
 
 def log_mean_of(
-    logging_outputs: Sequence[dict[str, Any]],
+    sums: Mapping[str, float],
     name: str,
     part: str,
     count: str,
     *,
     scale: float = 1.0,
     priority: int,
+    digits: int = 4,
 ) -> None:
     """Log ``scale * part / count`` of the sums as ``name``, weighted by ``count``: nothing if 0."""
-    weight = total(logging_outputs, count)
+    weight = sums.get(count, 0)
     if weight > 0:
-        mean = scale * total(logging_outputs, part) / weight
-        metrics.log_scalar(name, mean, weight, priority=priority, round=4)
+        metrics.log_scalar(name, scale * sums[part] / weight, weight, priority=priority, round=digits)
 
 
-def _log_loss(name: str, perplexity: str, sum_nats: float, count: float, *, priority: int) -> None:
-    metrics.log_scalar(name, sum_nats / count / math.log(2), count, priority=priority, round=3)
-    metrics.log_derived(
-        perplexity, lambda meters: utils.get_perplexity(meters[name].avg), priority=priority + 1
-    )
+def _log_loss(sums: Mapping[str, float], kind: str, count: str, *, priority: int) -> None:
+    name, weight = f"loss{kind}", sums.get(count, 0)
+    if weight > 0:
+        metrics.log_scalar(name, sums[name] / weight / math.log(2), weight, priority=priority, round=3)
+        metrics.log_derived(
+            f"ppl{kind}", lambda meters: utils.get_perplexity(meters[name].avg), priority=priority + 1
+        )

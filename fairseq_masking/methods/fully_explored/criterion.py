@@ -14,12 +14,7 @@ from fairseq.logging import metrics
 from torch import Tensor, nn
 
 from fairseq_masking.errors import UserError
-from fairseq_masking.methods.base.masked_tokens import (
-    masked_token_logs,
-    on_host,
-    reduce_masked_token_logs,
-    total,
-)
+from fairseq_masking.methods.base.masked_tokens import masked_token_logs, reduce_masked_token_logs
 from fairseq_masking.methods.mlm.criterion import MLMCriterion, MLMCriterionConfig
 from fairseq_masking.ops import rows_of_positions
 
@@ -74,7 +69,6 @@ class FullyExploredMLMCriterion(MLMCriterion):
     ) -> tuple[Tensor, int, dict[str, Any]]:
         """Return the summed loss (nats), the number of masked tokens and the sums to log."""
         output = model(**sample["net_input"])
-        logs = masked_token_logs(output, sample)
         batch = sample["net_input"]
         num_splits = batch["shape"]["num_splits"]
         with torch.no_grad():
@@ -84,9 +78,9 @@ class FullyExploredMLMCriterion(MLMCriterion):
                 if num_splits > 1
                 else SplitStatistics(*output.losses_N.new_zeros(4))
             )
-        logs.update({f"split_{key}": value for key, value in statistics._asdict().items()})
+        logs = {f"split_{key}": value for key, value in statistics._asdict().items()}
         logs["split_weight"] = statistics.num_sequences * num_splits
-        return output.losses_N.sum(), output.losses_N.numel(), logs
+        return output.losses_N.sum(), output.losses_N.numel(), masked_token_logs(output, sample) | logs
 
     @staticmethod
     def reduce_metrics(logging_outputs: Sequence[dict[str, Any]]) -> None:
@@ -95,15 +89,13 @@ class FullyExploredMLMCriterion(MLMCriterion):
         ``var_within`` is the mean W; ``var_between`` the variance of the K-means between sequences minus W/K,
         which estimates the sentence variance plus the mask covariance.
         """
-        logging_outputs = on_host(logging_outputs)
-        reduce_masked_token_logs(logging_outputs)
-        num_sequences = total(logging_outputs, "split_num_sequences")
+        sums = reduce_masked_token_logs(logging_outputs)
+        num_sequences = sums.get("split_num_sequences", 0)
         if num_sequences < 2:
             return
-        num_splits = total(logging_outputs, "split_weight") / num_sequences
-        within = total(logging_outputs, "split_within") / num_sequences
-        mean = total(logging_outputs, "split_means") / num_sequences
-        squares = total(logging_outputs, "split_squared_means") / num_sequences
+        num_splits, within, mean, squares = (
+            sums[f"split_{key}"] / num_sequences for key in ("weight", "within", "means", "squared_means")
+        )
         spread = (squares - mean**2) * num_sequences / (num_sequences - 1)
         metrics.log_scalar("var_within", within, num_sequences, priority=40, round=5)
         metrics.log_scalar(

@@ -20,7 +20,6 @@ from fairseq_masking.errors import UserError
 from fairseq_masking.methods.base.masked_tokens import (
     log_mean_of,
     masked_token_logs,
-    on_host,
     reduce_masked_token_logs,
 )
 from fairseq_masking.methods.map_net.model import MapNetOutput
@@ -146,9 +145,8 @@ class MapNetCriterion(MLMCriterion):
         are of the proposed sentences; ``rank_correlation`` is Spearman's between p_prop and the encoder's
         loss at the masked positions of a sentence, ``rank_correlation_uniform`` that of exploring ones.
         """
-        logging_outputs = on_host(logging_outputs)
-        reduce_masked_token_logs(logging_outputs)
-        log_mean = partial(log_mean_of, logging_outputs)
+        sums = reduce_masked_token_logs(logging_outputs)
+        log_mean = partial(log_mean_of, sums)
         bits = 1.0 / math.log(2)
         log_mean("encoder_loss", "encoder_loss", "num_trained", scale=bits, priority=40)
         log_mean("proposal_loss", "proposal_loss", "num_trained", priority=41)

@@ -18,8 +18,7 @@ from torch import Tensor, nn
 
 from fairseq_masking.compat.options import option
 from fairseq_masking.corpus.dictionary import masking_vocabulary
-from fairseq_masking.methods.base.options import EncoderModelConfig
-from fairseq_masking.methods.base.sizes import register_architectures
+from fairseq_masking.methods.base.options import EncoderModelConfig, register_architectures
 from fairseq_masking.methods.map_net.exploration import EXPLORE_UNITS, Exploration
 from fairseq_masking.methods.map_net.proposal import ProposalNetwork
 from fairseq_masking.methods.map_net.ragged import RaggedRows

@@ -9,17 +9,17 @@ from torch import Tensor, nn
 
 from fairseq_masking.modules.encoder import (
     EncoderConfig,
+    LayerStack,
     TransformerLayer,
     check_length,
     init_bert_weights,
-    run_layers,
 )
 from fairseq_masking.ops import dropout
 
 __all__ = ["ProposalNetwork"]
 
 
-class ProposalNetwork(nn.Module):
+class ProposalNetwork(LayerStack):
     """A narrower Transformer on the encoder's token embeddings, ending in one score a position.
 
     It has no token embedding: the encoder's is passed in, and gets gradients from both. Positions and
@@ -63,14 +63,7 @@ class ProposalNetwork(nn.Module):
         embedded = self.project_tokens(token_embeddings_BTD) + self.embed_positions.weight[:length]
         hidden = dropout(self.layernorm_embedding(embedded), self.config.dropout, self.training)
         visible = None if padding_BT is None else ~padding_BT[:, None, None, :]
-        states = run_layers(
-            self.layers,
-            hidden,
-            visible,
-            final_norm=self.layer_norm,
-            checkpointed=self.config.checkpoint_activations and self.training,
-        )
-        scores_BT = self.score(states[-1]).squeeze(-1)
+        scores_BT = self.score(self.run_layers(hidden, visible)[-1]).squeeze(-1)
         scores_BT = scores_BT if scores_BT.dtype == torch.float64 else scores_BT.float()
         # A finite bottom, so that a row without a maskable position gives no NaN; its exp is still 0.
         log_proposal_BT = scores_BT.masked_fill(~maskable_BT, -1e30).log_softmax(dim=1)

@@ -12,8 +12,7 @@ from torch import Tensor
 
 from fairseq_masking.methods.base.encoder_model import EncoderModel
 from fairseq_masking.methods.base.masked_tokens import MaskedTokenOutput
-from fairseq_masking.methods.base.options import EncoderModelConfig
-from fairseq_masking.methods.base.sizes import register_architectures
+from fairseq_masking.methods.base.options import EncoderModelConfig, register_architectures
 from fairseq_masking.modules import MaskedLMHead
 from fairseq_masking.ops import LinearCrossEntropyOutput, corrupt_tokens, gather_positions
 
@@ -54,15 +53,14 @@ class MLMModel(EncoderModel):
     ) -> LinearCrossEntropyOutput:
         """Return loss and arg max of each masked token: all of the model's arithmetic."""
         corrupted = corrupt_tokens(src_tokens, positions, replacements)
-        hidden = self.encoder(corrupted, padding_BT=padding_BT).hidden_BTD
+        hidden = self.encoder(corrupted, padding_BT=padding_BT)[-1]
         features = gather_positions(hidden, positions)
         targets = gather_positions(src_tokens, positions)
         return self.lm_head.losses(features, self.encoder.embed_tokens.weight, targets)
 
     def token_logits(self, src_tokens: Tensor) -> Tensor:
         """Return the vocabulary's logits ``[B, T, V]`` for a text with <mask>s in it."""
-        hidden = self.encoder(src_tokens, padding_BT=src_tokens.eq(self.pad_index)).hidden_BTD
-        return self.lm_head(hidden, self.encoder.embed_tokens.weight)
+        return self.lm_head(self.token_states(src_tokens)[-1], self.encoder.embed_tokens.weight)
 
 
 register_architectures("mlm", MLMConfig)

@@ -1,6 +1,6 @@
 """3ML's division of a batch: what the encoder reads, which [MASK]s the decoder is given, who predicts what.
 
-All of it is gathers and scatters by indices, of sizes that the host knows: the device is never asked.
+All of it is gathers and scatters by indices, of sizes that the host knows: training never asks the device.
 Source: 2211.04898, Section 2.2; spec/three_ml.md, "Encoder input".
 Shapes: B rows, T length, S selected tokens (padded to the longest row), N masked tokens of the batch, of
 which M are [MASK]s, D width.
@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fairseq_masking.masking import Kind
+from fairseq_masking.ops import gather_positions
 
-__all__ = ["Arrangement", "Selection", "arrange_batch", "arrange_text"]
+__all__ = ["Arrangement", "Selection", "arrange"]
 
 
 class Selection(NamedTuple):
@@ -84,74 +84,30 @@ class Arrangement(NamedTuple):
     other_positions: Tensor | None = None
 
 
-def arrange_batch(
-    positions_N: Tensor,
-    kinds_N: Tensor,
-    padding_BT: Tensor | None,
-    size: torch.Size,
-    shape: dict[str, Any],
-    *,
-    crossing: bool,
-) -> Arrangement:
-    """Divide a training batch of design.md.
-
-    Args:
-        size: B and T.
-        shape: the batch's Python values.
-        crossing: the decoder reads the [MASK]s alone.
-    """
-    is_mask_N = kinds_N == Kind.MASK
-    nothing = torch.zeros(size.numel(), dtype=torch.bool, device=positions_N.device)
-    exact = shape["rectangular"]
-    return _arrange(
-        nothing.index_copy(0, positions_N, is_mask_N).view(size),
-        padding_BT,
-        positions_N,
-        is_mask_N,
-        num_mask=shape["num_mask"],
-        max_visible=shape["max_visible"],
-        max_mask=shape["num_mask"] // size[0] if exact else shape["max_masked"],
-        exact=exact,
-        crossing=crossing,
-    )
-
-
-def arrange_text(
-    hidden_BT: Tensor, padding_BT: Tensor, positions_N: Tensor, *, crossing: bool
-) -> Arrangement:
-    """Divide text in which [MASK]s stand already, for predictions anywhere; asks the device for counts.
-
-    Args:
-        hidden_BT: bool, True at [MASK]s.
-    """
-    is_mask_N = hidden_BT.flatten().index_select(0, positions_N)
-    return _arrange(
-        hidden_BT,
-        padding_BT,
-        positions_N,
-        is_mask_N,
-        num_mask=int(is_mask_N.sum()),
-        max_visible=int((~(hidden_BT | padding_BT)).sum(1).max()),
-        max_mask=int(hidden_BT.sum(1).max()),
-        exact=False,
-        crossing=crossing,
-    )
-
-
-def _arrange(
+def arrange(
     hidden_BT: Tensor,
     padding_BT: Tensor | None,
     positions_N: Tensor,
-    is_mask_N: Tensor,
     *,
-    num_mask: int,
-    max_visible: int,
-    max_mask: int,
-    exact: bool,
     crossing: bool,
+    shape: dict[str, Any] | None = None,
 ) -> Arrangement:
-    """``max_mask``: at least the most [MASK]s of a row; ``exact``: all rows have as many, and no padding."""
+    """Divide a batch, or text in which [MASK]s stand already, for predictions anywhere.
+
+    Args:
+        hidden_BT: bool, True at [MASK]s.
+        positions_N: of what is predicted.
+        crossing: the decoder reads the [MASK]s alone.
+        shape: Python values of a training batch of design.md; without them the device is asked for counts.
+    """
+    is_mask_N = gather_positions(hidden_BT, positions_N)
     visible_BT = ~hidden_BT if padding_BT is None else ~(hidden_BT | padding_BT)
+    if shape is None:
+        exact, num_mask = False, int(is_mask_N.sum())
+        max_visible, max_mask = (int(some_BT.sum(1).max()) for some_BT in (visible_BT, hidden_BT))
+    else:
+        exact, num_mask, max_visible = shape["rectangular"], shape["num_mask"], shape["max_visible"]
+        max_mask = num_mask // len(hidden_BT) if exact else shape["max_masked"]
     visible = Selection.of(visible_BT, max_visible, exact=exact)
     if not crossing:
         return Arrangement(visible)

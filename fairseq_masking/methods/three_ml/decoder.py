@@ -5,25 +5,18 @@ Shapes: B batch, T length, S visible tokens (what the encoder read), M [MASK]s, 
 of the encoder, W width of the decoder, V vocabulary.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from fairseq_masking.methods.three_ml.arrangement import Selection
 from fairseq_masking.modules.attention import CrossAttention
-from fairseq_masking.modules.encoder import EncoderConfig, TransformerLayer, init_bert_weights, run_layers
+from fairseq_masking.modules.encoder import EncoderConfig, LayerStack, TransformerLayer, init_bert_weights
 from fairseq_masking.modules.heads import MaskedLMHead
 from fairseq_masking.ops import dropout
 
-__all__ = ["CrossDecoder", "CrossDecoderLayer", "DecoderOutput", "SelfDecoder", "TwoSidedLMHead"]
-
-
-class DecoderOutput(NamedTuple):
-    """``hidden`` of the last layer; ``inner_states`` of the decoder's input and every layer, if asked for."""
-
-    hidden: Tensor
-    inner_states: list[Tensor] | None
+__all__ = ["CrossDecoder", "CrossDecoderLayer", "SelfDecoder", "TwoSidedLMHead"]
 
 
 class CrossDecoderLayer(TransformerLayer):
@@ -54,7 +47,7 @@ class CrossDecoderLayer(TransformerLayer):
         return dropout(self.cross_attn(hidden_BMW, memory_BSW, memory_bias), self.dropout, self.training)
 
 
-class _Decoder(nn.Module):
+class _Decoder(LayerStack):
     """What both decoders have: a [MASK] vector, positions and layers of width W, a projection from D.
 
     The [MASK] vector lives in the decoder's space and is no word embedding. Where the widths are equal there
@@ -75,30 +68,17 @@ class _Decoder(nn.Module):
         self.layer_norm = nn.LayerNorm(width) if config.normalize_before else None
         self.apply(init_bert_weights)
 
-    def _run(self, embedded: Tensor, *context: Tensor | None, return_all_hiddens: bool) -> DecoderOutput:
+    def _decode(self, embedded: Tensor, *context: Tensor | None) -> list[Tensor]:
         hidden = embedded if self.layernorm_embedding is None else self.layernorm_embedding(embedded)
-        hidden = dropout(hidden, self.config.dropout, self.training)
-        states = run_layers(
-            self.layers,
-            hidden,
-            *context,
-            final_norm=self.layer_norm,
-            checkpointed=self.config.checkpoint_activations and self.training,
-        )
-        return DecoderOutput(states[-1], states if return_all_hiddens else None)
+        return self.run_layers(dropout(hidden, self.config.dropout, self.training), *context)
 
 
 class SelfDecoder(_Decoder):
     """Self-attention over the whole sequence: encoder states at their places, [MASK] vectors in the holes."""
 
     def forward(
-        self,
-        states_BSD: Tensor,
-        visible: Selection,
-        padding_BT: Tensor | None = None,
-        *,
-        return_all_hiddens: bool = False,
-    ) -> DecoderOutput:
+        self, states_BSD: Tensor, visible: Selection, padding_BT: Tensor | None = None
+    ) -> list[Tensor]:
         """Decode.
 
         Args:
@@ -107,12 +87,12 @@ class SelfDecoder(_Decoder):
             padding_BT: bool, True at padding; None where the batch has none.
 
         Returns:
-            States ``[B, T, W]``; those at padding mean nothing.
+            States ``[B, T, W]`` of its input and of every layer; those at padding mean nothing.
         """
         filled_BTW = visible.put_back(self.project_states(states_BSD), self.mask_embedding)
         places_TW = self.embed_positions.weight[: filled_BTW.shape[1]]
         attention_bias = None if padding_BT is None else ~padding_BT[:, None, None, :]
-        return self._run(filled_BTW + places_TW, attention_bias, return_all_hiddens=return_all_hiddens)
+        return self._decode(filled_BTW + places_TW, attention_bias)
 
 
 class CrossDecoder(_Decoder):
@@ -120,9 +100,7 @@ class CrossDecoder(_Decoder):
 
     layer_class = CrossDecoderLayer
 
-    def forward(
-        self, states_BSD: Tensor, visible: Selection, masked: Selection, *, return_all_hiddens: bool = False
-    ) -> DecoderOutput:
+    def forward(self, states_BSD: Tensor, visible: Selection, masked: Selection) -> list[Tensor]:
         """Decode.
 
         Args:
@@ -131,7 +109,8 @@ class CrossDecoder(_Decoder):
             masked: the [MASK]s.
 
         Returns:
-            States ``[B, M, W]``; those at empty places of ``masked`` mean nothing.
+            States ``[B, M, W]`` of its input and of every layer; those at empty places of ``masked`` mean
+            nothing.
         """
         embedded_BMW = self.mask_embedding + self.embed_positions(masked.columns_BS)
         attention_bias = memory_bias = None
@@ -141,10 +120,7 @@ class CrossDecoder(_Decoder):
             attention_bias = (~masked.empty_BS | first_M)[:, None, None, :]
         if visible.empty_BS is not None:
             memory_bias = ~visible.empty_BS[:, None, None, :]
-        memory_BSW = self.project_states(states_BSD)
-        return self._run(
-            embedded_BMW, attention_bias, memory_BSW, memory_bias, return_all_hiddens=return_all_hiddens
-        )
+        return self._decode(embedded_BMW, attention_bias, self.project_states(states_BSD), memory_bias)
 
 
 class TwoSidedLMHead(MaskedLMHead):

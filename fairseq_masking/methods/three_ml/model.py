@@ -8,15 +8,14 @@ encoder, W width of the decoder, V vocabulary.
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from fairseq.models import register_model
 from torch import Tensor
 
 from fairseq_masking.masking import Kind
 from fairseq_masking.methods.base.encoder_model import EncoderModel
 from fairseq_masking.methods.base.masked_tokens import MaskedTokenOutput
-from fairseq_masking.methods.base.sizes import register_architectures
-from fairseq_masking.methods.three_ml.arrangement import Arrangement, Selection, arrange_batch, arrange_text
+from fairseq_masking.methods.base.options import register_architectures
+from fairseq_masking.methods.three_ml.arrangement import Arrangement, Selection, arrange
 from fairseq_masking.methods.three_ml.decoder import CrossDecoder, SelfDecoder, TwoSidedLMHead
 from fairseq_masking.methods.three_ml.flops import (
     BASELINE_RATE,
@@ -72,8 +71,11 @@ class ThreeMLModel(EncoderModel):
         return MaskedTokenOutput(losses, predictions, measures)
 
     def _arrange(self, src_tokens: Tensor, padding_BT: Tensor | None, batch: dict[str, Any]) -> Arrangement:
-        parts = (batch["positions"], batch["kinds"], padding_BT, src_tokens.shape, batch["shape"])
-        return arrange_batch(*parts, crossing=self.crossing)
+        nowhere_BT = torch.zeros_like(src_tokens, dtype=torch.bool)
+        hidden_BT = corrupt_tokens(nowhere_BT, batch["positions"], batch["kinds"] == Kind.MASK)
+        return arrange(
+            hidden_BT, padding_BT, batch["positions"], crossing=self.crossing, shape=batch["shape"]
+        )
 
     def predict(
         self,
@@ -92,37 +94,36 @@ class ThreeMLModel(EncoderModel):
     def encode_visible(self, corrupted_BT: Tensor, visible: Selection) -> Tensor:
         """Return the encoder's states ``[B, S, D]`` of the visible tokens, each at its original place."""
         tokens_BS = visible.take(corrupted_BT, fill=self.pad_index)
-        return self.encoder(
-            tokens_BS, positions_BT=visible.columns_BS, padding_BT=visible.empty_BS
-        ).hidden_BTD
+        return self.encoder(tokens_BS, positions_BT=visible.columns_BS, padding_BT=visible.empty_BS)[-1]
 
     def mask_states(self, src_tokens: Tensor, **batch: Any) -> list[Tensor]:
         """Return the states ``[M, W]`` of the batch's [MASK]s: the decoder's, as the encoder has none."""
         corrupted = corrupt_tokens(src_tokens, batch["positions"], batch["replacements"])
         padding = src_tokens == self.pad_index
         arrangement = self._arrange(src_tokens, padding, batch)
-        visible, masked = arrangement.visible, arrangement.masked
-        encoded_BSD = self.encode_visible(corrupted, visible)
+        _, states = self._decode(corrupted, arrangement, padding)
         where = batch["positions"][batch["kinds"] == Kind.MASK]
-        if masked is None:
-            states = self.decoder(encoded_BSD, visible, padding, return_all_hiddens=True).inner_states
-            return [gather_positions(state, where) for state in states]
-        states = self.decoder(encoded_BSD, visible, masked, return_all_hiddens=True).inner_states
-        return [masked.at(state, where) for state in states]
+        find = gather_positions if arrangement.masked is None else arrangement.masked.at
+        return [find(state, where) for state in states]
+
+    def _decode(
+        self, corrupted_BT: Tensor, arrangement: Arrangement, padding_BT: Tensor | None
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Return the encoder's states ``[B, S, D]``, and the decoder's."""
+        visible, masked = arrangement.visible, arrangement.masked
+        encoded_BSD = self.encode_visible(corrupted_BT, visible)
+        return encoded_BSD, self.decoder(encoded_BSD, visible, padding_BT if masked is None else masked)
 
     def _project(
         self, corrupted_BT: Tensor, positions: Tensor, arrangement: Arrangement, padding_BT: Tensor | None
     ) -> Tensor:
         """Return what is multiplied with the embedding ``[N, D]``, in the order of ``positions``."""
-        visible, masked = arrangement.visible, arrangement.masked
-        encoded_BSD = self.encode_visible(corrupted_BT, visible)
-        if masked is None:
-            decoded_BTW = self.decoder(encoded_BSD, visible, padding_BT).hidden
-            return self.lm_head.project(gather_positions(decoded_BTW, positions))
-        decoded_BMW = self.decoder(encoded_BSD, visible, masked).hidden
+        encoded_BSD, (*_, decoded) = self._decode(corrupted_BT, arrangement, padding_BT)
+        if arrangement.masked is None:
+            return self.lm_head.project(gather_positions(decoded, positions))
         sides_ND = self.lm_head.project_sides(
-            masked.at(decoded_BMW, arrangement.mask_positions_M),
-            visible.at(encoded_BSD, arrangement.other_positions),
+            arrangement.masked.at(decoded, arrangement.mask_positions_M),
+            arrangement.visible.at(encoded_BSD, arrangement.other_positions),
         )
         return torch.empty_like(sides_ND).index_copy(0, arrangement.mask_first_N, sides_ND)
 
@@ -141,9 +142,9 @@ class ThreeMLModel(EncoderModel):
         check_length(src_tokens.shape[1], self.max_positions(), "model")
         hidden, padding = src_tokens == self.mask_index, src_tokens == self.pad_index
         everywhere = torch.arange(src_tokens.numel(), device=src_tokens.device)
-        arrangement = arrange_text(hidden, padding, everywhere, crossing=self.crossing)
+        arrangement = arrange(hidden, padding, everywhere, crossing=self.crossing)
         projected_ND = self._project(src_tokens, everywhere, arrangement, padding)
-        logits = F.linear(projected_ND, self.encoder.embed_tokens.weight, self.lm_head.bias)
+        logits = self.lm_head.projected_logits(projected_ND, self.encoder.embed_tokens.weight)
         return logits.view(*src_tokens.shape, -1)
 
 

@@ -13,8 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fairseq_masking.ops.linear_cross_entropy.autograd import compiled, eager
-from fairseq_masking.ops.linear_cross_entropy.chunks import Inputs
+from fairseq_masking.ops.linear_cross_entropy.autograd import LinearCrossEntropy, forward_operator
 
 __all__ = ["LinearCrossEntropyOutput", "linear_cross_entropy", "reference"]
 
@@ -63,10 +62,8 @@ def linear_cross_entropy(
     lead = hidden_ND.shape[:-1]
     hidden = hidden_ND.reshape(-1, hidden_ND.shape[-1])
     targets = targets_N.expand(lead).reshape(-1)
-    apply = compiled if torch.compiler.is_compiling() else eager
-    losses, predictions = apply(
-        Inputs(hidden, weight_VD, bias_V, targets), ignore_index, chunk_elements, impl
-    )
+    compute = forward_operator if torch.compiler.is_compiling() else LinearCrossEntropy.apply
+    losses, predictions, *_ = compute(hidden, weight_VD, bias_V, targets, ignore_index, chunk_elements, impl)
     return LinearCrossEntropyOutput(losses.view(lead), predictions.view(lead))
 
 

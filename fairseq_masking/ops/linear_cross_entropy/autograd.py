@@ -26,20 +26,7 @@ from fairseq_masking.ops.linear_cross_entropy import chunks as chunks
 from fairseq_masking.ops.linear_cross_entropy import torch_rows
 from fairseq_masking.ops.linear_cross_entropy.chunks import Inputs, RowStatistics
 
-__all__ = ["compiled", "eager"]
-
-
-def eager(inputs: Inputs, ignore_index: int, chunk_elements: int | None, impl: str) -> tuple[Tensor, Tensor]:
-    """Return losses and predictions ``[N]``."""
-    return _LinearCrossEntropy.apply(*inputs, ignore_index, chunk_elements, impl)
-
-
-def compiled(
-    inputs: Inputs, ignore_index: int, chunk_elements: int | None, impl: str
-) -> tuple[Tensor, Tensor]:
-    """Return losses and predictions ``[N]``, as one node of the graph that torch.compile records."""
-    losses, predictions, *_ = _forward_operator(*inputs, ignore_index, chunk_elements, impl)
-    return losses, predictions
+__all__ = ["LinearCrossEntropy", "forward_operator"]
 
 
 def _plan(hidden_ND: Tensor, chunk_elements: int | None, impl: str) -> tuple[ModuleType, int]:
@@ -51,7 +38,9 @@ def _plan(hidden_ND: Tensor, chunk_elements: int | None, impl: str) -> tuple[Mod
     return rows, chunk_elements or rows.default_chunk_elements(hidden_ND)
 
 
-class _LinearCrossEntropy(torch.autograd.Function):
+class LinearCrossEntropy(torch.autograd.Function):
+    """Eager mode: losses and predictions ``[N]``."""
+
     @staticmethod
     def forward(
         ctx: Any,
@@ -92,7 +81,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
 
 @torch.library.custom_op("fairseq_masking::linear_cross_entropy", mutates_args=())
-def _forward_operator(
+def forward_operator(
     hidden_ND: Tensor,
     weight_VD: Tensor,
     bias_V: Optional[Tensor],
@@ -108,7 +97,7 @@ def _forward_operator(
     return *statistics, kept
 
 
-@_forward_operator.register_fake
+@forward_operator.register_fake
 def _(hidden_ND: Tensor, weight_VD: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     rows, chunk_elements = _plan(hidden_ND, *rest[-2:])
     num_rows, num_columns = hidden_ND.shape[0], weight_VD.shape[0]
@@ -181,4 +170,4 @@ def _backward(ctx: Any, grad_losses_N: Tensor | None, *_: None) -> tuple[Tensor 
     return hidden, weight, bias, None, None, None, None
 
 
-_forward_operator.register_autograd(_backward, setup_context=_save_for_backward)
+forward_operator.register_autograd(_backward, setup_context=_save_for_backward)

@@ -43,7 +43,7 @@ def test_gradient_is_that_of_eq_1(
     tokens = sequence(6)
     corrupted = torch.tensor([0, 4, MASK_INDEX, MASK_INDEX, *tokens[4:6], 7, 2])[None]  # mask 1
     tiny_model.eval()
-    hidden = tiny_model.encoder(corrupted).hidden_BTD
+    hidden = tiny_model.encoder(corrupted)[-1]
     logits = tiny_model.lm_head(hidden[0, [2, 3, 6]], tiny_model.encoder.embed_tokens.weight)
     loss = F.cross_entropy(logits, torch.from_numpy(tokens[[2, 3, 6]]), reduction=scale)
     tiny_model.zero_grad()

@@ -154,7 +154,7 @@ def position_losses(model, tokens_T, columns_k) -> torch.Tensor:
     model.eval()
     corrupted = torch.from_numpy(tokens_T)[None].clone()
     corrupted[0, columns_k] = MASK_INDEX
-    hidden = model.encoder(corrupted).hidden_BTD[0]
+    hidden = model.encoder(corrupted)[-1][0]
     logits = model.lm_head(hidden, model.encoder.embed_tokens.weight)
     return torch.stack([-logits[c].log_softmax(-1)[tokens_T[c]] for c in columns_k])
 

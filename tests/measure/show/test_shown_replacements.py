@@ -91,7 +91,7 @@ def test_doubt_is_of_the_text_with_a_source_s_own_tokens(hub, special):
                 put = token.replacements[source].put.text.removeprefix("-")
                 text[column] = hub.dictionary.index(put)
         with torch.no_grad():
-            logits_T = hub.model.detection_head(hub.model.encoder(text[None]).hidden_BTD)[0, :, 0]
+            logits_T = hub.model.detection_head(hub.model.encoder(text[None])[-1])[0, :, 0]
         expected = (1 - logits_T.sigmoid()).tolist()
         for column, token in enumerate(block.tokens, 1):
             if token.replacements:

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from fairseq_masking.methods.amos.gumbel_mixture.noise import add_gumbel_noise_, row_keys
+from fairseq_masking.methods.amos.gumbel_mixture.torch_rows import add_gumbel_noise_, row_keys
 
 
 def noise(seed, rows, columns, device="cpu", dtype=torch.float32):

@@ -56,7 +56,7 @@ def reference(model, sample, output, *, clip, exact, learn_from_all):
         clean = net_input["src_tokens"][row, :length]
         maskable = [t for t in range(length) if not model.special_V[clean[t]]]
         n = len(maskable)
-        hidden = model.encoder(corrupted[row : row + 1, :length]).hidden_BTD[0]
+        hidden = model.encoder(corrupted[row : row + 1, :length])[-1][0]
         logits = F.linear(
             model.lm_head.project(hidden), model.encoder.embed_tokens.weight, model.lm_head.bias
         )

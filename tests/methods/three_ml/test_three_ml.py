@@ -117,7 +117,7 @@ def test_no_trace_of_the_hidden_tokens_is_in_the_encoders_output(attention, leng
     model = build(device, attention, double=False).eval()
     net_input = batch(device, lengths, mask_prob=0.5)["net_input"]
     outputs = []
-    model.encoder.register_forward_hook(lambda module, given, output: outputs.append(output.hidden_BTD))
+    model.encoder.register_forward_hook(lambda module, given, output: outputs.append(output[-1]))
     losses = [model(**net_input).losses_N]
     for kind in (0, 1, 2):
         changed = net_input["src_tokens"].flatten().clone()
@@ -257,7 +257,7 @@ def test_logits_of_a_text_are_those_of_training(attention, device):
         torch.testing.assert_close(losses, model(**net_input).losses_N, rtol=1e-9, atol=1e-9)
     features = model(net_input["src_tokens"], features_only=True)[0]
     padding = net_input["src_tokens"] == PAD_INDEX
-    expected = model.encoder(net_input["src_tokens"], padding_BT=padding).hidden_BTD
+    expected = model.encoder(net_input["src_tokens"], padding_BT=padding)[-1]
     assert torch.equal(features, expected)
 
 

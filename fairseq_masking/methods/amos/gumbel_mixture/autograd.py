@@ -15,7 +15,6 @@ from torch import Tensor
 from fairseq_masking.methods.amos.gumbel_mixture import chunks as chunks
 from fairseq_masking.methods.amos.gumbel_mixture import torch_rows
 from fairseq_masking.methods.amos.gumbel_mixture.chunks import Inputs, Noise, Sample
-from fairseq_masking.methods.amos.gumbel_mixture.noise import row_keys
 from fairseq_masking.ops.dispatch import choose_impl
 
 __all__ = ["sample"]
@@ -47,7 +46,7 @@ def sample(
     """Return the embedded tokens, and the ``Sample``."""
     rows, chunk_elements = _plan(hidden_KND, chunk_elements, impl)
     inputs = Inputs(hidden_KND, weights_NK, embedding_VD, bias_V)
-    noise = Noise(row_keys(seed, weights_NK.shape[0], weights_NK.device), noise_NV)
+    noise = Noise(torch_rows.row_keys(seed, weights_NK.shape[0], weights_NK.device), noise_NV)
     drawn = chunks.forward(rows, inputs, noise, temperature=temperature, chunk_elements=chunk_elements)
     return embedding_VD.index_select(0, drawn.tokens_N), *drawn
 
@@ -83,7 +82,7 @@ def _backward_operator(
     gradients = chunks.backward(
         rows,
         Inputs(hidden_KND, weights_NK, embedding_VD, bias_V),
-        Noise(row_keys(seed, weights_NK.shape[0], weights_NK.device), noise_NV),
+        Noise(torch_rows.row_keys(seed, weights_NK.shape[0], weights_NK.device), noise_NV),
         Sample(tokens_N, highest_N, total_N),
         grad_embedded_ND,
         temperature=temperature,

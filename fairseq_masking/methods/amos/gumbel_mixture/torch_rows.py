@@ -1,6 +1,18 @@
-"""The row-wise part of the Gumbel mixture in PyTorch: the sample and the gradient of a chunk of logits.
+"""The row-wise part of the Gumbel mixture in PyTorch: noise, sample and gradient of a chunk of logits.
 
 ``triton_rows`` offers the same functions; logits are those of linear cross-entropy.
+
+Gumbel noise is a pure function of (seed, row, column): nothing is kept, any part can be drawn again. A row
+gets two 32-bit keys from the seed (splitmix64); a column's 32 bits are two rounds of a mixing function, each
+entered through one of the keys. The device, the number of rows and how they are cut into chunks do not
+matter, and the Triton kernels compute the same bits. On a CPU it costs a quarter of ``exponential_`` and its
+logarithm (scripts/bench/operations.py, gumbel_noise).
+
+Uniform numbers are fine near 0, where the large variates come from: what has a probability of 1e-8 is drawn
+at that rate, which the 24 bits of ``torch.rand`` do not give.
+
+Source: Steele et al. 2014, "Fast splittable pseudorandom number generators" (splitmix64); C. Wellons'
+lowbias32, a mixing function found by search for the least avalanche bias.
 Shapes: N rows of the chunk, V vocabulary.
 """
 
@@ -8,10 +20,20 @@ import torch
 from torch import Tensor
 
 from fairseq_masking.methods.amos.gumbel_mixture.chunks import Noise, Sample
-from fairseq_masking.methods.amos.gumbel_mixture.noise import add_gumbel_noise_
 from fairseq_masking.ops.linear_cross_entropy.torch_rows import allocate, logits_
 
-__all__ = ["allocate", "default_chunk_elements", "gradients_", "logits_", "sample_"]
+__all__ = [
+    "add_gumbel_noise_",
+    "allocate",
+    "default_chunk_elements",
+    "gradients_",
+    "logits_",
+    "row_keys",
+    "sample_",
+]
+
+_UNIFORM_BITS = 31  # the sign is left out
+_LARGEST = 1 - 2**-24  # its difference to 1 is not 0 in fp32
 
 
 def default_chunk_elements(hidden_KND: Tensor) -> int:
@@ -53,3 +75,50 @@ def _perturb_(logits_NV: Tensor, noise: Noise) -> Tensor:
 
 def _exponentials_(perturbed_NV: Tensor, highest_N: Tensor, temperature: float) -> Tensor:
     return perturbed_NV.sub_(highest_N[:, None]).div_(temperature).exp_()
+
+
+def row_keys(seed: Tensor, num_rows: int, device: torch.device) -> Tensor:
+    """Return int32 ``[N, 2]``, the keys of rows 0 to N - 1.
+
+    Args:
+        seed: int64 without dimensions, on ``device`` or the CPU.
+    """
+    state = (torch.arange(num_rows, device=device) + 1) * _signed(0x9E3779B97F4A7C15) + seed
+    for shift, multiplier in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        state = (state ^ _shifted(state, shift)) * _signed(multiplier)
+    return (state ^ _shifted(state, 31)).view(torch.int32).view(num_rows, 2)
+
+
+def add_gumbel_noise_(values_NV: Tensor, keys_N2: Tensor) -> Tensor:
+    """Add standard Gumbel noise to ``values_NV``, fp32 or fp64, and return it."""
+    num_columns = values_NV.shape[1]
+    columns = torch.arange(num_columns, dtype=torch.int32, device=values_NV.device)
+    # a few rows at once: what stays in a CPU's cache over the passes, what keeps a GPU busy
+    size = max(1, (1 << (22 if values_NV.is_cuda else 17)) // num_columns)
+    for values, keys in zip(values_NV.split(size), keys_N2.split(size), strict=True):
+        first, second = keys[:, :1], keys[:, 1:]
+        bits = _mix_(_mix_(columns ^ first).bitwise_xor_(second)).bitwise_and_(2**_UNIFORM_BITS - 1)
+        # -u for u = (bits + 1/2) / 2^31; -log1p(-u) is an exponential variate, its logarithm a Gumbel one's
+        minus_u = bits.to(values.dtype).mul_(-(2.0**-_UNIFORM_BITS)).sub_(2.0 ** -(_UNIFORM_BITS + 1))
+        values.sub_(minus_u.clamp_(min=-_LARGEST).log1p_().neg_().log_())
+    return values_NV
+
+
+def _mix_(bits: Tensor) -> Tensor:
+    """Apply lowbias32 to int32 ``bits``: one bit of the input flips half of the output's."""
+    shifted = torch.empty_like(bits)
+    for shift, multiplier in ((16, 0x7FEB352D), (15, 0x846CA68B - 2**32), (16, 1)):
+        torch.bitwise_right_shift(bits, shift, out=shifted).bitwise_and_((1 << (32 - shift)) - 1)
+        bits.bitwise_xor_(shifted)
+        if multiplier != 1:
+            bits.mul_(multiplier)
+    return bits
+
+
+def _shifted(state: Tensor, shift: int) -> Tensor:
+    """Shift int64 right, zeros coming in."""
+    return (state >> shift) & ((1 << (64 - shift)) - 1)
+
+
+def _signed(constant: int) -> int:
+    return constant - 2**64

@@ -1,8 +1,8 @@
 """The row-wise part of the Gumbel mixture in Triton: one pass over the logits forward, two backward.
 
 The functions are those of ``torch_rows``; logits lie as linear cross-entropy's ``triton_rows`` has them, in
-the dtype of the matrix product, the bias apart. The bits of the noise are those of ``noise``, some twenty
-integer operations a logit. Arithmetic is fp32.
+the dtype of the matrix product, the bias apart. The bits of the noise are the same too, some twenty integer
+operations a logit. Arithmetic is fp32.
 
 Shapes: N rows of the chunk, V vocabulary.
 """
@@ -104,7 +104,7 @@ def _mix(bits):
 
 @triton.jit
 def _gumbel(columns, first_key, second_key):
-    """The noise of ``noise``, from int32 columns and uint32 keys."""
+    """The noise of ``torch_rows``, from int32 columns and uint32 keys."""
     bits = _mix(_mix(columns.to(tl.uint32) ^ first_key) ^ second_key) & 0x7FFFFFFF
     uniform = bits.to(tl.float32) * (2.0**-31) + 2.0**-32
     uniform = tl.minimum(uniform, 1.0 - 2.0**-24)
