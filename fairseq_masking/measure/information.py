@@ -12,7 +12,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
+from scipy import stats
 from sklearn.cluster import MiniBatchKMeans
+from sklearn.metrics import mutual_info_score
 from tqdm import tqdm
 
 from fairseq_masking.checkpoints.hub import HubInterface
@@ -30,7 +32,6 @@ __all__ = [
     "information_rows",
     "layer_information",
     "most_frequent",
-    "mutual_information",
     "plot_information",
 ]
 
@@ -84,15 +85,9 @@ def cluster(states_ND: npt.NDArray[np.float32], num_clusters: int, *, seed: int)
     return means.fit_predict(states_ND).astype(np.int64)
 
 
-def mutual_information(labels_N: Integers, clusters_N: Integers) -> float:
-    """Return ``sum p(x, y) ln(p(x, y) / p(x) p(y))`` of the empirical distribution."""
-    return entropy(labels_N) + entropy(clusters_N) - entropy(_pairs(labels_N, clusters_N))
-
-
 def entropy(labels_N: Integers) -> float:
     """Return the entropy of the empirical distribution."""
-    shares = np.unique(labels_N, return_counts=True)[1] / len(labels_N)
-    return float(-(shares * np.log(shares)).sum())
+    return float(stats.entropy(np.unique(labels_N, return_counts=True)[1]))
 
 
 def layer_information(
@@ -102,8 +97,8 @@ def layer_information(
     clusters_N = cluster(states_ND, num_clusters, seed=seed)
     shuffled_N = np.random.default_rng(seed).permutation(tokens_N)
     return LayerInformation(
-        mutual_information(tokens_N, clusters_N),
-        mutual_information(shuffled_N, clusters_N),
+        float(mutual_info_score(tokens_N, clusters_N)),
+        float(mutual_info_score(shuffled_N, clusters_N)),
         len(np.unique(clusters_N)),
     )
 
@@ -141,16 +136,11 @@ def information_rows(
 ) -> list[dict[str, Any]]:
     """Return a row for each layer of a model: information, chance, the tokens' entropy, counts."""
     taken = {"entropy": entropy(tokens_N), "states": len(tokens_N), "tokens": len(np.unique(tokens_N))}
-    layers = enumerate(tqdm(states, unit="layer", desc=name, disable=None))
-    return [
-        {
-            "model": name,
-            "layer": layer,
-            **layer_information(states_ND, tokens_N, num_clusters, seed=seed)._asdict(),
-            **taken,
-        }
-        for layer, states_ND in layers
-    ]
+    rows = []
+    for layer, states_ND in enumerate(tqdm(states, unit="layer", desc=name, disable=None)):
+        found = layer_information(states_ND, tokens_N, num_clusters, seed=seed)
+        rows.append({"model": name, "layer": layer, **found._asdict(), **taken})
+    return rows
 
 
 def plot_information(rows: Sequence[dict[str, Any]], path: Path, *, title: str) -> None:
@@ -162,14 +152,9 @@ def plot_information(rows: Sequence[dict[str, Any]], path: Path, *, title: str) 
         axes.plot(layers, [row["information"] for row in own], "o-", color=colour, label=name)
         axes.plot(layers, [row["chance"] for row in own], ":", color=colour)
     axes.axhline(rows[0]["entropy"], color="0.5", linestyle="--", label="entropy of the tokens")
-    axes.set_xlabel("layer (0: where the [MASK]s enter); dotted: chance")
-    axes.set_ylabel("mutual information with the hidden token, nats")
-    axes.set_ylim(bottom=0)
+    axes.set(xlabel="layer (0: where the [MASK]s enter); dotted: chance")
+    axes.set(ylabel="mutual information with the hidden token, nats", ylim=(0, None))
     axes.set_title(title, fontsize=9)
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
     save_figure(figure, path)
-
-
-def _pairs(left_N: Integers, right_N: Integers) -> Integers:
-    return left_N * (int(right_N.max()) + 1) + right_N

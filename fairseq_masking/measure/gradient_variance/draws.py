@@ -7,8 +7,8 @@ Shapes: T tokens of a sequence, m maskable, k = tau masked positions, D draws, K
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
-from functools import partial
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from typing import NamedTuple
 
 import numpy as np
@@ -21,112 +21,10 @@ from fairseq_masking.masking.corruption import corrupt, kinds_of
 from fairseq_masking.masking.randomness import corruption_generator
 from fairseq_masking.methods.map_net.sampling import gumbel_top_k
 
-__all__ = [
-    "DrawnMasks",
-    "count_masked",
-    "covering_masks",
-    "disjoint_masks",
-    "draw_masks",
-    "independent_masks",
-    "maskable_columns",
-    "masks_at_distance",
-]
+__all__ = ["DrawnMasks", "FixedSequence", "covering_masks"]
 
 Tokens = npt.NDArray[np.int64]
 Columns = npt.NDArray[np.int64]
-
-
-def maskable_columns(tokens_T: Tokens, vocabulary: MaskingVocabulary) -> Columns:
-    """Return the m columns of a sequence that hold no special symbol, ascending."""
-    return np.flatnonzero(~vocabulary.special[tokens_T[1:-1]]) + 1
-
-
-def count_masked(tokens_T: Tokens, config: MaskingConfig, vocabulary: MaskingVocabulary) -> tuple[int, int]:
-    """Return tau, as K disjoint masks of the sequence have it, and m; tau is 0 where they do not fit."""
-    num_maskable = len(maskable_columns(tokens_T, vocabulary))
-    return num_masked(len(tokens_T) - 2, num_maskable, config.mask_prob, config.num_splits), num_maskable
-
-
-def disjoint_masks(
-    tokens_T: Tokens,
-    config: MaskingConfig,
-    vocabulary: MaskingVocabulary,
-    *,
-    index: int,
-    num_draws: int,
-    first_epoch: int = 1,
-) -> MaskedItem:
-    """Draw K disjoint masks ``num_draws`` times, as training does: draw d is epoch ``first_epoch + d``.
-
-    Returns:
-        D * K masks, the K of a draw next to each other.
-    """
-    masker = Masker(config, vocabulary)
-    return _stack([_draw(masker, tokens_T, first_epoch + draw, index) for draw in range(num_draws)])
-
-
-def independent_masks(
-    tokens_T: Tokens,
-    config: MaskingConfig,
-    vocabulary: MaskingVocabulary,
-    *,
-    index: int,
-    num_masks: int,
-    first_epoch: int = 1,
-) -> MaskedItem:
-    """Draw ``num_masks`` independent masks, each of another epoch, with the tau of K disjoint ones.
-
-    The rate is tau / n, so that tau stays the same also where floor(m / K) caps it.
-    """
-    tau, _ = count_masked(tokens_T, config, vocabulary)
-    plain = replace(config, num_splits=1, mask_prob=tau / (len(tokens_T) - 2))
-    masks = disjoint_masks(
-        tokens_T, plain, vocabulary, index=index, num_draws=num_masks, first_epoch=first_epoch
-    )
-    assert masks.columns.shape[1] == tau
-    return masks
-
-
-def masks_at_distance(
-    tokens_T: Tokens,
-    config: MaskingConfig,
-    vocabulary: MaskingVocabulary,
-    *,
-    distance: int,
-    num_pairs: int,
-    index: int,
-    first_epoch: int = 1,
-) -> MaskedItem:
-    """Draw pairs of masks whose Hamming distance is ``distance``: each uniform, overlap tau - distance / 2.
-
-    Args:
-        config: rate, corruption and seed; ``unit`` and ``num_splits`` play no part.
-        distance: even, between 0 and 2 tau; 2 tau is the disjoint law of Eq. 10.
-
-    Returns:
-        2 * ``num_pairs`` masks, the two of a pair next to each other.
-
-    Raises:
-        UserError: no two masks of tau positions are that far apart.
-    """
-    maskable_m = maskable_columns(tokens_T, vocabulary)
-    tau = num_masked(len(tokens_T) - 2, len(maskable_m), config.mask_prob)
-    largest = 2 * min(tau, len(maskable_m) - tau)
-    if distance % 2 or not 0 <= distance <= largest:
-        raise UserError(
-            f"Hamming distance {distance}: two masks of {tau} of {len(maskable_m)} tokens have an even one"
-            f" from 0 to {largest}; lower --mask-prob or the distance"
-        )
-    moved = distance // 2
-    items = []
-    for epoch in range(first_epoch, first_epoch + num_pairs):
-        # Its own stream, keyed like the masks': the distance keeps those of different distances apart.
-        rng = np.random.default_rng((config.seed, epoch, index, distance, tau))
-        order_m = rng.permutation(maskable_m)
-        # The first tau are one mask; the other gives up `moved` of them for as many that follow.
-        columns_2k = np.stack((order_m[:tau], order_m[moved : moved + tau]))
-        items.append(_corrupted(tokens_T, columns_2k, config, vocabulary, epoch, index))
-    return _stack(items)
 
 
 class DrawnMasks(NamedTuple):
@@ -136,34 +34,117 @@ class DrawnMasks(NamedTuple):
     columns_Mk: Columns
 
 
-def draw_masks(
-    tokens_T: Tokens,
-    log_p_T: npt.NDArray[np.float64],
-    num_masked: int,
-    config: MaskingConfig,
-    vocabulary: MaskingVocabulary,
-    *,
-    index: int,
-    num_masks: int,
-    stream: int,
-) -> DrawnMasks:
-    """Draw masks of a sequence from a law; corruption types go to positions at random, as in training.
+@dataclass(frozen=True)
+class FixedSequence:
+    """One sequence, of which masks are drawn.
 
-    Args:
-        log_p_T: of the law, see laws.py.
-        config: corruption and seed.
-        index: of the sequence.
-        stream: of the random numbers: another one for each law.
+    Attributes:
+        tokens_T: with its outer <s>, </s>.
+        index: of the sequence in its dataset.
+        config: rate, unit, K, corruption and seed; ``masks_at_distance`` and ``draw_masks`` leave unit and K.
+        vocabulary: specials and replacements.
     """
-    words = np.random.SeedSequence((config.seed, index, stream, num_masked)).generate_state(1, np.uint64)
-    generator = torch.Generator().manual_seed(int(words[0]) >> 2)
-    columns_Mk = gumbel_top_k(torch.from_numpy(log_p_T).expand(num_masks, -1), num_masked, generator).numpy()
-    # No stream that another law of this sequence has used.
-    items = [
-        _corrupted(tokens_T, columns_k[None], config, vocabulary, (stream << 32) + number, index)
-        for number, columns_k in enumerate(columns_Mk)
-    ]
-    return DrawnMasks(_stack(items), columns_Mk)
+
+    tokens_T: Tokens
+    index: int
+    config: MaskingConfig
+    vocabulary: MaskingVocabulary
+
+    @cached_property
+    def columns_m(self) -> Columns:
+        """The m columns that hold no special symbol, ascending."""
+        return np.flatnonzero(~self.vocabulary.special[self.tokens_T[1:-1]]) + 1
+
+    @property
+    def tau(self) -> int:
+        """Masked positions of each of K disjoint masks; 0 where they do not fit."""
+        size = len(self.tokens_T) - 2
+        return num_masked(size, len(self.columns_m), self.config.mask_prob, self.config.num_splits)
+
+    def disjoint_masks(self, num_draws: int, *, first_epoch: int = 1) -> MaskedItem:
+        """Draw K disjoint masks ``num_draws`` times, as training does: draw d is epoch ``first_epoch + d``.
+
+        Returns:
+            D * K masks, the K of a draw next to each other.
+
+        Raises:
+            UserError: the sequence has fewer than K maskable tokens.
+        """
+        masker, epochs = Masker(self.config, self.vocabulary), range(first_epoch, first_epoch + num_draws)
+        items = [masker(self.tokens_T, epoch=epoch, index=self.index) for epoch in epochs]
+        found = [item for item in items if item is not None]
+        if not found:
+            raise UserError(
+                f"sequence {self.index} has fewer maskable tokens than the {masker.num_splits} masks:"
+                " leave it out"
+            )
+        return _stack(found)
+
+    def independent_masks(self, num_masks: int, *, first_epoch: int = 1) -> MaskedItem:
+        """Draw ``num_masks`` independent masks, each of another epoch, with the tau of K disjoint ones.
+
+        The rate is tau / n, so that tau stays the same also where floor(m / K) caps it.
+        """
+        plain = replace(self.config, num_splits=1, mask_prob=self.tau / (len(self.tokens_T) - 2))
+        masks = replace(self, config=plain).disjoint_masks(num_masks, first_epoch=first_epoch)
+        assert masks.columns.shape[1] == self.tau
+        return masks
+
+    def masks_at_distance(self, distance: int, num_pairs: int, *, first_epoch: int = 1) -> MaskedItem:
+        """Draw pairs of masks at a Hamming distance: each uniform, overlap tau - distance / 2.
+
+        Args:
+            distance: even, between 0 and 2 tau; 2 tau is the disjoint law of Eq. 10.
+
+        Returns:
+            2 * ``num_pairs`` masks, the two of a pair next to each other.
+
+        Raises:
+            UserError: no two masks of tau positions are that far apart.
+        """
+        tau = num_masked(len(self.tokens_T) - 2, len(self.columns_m), self.config.mask_prob)
+        largest = 2 * min(tau, len(self.columns_m) - tau)
+        if distance % 2 or not 0 <= distance <= largest:
+            raise UserError(
+                f"Hamming distance {distance}: two masks of {tau} of {len(self.columns_m)} tokens have an"
+                f" even one from 0 to {largest}; lower --mask-prob or the distance"
+            )
+        moved = distance // 2
+        items = []
+        for epoch in range(first_epoch, first_epoch + num_pairs):
+            # Its own stream, keyed like the masks': the distance keeps those of different distances apart.
+            rng = np.random.default_rng((self.config.seed, epoch, self.index, distance, tau))
+            order_m = rng.permutation(self.columns_m)
+            # The first tau are one mask; the other gives up `moved` of them for as many that follow.
+            items.append(self._corrupted(np.stack((order_m[:tau], order_m[moved : moved + tau])), epoch))
+        return _stack(items)
+
+    def draw_masks(
+        self, log_p_T: npt.NDArray[np.float64], num_masked: int, *, num_masks: int, stream: int
+    ) -> DrawnMasks:
+        """Draw masks from a law; corruption types go to positions at random, as in training.
+
+        Args:
+            log_p_T: of the law, see laws.py.
+            stream: of the random numbers: another one for each law.
+        """
+        key = (self.config.seed, self.index, stream, num_masked)
+        (word,) = np.random.SeedSequence(key).generate_state(1, np.uint64)
+        generator = torch.Generator().manual_seed(int(word) >> 2)
+        log_p_MT = torch.from_numpy(log_p_T).expand(num_masks, -1)
+        columns_Mk = gumbel_top_k(log_p_MT, num_masked, generator).numpy()
+        first_epoch = stream << 32  # no stream that another law of this sequence has used
+        items = [self._corrupted(row[None], first_epoch + mask) for mask, row in enumerate(columns_Mk)]
+        return DrawnMasks(_stack(items), columns_Mk)
+
+    def _corrupted(self, columns_Kk: Columns, epoch: int) -> MaskedItem:
+        config = self.config
+        kinds_k = kinds_of(columns_Kk.shape[1], config.leave_unmasked_prob, config.random_token_prob)
+        generator_of = partial(corruption_generator, config.seed, epoch, self.index)
+        columns_Kk, replacements_Kk = corrupt(
+            self.tokens_T, columns_Kk, kinds_k, self.vocabulary, generator_of
+        )
+        return MaskedItem(columns_Kk, kinds_k, replacements_Kk)
 
 
 def covering_masks(
@@ -187,31 +168,9 @@ def covering_masks(
     return MaskedItem(columns_Mk, kinds_k, np.full_like(columns_Mk, mask_index))
 
 
-def _draw(masker: Masker, tokens_T: Tokens, epoch: int, index: int) -> MaskedItem:
-    item = masker(tokens_T, epoch=epoch, index=index)
-    if item is None:
-        raise UserError(
-            f"sequence {index} has fewer maskable tokens than the {masker.num_splits} masks: leave it out"
-        )
-    return item
-
-
-def _corrupted(
-    tokens_T: Tokens,
-    columns_Kk: Columns,
-    config: MaskingConfig,
-    vocabulary: MaskingVocabulary,
-    epoch: int,
-    index: int,
-) -> MaskedItem:
-    kinds_k = kinds_of(columns_Kk.shape[1], config.leave_unmasked_prob, config.random_token_prob)
-    generator_of = partial(corruption_generator, config.seed, epoch, index)
-    columns_Kk, replacements_Kk = corrupt(tokens_T, columns_Kk, kinds_k, vocabulary, generator_of)
-    return MaskedItem(columns_Kk, kinds_k, replacements_Kk)
-
-
 def _stack(items: Sequence[MaskedItem]) -> MaskedItem:
-    columns, replacements = (
-        np.concatenate(parts) for parts in zip(*((i.columns, i.replacements) for i in items), strict=True)
+    return MaskedItem(
+        np.concatenate([item.columns for item in items]),
+        items[0].kinds,
+        np.concatenate([item.replacements for item in items]),
     )
-    return MaskedItem(columns, items[0].kinds, replacements)

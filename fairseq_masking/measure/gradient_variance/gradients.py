@@ -10,6 +10,8 @@ sequence are a ``MaskedItem``: ``columns`` and ``replacements`` [M, k], ``kinds`
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import reduce
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -46,10 +48,11 @@ def mask_batch(
     return batch_input([tokens_T], [part], num_splits=len(part.columns), device=device)
 
 
+@dataclass
 class MaskGradient:
     """Computes g(m) for masks of one sequence, dropout off.
 
-    Args:
+    Attributes:
         model: takes a batch of design.md's contract and returns an output with ``losses_N``. It is put into
             eval mode: the masks are to be the only thing that varies.
         tokens_T: the clean sequence with its outer <s>, </s>.
@@ -59,20 +62,11 @@ class MaskGradient:
             of such rows follows; ``sum``: Eq. 1 as it stands. All variances differ by k**2.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        tokens_T: npt.NDArray[np.int64],
-        masks: MaskedItem,
-        parameters: Sequence[nn.Parameter],
-        *,
-        scale: LossScale = "mean",
-    ) -> None:
-        self.model = model.eval()
-        self.tokens_T = tokens_T
-        self.masks = masks
-        self.parameters = list(parameters)
-        self.scale = scale
+    model: nn.Module
+    tokens_T: npt.NDArray[np.int64]
+    masks: MaskedItem
+    parameters: Sequence[nn.Parameter]
+    scale: LossScale = "mean"
 
     def __len__(self) -> int:
         """M."""
@@ -81,22 +75,18 @@ class MaskGradient:
     def __call__(self, mask: int) -> Tensor:
         """Return the gradient ``[P]`` of mask number ``mask``; 0 for parameters the loss does not use."""
         device = self.parameters[0].device
-        output = self.model(**mask_batch(self.tokens_T, self.masks, device, slice(mask, mask + 1)))
-        loss = output.losses_N.sum()
+        batch = mask_batch(self.tokens_T, self.masks, device, slice(mask, mask + 1))
+        loss = self.model.eval()(**batch).losses_N.sum()
         if self.scale == "mean":
             loss = loss / len(self.masks.kinds)
-        gradients = torch.autograd.grad(loss, self.parameters, allow_unused=True)
-        pairs = zip(self.parameters, gradients, strict=True)
-        return torch.cat([(torch.zeros_like(p) if g is None else g).flatten() for p, g in pairs])
+        gradients = torch.autograd.grad(loss, self.parameters, materialize_grads=True, allow_unused=True)
+        return torch.cat([gradient.flatten() for gradient in gradients])
 
 
 def mean_gradient(gradient: MaskGradient, masks: range | None = None) -> Tensor:
     """Return the mean gradient ``[P]`` over (some of) the masks, an unbiased estimate of Eq. 9."""
     masks = range(len(gradient)) if masks is None else masks
-    total = gradient(masks[0])
-    for mask in masks[1:]:
-        total += gradient(mask)
-    return total / len(masks)
+    return reduce(Tensor.add_, map(gradient, masks)) / len(masks)
 
 
 def select_parameters(model: nn.Module, pattern: str | None = None) -> list[nn.Parameter]:
@@ -107,18 +97,18 @@ def select_parameters(model: nn.Module, pattern: str | None = None) -> list[nn.P
     Raises:
         UserError: no regular expression, or no parameter matches.
     """
-    names = [name for name, _ in model.named_parameters()]
+    named = dict(model.named_parameters())
     try:
-        chosen = re.compile(pattern or "")
+        chosen = [parameter for name, parameter in named.items() if re.search(pattern or "", name)]
     except re.error as error:
         raise UserError(f"--parameters {pattern!r} is no regular expression: {error}") from None
-    parameters = [parameter for name, parameter in model.named_parameters() if chosen.search(name)]
-    if not parameters:
+    if not chosen:
+        names = list(named)
         raise UserError(
             f"--parameters {pattern!r} matches none of the model's {len(names)} parameters; they are named"
             f" {', '.join(names[:2])}, ..., {names[-1]}"
         )
-    return parameters
+    return chosen
 
 
 class GramMatrix(NamedTuple):
@@ -139,17 +129,15 @@ def gram_matrix(gradient_of: Callable[[int], Tensor], num_gradients: int, rows_i
         num_gradients: M.
         rows_in_memory: gradients to hold at once, at least 1.
     """
-    inner = np.zeros((num_gradients, num_gradients))
-    total: Tensor | None = None
+    inner, total = np.zeros((num_gradients, num_gradients)), torch.tensor(0.0)
     for start in range(0, num_gradients, rows_in_memory):
         stop = min(start + rows_in_memory, num_gradients)
         block = stack_gradients(gradient_of, range(start, stop))
         inner[start:stop, start:stop] = inner_products(block, block)
-        total = block.sum(0) if total is None else total + block.sum(0)
+        total = total.to(block) + block.sum(0)
         for later in range(stop, num_gradients):
             products = inner_products(block, gradient_of(later)[None])[:, 0]
             inner[start:stop, later] = inner[later, start:stop] = products
-    assert total is not None, "no gradients"
     return GramMatrix(inner, total / num_gradients)
 
 

@@ -1,9 +1,9 @@
-"""The measurements on a real model: sequence by sequence, the gradients of many masks.
+"""The measurements on a real model, each of one sequence: the gradients of many masks.
 
-Shapes: S sequences, T tokens, D draws, K masks of a draw, H distances, Q pairs, P parameters.
+Shapes: T tokens, D draws, K masks of a draw, H distances, Q pairs, P parameters.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from fairseq_masking.errors import UserError
 from fairseq_masking.masking import MaskedItem, MaskingConfig, MaskingVocabulary
-from fairseq_masking.measure.gradient_variance import draws, laws
+from fairseq_masking.measure.gradient_variance import laws
 from fairseq_masking.measure.gradient_variance.covariance import pair_covariances
+from fairseq_masking.measure.gradient_variance.draws import FixedSequence, covering_masks
 from fairseq_masking.measure.gradient_variance.gradients import (
     LossScale,
     MaskGradient,
@@ -72,9 +73,13 @@ class Measurement:
     scale: LossScale = "mean"
     memory: int = 2 << 30
 
+    def sequence(self, index: int, tokens_T: Tokens) -> FixedSequence:
+        """Return a sequence to draw masks of."""
+        return FixedSequence(tokens_T, index, self.config, self.vocabulary)
+
     def gradients(self, tokens_T: Tokens, masks: MaskedItem) -> MaskGradient:
         """Return the gradients of masks of a sequence."""
-        return MaskGradient(self.model, tokens_T, masks, self.parameters, scale=self.scale)
+        return MaskGradient(self.model, tokens_T, masks, self.parameters, self.scale)
 
     def rows_in_memory(self, num_kept: int) -> int:
         """Return how many gradients fit beside ``num_kept`` others.
@@ -102,76 +107,61 @@ class SequenceVariances(NamedTuple):
 
 def measure_splits(
     measurement: Measurement,
-    sequences: Iterable[tuple[int, Tokens]],
+    sequence: FixedSequence,
     *,
     num_draws: int,
     num_replicates: int,
     num_kept: int = 0,
-) -> Iterator[SequenceVariances]:
-    """Compare disjoint and independent masks of each sequence: D draws of K masks for each, 2 D K gradients.
+) -> SequenceVariances:
+    """Compare disjoint and independent masks of a sequence: D draws of K masks for each, 2 D K gradients.
 
     Args:
-        sequences: pairs of index and tokens.
         num_draws: D, at least 3 (two give no spread to resample).
         num_kept: mean gradients that the caller keeps, counted against the memory.
     """
-    config, vocabulary = measurement.config, measurement.vocabulary
-    rows = measurement.rows_in_memory(num_kept)
-    for index, tokens_T in sequences:
-        disjoint = draws.disjoint_masks(tokens_T, config, vocabulary, index=index, num_draws=num_draws)
-        independent = draws.independent_masks(
-            tokens_T, config, vocabulary, index=index, num_masks=num_draws * config.num_splits,
-            first_epoch=num_draws + 1,  # streams that the disjoint masks have not used
-        )  # fmt: skip
-        grams = [
-            gram_matrix(measurement.gradients(tokens_T, masks), len(masks.columns), rows)
-            for masks in (independent, disjoint)
-        ]
-        moments = [LawMoments.from_gram(gram.inner_MM, config.num_splits) for gram in grams]
-        rng = np.random.default_rng((config.seed, index))
-        variances = compare_laws(*moments, num_replicates=num_replicates, rng=rng)
-        yield SequenceVariances(variances, (grams[0].mean_P + grams[1].mean_P) / 2)
+    rows, num_masks = measurement.rows_in_memory(num_kept), sequence.config.num_splits
+    # The epochs of the independent masks are streams that the disjoint ones have not used.
+    independent = sequence.independent_masks(num_draws * num_masks, first_epoch=num_draws + 1)
+    grams = [
+        gram_matrix(measurement.gradients(sequence.tokens_T, masks), len(masks.columns), rows)
+        for masks in (independent, sequence.disjoint_masks(num_draws))
+    ]
+    moments = [LawMoments.from_gram(gram.inner_MM, num_masks) for gram in grams]
+    rng = np.random.default_rng((sequence.config.seed, sequence.index))
+    variances = compare_laws(*moments, num_replicates=num_replicates, rng=rng)
+    return SequenceVariances(variances, (grams[0].mean_P + grams[1].mean_P) / 2)
 
 
 def measure_distances(
     measurement: Measurement,
-    sequences: Iterable[tuple[int, Tokens]],
+    sequence: FixedSequence,
     distances: Sequence[int],
     *,
     num_pairs: int,
     num_reference: int,
 ) -> npt.NDArray[np.float64]:
-    """Measure the covariance of mask pairs of each sequence at each distance, and of independent pairs.
+    """Measure the covariance of mask pairs of a sequence at each distance, and of independent pairs.
 
     Args:
         num_pairs: Q pairs of masks for each distance.
         num_reference: independent masks for each of the two estimates of gbar.
 
     Returns:
-        float64 ``[H + 1, S, Q]``; the last row, of independent masks, has mean 0 if all is right.
+        float64 ``[H + 1, Q]``; the last row, of independent masks, has mean 0 if all is right.
     """
     measurement.rows_in_memory(4)  # two means and a pair
-    config, vocabulary = replace(measurement.config, num_splits=1), measurement.vocabulary
-    values: list[list[npt.NDArray[np.float64]]] = []
-    for index, tokens_T in sequences:
-        plain = partial(draws.independent_masks, tokens_T, config, vocabulary, index=index)
-        reference = measurement.gradients(tokens_T, plain(num_masks=2 * num_reference))
-        halves = range(num_reference), range(num_reference, 2 * num_reference)
-        means = [mean_gradient(reference, half) for half in halves]
-        epoch = 2 * num_reference + 1  # from here on, no stream twice
-        pairs = []
-        for distance in distances:
-            pairs.append(
-                draws.masks_at_distance(
-                    tokens_T, config, vocabulary, distance=distance, num_pairs=num_pairs, index=index,
-                    first_epoch=epoch,
-                )
-            )  # fmt: skip
-            epoch += num_pairs
-        pairs.append(plain(num_masks=2 * num_pairs, first_epoch=epoch))
-        gradients = (measurement.gradients(tokens_T, masks) for masks in pairs)
-        values.append([pair_covariances(gradient, num_pairs, *means) for gradient in gradients])
-    return np.asarray(values).transpose(1, 0, 2)
+    sequence = replace(sequence, config=replace(sequence.config, num_splits=1))
+    gradients_of = partial(measurement.gradients, sequence.tokens_T)
+    reference = gradients_of(sequence.independent_masks(2 * num_reference))
+    halves = range(num_reference), range(num_reference, 2 * num_reference)
+    means = [mean_gradient(reference, half) for half in halves]
+    first = 2 * num_reference + 1  # from here on num_pairs epochs for each distance: no stream twice
+    pairs = [
+        sequence.masks_at_distance(distance, num_pairs, first_epoch=first + number * num_pairs)
+        for number, distance in enumerate(distances)
+    ]
+    pairs.append(sequence.independent_masks(2 * num_pairs, first_epoch=first + len(pairs) * num_pairs))
+    return np.stack([pair_covariances(gradients_of(masks), num_pairs, *means) for masks in pairs])
 
 
 class SequenceEstimators(NamedTuple):
@@ -183,18 +173,19 @@ class SequenceEstimators(NamedTuple):
 
 def measure_laws(
     measurement: Measurement,
-    sequences: Iterable[tuple[int, Tokens, Mapping[str, Law]]],
+    sequence: FixedSequence,
+    others: Mapping[str, Law],
     *,
     num_masked: int,
     num_draws: int,
     num_replicates: int,
     clip: float,
     num_kept: int = 0,
-) -> Iterator[SequenceEstimators]:
-    """Measure every law with every weight on each sequence: D gradients a law.
+) -> SequenceEstimators:
+    """Measure every law with every weight on a sequence: D gradients a law.
 
     Args:
-        sequences: index, tokens, and by name log p ``[T]`` of the laws to hold against the uniform one.
+        others: by name log p ``[T]`` of the laws to hold against the uniform one.
         num_masked: k.
         num_draws: D, at least 3.
         clip: eps of the weight ``clipped``.
@@ -204,38 +195,34 @@ def measure_laws(
         UserError: the memory does not hold the gradients of two laws.
     """
     measurement.rows_in_memory(num_kept + 2 * num_draws - 1)
-    config, vocabulary = measurement.config, measurement.vocabulary
-    for index, tokens_T, others in sequences:
-        maskable_T = next(iter(others.values())) > -np.inf
-        uniform_T = np.where(maskable_T, -np.log(maskable_T.sum()), -np.inf)
-        found: dict[str, LawDraws] = {}
-        means_P: dict[Key, Tensor] = {}
-        rng = np.random.default_rng((config.seed, index))
-        for stream, (name, log_p_T) in enumerate({"uniform": uniform_T, **others}.items()):
-            drawn = draws.draw_masks(
-                tokens_T, log_p_T, num_masked, config, vocabulary, index=index, num_masks=num_draws,
-                stream=stream,
-            )  # fmt: skip
-            rows_DP = stack_gradients(measurement.gradients(tokens_T, drawn.masks), range(num_draws))
-            weights_D = laws.mask_weights(log_p_T, drawn.columns_Mk, clip)
-            if name == "uniform":
-                weights_D = {"none": weights_D["none"]}  # all are 1
-                uniform_DP, uniform_columns_Dk = rows_DP, drawn.columns_Mk
-            found[name] = LawDraws(
-                weights_D,
-                inner_products(rows_DP, rows_DP),
-                inner_products(rows_DP, uniform_DP),
-                _weights_of_uniform(log_p_T, uniform_columns_Dk, rng),
-            )
-            for weight, values_D in weights_D.items():
-                means_P[name, weight] = torch.from_numpy(values_D / num_draws).to(rows_DP) @ rows_DP
-        yield SequenceEstimators(estimate_variances(found, num_replicates=num_replicates, rng=rng), means_P)
+    maskable_T = next(iter(others.values())) > -np.inf
+    uniform_T = np.where(maskable_T, -np.log(maskable_T.sum()), -np.inf)
+    found: dict[str, LawDraws] = {}
+    means_P: dict[Key, Tensor] = {}
+    rng = np.random.default_rng((sequence.config.seed, sequence.index))
+    for stream, (name, log_p_T) in enumerate({"uniform": uniform_T, **others}.items()):
+        drawn = sequence.draw_masks(log_p_T, num_masked, num_masks=num_draws, stream=stream)
+        gradients = measurement.gradients(sequence.tokens_T, drawn.masks)
+        rows_DP = stack_gradients(gradients, range(num_draws))
+        weights_D = laws.mask_weights(log_p_T, drawn.columns_Mk, clip)
+        if name == "uniform":
+            weights_D = {"none": weights_D["none"]}  # all are 1
+            uniform_DP, uniform_columns_Dk = rows_DP, drawn.columns_Mk
+        of_uniform_D = _weights_of_uniform(log_p_T, uniform_columns_Dk, rng)
+        found[name] = LawDraws(
+            weights_D,
+            inner_products(rows_DP, rows_DP),
+            inner_products(rows_DP, uniform_DP),
+            weights_D if name == "uniform" else of_uniform_D,
+        )
+        for weight, values_D in weights_D.items():
+            means_P[name, weight] = torch.from_numpy(values_D / num_draws).to(rows_DP) @ rows_DP
+    return SequenceEstimators(estimate_variances(found, num_replicates=num_replicates, rng=rng), means_P)
 
 
 def measured_laws(
     measurement: Measurement,
-    index: int,
-    tokens_T: Tokens,
+    sequence: FixedSequence,
     num_masked: int,
     *,
     oracle_rounds: int,
@@ -248,12 +235,10 @@ def measured_laws(
         gradient_rounds: times that each position's gradient norm is measured; 0: no gradient oracle.
     """
     model: Any = measurement.model
-    columns_n = draws.maskable_columns(tokens_T, measurement.vocabulary)
+    tokens_T, columns_n = sequence.tokens_T, sequence.columns_m
     maskable_T = np.isin(np.arange(len(tokens_T)), columns_n)
-    rng = np.random.default_rng((measurement.config.seed, index, num_masked))
-    covering = partial(
-        draws.covering_masks, columns_n, num_masked, measurement.vocabulary.mask_index, rng=rng
-    )
+    rng = np.random.default_rng((sequence.config.seed, sequence.index, num_masked))
+    covering = partial(covering_masks, columns_n, num_masked, sequence.vocabulary.mask_index, rng=rng)
     found = {}
     if hasattr(model, "propose"):
         with torch.no_grad():

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from fairseq_masking.figures.tables import format_table
 from fairseq_masking.measure.gradient_variance.covariance import (
@@ -18,8 +19,10 @@ from fairseq_masking.measure.gradient_variance.covariance import (
     covariance_curve,
     monotonicity,
 )
+from fairseq_masking.measure.gradient_variance.draws import FixedSequence
 from fairseq_masking.measure.gradient_variance.measurement import SequenceEstimators, SequenceVariances
 from fairseq_masking.measure.gradient_variance.statistics import (
+    BatchVariance,
     Interval,
     Resampled,
     average,
@@ -51,7 +54,7 @@ __all__ = [
 
 Row = dict[str, Any]
 Floats = npt.NDArray[np.float64]
-Quantity = tuple[str, str, Resampled]  # name, equation, values
+Quantity = tuple[str, str, Resampled | Interval]  # name, equation, values
 
 RATIO = "mask variance / uniform's"
 DIRECT_RATIO = "mask variance / uniform's, direct"
@@ -74,29 +77,25 @@ _BOUND = {"smallest mask variance": "mask variance", SMALLEST_RATIO: RATIO}  # i
 
 
 def split_rows(
-    indices: Sequence[int],
-    counts: Sequence[tuple[int, int]],
+    sequences: Sequence[FixedSequence],
     measured: Sequence[SequenceVariances],
-    num_masks: int,
     num_replicates: int,
     rng: np.random.Generator,
 ) -> list[Row]:
-    """Tabulate ``measure_splits``: first the mean over the sequences, Eq. 5, then each sequence.
-
-    Args:
-        indices: of the sequences in their dataset.
-        counts: tau and m of each.
-        num_masks: K.
-    """
+    """Tabulate ``measure_splits``: first the mean over the sequences, Eq. 5, then each sequence."""
+    num_masks = sequences[0].config.num_splits
     variances = [each.variances for each in measured]
-    taus, sizes = zip(*counts, strict=True)
-    of = {"sequence": f"mean of {len(indices)}", "tau": np.mean(taus), "maskable": np.mean(sizes)}
-    additive = [without_replacement_ratio(m, tau, num_masks) for tau, m in counts]
-    rows = _split_rows(of, average(variances), float(np.mean(additive)))
+    sizes = [(each.tau, len(each.columns_m)) for each in sequences]
+    additive = [without_replacement_ratio(m, tau, num_masks) for tau, m in sizes]
+    mean_tau, mean_m = np.mean(sizes, axis=0)
+    of = {"sequence": f"mean of {len(sequences)}", "tau": mean_tau, "maskable": mean_m}
+    rows = _rows(of, _split_quantities(average(variances), float(np.mean(additive))))
     if len(measured) > 2:
-        rows += _rows(of, _batch_quantities(measured, num_masks, num_replicates, rng))
-    for index, (tau, m), each, ratio in zip(indices, counts, variances, additive, strict=True):
-        rows += _split_rows({"sequence": index, "tau": tau, "maskable": m}, each, ratio)
+        counts = resampling_weights(len(measured), num_replicates, rng)
+        rows += _rows(of, _batch_quantities(measured, num_masks, counts))
+    for sequence, (tau, m), each, ratio in zip(sequences, sizes, variances, additive, strict=True):
+        of = {"sequence": sequence.index, "tau": tau, "maskable": m}
+        rows += _rows(of, _split_quantities(each, ratio))
     return rows
 
 
@@ -108,18 +107,14 @@ def distance_rows(
     ``relative`` is the ratio to distance 0.
     """
     curve = covariance_curve([*distances, -1], values_HSQ)
-    lines = zip(
+    rows = []
+    for label, mean, error, half in zip(
         [*distances, "independent"], curve.means_H, curve.standard_errors_H, curve.half_widths_H, strict=True
-    )
-    return [
-        {
-            **_row({"checkpoint": name, "tau": num_masked, "distance": label}, "covariance", "Eq. 8",
-                   Interval(mean, error, mean - half, mean + half)),
-            "relative": mean / curve.means_H[0],
-            "pairs": values_HSQ[0].size,
-        }
-        for label, mean, error, half in lines
-    ]  # fmt: skip
+    ):
+        of = {"checkpoint": name, "tau": num_masked, "distance": label}
+        rows += _rows(of, [("covariance", "Eq. 8", Interval(mean, error, mean - half, mean + half))])
+        rows[-1] |= {"relative": mean / curve.means_H[0], "pairs": values_HSQ[0].size}
+    return rows
 
 
 def describe_monotonicity(curve: CovarianceCurve, num_masked: int, num_maskable: float) -> str:
@@ -136,70 +131,67 @@ def describe_monotonicity(curve: CovarianceCurve, num_masked: int, num_maskable:
 
 @np.errstate(divide="ignore", invalid="ignore")  # a resample of copies of one draw has no variance
 def estimator_rows(
-    indices: Sequence[int],
-    num_masked: int,
+    of: Row,
+    sequences: Sequence[FixedSequence],
     measured: Sequence[SequenceEstimators],
     num_replicates: int,
     rng: np.random.Generator,
 ) -> list[Row]:
-    """Tabulate ``measure_laws``: the mean over the sequences, then each sequence's ratios."""
-    of = {"num_masked": num_masked, "sequence": f"mean of {len(indices)}"}
+    """Tabulate ``measure_laws``: the mean over the sequences, then each sequence's ratios.
+
+    Args:
+        of: what begins each row: ``num_masked`` and ``sequence``, for the mean.
+    """
     counts = resampling_weights(len(measured), num_replicates, rng)
     means = {key: average([each.variances[key] for each in measured]) for key in measured[0].variances}
-    uniform, sentences = means[UNIFORM], _sentence_variance(measured, UNIFORM, counts)
-    uniform_total = weighted_mean(_estimates(measured, UNIFORM), counts) + sentences
+    terms = {key: _terms(measured, key, counts) for key in means}
+    uniform, base = means[UNIFORM], terms[UNIFORM]
     rows: list[Row] = []
     for key, found in means.items():
         quantities = _mask_quantities(found, uniform)
         if len(measured) > 2:
-            own_sentences = _sentence_variance(measured, key, counts)
-            total = weighted_mean(_estimates(measured, key), counts) + own_sentences
+            own = terms[key]
             quantities += [
-                ("sentence variance", "Eq. 4, 6", own_sentences),
-                ("sentence variance / uniform's", "Eq. 6", own_sentences / sentences),
-                ("total variance", "Eq. 3-6", total),
-                ("total variance / uniform's", "Eq. 3-6", total / uniform_total),
+                ("sentence variance", "Eq. 4, 6", own.sentence_term),
+                ("sentence variance / uniform's", "Eq. 6", own.sentence_term / base.sentence_term),
+                ("total variance", "Eq. 3-6", own.total),
+                ("total variance / uniform's", "Eq. 3-6", own.total / base.total),
             ]
         rows += _rows(_of_law(of, key), quantities)
-    bounds = [
+    bounds: list[Quantity] = [
         ("smallest mask variance", "Thm. 2", uniform.smallest),
         (SMALLEST_RATIO, "Thm. 2", uniform.smallest / uniform.mask_variance),
     ]
     rows += _rows(_of_law(of, ("any", "set")), bounds)
-    for index, each in zip(indices, measured, strict=True):
-        base = each.variances[UNIFORM]
+    for sequence, each in zip(sequences, measured, strict=True):
+        own_of = {**of, "sequence": sequence.index}
         for key, found in each.variances.items():
-            quantities = [
-                ("mask variance", "Eq. 3, 6", found.mask_variance),
-                (RATIO, "Eq. 6", found.mask_variance / base.mask_variance),
-            ]
-            rows += _rows(_of_law({**of, "sequence": index}, key), quantities)
+            quantities = _mask_quantities(found, each.variances[UNIFORM])[:2]  # itself and its ratio
+            rows += _rows(_of_law(own_of, key), quantities)
     return rows
 
 
 def law_rows(
-    indices: Sequence[int],
-    num_masked: int,
-    laws: Sequence[Mapping[str, Floats]],
-    num_replicates: int,
-    rng: np.random.Generator,
+    of: Row, laws: Sequence[Mapping[str, Floats]], num_replicates: int, rng: np.random.Generator
 ) -> list[Row]:
     """Tabulate the laws themselves: entropy as a share of the uniform one's, rank correlation of each two.
 
     Args:
+        of: see ``estimator_rows``.
         laws: for each sequence log p ``[T]`` by name.
     """
     counts = resampling_weights(len(laws), num_replicates, rng)
-    of = {"num_masked": num_masked, "sequence": f"mean of {len(indices)}"}
     rows: list[Row] = []
     for name in laws[0]:
-        entropies = np.array([_relative_entropy(each[name]) for each in laws])
-        quantities = [("entropy / log n", "", weighted_mean(entropies, counts))]
+        found = {"entropy / log n": [_relative_entropy(each[name]) for each in laws]}
         for other in laws[0]:
             if other != name:
-                ranks = np.array([_rank_correlation(each[name], each[other]) for each in laws])
-                quantities.append((f"rank correlation with {other}", "", weighted_mean(ranks, counts)))
-        rows += _rows(_of_law(of, (name, "")), quantities)
+                correlations = [_rank_correlation(each[name], each[other]) for each in laws]
+                found[f"rank correlation with {other}"] = correlations
+        rows += _rows(
+            _of_law(of, (name, "")),
+            [(quantity, "", weighted_mean(np.array(values), counts)) for quantity, values in found.items()],
+        )
     return rows
 
 
@@ -248,21 +240,21 @@ def _with_interval(row: Row) -> str:
     return f"{row['estimate']:.3g} [{row['low']:.3g}, {row['high']:.3g}]"
 
 
-def _row(of: Row, quantity: str, equation: str, found: Interval) -> Row:
-    return {**of, "quantity": quantity, "equation": equation, **found._asdict()}
-
-
 def _rows(of: Row, quantities: Sequence[Quantity]) -> list[Row]:
-    return [_row(of, name, equation, interval(values)) for name, equation, values in quantities]
+    rows = []
+    for name, equation, values in quantities:
+        found = values if isinstance(values, Interval) else interval(values)
+        rows.append({**of, "quantity": name, "equation": equation, **found._asdict()})
+    return rows
 
 
 def _of_law(of: Row, key: Key) -> Row:
     return {**of, "law": key[0], "weight": key[1]}
 
 
-def _split_rows(of: Row, variances: MaskVariances, additive_ratio: float) -> list[Row]:
+def _split_quantities(variances: MaskVariances, additive_ratio: float) -> list[Quantity]:
     plain, disjoint = variances.independent, variances.disjoint
-    quantities = [
+    return [
         ("ratio", "Var disjoint / independent", disjoint.variance / plain.variance),
         ("ratio by Eq. 7", "Eq. 7 / Eq. 7", variances.disjoint_by_eq7 / variances.independent_by_eq7),
         ("independent: Var of K masks", "Eq. 6", plain.variance),
@@ -278,33 +270,30 @@ def _split_rows(of: Row, variances: MaskVariances, additive_ratio: float) -> lis
         ("disjoint: correlation", "Cov / Var", disjoint.mask_covariance / plain.mask_variance),
         ("||gbar||^2, independent", "Eq. 9", plain.mean_norm),
         ("||gbar||^2, disjoint", "Lemma 2", disjoint.mean_norm),
+        (ADDITIVE_RATIO, "(m-K tau)/(m-tau)", Interval(additive_ratio)),  # for comparison
     ]
-    # A number for comparison, not a measurement: it has no interval.
-    reference = {"estimate": additive_ratio, "standard_error": "", "low": "", "high": ""}
-    additive = {**of, "quantity": ADDITIVE_RATIO, "equation": "(m-K tau)/(m-tau)", **reference}
-    return [*_rows(of, quantities), additive]
 
 
 def _batch_quantities(
-    measured: Sequence[SequenceVariances], num_masks: int, num_replicates: int, rng: np.random.Generator
+    measured: Sequence[SequenceVariances], num_masks: int, counts: Floats
 ) -> list[Quantity]:
-    means_SP = torch.stack([each.mean_P for each in measured])
     laws = [(each.variances.independent, each.variances.disjoint) for each in measured]
     batches = batch_variances(
         np.array([plain.mask_variance[0] for plain, _ in laws]),
         np.array([disjoint.variance[0] for _, disjoint in laws]),
         np.array([(plain.mean_norm[0] + disjoint.mean_norm[0]) / 2 for plain, disjoint in laws]),
-        (means_SP @ means_SP.t()).double().cpu().numpy(),
+        _inner_products([each.mean_P for each in measured]),
+        counts,
         num_masks=num_masks,
-        num_replicates=num_replicates,
-        rng=rng,
     )
-    quantities = []
-    for name, (mask_term, sentence_term) in batches.items():
-        terms = {"mask term": mask_term, "sentence term": sentence_term, "total": mask_term + sentence_term}
-        quantities += [(f"rows x {term}: {name}", "Eq. 5", values) for term, values in terms.items()]
-    plain, disjoint = batches["one_mask"], batches["disjoint"]
-    difference = disjoint.mask_term + disjoint.sentence_term - plain.mask_term - plain.sentence_term
+    quantities: list[Quantity] = [
+        (f"rows x {term}: {name}", "Eq. 5", values)
+        for name, batch in batches.items()
+        for term, values in (
+            ("mask term", batch.mask_term), ("sentence term", batch.sentence_term), ("total", batch.total)
+        )
+    ]  # fmt: skip
+    difference = batches["disjoint"].total - batches["one_mask"].total
     return [*quantities, ("rows x total: disjoint - one_mask", "Eq. 5", difference)]
 
 
@@ -331,14 +320,20 @@ def _mask_quantities(found: EstimatorVariance, uniform: EstimatorVariance) -> li
     ]
 
 
-def _sentence_variance(measured: Sequence[SequenceEstimators], key: Key, counts: Floats) -> Resampled:
-    means_SP = torch.stack([each.means_P[key] for each in measured])
-    norms_S = np.array([each.variances[key].mean_norm[0] for each in measured])
-    return sentence_variance(norms_S, (means_SP @ means_SP.t()).double().cpu().numpy(), counts)
+def _terms(measured: Sequence[SequenceEstimators], key: Key, counts: Floats) -> BatchVariance:
+    """Mask and sentence variance of a law with a weight, resampled over the sequences."""
+    variances = [each.variances[key] for each in measured]
+    norms_S = np.array([each.mean_norm[0] for each in variances])
+    inner_SS = _inner_products([each.means_P[key] for each in measured])
+    mask_variances_S = np.array([each.mask_variance[0] for each in variances])
+    return BatchVariance(
+        weighted_mean(mask_variances_S, counts), sentence_variance(norms_S, inner_SS, counts)
+    )
 
 
-def _estimates(measured: Sequence[SequenceEstimators], key: Key) -> Floats:
-    return np.array([each.variances[key].mask_variance[0] for each in measured])
+def _inner_products(means_P: Sequence[Tensor]) -> Floats:
+    means_SP = torch.stack(list(means_P))
+    return (means_SP @ means_SP.t()).double().cpu().numpy()
 
 
 def _relative_entropy(log_p_T: Floats) -> float:

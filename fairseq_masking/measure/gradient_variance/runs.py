@@ -5,7 +5,7 @@ The options of all functions are those of ``cli/measure_variance.py``.
 
 import argparse
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from fairseq_masking.measure.gradient_variance.covariance import (
     covariance_curve,
     hamming_distances,
 )
-from fairseq_masking.measure.gradient_variance.draws import count_masked, maskable_columns
+from fairseq_masking.measure.gradient_variance.draws import FixedSequence
 from fairseq_masking.measure.gradient_variance.gradients import select_parameters
 from fairseq_masking.measure.gradient_variance.laws import WEIGHTINGS
 from fairseq_masking.measure.gradient_variance.measurement import (
@@ -46,17 +46,15 @@ def splits(args: argparse.Namespace) -> Measured:
     """Measure K independent against K disjoint masks; print the table."""
     (path,), num_masks = args.checkpoint, args.mask_splits
     hub, measurement = _load(args, path, unit=args.mask_unit, num_splits=num_masks)
-    count = _counter(measurement)
-    sequences = _choose(args, hub, lambda tokens_T: count(tokens_T)[0] > 0)
-    measured = measure_splits(
-        measurement, tqdm(sequences, unit="sequence", disable=None),
-        num_draws=args.draws, num_replicates=args.replicates, num_kept=len(sequences),
-    )  # fmt: skip
-    indices, texts = zip(*sequences, strict=True)
-    rng = np.random.default_rng(args.seed)
-    rows = report.split_rows(
-        indices, [count(t) for t in texts], list(measured), num_masks, args.replicates, rng
-    )
+    sequences = _choose(args, hub, measurement)
+    measured = [
+        measure_splits(
+            measurement, sequence, num_draws=args.draws, num_replicates=args.replicates,
+            num_kept=len(sequences),
+        )
+        for sequence in _shown(sequences)
+    ]  # fmt: skip
+    rows = report.split_rows(sequences, measured, args.replicates, np.random.default_rng(args.seed))
     print(f"{path}: {len(sequences)} sequences, {args.draws} draws of {num_masks} masks a law")
     print(report.row_table(rows))
     return rows, partial(figure.plot_splits, rows, title=args.note or str(path))
@@ -68,15 +66,16 @@ def distances(args: argparse.Namespace) -> Measured:
     rows: list[report.Row] = []
     for path, name in zip(args.checkpoint, args.names, strict=True):
         hub, measurement = _load(args, path)
-        count = _counter(measurement)
-        sequences = _choose(args, hub, lambda tokens_T: count(tokens_T)[0] > 0)  # noqa: B023 - used at once
-        counts = [count(tokens_T) for _, tokens_T in sequences]
-        tau, sizes = counts[0][0], [num_maskable for _, num_maskable in counts]
+        sequences = _choose(args, hub, measurement)
+        tau, sizes = sequences[0].tau, [len(sequence.columns_m) for sequence in sequences]
         wanted = hamming_distances(tau, min(sizes), args.distances)
-        values_HSQ = measure_distances(
-            measurement, tqdm(sequences, unit="sequence", desc=name, disable=None), wanted,
-            num_pairs=args.pairs, num_reference=args.reference_masks,
-        )  # fmt: skip
+        values_SHQ = [
+            measure_distances(
+                measurement, sequence, wanted, num_pairs=args.pairs, num_reference=args.reference_masks
+            )
+            for sequence in _shown(sequences, name)
+        ]
+        values_HSQ = np.stack(values_SHQ, axis=1)
         curves[name] = covariance_curve(wanted, values_HSQ[:-1])
         own_rows = report.distance_rows(name, tau, wanted, values_HSQ)
         rows += own_rows
@@ -90,11 +89,9 @@ def laws(args: argparse.Namespace) -> Measured:
     """Measure the laws of masks, for each number of masked positions; print two tables of each."""
     (path,) = args.checkpoint
     hub, measurement = _load(args, path)
-    length = sequence_length(hub, args.tokens_per_sample)
-    counts = sorted(set(args.num_masks or [num_masked(length - 2, length - 2, args.mask_prob)]))
-    chosen = _choose(
-        args, hub, lambda tokens_T: len(maskable_columns(tokens_T, measurement.vocabulary)) > counts[-1]
-    )
+    size = sequence_length(hub, args.tokens_per_sample) - 2
+    counts = sorted(set(args.num_masks or [num_masked(size, size, args.mask_prob)]))
+    sequences = _choose(args, hub, measurement, more_than=counts[-1])
     trained_with = getattr(getattr(hub.cfg, "criterion", None), "importance_clip", None)
     clip = float(next(v for v in (args.importance_clip, trained_with, 0.2) if v is not None))
     rounds = {"oracle_rounds": args.oracle_rounds, "gradient_rounds": args.gradient_rounds}
@@ -103,22 +100,24 @@ def laws(args: argparse.Namespace) -> Measured:
     rows: list[report.Row] = []
     for count in counts:
         started = time.perf_counter()
-        sequences = [
-            (index, tokens_T, measured_laws(measurement, index, tokens_T, count, **rounds))
-            for index, tokens_T in tqdm(chosen, unit="sequence", desc="oracles", disable=None)
+        others = [
+            measured_laws(measurement, sequence, count, **rounds) for sequence in _shown(sequences, "oracles")
         ]
-        indices, _, others = zip(*sequences, strict=True)
-        measured = measure_laws(
-            measurement, tqdm(sequences, unit="sequence", desc=f"k = {count}", disable=None),
-            num_masked=count, num_draws=args.draws, num_replicates=args.replicates, clip=clip,
-            num_kept=(1 + len(others[0]) * len(WEIGHTINGS)) * len(sequences),
-        )  # fmt: skip
+        num_kept = (1 + len(others[0]) * len(WEIGHTINGS)) * len(sequences)
+        measured = [
+            measure_laws(
+                measurement, sequence, its_laws, num_masked=count, num_draws=args.draws,
+                num_replicates=args.replicates, clip=clip, num_kept=num_kept,
+            )
+            for sequence, its_laws in zip(_shown(sequences, f"k = {count}"), others, strict=True)
+        ]  # fmt: skip
+        of = {"num_masked": count, "sequence": f"mean of {len(sequences)}"}
         rng = np.random.default_rng(args.seed)
-        rows += report.estimator_rows(indices, count, list(measured), args.replicates, rng)
-        rows += report.law_rows(indices, count, others, args.replicates, rng)
+        rows += report.estimator_rows(of, sequences, measured, args.replicates, rng)
+        rows += report.law_rows(of, others, args.replicates, rng)
         print(report.estimator_table(rows, count), report.law_table(rows, count), sep="\n\n", end="\n\n")
         print(
-            f"k = {count} of {length - 2} tokens, {len(sequences)} sequences, {args.draws} draws a law,"
+            f"k = {count} of {size} tokens, {len(sequences)} sequences, {args.draws} draws a law,"
             f" clip {clip:g}, {time.perf_counter() - started:.0f} s\n"
         )
     return rows, partial(figure.plot_laws, rows, title=args.note or str(path))
@@ -130,13 +129,8 @@ def _load(args: argparse.Namespace, path: Path, **masking: Any) -> tuple[Any, Me
     if args.of != "laws" and not issubclass(type(hub.model).output_class, MaskedTokenOutput):
         raise UserError(f"{path} is a {type(hub.model).__name__}: masks of a fixed law need mlm or three_ml")
     leave, random = CORRUPTIONS[args.corruption]
-    config = MaskingConfig(
-        mask_prob=args.mask_prob,
-        leave_unmasked_prob=leave,
-        random_token_prob=random,
-        seed=args.seed,
-        **masking,
-    )
+    shares: dict[str, Any] = {"leave_unmasked_prob": leave, "random_token_prob": random}
+    config = MaskingConfig(mask_prob=args.mask_prob, seed=args.seed, **shares, **masking)
     need_words = config.unit != "subword"
     return hub, Measurement(
         model=hub.model,
@@ -148,13 +142,21 @@ def _load(args: argparse.Namespace, path: Path, **masking: Any) -> tuple[Any, Me
     )
 
 
-def _counter(measurement: Measurement) -> Callable[[Any], tuple[int, int]]:
-    """What gives tau and the maskable tokens of a sequence."""
-    return partial(count_masked, config=measurement.config, vocabulary=measurement.vocabulary)
-
-
-def _choose(args: argparse.Namespace, hub: Any, fits: Callable[[Any], bool]) -> list[tuple[int, Any]]:
-    """Index and tokens of the sequences."""
+def _choose(
+    args: argparse.Namespace, hub: Any, measurement: Measurement, *, more_than: int | None = None
+) -> list[FixedSequence]:
+    """Sequences with more maskable tokens than that, or enough for their masks."""
     length = sequence_length(hub, args.tokens_per_sample)
     blocks = load_blocks(args.data, args.split, hub.dictionary, tokens_per_sample=length)
-    return choose_sequences(blocks, args.sequences, fits, seed=args.seed, source=args.data / args.split)
+
+    def fits(tokens_T: Any) -> bool:
+        sequence = measurement.sequence(0, tokens_T)
+        return sequence.tau > 0 if more_than is None else len(sequence.columns_m) > more_than
+
+    chosen = choose_sequences(blocks, args.sequences, fits, seed=args.seed, source=args.data / args.split)
+    return [measurement.sequence(index, tokens_T) for index, tokens_T in chosen]
+
+
+def _shown(sequences: list[FixedSequence], name: str | None = None) -> Iterable[FixedSequence]:
+    """The sequences, with a bar of progress in a terminal."""
+    return tqdm(sequences, unit="sequence", desc=name, disable=None)

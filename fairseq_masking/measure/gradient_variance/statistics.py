@@ -39,12 +39,12 @@ Resampled = npt.NDArray[np.float64]
 
 
 class Interval(NamedTuple):
-    """An estimate with its standard error and percentile interval."""
+    """An estimate with its standard error and percentile interval; a number that is known has none."""
 
     estimate: float
-    standard_error: float
-    low: float
-    high: float
+    standard_error: float | str = ""
+    low: float | str = ""
+    high: float | str = ""
 
 
 def resampling_weights(size: int, num_replicates: int, rng: np.random.Generator) -> Floats:
@@ -107,28 +107,31 @@ class BatchVariance(NamedTuple):
     mask_term: Resampled
     sentence_term: Resampled
 
+    @property
+    def total(self) -> Resampled:
+        """Their sum, Eq. 5."""
+        return self.mask_term + self.sentence_term
+
 
 def batch_variances(
     mask_variances_S: Floats,
     disjoint_variances_S: Floats,
     mean_norms_S: Floats,
     inner_SS: Floats,
+    weights: Floats,
     *,
     num_masks: int,
-    num_replicates: int,
-    rng: np.random.Generator,
 ) -> dict[str, BatchVariance]:
     """Estimate both terms for the three ways to fill a batch.
 
     Args:
         mask_variances_S: Var(g(m_1)) of each sequence.
         disjoint_variances_S: variance of the gradient of K disjoint masks of each sequence.
-        mean_norms_S: see ``sentence_variance``, as is ``inner_SS``.
+        mean_norms_S: see ``sentence_variance``, as are ``inner_SS`` and ``weights``.
 
     Returns:
         By name: ``one_mask``, ``independent``, ``disjoint``.
     """
-    weights = resampling_weights(len(mean_norms_S), num_replicates, rng)
     sentences = sentence_variance(mean_norms_S, inner_SS, weights)
     mask_term = weighted_mean(mask_variances_S, weights)
     disjoint_term = num_masks * weighted_mean(disjoint_variances_S, weights)

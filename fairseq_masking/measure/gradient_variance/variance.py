@@ -218,7 +218,7 @@ def estimate_variances(
     smallest = mean_over_pairs(np.outer(norms_D, norms_D), uniform_counts) - gbar_norm
     found = {}
     for name, law in draws.items():
-        is_uniform = name == "uniform"
+        is_uniform = law is uniform
         counts = uniform_counts if is_uniform else resampling_weights(len(law.inner_DD), num_replicates, rng)
         for weight, weights_D in law.weights_D.items():
             moments = LawMoments.from_gram(law.inner_DD * np.outer(weights_D, weights_D), 1)
@@ -228,9 +228,7 @@ def estimate_variances(
                 weighted_DD = weights_D[:, None] * law.cross_DD
                 cross = ((counts @ weighted_DD) * uniform_counts).sum(1) / weighted_DD.size
             by_uniform, square_weight = np.full_like(gbar_norm, np.nan), weighted_mean(weights_D**2, counts)
-            if is_uniform:
-                by_uniform = variances.mask_variance
-            elif weight in law.weights_of_uniform_D:
+            if weight in law.weights_of_uniform_D:
                 of_uniform_D = law.weights_of_uniform_D[weight]
                 by_uniform = weighted_mean(of_uniform_D * squares_D, uniform_counts) - gbar_norm
                 square_weight = weighted_mean(of_uniform_D, uniform_counts)

@@ -42,10 +42,10 @@ def test_the_measurement_converges_to_the_listed_values(
 ) -> None:
     problem = problem_of(7, 2)
     distances = [0, 2, 4]
-    values = measure_distances(
-        measurement_of(2, 7, 3), [(5, problem.tokens_T)], distances, num_pairs=120, num_reference=200
-    )
-    curve = covariance_curve([*distances, -1], values)
+    measurement = measurement_of(2, 7, 3)
+    sequence = measurement.sequence(5, problem.tokens_T)
+    values_HQ = measure_distances(measurement, sequence, distances, num_pairs=120, num_reference=200)
+    curve = covariance_curve([*distances, -1], values_HQ[:, None])
     exact = [*exact_covariances(problem, distances), 0.0]
     assert exact[0] == pytest.approx(problem.variance(problem.gradients_CP))
     assert exact[0] > exact[1] > exact[2]  # Assumption 1 holds here

@@ -9,19 +9,13 @@ from tiny_problem import EOS, MASK_INDEX
 
 from fairseq_masking.errors import UserError
 from fairseq_masking.masking import MaskingConfig, MaskingVocabulary
-from fairseq_masking.measure.gradient_variance.draws import (
-    count_masked,
-    covering_masks,
-    disjoint_masks,
-    independent_masks,
-    masks_at_distance,
-)
+from fairseq_masking.measure.gradient_variance.draws import FixedSequence, covering_masks
 
 CONFIG = MaskingConfig(mask_prob=0.2, leave_unmasked_prob=0.0, random_token_prob=0.0, num_splits=4)
 
 
 def test_disjoint_masks(sequence: Callable[[int], np.ndarray], vocabulary: MaskingVocabulary) -> None:
-    masks = disjoint_masks(sequence(20), CONFIG, vocabulary, index=3, num_draws=30)
+    masks = FixedSequence(sequence(20), 3, CONFIG, vocabulary).disjoint_masks(30)
     columns = masks.columns.reshape(30, 16)
     assert all(len(set(row)) == 16 for row in columns.tolist())
     assert len({tuple(sorted(row)) for row in columns.tolist()}) > 25
@@ -31,7 +25,7 @@ def test_disjoint_masks(sequence: Callable[[int], np.ndarray], vocabulary: Maski
 def test_independent_masks_are_independent(
     sequence: Callable[[int], np.ndarray], vocabulary: MaskingVocabulary
 ) -> None:
-    masks = independent_masks(sequence(20), CONFIG, vocabulary, index=3, num_masks=2000)
+    masks = FixedSequence(sequence(20), 3, CONFIG, vocabulary).independent_masks(2000)
     hit = np.zeros((2000, 21))
     np.put_along_axis(hit, masks.columns, 1, axis=1)
     assert (hit.sum(1) == 4).all() and not hit[:, 0].any()
@@ -44,12 +38,9 @@ def test_both_laws_have_the_same_tau_where_the_splits_are_capped(
 ) -> None:
     tokens = sequence(22)
     tokens[[5, 9, 14]] = EOS  # 19 of 22 can be masked; 0.25 * 22 rounds to 6, 4 * 6 do not fit
-    config = replace(CONFIG, mask_prob=0.25)
-    assert count_masked(tokens, config, vocabulary) == (4, 19)
-    for masks in (
-        disjoint_masks(tokens, config, vocabulary, index=0, num_draws=2),
-        independent_masks(tokens, config, vocabulary, index=0, num_masks=8),
-    ):
+    fixed = FixedSequence(tokens, 0, replace(CONFIG, mask_prob=0.25), vocabulary)
+    assert (fixed.tau, len(fixed.columns_m)) == (4, 19)
+    for masks in (fixed.disjoint_masks(2), fixed.independent_masks(8)):
         assert masks.columns.shape == (8, 4)
         assert (tokens[masks.columns] > 3).all()
 
@@ -59,7 +50,7 @@ def test_distances_are_exact_and_masks_uniform(
     sequence: Callable[[int], np.ndarray], vocabulary: MaskingVocabulary, distance: int
 ) -> None:
     config = replace(CONFIG, num_splits=1, mask_prob=0.25)
-    masks = masks_at_distance(sequence(20), config, vocabulary, distance=distance, num_pairs=800, index=0)
+    masks = FixedSequence(sequence(20), 0, config, vocabulary).masks_at_distance(distance, 800)
     hit = np.zeros((1600, 22))
     np.put_along_axis(hit, masks.columns, 1, axis=1)
     assert (hit.sum(1) == 5).all()
@@ -73,14 +64,14 @@ def test_impossible_distances(sequence: Callable[[int], np.ndarray], vocabulary:
     config = replace(CONFIG, num_splits=1, mask_prob=0.6)
     for distance in (3, -2, 18):
         with pytest.raises(UserError, match=r"0 to 16"):
-            masks_at_distance(sequence(20), config, vocabulary, distance=distance, num_pairs=1, index=0)
+            FixedSequence(sequence(20), 0, config, vocabulary).masks_at_distance(distance, 1)
 
 
 def test_too_few_tokens(vocabulary: MaskingVocabulary) -> None:
-    tokens = np.array([0, 5, 2, 6, 2])
-    assert count_masked(tokens, CONFIG, vocabulary)[0] == 0
+    fixed = FixedSequence(np.array([0, 5, 2, 6, 2]), 0, CONFIG, vocabulary)
+    assert fixed.tau == 0
     with pytest.raises(UserError, match="fewer maskable tokens than the 4 masks"):
-        disjoint_masks(tokens, CONFIG, vocabulary, index=0, num_draws=1)
+        fixed.disjoint_masks(1)
 
 
 def test_every_round_covers_every_position_with_uniform_masks() -> None:

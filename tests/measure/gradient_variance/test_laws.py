@@ -10,7 +10,7 @@ import torch
 from tiny_problem import MASK_INDEX
 
 from fairseq_masking.masking import MaskedItem, MaskingConfig
-from fairseq_masking.measure.gradient_variance.draws import covering_masks, draw_masks
+from fairseq_masking.measure.gradient_variance.draws import DrawnMasks, FixedSequence, covering_masks
 from fairseq_masking.measure.gradient_variance.gradients import MaskGradient, select_parameters
 from fairseq_masking.measure.gradient_variance.laws import (
     WEIGHTINGS,
@@ -108,7 +108,12 @@ def test_draws_follow_the_law(vocabulary) -> None:
     tokens_T = np.array([0, 4, 5, 6, 7, 8, 2])
     config = MaskingConfig(leave_unmasked_prob=0.0, random_token_prob=0.0)
     number = 8000
-    drawn = draw_masks(tokens_T, law.log_p_T, 2, config, vocabulary, index=3, num_masks=number, stream=1)
+
+    def draw(index: int, number: int, stream: int) -> DrawnMasks:
+        fixed = FixedSequence(tokens_T, index, config, vocabulary)
+        return fixed.draw_masks(law.log_p_T, 2, num_masks=number, stream=stream)
+
+    drawn = draw(3, number, 1)
     codes = (law.orders_Ok * [10, 1]).sum(1)
     counts = np.array([((drawn.columns_Mk * [10, 1]).sum(1) == code).sum() for code in codes])
     assert counts.sum() == number
@@ -116,14 +121,8 @@ def test_draws_follow_the_law(vocabulary) -> None:
     assert ((counts - expected) ** 2 / expected).sum() < 43.8  # 19 degrees of freedom, 0.1%
     np.testing.assert_array_equal(np.sort(drawn.columns_Mk, 1), np.sort(drawn.masks.columns, 1))
     assert (drawn.masks.replacements == MASK_INDEX).all()
-    again, other, elsewhere = (
-        draw_masks(tokens_T, law.log_p_T, 2, config, vocabulary, index=i, num_masks=50, stream=s).columns_Mk
-        for i, s in ((3, 1), (3, 2), (4, 1))
-    )
-    np.testing.assert_array_equal(
-        draw_masks(tokens_T, law.log_p_T, 2, config, vocabulary, index=3, num_masks=50, stream=1).columns_Mk,
-        again,
-    )
+    again, other, elsewhere = (draw(i, 50, stream).columns_Mk for i, stream in ((3, 1), (3, 2), (4, 1)))
+    np.testing.assert_array_equal(draw(3, 50, 1).columns_Mk, again)
     assert (again != other).any() and (again != elsewhere).any()
 
 
@@ -131,7 +130,8 @@ def test_corruption_types_do_not_follow_the_order_of_the_draws(vocabulary) -> No
     law = list_draws(10, 4, 3.0)
     tokens_T = np.concatenate(([0], 4 + np.arange(10) % 8, [2]))
     config = MaskingConfig(leave_unmasked_prob=0.5, random_token_prob=0.0)
-    drawn = draw_masks(tokens_T, law.log_p_T, 4, config, vocabulary, index=0, num_masks=600, stream=0)
+    fixed = FixedSequence(tokens_T, 0, config, vocabulary)
+    drawn = fixed.draw_masks(law.log_p_T, 4, num_masks=600, stream=0)
     first_M = drawn.columns_Mk[:, 0]
     is_mask_M = (drawn.masks.columns[:, :2] == first_M[:, None]).any(1)
     assert 0.4 < is_mask_M.mean() < 0.6

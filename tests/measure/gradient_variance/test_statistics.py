@@ -63,9 +63,8 @@ def test_terms_at_equal_rows() -> None:
         np.array([1.0, 2.0, 1.5]),
         np.array([2.0, 2.0, 2.0]),
         np.full((3, 3), 0.5),
+        resampling_weights(3, 10, np.random.default_rng(0)),
         num_masks=4,
-        num_replicates=10,
-        rng=np.random.default_rng(0),
     )
     found = {name: (batch.mask_term[0], batch.sentence_term[0]) for name, batch in batches.items()}
     assert found == {"one_mask": (10.0, 1.5), "independent": (10.0, 6.0), "disjoint": (6.0, 6.0)}

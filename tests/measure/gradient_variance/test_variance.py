@@ -116,7 +116,8 @@ def test_the_measurement_converges_to_the_listed_values(
     problem = problem_of(n, tau)
     row = problem.gradients_CP[0].nbytes
     measurement = measurement_of(tau, n, num_masks, memory=300 * row)
-    (measured,) = measure_splits(measurement, [(7, problem.tokens_T)], num_draws=120, num_replicates=400)
+    fixed = measurement.sequence(7, problem.tokens_T)
+    measured = measure_splits(measurement, fixed, num_draws=120, num_replicates=400)
     variances = measured.variances
     for law, disjoint in ((variances.independent, False), (variances.disjoint, True)):
         exact = exact_of(problem, problem.tuples(num_masks, disjoint=disjoint))
@@ -153,7 +154,8 @@ def test_no_random_stream_serves_both_laws(
         return lambda number: torch.ones(1)
 
     monkeypatch.setattr(Measurement, "gradients", record)
-    list(measure_splits(measurement_of(8, 40, 4), [(0, sequence(40))], num_draws=20, num_replicates=2))
+    measurement = measurement_of(8, 40, 4)
+    measure_splits(measurement, measurement.sequence(0, sequence(40)), num_draws=20, num_replicates=2)
     assert [len(masks) for masks in seen] == [80, 80]
     assert not seen[0] & seen[1]
 

@@ -7,7 +7,6 @@ import pytest
 from test_laws import Listed, list_draws
 
 from fairseq_masking.errors import UserError
-from fairseq_masking.measure.gradient_variance.draws import draw_masks
 from fairseq_masking.measure.gradient_variance.laws import mask_weights
 from fairseq_masking.measure.gradient_variance.measurement import measure_laws
 from fairseq_masking.measure.gradient_variance.report import (
@@ -57,10 +56,11 @@ def test_estimators_are_unbiased_over_every_pair_of_draws(problem_of) -> None:
     inner_OO = gradients_OP @ gradients_OP.T
     rng, size = np.random.default_rng(0), len(law.orders_Ok)
     sums: dict = {}
+    ones = {"none": np.ones(2)}
     for ours in itertools.product(range(size), repeat=2):
         for theirs in itertools.product(range(size), repeat=2):
             draws = {
-                "uniform": LawDraws({"none": np.ones(2)}, inner_OO[np.ix_(theirs, theirs)], None, {}),
+                "uniform": LawDraws(ones, inner_OO[np.ix_(theirs, theirs)], None, ones),
                 "law": LawDraws(
                     {name: values[list(ours)] for name, values in weights.items()},
                     inner_OO[np.ix_(ours, ours)],
@@ -127,10 +127,9 @@ def measured(problem_of, measurement_of):
     """The whole on the tiny model, the same sequence three times, and what it has to find."""
     problem, law = problem_of(5, 2), list_draws(5, 2, 0.8)
     measurement = measurement_of(2, 5, 1)
-    sequences = [(index, problem.tokens_T, {"law": law.log_p_T}) for index in range(3)]
-    found = list(
-        measure_laws(measurement, sequences, num_masked=2, num_draws=100, num_replicates=200, clip=CLIP)
-    )
+    sequences = [measurement.sequence(index, problem.tokens_T) for index in range(3)]
+    given = {"num_masked": 2, "num_draws": 100, "num_replicates": 200, "clip": CLIP}
+    found = [measure_laws(measurement, each, {"law": law.log_p_T}, **given) for each in sequences]
     return problem, law, found
 
 
@@ -163,10 +162,8 @@ def test_the_whole_agrees_with_the_list(measured) -> None:
 def test_uniform_masks_keep_their_own_weights_and_gradients(measured, measurement_of) -> None:
     problem, law, found = measured
     measurement, uniform = measurement_of(2, 5, 1), uniform_of(law)
-    drawn = draw_masks(
-        problem.tokens_T, uniform.log_p_T, 2, measurement.config, measurement.vocabulary,
-        index=0, num_masks=100, stream=0,
-    )  # fmt: skip
+    fixed = measurement.sequence(0, problem.tokens_T)
+    drawn = fixed.draw_masks(uniform.log_p_T, 2, num_masks=100, stream=0)
     gradient = measurement.gradients(problem.tokens_T, drawn.masks)
     rows_DP = np.stack([gradient(mask).numpy() for mask in range(100)])
     inner_DD = rows_DP @ rows_DP.T
@@ -184,10 +181,8 @@ def test_uniform_masks_keep_their_own_weights_and_gradients(measured, measuremen
 def test_means_are_of_the_weighted_gradients(measured, measurement_of) -> None:
     problem, law, found = measured
     measurement = measurement_of(2, 5, 1)
-    drawn = draw_masks(
-        problem.tokens_T, law.log_p_T, 2, measurement.config, measurement.vocabulary,
-        index=1, num_masks=100, stream=1,
-    )  # fmt: skip
+    fixed = measurement.sequence(1, problem.tokens_T)
+    drawn = fixed.draw_masks(law.log_p_T, 2, num_masks=100, stream=1)
     gradient = measurement.gradients(problem.tokens_T, drawn.masks)
     rows_DP = np.stack([gradient(mask).numpy() for mask in range(100)])
     for weight, values in mask_weights(law.log_p_T, drawn.columns_Mk, CLIP).items():
@@ -195,10 +190,11 @@ def test_means_are_of_the_weighted_gradients(measured, measurement_of) -> None:
         np.testing.assert_allclose(found[1].means_P["law", weight].numpy(), expected, rtol=1e-8, atol=1e-12)
 
 
-def test_report(measured) -> None:
-    _, law, found = measured
-    indices, rng = list(range(3)), np.random.default_rng(0)
-    rows = estimator_rows(indices, 2, found, 200, rng)
+def test_report(measured, measurement_of) -> None:
+    problem, law, found = measured
+    sequences = [measurement_of(2, 5, 1).sequence(index, problem.tokens_T) for index in range(3)]
+    of, rng = {"num_masked": 2, "sequence": "mean of 3"}, np.random.default_rng(0)
+    rows = estimator_rows(of, sequences, found, 200, rng)
     values = {
         (row["law"], row["weight"], row["quantity"]): row for row in rows if row["sequence"] == "mean of 3"
     }
@@ -224,7 +220,7 @@ def test_report(measured) -> None:
 
     other = {"law": law.log_p_T, "reverse": np.where(np.isfinite(law.log_p_T), -law.log_p_T, -np.inf)}
     other["reverse"] -= np.logaddexp.reduce(other["reverse"])
-    about = law_rows(indices, 2, [other] * 3, 100, rng)
+    about = law_rows(of, [other] * 3, 100, rng)
     found_laws = {(row["law"], row["quantity"]): row["estimate"] for row in about}
     assert found_laws["law", "rank correlation with reverse"] == pytest.approx(-1)
     p = np.exp(law.log_p_T[1:-1])
@@ -235,6 +231,9 @@ def test_report(measured) -> None:
 
 def test_too_little_memory_is_an_error(problem_of, measurement_of) -> None:
     measurement = measurement_of(2, 5, 1, memory=100_000)
-    sequences = [(0, problem_of(5, 2).tokens_T, {"law": list_draws(5, 2, 1.0).log_p_T})]
+    sequence, laws = (
+        measurement.sequence(0, problem_of(5, 2).tokens_T),
+        {"law": list_draws(5, 2, 1.0).log_p_T},
+    )
     with pytest.raises(UserError, match="--memory"):
-        next(measure_laws(measurement, sequences, num_masked=2, num_draws=30, num_replicates=9, clip=CLIP))
+        measure_laws(measurement, sequence, laws, num_masked=2, num_draws=30, num_replicates=9, clip=CLIP)
