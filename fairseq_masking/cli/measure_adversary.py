@@ -48,13 +48,14 @@ def run(args: argparse.Namespace) -> None:
     from itertools import islice
 
     from fairseq_masking.figures.tables import format_rows
-    from fairseq_masking.measure.amos import adversary_path, amos_batches, difference, load_amos
+    from fairseq_masking.measure.amos import adversary_path, difference, load_amos
+    from fairseq_masking.measure.sequences import masked_batches
     from fairseq_masking.methods.amos.generator import depth_names
 
     started = time.perf_counter()
     hub = load_amos(args.checkpoint, args.data)
     batches, held_out = (
-        list(islice(amos_batches(hub, split, **measured_by(args)), count))
+        list(islice(masked_batches(hub, split, **measured_by(args), corruption="mask"), count))
         for split, count in ((args.split, args.steps), (args.held_out_split, args.held_out))
     )
     if len(held_out) < 2:

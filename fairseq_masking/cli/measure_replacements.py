@@ -46,12 +46,13 @@ def run(args: argparse.Namespace) -> None:
 
     from fairseq_masking.figures.figure import histogram_rows, plot_distributions
     from fairseq_masking.figures.tables import format_rows
-    from fairseq_masking.measure.amos import amos_batches, load_amos, replacement_losses, source_names
+    from fairseq_masking.measure.amos import load_amos, replacement_losses, source_names
+    from fairseq_masking.measure.sequences import masked_batches
 
     started = time.perf_counter()
     hub = load_amos(args.checkpoint, args.data)
-    batches = islice(amos_batches(hub, args.split, **measured_by(args)), args.batches)
-    shown = tqdm(batches, unit="batch", total=args.batches, disable=None)
+    batches = masked_batches(hub, args.split, **measured_by(args), corruption="mask")
+    shown = tqdm(islice(batches, args.batches), unit="batch", total=args.batches, disable=None)
     found = dict(zip(source_names(hub.model), replacement_losses(hub.model, shown), strict=True))
     if not all(len(one.losses) for one in found.values()):
         raise UserError(f"--split {args.split}: nothing was replaced there: measure more batches")

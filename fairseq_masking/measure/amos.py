@@ -25,7 +25,6 @@ from torch import Tensor
 
 from fairseq_masking.checkpoints.hub import HubInterface
 from fairseq_masking.errors import UserError
-from fairseq_masking.measure.sequences import masked_batches
 from fairseq_masking.methods.amos.generator import depth_names
 from fairseq_masking.methods.amos.gumbel_mixture import gumbel_mixture
 from fairseq_masking.models import AmosModel
@@ -37,7 +36,6 @@ __all__ = [
     "ReplacementLosses",
     "Sources",
     "adversary_path",
-    "amos_batches",
     "detect",
     "difference",
     "draw",
@@ -62,11 +60,6 @@ def load_amos(checkpoint: Path, data: Path | None) -> HubInterface:
     if not isinstance(hub.model, AmosModel):
         raise UserError(f"{checkpoint} is a {type(hub.model).__name__}, not one of --arch amos_*: give one")
     return hub
-
-
-def amos_batches(hub: HubInterface, split: str, **options: Any) -> Iterator[Batch]:
-    """Yield batches of a split, all masked tokens as [MASK]; the options are those of ``masked_batches``."""
-    return masked_batches(hub, split, **options, corruption="mask")
 
 
 class Sources(NamedTuple):
