@@ -11,6 +11,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,7 +22,6 @@ from fairseq_masking.checkpoints.sources import Source, dictionary_symbols, read
 from fairseq_masking.corpus.dictionary import class_names
 from fairseq_masking.corpus.manifest import first_shard, load_normalizer, load_tokenizer
 from fairseq_masking.errors import UserError
-from fairseq_masking.modules import EncoderConfig
 from fairseq_masking.tokenizers.hugging_face_files import EXTRA
 from fairseq_masking.tokenizers.to_hugging_face import steps_left_out, write_tokenizer
 
@@ -75,17 +75,17 @@ def export_checkpoint(
     source = read_source(checkpoint)
     if source.from_hugging_face or source.title != FAMILIES["fairseq_masking"].title:
         raise UserError(f"{checkpoint} is {source.title}, no checkpoint of fairseq_masking's models")
-    state = _with_one_head(source.state, head)
-    kind = _kind(source.config, source.options, state)
+    source = replace(source, state=_with_one_head(source.state, head))
+    kind = _kind(source)
     folder = first_shard(str(data or source.options.get("data")))
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}-") as scratch:
         partial = Path(scratch) / "model"
         partial.mkdir()
-        config = _config(kind, source.config, source.options, state, folder)
+        config = _config(kind, source, folder)
         text = json.dumps(config, indent=2, ensure_ascii=False)
         (partial / "config.json").write_text(text + "\n", encoding="utf-8")
-        _write_weights(from_ours(state, FAMILIES[kind]), partial / "model.safetensors")
+        _write_weights(from_ours(source.state, FAMILIES[kind]), partial / "model.safetensors")
         _write_tokenizer(source, folder, partial)
         if kind == "fairseq_masking":
             shutil.copyfile(_MODELING, partial / _MODELING.name)
@@ -101,17 +101,13 @@ def _with_one_head(state: Mapping[str, Tensor], head: str | None) -> dict[str, T
         raise UserError(f"--head {head}: the checkpoint has {', '.join(heads) or 'no classification heads'}")
     if head is None and len(heads) > 1:
         raise UserError(f"the checkpoint has several heads: choose one of --head {', '.join(heads)}")
-    kept = head or (heads[0] if heads else "")
-    start = f"classification_heads.{kept}."
-    return {
-        key: value
-        for key, value in state.items()
-        if not key.startswith("classification_heads.") or key.startswith(start)
-    }
+    others = tuple(f"classification_heads.{name}." for name in heads if name != (head or heads[0]))
+    return {key: value for key, value in state.items() if not key.startswith(others)}
 
 
-def _kind(config: EncoderConfig, options: Mapping[str, Any], state: Mapping[str, Tensor]) -> str:
+def _kind(source: Source) -> str:
     """The family of transformers that computes the same; ours where there is none."""
+    config, options, state = source.config, source.options, source.state
     usual = config.activation == "gelu" and "detection_head.weight" not in state
     if not usual or (_suffix(state) == _SCORES and options.get("pooler_activation_fn", "tanh") != "tanh"):
         return "fairseq_masking"
@@ -122,9 +118,8 @@ def _kind(config: EncoderConfig, options: Mapping[str, Any], state: Mapping[str,
     return "mpnet" if as_mpnet else "fairseq_masking"
 
 
-def _config(
-    kind: str, encoder: EncoderConfig, options: Mapping[str, Any], state: Mapping[str, Tensor], data: Path
-) -> dict[str, Any]:
+def _config(kind: str, source: Source, data: Path) -> dict[str, Any]:
+    encoder, options, state = source.config, source.options, source.state
     config: dict[str, Any] = {
         "model_type": kind,
         "vocab_size": encoder.vocab_size,
@@ -213,13 +208,9 @@ def _write_tokenizer(source: Source, data: Path, output: Path) -> None:
             " data that it was trained on as --data"
         )
     normalizer = load_normalizer(data)
-    write_tokenizer(
-        output,
-        load_tokenizer(data),
-        [str(symbol) for symbol in symbols],
-        normalizer,
-        max_length=source.config.max_positions,
-    )
+    names = [str(symbol) for symbol in symbols]
+    length = source.config.max_positions
+    write_tokenizer(output, load_tokenizer(data), names, normalizer, max_length=length)
     if left_out := steps_left_out(normalizer):
         logger.warning(
             "%s was prepared with %s, which no tokenizer.json does: AutoTokenizer's ids of raw text are not"

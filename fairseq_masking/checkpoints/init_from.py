@@ -146,15 +146,12 @@ def _embedding_rows(wanted: Sequence[str], present: Sequence[str | None], path: 
 
 def _fits(head: str, state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> bool:
     """Whether a source has a head of the same parameters; their rows by symbol may be others."""
-    wanted, present = (
-        {
-            key: value.shape
-            for key, value in tensors.items()
-            if key.startswith(f"{head}.") and key not in _BY_SYMBOL
-        }
-        for tensors in (own, state)
-    )
-    return wanted == present
+
+    def shapes(tensors: Mapping[str, Tensor]) -> dict[str, torch.Size]:
+        keys = [key for key in tensors if key.startswith(f"{head}.") and key not in _BY_SYMBOL]
+        return {key: tensors[key].shape for key in keys}
+
+    return shapes(own) == shapes(state)
 
 
 def _checkpoint_to_resume(cfg: CheckpointConfig) -> Path | None:
@@ -168,9 +165,8 @@ def _check_options(model: Any, shape: Mapping[str, Any], source: str) -> None:
     typed, defaults = typed_model_options(), _defaults_of(str(getattr(model, "_name", "")))
     for name, value in shape.items():
         given = getattr(model, name, None)
-        if given is None or str(given) == str(value):
-            continue
-        if name in typed or str(given) != str(defaults.get(name)):
+        own = name in typed or str(given) != str(defaults.get(name))
+        if given is not None and str(given) != str(value) and own:
             raise UserError(
                 f"--{name.replace('_', '-')} {given} contradicts {source}, whose encoder has {value}: leave"
                 " the option out"

@@ -7,9 +7,9 @@ positions; tied weights that are stored twice.
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -57,19 +57,12 @@ class Family:
     older: Names = field(default_factory=dict)
     renamed: tuple[tuple[str, str], ...] = ()
 
-    @cached_property
-    def rules(self) -> "list[_Rule]":
-        """The table's rows as patterns, those that are written first."""
-        rows = [*self.encoder.items(), *self.older.items()]
-        return [
-            *(_Rule.of(ours, theirs, self.prefix) for ours, theirs in rows),
-            *(_Rule.of(ours, theirs, "") for ours, theirs in self.heads.items()),
-        ]
-
-    @cached_property
-    def dropped_patterns(self) -> list[re.Pattern[str]]:
-        """``dropped`` as patterns."""
-        return [_pattern(name) for name in self.dropped]
+    @property
+    def rows(self) -> Iterator[tuple[str, list[str]]]:
+        """Our names and theirs in full (query, key and value, or one), those that are written first."""
+        for names, prefix in ((self.encoder, self.prefix), (self.older, self.prefix), (self.heads, "")):
+            for ours, theirs in names.items():
+                yield ours, [prefix + name for name in ((theirs,) if isinstance(theirs, str) else theirs)]
 
 
 class Converted(NamedTuple):
@@ -112,13 +105,10 @@ _FAIRSEQ_LAYERS: Names = {  # our names are fairseq's
     "encoder.layernorm_embedding.*": "layernorm_embedding.*",
     **{f"encoder.layers.#.{part}.*": f"layers.#.{part}.*" for part in (*_FAIRSEQ_PARTS, "final_layer_norm")},
 }
-_SENTENCE_HEADS: Names = {
-    name: name for name in ("classification_heads.@.dense.*", "classification_heads.@.out_proj.*")
-}
+_SENTENCE_HEADS = ("classification_heads.@.dense.*", "classification_heads.@.out_proj.*")
+_LM_HEAD = ("lm_head.dense.*", "lm_head.layer_norm.*", "lm_head.bias")
 _ROBERTA_HEADS: Names = {
-    "lm_head.dense.*": "lm_head.dense.*",
-    "lm_head.layer_norm.*": "lm_head.layer_norm.*",
-    "lm_head.bias": "lm_head.bias",
+    **{name: name for name in _LM_HEAD},
     SPAN_HEAD: "qa_outputs.*",
     "classification_heads.@.dense.*": "classifier.dense.*",
     "classification_heads.@.out_proj.*": "classifier.out_proj.*",
@@ -150,12 +140,7 @@ FAMILIES: dict[str, Family] = {
             _IN_PROJ: tuple(f"layers.#.self_attn.{part}_proj.*" for part in "qkv"),
             "encoder.layer_norm.*": "layer_norm.*",
         },
-        {
-            "lm_head.dense.*": "encoder.lm_head.dense.*",
-            "lm_head.layer_norm.*": "encoder.lm_head.layer_norm.*",
-            "lm_head.bias": "encoder.lm_head.bias",
-            **_SENTENCE_HEADS,
-        },
+        {**{name: f"encoder.{name}" for name in _LM_HEAD}, **{name: name for name in _SENTENCE_HEADS}},
         unused_positions=2,
         copies={"encoder.lm_head.weight": "encoder.sentence_encoder.embed_tokens.weight"},
         writes_copies=True,
@@ -174,7 +159,7 @@ FAMILIES: dict[str, Family] = {
             "encoder.layernorm_embedding.*": "emb_layer_norm.*",
             "encoder.relative_position.weight": "relative_attention_bias.weight",
         },
-        {"detection_head.*": "encoder.binary_head.out_proj.*", **_SENTENCE_HEADS},
+        {"detection_head.*": "encoder.binary_head.out_proj.*", **{name: name for name in _SENTENCE_HEADS}},
     ),
     "bert": Family(
         "BERT",
@@ -246,20 +231,19 @@ def to_ours(
     for key, value in state.items():
         if key in family.copies:
             _check_copy(key, family.copies[key], state, family)
-        elif any(pattern.fullmatch(key) for pattern in family.dropped_patterns):
+        elif any(_match(name, key) is not None for name in family.dropped):
             dropped.append(key)
         elif key != token_types:
-            rule, found = next(
-                ((rule, found) for rule in family.rules if (found := rule.match(key))), (None, None)
-            )
-            if rule is None or found is None:
+            named = ((ours, theirs, part) for ours, theirs in family.rows for part in range(len(theirs)))
+            for ours, theirs, part in named:
+                if (wildcards := _match(theirs[part], key)) is not None:
+                    name = _fill(ours, {"@": head, **wildcards})
+                    parts.setdefault(name, {})[part] = value
+                    sizes[name] = len(theirs)
+                    origins[name] = key
+                    break
+            else:
                 unknown.append(key)
-                continue
-            part, wildcards = found
-            name = _fill(rule.ours, {"@": head, **wildcards})
-            parts.setdefault(name, {})[part] = value
-            sizes[name] = len(rule.theirs)
-            origins[name] = key
     if unknown:
         raise UserError(f"not parameters of {family.title} as this package knows it: {listed(unknown)}")
     if halves := [name for name, found in parts.items() if len(found) != sizes[name]]:
@@ -291,16 +275,15 @@ def from_ours(state: Mapping[str, Tensor], family: Family) -> dict[str, Tensor]:
     result: dict[str, Tensor] = {}
     unknown = []
     for key, value in state.items():
-        rule, found = next(
-            ((rule, found) for rule in family.rules if (found := rule.pattern.fullmatch(key))), (None, None)
-        )
-        if rule is None or found is None:
-            unknown.append(key)
-            continue
         if key == POSITIONS:
             value = torch.cat([value.new_zeros(family.unused_positions, value.shape[1]), value])
-        for name, part in zip(rule.theirs, value.chunk(len(rule.theirs)), strict=True):
-            result[_fill(name, _wildcards(found))] = part
+        for ours, theirs in family.rows:
+            if (wildcards := _match(ours, key)) is not None:
+                for name, part in zip(theirs, value.chunk(len(theirs)), strict=True):
+                    result[_fill(name, wildcards)] = part
+                break
+        else:
+            unknown.append(key)
     if unknown:
         raise UserError(f"{family.title} has no place for {listed(unknown)}")
     if family.token_types is not None:
@@ -317,33 +300,17 @@ def listed(keys: Iterable[str]) -> str:
     return ", ".join(keys[:8]) + (f" and {len(keys) - 8} more" if len(keys) > 8 else "")
 
 
-class _Rule(NamedTuple):
-    ours: str
-    pattern: re.Pattern[str]  # of ours
-    theirs: tuple[str, ...]  # query, key and value, or one
-    their_patterns: tuple[re.Pattern[str], ...]
-
-    @classmethod
-    def of(cls, ours: str, theirs: str | tuple[str, ...], prefix: str) -> "_Rule":
-        names = tuple(prefix + name for name in ((theirs,) if isinstance(theirs, str) else theirs))
-        return cls(ours, _pattern(ours), names, tuple(_pattern(name) for name in names))
-
-    def match(self, key: str) -> tuple[int, dict[str, str]] | None:
-        """Which of ``theirs`` it is, and its wildcards."""
-        for part, pattern in enumerate(self.their_patterns):
-            if found := pattern.fullmatch(key):
-                return part, _wildcards(found)
-        return None
-
-
+@cache
 def _pattern(name: str) -> re.Pattern[str]:
     text = re.escape(name).replace(r"\#", r"(?P<number>\d+)").replace(r"\*", "(?P<leaf>weight|bias)")
     return re.compile(text.replace("@", r"(?P<head>[^.]+)"))
 
 
-def _wildcards(found: re.Match[str]) -> dict[str, str]:
+def _match(name: str, key: str) -> dict[str, str] | None:
+    """What a key has in place of a name's wildcards; None where it is none of that name."""
+    found = _pattern(name).fullmatch(key)
     signs = {"number": "#", "leaf": "*", "head": "@"}
-    return {signs[name]: text for name, text in found.groupdict().items() if text is not None}
+    return found and {signs[group]: text for group, text in found.groupdict().items()}
 
 
 def _fill(name: str, wildcards: Mapping[str, str]) -> str:

@@ -62,23 +62,9 @@ class FairseqMaskingConfig(PretrainedConfig):
         eos_token_id: int = 2,
         **more: Any,
     ) -> None:
-        self.vocab_size = vocab_size
-        self.hidden_size = hidden_size
-        self.num_hidden_layers = num_hidden_layers
-        self.num_attention_heads = num_attention_heads
-        self.intermediate_size = intermediate_size
-        self.hidden_act = hidden_act
-        self.hidden_dropout_prob = hidden_dropout_prob
-        self.attention_probs_dropout_prob = attention_probs_dropout_prob
-        self.activation_dropout = activation_dropout
-        self.max_position_embeddings = max_position_embeddings
-        self.layer_norm_eps = layer_norm_eps
-        self.normalize_before = normalize_before
-        self.relative_position = relative_position
-        self.relative_position_buckets = relative_position_buckets
-        self.relative_position_max_distance = relative_position_max_distance
-        self.classifier_activation = classifier_activation
-        self.classifier_dropout = classifier_dropout
+        for name, value in dict(locals()).items():
+            if name not in ("self", "more", "__class__"):
+                setattr(self, name, value)
         more.update(pad_token_id=pad_token_id, bos_token_id=bos_token_id, eos_token_id=eos_token_id)
         super().__init__(**more)
 

@@ -128,10 +128,8 @@ def _from_hugging_face(folder: Path) -> Source:
         "relative_position": config.get("relative_position", "t5"),
         "max_distance": config.get("relative_position_max_distance", 128),
     }
-    symbols = hugging_face_symbols(folder)
-    return Source(
-        folder, family.title, _config(state, family, folder, **options), state, symbols, True, config, dropped
-    )
+    encoder, symbols = _config(state, family, folder, **options), hugging_face_symbols(folder)
+    return Source(folder, family.title, encoder, state, symbols, True, config, dropped)
 
 
 def _from_checkpoint(path: Path) -> Source:

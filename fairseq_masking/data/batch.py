@@ -15,8 +15,8 @@ from fairseq_masking.masking import Kind, MaskedItem, noise_seed
 
 __all__ = ["MaskedExample", "batch_input", "collate"]
 
-_NO_COLUMNS = np.empty(0, dtype=np.int64)
-_NO_KINDS = np.empty(0, dtype=np.int8)
+_NO_COLUMNS = np.empty((0, 0), dtype=np.int64)
+_NO_MASK = MaskedItem(_NO_COLUMNS, np.empty(0, dtype=np.int8), _NO_COLUMNS)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -64,10 +64,9 @@ def batch_input(
     """
     num_rows = len(texts) * num_splits
     lengths_I = np.array([len(text) for text in texts], dtype=np.int64)
-    counts_I = np.array([0 if mask is None else len(mask.kinds) for mask in masks], dtype=np.int64)
-    num_mask_I = np.array(
-        [0 if mask is None else np.count_nonzero(mask.kinds == Kind.MASK) for mask in masks], dtype=np.int64
-    )
+    filled = [_NO_MASK if mask is None else mask for mask in masks]
+    counts_I = np.array([len(mask.kinds) for mask in filled], dtype=np.int64)
+    num_mask_I = np.array([np.count_nonzero(mask.kinds == Kind.MASK) for mask in filled], dtype=np.int64)
     width = int(lengths_I.max())
     has_padding = bool((lengths_I != width).any())
 
@@ -75,25 +74,17 @@ def batch_input(
     if has_padding:
         assert pad_index is not None, "texts of different lengths need a <pad>"
         tokens_BT.fill(pad_index)
-    columns: list[npt.NDArray[np.int64]] = []
-    kinds: list[npt.NDArray[np.int8]] = []
-    replacements: list[npt.NDArray[np.int64]] = []
-    for number, (text, mask) in enumerate(zip(texts, masks, strict=True)):
-        row = number * num_splits
+    for row, text in zip(range(0, num_rows, num_splits), texts, strict=True):
         tokens_BT[row : row + num_splits, : len(text)] = text
-        if mask is not None:
-            columns.append(mask.columns.ravel())
-            kinds.extend([mask.kinds] * num_splits)
-            replacements.append(mask.replacements.ravel())
 
     num_masked_B = np.repeat(counts_I, num_splits)
     row_starts_N = np.repeat(np.arange(num_rows, dtype=np.int64) * width, num_masked_B)
     arrays = {
         "src_tokens": tokens_BT,
         "src_lengths": np.repeat(lengths_I, num_splits),
-        "positions": row_starts_N + np.concatenate(columns or [_NO_COLUMNS]),
-        "kinds": np.concatenate(kinds or [_NO_KINDS]),
-        "replacements": np.concatenate(replacements or [_NO_COLUMNS]),
+        "positions": row_starts_N + np.concatenate([mask.columns.ravel() for mask in filled]),
+        "kinds": np.concatenate([np.tile(mask.kinds, num_splits) for mask in filled]),
+        "replacements": np.concatenate([mask.replacements.ravel() for mask in filled]),
         "num_masked": num_masked_B,
     }
     shape = {

@@ -92,7 +92,7 @@ class BlockDataset(SizedDataset):
         self._stream = TokenStream.of(tokens)
 
         room = tokens_per_sample - 1 - self._closing
-        self._blocks: TokenBlockDataset | None = None
+        self._rows: Any = tokens  # read one by one where there is no stream
         if break_mode == "eos":
             # fairseq's own table for this mode needs np.compat, which NumPy 2 no longer has.
             ends = np.cumsum(sentence_sizes)
@@ -100,8 +100,7 @@ class BlockDataset(SizedDataset):
         else:
             blocks = TokenBlockDataset(tokens, sentence_sizes, room, pad=pad, eos=eos, break_mode=break_mode)
             self._slices = blocks.slice_indices.astype(np.int64)
-            if self._stream is None:
-                self._blocks = blocks
+            self._rows = blocks
         if drop_last and break_mode == "none" and self._slices[-1, 1] - self._slices[-1, 0] < room:
             self._slices = self._slices[:-1]
         if len(self._slices) == 0:
@@ -124,10 +123,8 @@ class BlockDataset(SizedDataset):
         inner = block[1 : 1 + stop - start]
         if self._stream is not None:
             self._stream.read(start, stop, inner)
-        elif self._blocks is not None:
-            inner[:] = self._blocks[index]
         else:
-            inner[:] = self.tokens[index]
+            inner[:] = self._rows[index]
         if self._closing:
             block[-1] = self._eos
         return block

@@ -12,6 +12,7 @@ Shapes: T tokens, K splits, k masked positions of a split.
 
 import math
 from enum import IntEnum
+from functools import cache
 from typing import Protocol
 
 import numpy as np
@@ -82,10 +83,13 @@ def corruption_counts(
     return num_mask, num_random, rest - num_random
 
 
+@cache  # items of one length share their counts
 def kinds_of(num_masked: int, leave_unmasked_prob: float, random_token_prob: float) -> npt.NDArray[np.int8]:
-    """The kinds of a split's positions in their order: int8 [k], values of ``Kind``."""
+    """The kinds of a split's positions in their order: read-only int8 [k], values of ``Kind``."""
     counts = corruption_counts(num_masked, leave_unmasked_prob, random_token_prob)
-    return np.repeat(np.array(Kind, dtype=np.int8), counts)
+    kinds_k = np.repeat(np.array(Kind, dtype=np.int8), counts)
+    kinds_k.flags.writeable = False
+    return kinds_k
 
 
 def corrupt(

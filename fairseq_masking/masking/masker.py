@@ -61,8 +61,6 @@ class Masker:
         self.vocabulary = vocabulary
         self._maskable = ~vocabulary.special
         self._span_cdf = span_length_cdf(config.span_geometric_p, config.span_max_length)
-        # Items of one length share their counts; a dict and not lru_cache, so that maskers can be pickled.
-        self._kinds: dict[int, npt.NDArray[np.int8]] = {}
 
     @property
     def num_splits(self) -> int:
@@ -89,15 +87,7 @@ class Masker:
         rng = position_generator(config.seed, epoch, index)
         starts_U = unit_starts(tokens_T, maskable_m, config, self.vocabulary, self._span_cdf, rng)
         columns_Kk = maskable_m[cut_splits(starts_U, len(maskable_m), config.num_splits, k, rng)]
-        kinds_k = self._kinds_of(k)
+        kinds_k = kinds_of(k, config.leave_unmasked_prob, config.random_token_prob)
         generator_of = partial(corruption_generator, config.seed, epoch, index)
         columns_Kk, replacements_Kk = corrupt(tokens_T, columns_Kk, kinds_k, self.vocabulary, generator_of)
         return MaskedItem(columns_Kk, kinds_k, replacements_Kk)
-
-    def _kinds_of(self, k: int) -> npt.NDArray[np.int8]:
-        kinds_k = self._kinds.get(k)
-        if kinds_k is None:
-            kinds_k = kinds_of(k, self.config.leave_unmasked_prob, self.config.random_token_prob)
-            kinds_k.flags.writeable = False
-            self._kinds[k] = kinds_k
-        return kinds_k
