@@ -16,7 +16,6 @@ import traceback
 import typing
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import CodeType
 from typing import Any
 
 import numpy as np
@@ -45,17 +44,8 @@ _RESUME_EARLIER = "delete it and resume from an earlier checkpoint with --restor
 
 # What rank 0 sends to the other ranks: the state it has loaded, its configuration as OmegaConf containers.
 _BROADCAST_GLOBALS = [
-    distributed_utils._TensorPlaceholder,
-    DictConfig,
-    ListConfig,
-    ContainerMetadata,
-    Metadata,
-    AnyNode,
-    dict,
-    list,
-    int,
-    collections.defaultdict,
-    typing.Any,
+    *(distributed_utils._TensorPlaceholder, DictConfig, ListConfig, ContainerMetadata, Metadata, AnyNode),
+    *(dict, list, int, collections.defaultdict, typing.Any),
 ]
 
 
@@ -66,15 +56,8 @@ def allow_safe_globals() -> None:
     function by its old path. Keep this list short: each entry is a type that any checkpoint may build.
     """
     scalar = np._core.multiarray.scalar  # type: ignore[attr-defined]
-    torch.serialization.add_safe_globals(
-        [
-            argparse.Namespace,
-            scalar,
-            (scalar, "numpy.core.multiarray.scalar"),
-            np.dtype,
-            np.dtypes.Float64DType,
-        ]
-    )
+    scalars = [scalar, (scalar, "numpy.core.multiarray.scalar"), np.dtype, np.dtypes.Float64DType]
+    torch.serialization.add_safe_globals([argparse.Namespace, *scalars])
 
 
 def guard_checkpoint_loading() -> None:
@@ -100,9 +83,9 @@ def loading_safely(title: str, way_out: str) -> Iterator[None]:
     Raises:
         UserError: the file would run code, is cut short or is no fairseq checkpoint.
     """
+    switch = os.environ.pop(_UNSAFE_SWITCH, None)
     try:
-        with _without_environment(_UNSAFE_SWITCH):
-            yield
+        yield
     except (FileNotFoundError, PermissionError, UserError, MemoryError):
         raise
     except Exception as error:
@@ -110,6 +93,9 @@ def loading_safely(title: str, way_out: str) -> Iterator[None]:
         if reason is None:
             raise
         raise UserError(f"{title}: {reason}") from error
+    finally:
+        if switch is not None:
+            os.environ[_UNSAFE_SWITCH] = switch
 
 
 def allow_broadcast_of_checkpoints() -> None:
@@ -142,15 +128,14 @@ def _why_not_loadable(error: Exception, way_out: str) -> str | None:
     """The end of the user's line, or None where the file is not to blame."""
     codes = [frame.f_code for frame, _ in traceback.walk_tb(error.__traceback__)]
     if torch.load.__code__ in codes:
-        if isinstance(error, pickle.UnpicklingError):
-            culprit = _forbidden_global(str(error))
-            if culprit is not None:
-                return (
-                    f"refused, because loading it would call or build {culprit}, and a checkpoint may hold "
-                    "only tensors, plain Python values and argparse.Namespace; use one from a trusted source"
-                )
+        if isinstance(error, pickle.UnpicklingError) and (culprit := _forbidden_global(str(error))):
+            return (
+                f"refused, because loading it would call or build {culprit}, and a checkpoint may hold "
+                "only tensors, plain Python values and argparse.Namespace; use one from a trusted source"
+            )
         return f"cannot be read, it is cut short or no PyTorch file ({type(error).__name__}); {way_out}"
-    in_fairseq = bool(codes) and _is_in(checkpoint_utils.__file__, codes[-1])
+    files = [os.path.realpath(code.co_filename) for code in codes]
+    in_fairseq = files[-1:] == [os.path.realpath(checkpoint_utils.__file__)]
     if in_fairseq and isinstance(error, (KeyError, TypeError, AttributeError, IndexError)):
         return "a PyTorch file, but not a fairseq checkpoint (no model with its training state inside)"
     return None
@@ -162,20 +147,6 @@ def _forbidden_global(message: str) -> str | None:
     if found is None and "allowlisted" in message:
         found = re.search(r"but got (?:<class )?'?([\w.]+)", message)
     return found.group(1) if found else None
-
-
-def _is_in(file: str, code: CodeType) -> bool:
-    return os.path.realpath(code.co_filename) == os.path.realpath(file)
-
-
-@contextlib.contextmanager
-def _without_environment(name: str) -> Iterator[None]:
-    value = os.environ.pop(name, None)
-    try:
-        yield
-    finally:
-        if value is not None:
-            os.environ[name] = value
 
 
 def _with_broadcast_globals(original: Callable[..., Any], *args: Any, **options: Any) -> Any:

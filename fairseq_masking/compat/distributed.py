@@ -7,7 +7,7 @@ starts no process at all and exits 0; under torchrun every rank trains alone, in
 import os
 import socket
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -27,10 +27,7 @@ __all__ = [
     "wrap_cpu_models_without_device_ids",
 ]
 
-
-class _Launcher(NamedTuple):
-    rank: int
-    world_size: int
+_SLURM = {"SLURM_STEP_NODELIST", "SLURM_JOB_NODELIST"}
 
 
 def runs_on_cpu(cfg: DictConfig) -> bool:
@@ -51,7 +48,7 @@ def complete_launch_settings(cfg: DictConfig) -> None:
     settings = cfg.distributed_training
     launcher = _launcher_in_environment()
     if launcher is not None and settings.distributed_init_method is None:
-        settings.distributed_world_size = launcher.world_size
+        _, settings.distributed_world_size = launcher
     if runs_on_cpu(cfg):
         _complete_for_cpu(settings, launcher)
     if settings.distributed_init_method is None:
@@ -99,32 +96,27 @@ def _gather_by_backend(
     return gathered
 
 
-def _complete_for_cpu(settings: DictConfig, launcher: _Launcher | None) -> None:
+def _complete_for_cpu(settings: DictConfig, launcher: tuple[int, int] | None) -> None:
     if settings.distributed_backend == "nccl":
         settings.distributed_backend = "gloo"
     if settings.distributed_init_method is not None or settings.distributed_world_size == 1:
         return
     if launcher is not None:
         settings.distributed_init_method = "env://"
-        settings.distributed_rank = launcher.rank
+        settings.distributed_rank, _ = launcher
         settings.device_id = 0
         settings.distributed_no_spawn = True
-    elif not _slurm_decides(settings):
+    elif settings.distributed_port <= 0 or os.environ.keys().isdisjoint(_SLURM):  # else Slurm decides
         port = settings.distributed_port if settings.distributed_port > 0 else _free_port()
         settings.distributed_init_method = f"tcp://127.0.0.1:{port}"
 
 
-def _launcher_in_environment() -> _Launcher | None:
-    names = ("MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "RANK")
-    if not all(name in os.environ for name in names):
+def _launcher_in_environment() -> tuple[int, int] | None:
+    """The rank and the number of ranks, where there are several."""
+    if not {"MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "RANK"} <= os.environ.keys():
         return None
-    launcher = _Launcher(rank=int(os.environ["RANK"]), world_size=int(os.environ["WORLD_SIZE"]))
-    return launcher if launcher.world_size > 1 else None
-
-
-def _slurm_decides(settings: DictConfig) -> bool:
-    in_slurm = "SLURM_STEP_NODELIST" in os.environ or "SLURM_JOB_NODELIST" in os.environ
-    return in_slurm and settings.distributed_port > 0
+    rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    return (rank, world_size) if world_size > 1 else None
 
 
 def _free_port() -> int:

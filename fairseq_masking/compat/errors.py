@@ -2,7 +2,7 @@
 
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any, NoReturn
 
@@ -26,7 +26,16 @@ _HYDRA_PROGRAMS = ("fairseq_cli.hydra_train", "fairseq_cli.hydra_validate")
 
 def user_error_in(error: BaseException) -> UserError | None:
     """The UserError behind an exception: itself, its cause or its context, however deep."""
-    return next((link for link in _chain(error) if isinstance(link, UserError)), None)
+    seen: set[int] = set()
+    pending: list[BaseException | None] = [error]
+    while pending:
+        link = pending.pop()
+        if isinstance(link, UserError):
+            return link
+        if link is not None and id(link) not in seen:
+            seen.add(id(link))
+            pending += [link.__context__, link.__cause__]
+    return None
 
 
 def one_line(error: BaseException) -> str:
@@ -45,19 +54,7 @@ def exit_with(message: str) -> NoReturn:
 
 def show_user_errors_outside_of_call_main() -> None:
     """Covers what runs before and after ``call_main``: option parsing, configuration, a user's script."""
-    previous = sys.excepthook
-    if getattr(previous, "__fairseq_masking__", False):
-        return
-
-    def excepthook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        user_error = user_error_in(error)
-        if user_error is None:
-            previous(kind, error, trace)
-        else:
-            _print_line(one_line(user_error))
-
-    excepthook.__fairseq_masking__ = True  # type: ignore[attr-defined]
-    sys.excepthook = excepthook
+    replace(sys, "excepthook", _print_user_error)
 
 
 def leave_no_checkpoint_of_user_errors() -> None:
@@ -65,6 +62,16 @@ def leave_no_checkpoint_of_user_errors() -> None:
     from fairseq.trainer import Trainer  # late: it takes a while, and only commands need it
 
     replace(Trainer, "save_checkpoint", _save_unless_user_error)
+
+
+def _print_user_error(
+    original: Callable[..., Any], kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    user_error = user_error_in(error)
+    if user_error is None:
+        original(kind, error, trace)
+    else:
+        _print_line(one_line(user_error))
 
 
 def _save_unless_user_error(original: Callable[..., Any], self: Any, *args: Any, **options: Any) -> Any:
@@ -104,14 +111,3 @@ def _configuration_error_in(error: Exception) -> Exception | None:
 def _print_line(message: str) -> None:
     sys.stdout.flush()
     print(f"fairseq_masking: error: {message}", file=sys.stderr, flush=True)
-
-
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    seen: set[int] = set()
-    pending = [error]
-    while pending:
-        link = pending.pop()
-        if link is not None and id(link) not in seen:
-            seen.add(id(link))
-            yield link
-            pending += [link.__context__, link.__cause__]

@@ -64,8 +64,6 @@ class RankMain:
         self.__dict__.update(state)
 
     def __call__(self, cfg: DictConfig, **options: Any) -> None:
-        leave_finished_runs_alone()
-        leave_no_checkpoint_of_user_errors()
         try:
             _prepare(cfg)
             self.main(cfg, **options)
@@ -82,13 +80,14 @@ def _call_main(
     original: Callable[..., Any], cfg: DictConfig, main: Callable[..., Any], **options: Any
 ) -> None:
     reset_process_state()
-    leave_finished_runs_alone()
-    leave_no_checkpoint_of_user_errors()
     try:
         _set_user_dir(cfg)
         complete_launch_settings(cfg)
         _prepare(cfg)
-        if cfg.distributed_training.distributed_init_method is None or _is_a_rank(cfg):
+        if (
+            cfg.distributed_training.distributed_init_method is None
+            or cfg.distributed_training.distributed_no_spawn
+        ):
             original(cfg, main, **options)
         else:
             _call_in_new_processes(original, cfg, main, options)
@@ -102,6 +101,8 @@ def _call_main(
 
 
 def _prepare(cfg: DictConfig) -> None:
+    leave_finished_runs_alone()
+    leave_no_checkpoint_of_user_errors()
     for prepare in _before_start:
         prepare(cfg)
 
@@ -111,10 +112,6 @@ def _set_user_dir(cfg: DictConfig) -> None:
     user_dir = cfg.common.user_dir
     if user_dir is None or os.path.basename(os.path.abspath(user_dir)) == _PACKAGE.__name__:
         cfg.common.user_dir = _PACKAGE.__path__[0]
-
-
-def _is_a_rank(cfg: DictConfig) -> bool:
-    return bool(cfg.distributed_training.distributed_no_spawn)
 
 
 def _call_in_new_processes(

@@ -5,6 +5,7 @@ hands to the next run, and reads batches ahead in a thread (``--data-buffer-size
 """
 
 import atexit
+import contextlib
 import logging
 import math
 import queue
@@ -55,9 +56,11 @@ def reset_process_state() -> None:
     loaded later.
     """
     stop_reading_ahead()
-    _delete_attributes(checkpoint_utils.save_checkpoint, "best")
+    vars(checkpoint_utils.save_checkpoint).pop("best", None)
     if _TRAIN in sys.modules:
-        _delete_attributes(sys.modules[_TRAIN].should_stop_early, "best", "num_runs")
+        patience = vars(sys.modules[_TRAIN].should_stop_early)
+        patience.pop("best", None)
+        patience.pop("num_runs", None)
     writers = getattr(progress_bar, "_tensorboard_writers", None) or {}
     for writer in writers.values():
         writer.close()
@@ -86,7 +89,9 @@ def stop_reading_ahead(timeout: float = 10.0) -> None:
     for reader in list(_readers):
         reader._max_len = 0
         while reader.is_alive() and time.monotonic() < end:
-            _empty(reader._queue)  # which may be full, with the reader waiting for a place
+            with contextlib.suppress(queue.Empty):  # it may be full, with the reader waiting for a place
+                while True:
+                    reader._queue.get_nowait()
             reader.join(0.01)
         _readers.discard(reader)
 
@@ -104,17 +109,3 @@ def _train_unless_finished(
 def _start(original: Callable[..., Any], self: iterators.BackgroundConsumer) -> None:
     _readers.add(self)
     original(self)
-
-
-def _empty(items: queue.Queue[Any]) -> None:
-    try:
-        while True:
-            items.get_nowait()
-    except queue.Empty:
-        return
-
-
-def _delete_attributes(function: object, *names: str) -> None:
-    for name in names:
-        if hasattr(function, name):
-            delattr(function, name)

@@ -87,14 +87,8 @@ def plot_panels(runs: Mapping[str, Curves], panels: Sequence[Panel], path: Path,
                     continue
                 label = ", ".join(part for part in (name if several else "", meaning) if part)
                 colour = run_colour if several else line_colour
-                axis.plot(
-                    *_smoothed(curves[metric], smooth),
-                    style,
-                    color=colour,
-                    linewidth=1.5,
-                    markersize=3,
-                    label=label,
-                )
+                points = _smoothed(curves[metric], smooth)
+                axis.plot(*points, style, color=colour, linewidth=1.5, markersize=3, label=label)
         if panel.level is not None:
             label = panel.level_label or "_"  # matplotlib's sign for a line that no legend names
             axis.axhline(panel.level, color="0.6", linewidth=0.8, zorder=0, label=label)
@@ -123,11 +117,10 @@ def histogram_rows(losses: Mapping[str, Losses], num_bins: int) -> list[dict[str
     for name, values in losses.items():
         counts, _ = np.histogram(np.minimum(values, edges[-1]), edges)
         densities = counts / max(1, counts.sum()) / np.diff(edges)
+        columns = (part.tolist() for part in (edges[:-1], edges[1:], counts, densities))
         rows += [
-            {"source": name, "from": low, "to": high, "count": int(count), "density": float(height)}
-            for low, high, count, height in zip(
-                edges[:-1].tolist(), edges[1:].tolist(), counts, densities, strict=True
-            )
+            {"source": name, "from": low, "to": high, "count": count, "density": height}
+            for low, high, count, height in zip(*columns, strict=True)
         ]
     return rows
 

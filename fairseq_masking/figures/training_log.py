@@ -39,17 +39,20 @@ class TrainingLog(NamedTuple):
 
     def train_curve(self, key: str) -> tuple[list[int], list[float]]:
         """Updates and training's ``key`` at each interval that has it."""
-        updates = [update for update, values in self.train.items() if key in values]
-        return updates, [self.train[update][key] for update in updates]
+        return _curve(self.train, key)
 
     def curve(self, key: str) -> tuple[list[int], list[float]]:
         """Updates and validation's ``key`` at each."""
-        updates = [update for update, values in self.valid.items() if key in values]
-        return updates, [self.valid[update][key] for update in updates]
+        return _curve(self.valid, key)
 
     def final(self, key: str) -> float:
         """Validation's ``key`` at the last update at which there was one."""
         return self.curve(key)[1][-1]
+
+
+def _curve(logged: dict[int, dict[str, float]], key: str) -> tuple[list[int], list[float]]:
+    updates = [update for update, values in logged.items() if key in values]
+    return updates, [logged[update][key] for update in updates]
 
 
 def named_log(run: str) -> tuple[str, Path]:

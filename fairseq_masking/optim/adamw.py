@@ -70,16 +70,8 @@ class AdamW(torch.optim.Optimizer):
         weight_decay: float = 0.0,
         decay_vectors: bool = True,
     ) -> None:
-        super().__init__(
-            params,
-            {
-                "lr": lr,
-                "betas": betas,
-                "eps": eps,
-                "weight_decay": weight_decay,
-                "decay_vectors": decay_vectors,
-            },
-        )
+        decay = {"weight_decay": weight_decay, "decay_vectors": decay_vectors}
+        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, **decay})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:  # type: ignore[override]
@@ -113,8 +105,9 @@ class AdamW(torch.optim.Optimizer):
         for index, parameter in zip(indices, parameters, strict=True):
             saved = state_dict["state"].get(index)
             if saved:
-                state = {key: _like_moment(saved[key], parameter) for key in ("exp_avg", "exp_avg_sq")}
-                self.state[parameter] = {"step": int(saved["step"]), **state}
+                like = {"device": parameter.device, "dtype": _moment_dtype(parameter)}
+                moments = {key: saved[key].to(**like) for key in ("exp_avg", "exp_avg_sq")}
+                self.state[parameter] = {"step": int(saved["step"]), **moments}
 
     def _count_update(self, parameter: Tensor, group: dict[str, Any]) -> _Kind:
         state = self.state[parameter]
@@ -135,12 +128,8 @@ class AdamW(torch.optim.Optimizer):
             updated = [parameter.float() for parameter in parameters]
             gradients = [gradient.float() for gradient in gradients]
         # Both implementations add 1; the fused one reads the number on the device, foreach on the host.
-        steps = torch.full(
-            (len(parameters),),
-            kind.num_updates - 1,
-            dtype=torch.float32,
-            device=kind.device if fused else "cpu",
-        )
+        counted_on = kind.device if fused else "cpu"
+        steps = torch.full((len(parameters),), kind.num_updates - 1, dtype=torch.float32, device=counted_on)
         adamw(
             updated,
             gradients,
@@ -192,10 +181,6 @@ def clip_grad_norm(
 
 def _moment_dtype(parameter: Tensor) -> torch.dtype:
     return torch.promote_types(parameter.dtype, torch.float32)
-
-
-def _like_moment(moment: Tensor, parameter: Tensor) -> Tensor:
-    return moment.to(device=parameter.device, dtype=_moment_dtype(parameter))
 
 
 def _chunks(parameters: list[Tensor]) -> Iterator[list[Tensor]]:
