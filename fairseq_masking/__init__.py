@@ -18,9 +18,7 @@ def register() -> None:
 
 def _is_the_command() -> bool:
     """Whether this process is ``fairseq-masking``, or ``python -m fairseq_masking``, then still called -m."""
-    return Path(sys.argv[0]).name == "fairseq-masking" or (
-        sys.argv[0] == "-m" and "fairseq_masking" in sys.orig_argv
-    )
+    return Path(sys.argv[0]).name == "fairseq-masking" or (sys.argv[0] == "-m" and "fairseq_masking" in sys.orig_argv)
 
 
 if not _is_the_command():

@@ -13,9 +13,7 @@ from commands import LAUNCHER_VARIABLES, Finished, run_command, run_fairseq_trai
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption(
-        "--device", choices=["cpu", "cuda"], default="cpu", help="where tensors of the tests live"
-    )
+    parser.addoption("--device", choices=["cpu", "cuda"], default="cpu", help="where tensors of the tests live")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -14,9 +14,7 @@ _GOOD, _BAD = ("good", "fine", "warm"), ("bad", "cold", "grim")
 def write_prepared_corpus(folder: Path, *options: str) -> Path:
     """Prepare a corpus of a few hundred lines with a SentencePiece vocabulary of 120."""
     rng = random.Random(0)
-    lines = [
-        _sentence(rng, rng.choice((*_GOOD, *_BAD))) + f" It was {rng.randint(1, 99)}." for _ in range(300)
-    ]
+    lines = [_sentence(rng, rng.choice((*_GOOD, *_BAD))) + f" It was {rng.randint(1, 99)}." for _ in range(300)]
     text = folder / "corpus.txt"
     text.write_text("\n".join(lines) + "\n", encoding="utf-8")
     places = ["--train", text, "--out", folder / "corpus"]
@@ -82,11 +80,6 @@ def _paragraph(rng: random.Random, name: str, number: int) -> dict[str, Any]:
     asked, missing = nouns[rng.randrange(4)], nouns[4]
     start = context.index("was", context.index(f"The {asked} ")) + 4
     answer = {"text": context[start : start + 2], "answer_start": start}
-    with_answer = {
-        "id": name,
-        "question": f"What was the {asked}?",
-        "answers": [answer],
-        "is_impossible": False,
-    }
+    with_answer = {"id": name, "question": f"What was the {asked}?", "answers": [answer], "is_impossible": False}
     without = {"id": f"{name}n", "question": f"What was the {missing}?", "answers": [], "is_impossible": True}
     return {"context": context, "qas": [without if number % 3 == 2 else with_answer]}

@@ -26,9 +26,7 @@ NOT_RUN = {
 }
 
 # Of these the verb's parser reads the options, and no more.
-PARSED = {
-    r"fairseq-masking finetune .*--task CoLA SST-2 MRPC": "README runs it with two of the tasks",
-}
+PARSED = {r"fairseq-masking finetune .*--task CoLA SST-2 MRPC": "README runs it with two of the tasks"}
 
 # As printed -> as run: nothing but sizes, places of this machine, and how many of several alike.
 SHORTER = (
@@ -205,8 +203,6 @@ def _write_roberta(model: Path, folder: Path) -> None:
 
 
 def _wordpieces(lines: list[str]) -> str:
-    characters = sorted(
-        {character for line in lines for character in line.lower() if not character.isspace()}
-    )
+    characters = sorted({character for line in lines for character in line.lower() if not character.isspace()})
     pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *characters]
     return "\n".join([*pieces, *(f"##{character}" for character in characters), ""])

@@ -17,12 +17,7 @@ from fairseq_masking.methods.amos.criterion import AmosCriterion, AmosCriterionC
 from fairseq_masking.methods.amos.model import AmosModel
 from fairseq_masking.methods.amos.options import AmosConfig
 
-SHAPE = {
-    "encoder_layers": 2,
-    "encoder_embed_dim": 32,
-    "encoder_ffn_embed_dim": 64,
-    "encoder_attention_heads": 4,
-}
+SHAPE = {"encoder_layers": 2, "encoder_embed_dim": 32, "encoder_ffn_embed_dim": 64, "encoder_attention_heads": 4}
 ALL_MASK = {"leave_unmasked_prob": 0.0, "random_token_prob": 0.0}
 
 
@@ -112,9 +107,7 @@ def naive_amos(model: AmosModel, sample: dict, *, seed: int, given=None, discrim
     # Eq. 2: one head for all depths.
     f = [torch.cat(parts) for parts in features]
     hidden = [
-        normalize(
-            weights, "generator.lm_head.layer_norm", gelu(linear(weights, "generator.lm_head.dense", x))
-        )
+        normalize(weights, "generator.lm_head.layer_norm", gelu(linear(weights, "generator.lm_head.dense", x)))
         for x in f
     ]
     targets = torch.cat([row[own] for row, own in zip(rows, columns, strict=True)])

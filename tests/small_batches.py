@@ -28,10 +28,7 @@ def pretraining_task(symbols: Dictionary | None = None, **more) -> Namespace:
 def batch(device, lengths, *, num_splits=1, specials_inside=False, **masking):
     """Ids 0 and 2 around each row, a </s> inside long ones if asked for; two of three ids start a word."""
     vocabulary = MaskingVocabulary.build(
-        NUM_SYMBOLS,
-        special_ids=range(4),
-        mask_index=MASK_INDEX,
-        starts_word=np.arange(NUM_SYMBOLS) % 3 != 0,
+        NUM_SYMBOLS, special_ids=range(4), mask_index=MASK_INDEX, starts_word=np.arange(NUM_SYMBOLS) % 3 != 0
     )
     masker = Masker(MaskingConfig(num_splits=num_splits, **masking), vocabulary)
     rng, items = np.random.default_rng(0), []
@@ -42,7 +39,6 @@ def batch(device, lengths, *, num_splits=1, specials_inside=False, **masking):
         items.append(MaskedExample(index, tokens, masker(tokens, epoch=1, index=index), num_splits))
     sample = collate(items, PAD_INDEX)
     sample["net_input"] = {
-        key: value.to(device) if torch.is_tensor(value) else value
-        for key, value in sample["net_input"].items()
+        key: value.to(device) if torch.is_tensor(value) else value for key, value in sample["net_input"].items()
     }
     return sample

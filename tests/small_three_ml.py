@@ -35,9 +35,7 @@ def build(device, attention: str = "self", *, double: bool = True, **options) ->
     return model.double() if double else model
 
 
-def batch(
-    device, lengths=(20, 20, 20), *, mask_prob=0.4, strategy="80-10-10", specials_inside=True, **options
-):
+def batch(device, lengths=(20, 20, 20), *, mask_prob=0.4, strategy="80-10-10", specials_inside=True, **options):
     """``small_batches.batch`` with one of the paper's corruption strategies."""
     leave, random = STRATEGIES[strategy]
     return small_batches.batch(
@@ -93,9 +91,7 @@ def slow_three_ml(model: ThreeMLModel, net_input: dict) -> Slow:
                     model.encoder.relative_position.buckets_TT,
                 )
                 bias = lambda query, key, head: table[buckets[query, key], head]  # noqa: B023, E731
-            states = block(
-                weights, f"encoder.layers.{layer}", states, model.cfg.encoder_attention_heads, bias
-            )
+            states = block(weights, f"encoder.layers.{layer}", states, model.cfg.encoder_attention_heads, bias)
         if "encoder.layer_norm.weight" in weights:
             states = {c: normalize(weights, "encoder.layer_norm", state) for c, state in states.items()}
         all_states.append(states)
@@ -137,9 +133,7 @@ def block(weights, name, states, num_heads, bias=None, memory=None):
 
     def residual(states, norm, sublayer):
         if before:
-            changed = sublayer(
-                {c: normalize(weights, f"{name}.{norm}", state) for c, state in states.items()}
-            )
+            changed = sublayer({c: normalize(weights, f"{name}.{norm}", state) for c, state in states.items()})
             return {c: states[c] + changed[c] for c in states}
         changed = sublayer(states)
         return {c: normalize(weights, f"{name}.{norm}", states[c] + changed[c]) for c in states}
@@ -152,9 +146,7 @@ def block(weights, name, states, num_heads, bias=None, memory=None):
 
     def consult(states):
         queries = {c: linear(weights, f"{name}.cross_attn.query_proj", s) for c, s in states.items()}
-        keys = {
-            c: linear(weights, f"{name}.cross_attn.key_value_proj", s).chunk(2) for c, s in memory.items()
-        }
+        keys = {c: linear(weights, f"{name}.cross_attn.key_value_proj", s).chunk(2) for c, s in memory.items()}
         return attention(weights, f"{name}.cross_attn.out_proj", queries, keys, num_heads)
 
     def feed_forward(states):
@@ -181,9 +173,7 @@ def attention(weights, out, queries, keys, num_heads, bias=None):
                 score = query[own] @ key[own] / size**0.5
                 scores.append(score if bias is None else score + bias(column, other, head))
             probabilities = torch.stack(scores).exp() / torch.stack(scores).exp().sum()
-            parts.append(
-                sum(p * value[own] for p, (_, value) in zip(probabilities, keys.values(), strict=True))
-            )
+            parts.append(sum(p * value[own] for p, (_, value) in zip(probabilities, keys.values(), strict=True)))
         result[column] = linear(weights, out, torch.cat(parts))
     return result
 

@@ -44,9 +44,7 @@ VARIANTS = {
     "recomputed": ("--checkpoint-activations",),
 }
 CRITERIONS = {"map_net": "map_net", "amos": "amos"}  # other methods train with mlm
-METHODS = [
-    name for name in ("mlm", "map_net", "three_ml", "amos") if f"{name}_tiny" in ARCH_MODEL_NAME_REGISTRY
-]
+METHODS = [name for name in ("mlm", "map_net", "three_ml", "amos") if f"{name}_tiny" in ARCH_MODEL_NAME_REGISTRY]
 
 
 class Step(NamedTuple):
@@ -69,11 +67,7 @@ class Watch(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = kwargs or {}
         packet = func.overloadpacket
-        if (
-            packet in WAITING
-            or _selects_by_values(packet, args, kwargs)
-            or _crosses_devices(packet, args, kwargs)
-        ):
+        if packet in WAITING or _selects_by_values(packet, args, kwargs) or _crosses_devices(packet, args, kwargs):
             self.found.append(f"{func} at {_where()}")
         return func(*args, **kwargs)
 
@@ -103,34 +97,9 @@ def _where() -> str:
 def prepare(data: Path, arch: str, *more: str) -> Step:
     """What ``fairseq-train`` builds from these options."""
     method = arch.rpartition("_")[0]
-    fixed = [
-        str(data),
-        "--user-dir",
-        str(PACKAGE),
-        "--task",
-        "masked_pretraining",
-        "--arch",
-        arch,
-        "--criterion",
-    ]
-    fixed += [
-        CRITERIONS.get(method, "mlm"),
-        "--optimizer",
-        "fused_adamw",
-        "--weight-decay",
-        "0.1",
-        "--lr",
-        "1e-3",
-    ]
-    fixed += [
-        "--no-decay-bias-and-norm",
-        "--tokens-per-sample",
-        "32",
-        "--batch-size",
-        "8",
-        "--clip-norm",
-        "1",
-    ]
+    fixed = [str(data), "--user-dir", str(PACKAGE), "--task", "masked_pretraining", "--arch", arch, "--criterion"]
+    fixed += [CRITERIONS.get(method, "mlm"), "--optimizer", "fused_adamw", "--weight-decay", "0.1", "--lr", "1e-3"]
+    fixed += ["--no-decay-bias-and-norm", "--tokens-per-sample", "32", "--batch-size", "8", "--clip-norm", "1"]
     fixed += ["--update-freq", "2", "--lr-scheduler", "polynomial_decay", "--total-num-update", "10"]
     parsed = options.parse_args_and_arch(options.get_training_parser(), [*fixed, *more])
     cfg = convert_namespace_to_omegaconf(parsed)
@@ -243,10 +212,7 @@ def test_only_the_trainer_and_its_logging_wait(options: tuple[str, ...], small_d
     trainer.train_step(step.samples)
     with Watch() as watch:
         trainer.train_step(step.samples)
-    allowed = (
-        f"{Path(fairseq.__file__).parent}{os.sep}",
-        str(PACKAGE / "criterions" / "logging.py"),
-    )
+    allowed = (f"{Path(fairseq.__file__).parent}{os.sep}", str(PACKAGE / "criterions" / "logging.py"))
     for found in watch.found:
         assert found.partition(" at ")[2].startswith(allowed), found
     assert 1 <= len(watch.found) <= 30, watch.found
@@ -282,15 +248,7 @@ def reads_in_backward(values: Tensor) -> None:
     leaf.square().sum().backward()
 
 
-CULPRITS = [
-    reads,
-    chooses_rows,
-    writes_by_mask,
-    asks_for_any,
-    repeats_unknown_times,
-    finds_places,
-    reads_in_backward,
-]
+CULPRITS = [reads, chooses_rows, writes_by_mask, asks_for_any, repeats_unknown_times, finds_places, reads_in_backward]
 
 
 @pytest.mark.parametrize("culprit", CULPRITS)

@@ -167,9 +167,7 @@ def test_it_logs_what_it_is_about(method, whole):
     validated = {key.removeprefix("valid_") for key in whole.validation}
     assert not validated & method.logged if method.only_training else validated >= method.logged - RANDOM
     for field, sign in method.trend.items():
-        first, last = (
-            sum(float(line[field]) for line in whole.training[part]) for part in (slice(4), slice(8, 12))
-        )
+        first, last = (sum(float(line[field]) for line in whole.training[part]) for part in (slice(4), slice(8, 12)))
         assert sign * (last - first) > 0, field
 
 
@@ -197,9 +195,7 @@ def test_two_ranks_give_the_weights_of_one_with_two_micro_batches(method, whole,
     for key in one:
         torch.testing.assert_close(two[key], one[key], rtol=1e-4, atol=method.tolerance)
     assert len(one_log) == len(two_log) == 4
-    for field in sorted(
-        {*method.logged, method.state, "gnorm"}
-    ):  # Adam would forgive a gradient twice as large
+    for field in sorted({*method.logged, method.state, "gnorm"}):  # Adam would forgive a gradient twice as large
         alone, together = ([float(line.get(field) or 0) for line in log] for log in (one_log, two_log))
         assert together == pytest.approx(alone, rel=2e-3, abs=2e-3), field
     for part in method.parts:
@@ -213,9 +209,7 @@ def test_bf16_trains_as_fp32_does(method, whole, small_data, tmp_path):
     assert all(map(math.isfinite, values))
     means = [sum(float(line["loss"]) for line in log) / 12 for log in (logged, whole.training)]
     assert len(logged) == 12 and means[0] == pytest.approx(means[1], abs=0.05)
-    change = {
-        key: (value.float() - whole.weights[key]).abs().max() for key, value in weights(tmp_path).items()
-    }
+    change = {key: (value.float() - whole.weights[key]).abs().max() for key, value in weights(tmp_path).items()}
     assert max(change.values()) > 0, "it was fp32"
 
 

@@ -31,15 +31,7 @@ PAGES = sorted(
     for path in folder.rglob("README.md")
 )
 PAGES = ["README.md", *PAGES]
-OPTIONS_OF_OTHERS = {
-    "--gpus",
-    "--nodes",
-    "--rendezvous",
-    "--cfg",
-    "--budget",
-    "--dry",
-    "--help",
-}  # scripts', Hydra's
+OPTIONS_OF_OTHERS = {"--gpus", "--nodes", "--rendezvous", "--cfg", "--budget", "--dry", "--help"}  # scripts', Hydra's
 METHODS = [page for page in PAGES if "/methods/" in page]
 
 
@@ -126,9 +118,7 @@ def test_links_and_files_exist(page):
         assert target.exists(), link
         if anchor:
             headings = re.findall(r"^#+ (.*)$", target.read_text(encoding="utf-8"), re.MULTILINE)
-            assert anchor in [re.sub(r"[^\w -]", "", head.lower()).replace(" ", "-") for head in headings], (
-                link
-            )
+            assert anchor in [re.sub(r"[^\w -]", "", head.lower()).replace(" ", "-") for head in headings], link
     results = ROOT / "scripts" / "bench" / "results"
     for row in re.findall(r"^\|.*\|$", text, re.MULTILINE):
         for name in re.findall(r"`(\w+\.(?:csv|json))`", row.split("|")[-2]):
@@ -153,12 +143,7 @@ def options_of_training():
     """Every option that fairseq-train takes with something of ours."""
     found = set()
     for task, arch, criterion, more in (
-        (
-            "masked_pretraining",
-            "mlm_tiny",
-            "fully_explored_mlm",
-            "--optimizer fused_adamw --lr-scheduler linear",
-        ),
+        ("masked_pretraining", "mlm_tiny", "fully_explored_mlm", "--optimizer fused_adamw --lr-scheduler linear"),
         ("masked_pretraining", "map_net_tiny", "map_net", "--optimizer adam --lr-scheduler polynomial_decay"),
         ("masked_pretraining", "three_ml_tiny", "mlm", "--optimizer adam"),
         ("masked_pretraining", "amos_tiny", "amos", "--optimizer adam"),

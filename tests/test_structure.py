@@ -17,11 +17,7 @@ TEXTS = [
     *FILES,
     *PACKAGE.rglob("*.md"),
     *(ROOT / "configs").rglob("*.yaml"),
-    *(
-        path
-        for path in (ROOT / "scripts").rglob("*")
-        if path.suffix in (".md", ".py", ".sh", ".slurm", ".bash")
-    ),
+    *(path for path in (ROOT / "scripts").rglob("*") if path.suffix in (".md", ".py", ".sh", ".slurm", ".bash")),
     ROOT / "README.md",
     ROOT / "Makefile",
 ]

@@ -74,9 +74,7 @@ def test_compiled_ranks_with_checkpointed_layers_train_as_one_uncompiled(small_d
     options = (*SPLITS, "--max-update", "3")
     assert_ok(run_fairseq_train(small_data, tmp_path / "one", *options, "--update-freq", "2"))
     compiled = ("--compile", "full", "--checkpoint-activations", "--ddp-backend", "pytorch_ddp")
-    two = run_fairseq_train(
-        small_data, tmp_path / "two", *options, *compiled, "--distributed-world-size", "2"
-    )
+    two = run_fairseq_train(small_data, tmp_path / "two", *options, *compiled, "--distributed-world-size", "2")
     assert_ok(two)
     assert "torch.compile: full compiled in" in two.stdout + two.stderr
     one, other = weights(tmp_path / "one"), weights(tmp_path / "two")
@@ -86,16 +84,7 @@ def test_compiled_ranks_with_checkpointed_layers_train_as_one_uncompiled(small_d
 
 def test_killed_again_and_again_it_ends_with_the_same_weights(small_data, tmp_path):
     """kill -9 while a checkpoint is being written, and at odd moments; each start takes other workers."""
-    options = (
-        *DROPOUT,
-        *SPLITS,
-        "--max-update",
-        "40",
-        "--save-interval-updates",
-        "1",
-        "--keep-interval-updates",
-        "2",
-    )
+    options = (*DROPOUT, *SPLITS, "--max-update", "40", "--save-interval-updates", "1", "--keep-interval-updates", "2")
     options = (*options, "--disable-validation", "--log-interval", "100")
     assert_ok(run_fairseq_train(small_data, tmp_path / "whole", *options))
     folder = tmp_path / "killed"
@@ -109,9 +98,7 @@ def test_killed_again_and_again_it_ends_with_the_same_weights(small_data, tmp_pa
     assert deaths.count("killed") >= 3, deaths
     assert_ok(run_fairseq_train(small_data, folder, *options, "--num-workers", "1"))
     assert_same(weights(folder), weights(tmp_path / "whole"))
-    assert not [path for path in folder.iterdir() if path.suffix != ".pt"], (
-        "half-written files were left behind"
-    )
+    assert not [path for path in folder.iterdir() if path.suffix != ".pt"], "half-written files were left behind"
 
 
 def kill_at(process: subprocess.Popen, folder: Path, moment: str | float) -> str:

@@ -155,6 +155,4 @@ def test_the_command_is_installed(environment: Path, tmp_path: Path) -> None:
         assert finished.returncode == 0 and all(f"  {verb} " in finished.stdout for verb in VERBS)
     finished = run_installed(environment, script, "finetune", "--checkpoint", "absent", cwd=tmp_path)
     assert finished.returncode == 2
-    assert (
-        finished.stderr.startswith("fairseq-masking finetune: error: ") and finished.stderr.count("\n") == 1
-    )
+    assert finished.stderr.startswith("fairseq-masking finetune: error: ") and finished.stderr.count("\n") == 1

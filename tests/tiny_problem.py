@@ -32,13 +32,7 @@ class TinyMLM(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         config = EncoderConfig(
-            vocab_size=NUM_SYMBOLS,
-            pad_index=PAD,
-            num_layers=1,
-            embed_dim=8,
-            ffn_dim=16,
-            num_heads=2,
-            max_positions=64,
+            vocab_size=NUM_SYMBOLS, pad_index=PAD, num_layers=1, embed_dim=8, ffn_dim=16, num_heads=2, max_positions=64
         )
         self.encoder = TransformerEncoder(config)
         self.lm_head = MaskedLMHead(8, NUM_SYMBOLS)
@@ -104,9 +98,7 @@ def sequence() -> Callable[[int], np.ndarray]:
 @pytest.fixture(scope="session")
 def measurement_of(tiny_model: TinyMLM, vocabulary: MaskingVocabulary) -> Callable[..., Measurement]:
     def build(tau: int, n: int, num_masks: int, **options: object) -> Measurement:
-        config = MaskingConfig(
-            mask_prob=tau / n, num_splits=num_masks, leave_unmasked_prob=0.0, random_token_prob=0.0
-        )
+        config = MaskingConfig(mask_prob=tau / n, num_splits=num_masks, leave_unmasked_prob=0.0, random_token_prob=0.0)
         return Measurement(tiny_model, select_parameters(tiny_model), config, vocabulary, **options)
 
     return build

@@ -32,12 +32,7 @@ class HubInterface(nn.Module):
     """Encode text, extract features and fill masks; made by ``Model.from_pretrained``."""
 
     def __init__(
-        self,
-        model: Any,
-        dictionary: Dictionary,
-        tokenizer: Tokenizer,
-        normalizer: TextNormalizer,
-        cfg: Any = None,
+        self, model: Any, dictionary: Dictionary, tokenizer: Tokenizer, normalizer: TextNormalizer, cfg: Any = None
     ) -> None:
         super().__init__()
         self.cfg = cfg  # of the whole training: its task's tokens_per_sample, for one
@@ -91,9 +86,7 @@ class HubInterface(nn.Module):
     def decode(self, tokens: Tensor) -> str:
         """Return the text of int64 ids ``[T]``, special symbols left out."""
         special = {self.dictionary.bos(), self.dictionary.eos(), self.dictionary.pad()}
-        return self.tokenizer.decode(
-            [self.dictionary[index] for index in tokens.tolist() if index not in special]
-        )
+        return self.tokenizer.decode([self.dictionary[index] for index in tokens.tolist() if index not in special])
 
     @torch.no_grad()
     def extract_features(self, tokens: Tensor, return_all_hiddens: bool = False) -> Tensor | list[Tensor]:
@@ -103,9 +96,7 @@ class HubInterface(nn.Module):
             UserError: more tokens than the model has positions.
         """
         tokens = tokens.unsqueeze(0) if tokens.dim() == 1 else tokens
-        features, extra = self.model(
-            tokens.to(self.device), features_only=True, return_all_hiddens=return_all_hiddens
-        )
+        features, extra = self.model(tokens.to(self.device), features_only=True, return_all_hiddens=return_all_hiddens)
         return extra["inner_states"] if return_all_hiddens else features
 
     @torch.no_grad()
@@ -116,9 +107,7 @@ class HubInterface(nn.Module):
             UserError: the text does not hold exactly one ``<mask>``.
         """
         if text.count(MASK_SYMBOL) != 1:
-            raise UserError(
-                f"fill_mask needs one {MASK_SYMBOL} in the text, not {text.count(MASK_SYMBOL)}: {text!r}"
-            )
+            raise UserError(f"fill_mask needs one {MASK_SYMBOL} in the text, not {text.count(MASK_SYMBOL)}: {text!r}")
         tokens = self.encode(text)
         logits, _ = self.model(tokens[None].to(self.device))
         column = int((tokens == self.dictionary.index(MASK_SYMBOL)).nonzero()[0, 0])
@@ -126,7 +115,5 @@ class HubInterface(nn.Module):
         fillings = []
         for probability, index in zip(probabilities.tolist(), indices.tolist(), strict=True):
             filled = torch.where(tokens == self.dictionary.index(MASK_SYMBOL), index, tokens)
-            fillings.append(
-                Filling(self.decode(filled), probability, self.tokenizer.surface(self.dictionary[index]))
-            )
+            fillings.append(Filling(self.decode(filled), probability, self.tokenizer.surface(self.dictionary[index])))
         return fillings

@@ -152,9 +152,7 @@ def _config(kind: str, source: Source, data: Path) -> dict[str, Any]:
             relative_position_buckets=encoder.relative_position_buckets,
             relative_position_max_distance=encoder.relative_position_max_distance,
             classifier_activation=options.get("pooler_activation_fn", "tanh"),
-            auto_map={
-                name: f"{_MODELING.stem}.{_CLASSES[kind]}{suffix}" for name, suffix in _AUTO_CLASSES.items()
-            },
+            auto_map={name: f"{_MODELING.stem}.{_CLASSES[kind]}{suffix}" for name, suffix in _AUTO_CLASSES.items()},
         )
     suffix = _suffix(state)
     if suffix == _SCORES:
@@ -197,9 +195,7 @@ def _write_weights(state: Mapping[str, Tensor], path: Path) -> None:
 
 def _write_tokenizer(source: Source, data: Path, output: Path) -> None:
     if not data.is_dir():
-        raise UserError(
-            f"no such data folder: {data}; give the one it was trained on as --data, for its tokeniser"
-        )
+        raise UserError(f"no such data folder: {data}; give the one it was trained on as --data, for its tokeniser")
     symbols = dictionary_symbols(data) or dictionary_symbols(data / "input0")
     rows = source.config.vocab_size
     if symbols is None or len(symbols) != rows:

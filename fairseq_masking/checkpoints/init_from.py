@@ -52,9 +52,7 @@ def resolve_shape(cfg: DictConfig) -> None:
     if cfg.checkpoint.finetune_from_model:
         raise UserError("--init-from and --finetune-from-model exclude each other: give one")
     if cfg.distributed_training.ddp_backend == "fully_sharded":
-        raise UserError(
-            "--init-from with --ddp-backend fully_sharded: start with pytorch_ddp, then resume with it"
-        )
+        raise UserError("--init-from with --ddp-backend fully_sharded: start with pytorch_ddp, then resume with it")
     _read.clear()
     resumed = _checkpoint_to_resume(cfg.checkpoint)
     if resumed is None:

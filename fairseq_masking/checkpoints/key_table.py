@@ -145,10 +145,7 @@ FAMILIES: dict[str, Family] = {
         copies={"encoder.lm_head.weight": "encoder.sentence_encoder.embed_tokens.weight"},
         writes_copies=True,
         dropped=("encoder.sentence_encoder.version",),
-        older={
-            "encoder.layernorm_embedding.*": "emb_layer_norm.*",
-            _IN_PROJ: "layers.#.self_attn.in_proj_*",
-        },
+        older={"encoder.layernorm_embedding.*": "emb_layer_norm.*", _IN_PROJ: "layers.#.self_attn.in_proj_*"},
         renamed=((r"^decoder\.", "encoder."),),
     ),
     "amos_release": Family(
@@ -211,9 +208,7 @@ FAMILIES: dict[str, Family] = {
 }
 
 
-def to_ours(
-    state: Mapping[str, Tensor], family: Family, *, head: str = "sentence_classification_head"
-) -> Converted:
+def to_ours(state: Mapping[str, Tensor], family: Family, *, head: str = "sentence_classification_head") -> Converted:
     """Return our state dict for one of another family.
 
     Args:
@@ -333,6 +328,4 @@ def _modern_keys(state: Mapping[str, Tensor], family: Family) -> dict[str, Tenso
 
 def _check_copy(copy: str, of: str, state: Mapping[str, Tensor], family: Family) -> None:
     if of not in state or not torch.equal(state[copy], state[of]):
-        raise UserError(
-            f"{family.title} with {copy} that is not tied to {of}: our heads share the token embedding"
-        )
+        raise UserError(f"{family.title} with {copy} that is not tied to {of}: our heads share the token embedding")

@@ -50,9 +50,7 @@ class Checkpoint:
             UserError: the file has none.
         """
         if not self.state.get("cfg"):
-            raise UserError(
-                f"checkpoint {self.path}: a PyTorch file, but not a checkpoint of fairseq_masking"
-            )
+            raise UserError(f"checkpoint {self.path}: a PyTorch file, but not a checkpoint of fairseq_masking")
         return OmegaConf.create(self.state["cfg"], flags={"allow_objects": True})
 
     @property
@@ -153,9 +151,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except Exception as error:  # its own SafetensorError is an Exception; a missing shard an OSError
-        raise UserError(
-            f"{path} is missing, cut short or no safetensors file ({first_line(error)})"
-        ) from error
+        raise UserError(f"{path} is missing, cut short or no safetensors file ({first_line(error)})") from error
 
 
 def _read_pytorch(path: Path) -> dict[str, Tensor]:

@@ -8,15 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fairseq_masking.checkpoints.key_table import (
-    FAMILIES,
-    POSITIONS,
-    TOKENS,
-    Converted,
-    Family,
-    listed,
-    to_ours,
-)
+from fairseq_masking.checkpoints.key_table import FAMILIES, POSITIONS, TOKENS, Converted, Family, listed, to_ours
 from fairseq_masking.checkpoints.loading import read_checkpoint, read_weights
 from fairseq_masking.corpus.dictionary import load_dictionary
 from fairseq_masking.corpus.manifest import DICTIONARY_FILE
@@ -105,9 +97,7 @@ def _from_hugging_face(folder: Path) -> Source:
     config = read_json(folder / _CONFIG)
     kind = config.get("model_type")
     if kind not in _HUGGING_FACE:
-        raise UserError(
-            f"{folder} is a {kind!r}, whose encoder is not ours: known are {', '.join(_HUGGING_FACE)}"
-        )
+        raise UserError(f"{folder} is a {kind!r}, whose encoder is not ours: known are {', '.join(_HUGGING_FACE)}")
     if "auto_map" in config and kind != _SECTION:
         raise UserError(
             f"{folder} brings its own code (auto_map in config.json), which is never run: give a plain {kind}"

@@ -16,9 +16,7 @@ __all__ = ["add_options", "run"]
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the verb's options."""
-    parser.add_argument(
-        "--data", type=Path, nargs="+", required=True, metavar="DIR", help="made by prepare task"
-    )
+    parser.add_argument("--data", type=Path, nargs="+", required=True, metavar="DIR", help="made by prepare task")
     add_out(parser, "also write the scores", metavar="JSON")
 
 
@@ -34,11 +32,7 @@ def run(args: argparse.Namespace) -> None:
 
     found = {str(data): baseline_scores(data) for data in args.data}
     for data, baselines in found.items():
-        columns = {
-            f"{split} {name}": scores
-            for name, splits in baselines.items()
-            for split, scores in splits.items()
-        }
+        columns = {f"{split} {name}": scores for name, splits in baselines.items() for split, scores in splits.items()}
         names = list(dict.fromkeys(name for scores in columns.values() for name in scores))
         rows = [[column, *(f"{scores[name]:.2f}" for name in names)] for column, scores in columns.items()]
         print(f"{finetuning_settings(data)['task']} ({data})")

@@ -21,14 +21,7 @@ import argparse
 
 from fairseq_masking.cli.options import add_figure, add_out, at_least
 from fairseq_masking.errors import UserError
-from fairseq_masking.figures.curves import (
-    PRESETS,
-    curve_rows,
-    curves_of,
-    find_preset,
-    panels_of,
-    summary_cells,
-)
+from fairseq_masking.figures.curves import PRESETS, curve_rows, curves_of, find_preset, panels_of, summary_cells
 from fairseq_masking.figures.figure import Curves, plot_panels
 from fairseq_masking.figures.tables import format_table, write_csv
 from fairseq_masking.figures.training_log import named_log, read_training_log

@@ -19,9 +19,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add_checkpoint(parser, "of any method, or a fine-tuned one")
     add_out(parser, "folder to make", metavar="DIR", required=True)
     add_data(parser, "data that it was trained on (default: as stored in it)")
-    parser.add_argument(
-        "--head", metavar="NAME", help="classification head to take along, where it has several"
-    )
+    parser.add_argument("--head", metavar="NAME", help="classification head to take along, where it has several")
 
 
 def run(args: argparse.Namespace) -> None:

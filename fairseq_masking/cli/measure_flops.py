@@ -92,9 +92,7 @@ def _three_ml_rows(args: argparse.Namespace) -> list[dict[str, Any]]:
     ideal_baseline = flops.ideal_counts(tokens, args.baseline_mask_prob, 1 - leave - random)
     exact_baseline = flops.exact_counts(tokens, args.baseline_mask_prob, leave, random)
     rows = []
-    for attention, layers, width, rate in product(
-        args.decoder_attention, args.decoder_layers, widths, args.mask_prob
-    ):
+    for attention, layers, width, rate in product(args.decoder_attention, args.decoder_layers, widths, args.mask_prob):
         shape = flops.ThreeMLShape(
             attention, encoder.encoder_layers, encoder.encoder_embed_dim, layers, width, args.vocab_size
         )
@@ -126,20 +124,13 @@ def _three_ml_rows(args: argparse.Namespace) -> list[dict[str, Any]]:
 def _other_rows(args: argparse.Namespace, baseline_flops: float) -> list[dict[str, Any]]:
     """MAP-Net and AMOS in the columns of 3ML: those that only it has are empty."""
     from fairseq_masking.masking import num_masked
-    from fairseq_masking.measure.flops import (
-        EncoderShape,
-        flops_over_mlm,
-        mean_share_proposed,
-        proposal_share,
-    )
+    from fairseq_masking.measure.flops import EncoderShape, flops_over_mlm, mean_share_proposed, proposal_share
     from fairseq_masking.methods.amos.options import GENERATOR_LAYERS
     from fairseq_masking.methods.base.options import SIZES
     from fairseq_masking.methods.map_net.model import PROPOSAL_SIZES, MapNetConfig
 
     size, proposal = SIZES[args.size], PROPOSAL_SIZES[args.size]
-    shape = EncoderShape(
-        size.encoder_layers, size.encoder_embed_dim, size.encoder_ffn_embed_dim, args.vocab_size
-    )
+    shape = EncoderShape(size.encoder_layers, size.encoder_embed_dim, size.encoder_ffn_embed_dim, args.vocab_size)
     maskable = args.tokens_per_sample - 2
     counts = {
         "num_tokens": args.tokens_per_sample,

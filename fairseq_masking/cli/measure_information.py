@@ -40,9 +40,7 @@ def run(args: argparse.Namespace) -> None:
     names = args.names or [path.resolve().parent.name for path in args.checkpoint]
     if len(names) != len(args.checkpoint) or len(set(names)) != len(names):
         count = len(args.checkpoint)
-        raise argparse.ArgumentError(
-            None, f"--names: {count} different names are needed, not {' '.join(names)}"
-        )
+        raise argparse.ArgumentError(None, f"--names: {count} different names are needed, not {' '.join(names)}")
     from fairseq_masking import register
 
     register()

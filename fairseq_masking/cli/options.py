@@ -53,9 +53,7 @@ def at_least(bound: float) -> Callable[[str], float]:
         try:
             value = kind(text)
         except ValueError:
-            raise argparse.ArgumentTypeError(
-                f"{text!r} is no {'whole ' if kind is int else ''}number"
-            ) from None
+            raise argparse.ArgumentTypeError(f"{text!r} is no {'whole ' if kind is int else ''}number") from None
         if not value >= bound:  # nan is none
             raise argparse.ArgumentTypeError(f"{value} is below {bound:g}")
         return value
@@ -68,9 +66,7 @@ def add_checkpoint(parser: argparse.ArgumentParser, help: str) -> None:
     parser.add_argument("--checkpoint", type=Path, required=True, metavar="FILE", help=help)
 
 
-def add_data(
-    parser: argparse.ArgumentParser, help: str = "prepared corpus", *, required: bool = False
-) -> None:
+def add_data(parser: argparse.ArgumentParser, help: str = "prepared corpus", *, required: bool = False) -> None:
     """Add ``--data DIR``."""
     parser.add_argument("--data", type=Path, required=required, metavar="DIR", help=help)
 
@@ -80,9 +76,7 @@ def add_out(parser: argparse.ArgumentParser, help: str, *, metavar: str, require
     parser.add_argument("--out", type=Path, required=required, metavar=metavar, help=help)
 
 
-def add_figure(
-    parser: argparse.ArgumentParser, help: str = "figure to write", *, required: bool = False
-) -> None:
+def add_figure(parser: argparse.ArgumentParser, help: str = "figure to write", *, required: bool = False) -> None:
     """Add ``--figure PNG``."""
     parser.add_argument("--figure", type=Path, required=required, metavar="PNG", help=help)
 
@@ -104,9 +98,7 @@ def add_shown(parser: argparse.ArgumentParser, *, of: str, seed: str) -> None:
     add("--tokens-per-sample", type=at_least(3), metavar="T",
         help="longest block that the model reads at once (default: the training's)")  # fmt: skip
     masks = parser.add_mutually_exclusive_group()
-    masks.add_argument(
-        "--num-masks", type=at_least(1), metavar="K", help="positions to draw in each block of text"
-    )
+    masks.add_argument("--num-masks", type=at_least(1), metavar="K", help="positions to draw in each block of text")
     masks.add_argument("--mask-prob", type=float, default=0.15, metavar="P", help="or their share (0.15)")
     add_out(parser, "HTML page to write; the terminal then shows a summary only", metavar="PAGE.html")
     add("--color", choices=("auto", "always", "never"), default="auto",
@@ -115,9 +107,7 @@ def add_shown(parser: argparse.ArgumentParser, *, of: str, seed: str) -> None:
     add_seed(parser, seed)
 
 
-def read_shown(
-    args: argparse.Namespace, load: Callable[[Path, Path | None], Any]
-) -> tuple[Any, dict[str, Any]]:
+def read_shown(args: argparse.Namespace, load: Callable[[Path, Path | None], Any]) -> tuple[Any, dict[str, Any]]:
     """Return the checkpoint of ``add_shown``, by ``load``, and what is masked of which blocks of the text."""
     from fairseq_masking.corpus.dictionary import masking_vocabulary
     from fairseq_masking.masking import MaskingConfig
@@ -152,9 +142,7 @@ def _read_texts(args: argparse.Namespace) -> list[list[str]]:
     try:
         return [content.decode("utf-8").splitlines()[: args.lines]]
     except UnicodeDecodeError as error:
-        raise UserError(
-            f"--file {args.file} is not UTF-8 (byte {error.start}): convert it with iconv"
-        ) from error
+        raise UserError(f"--file {args.file} is not UTF-8 (byte {error.start}): convert it with iconv") from error
 
 
 def add_measured(
@@ -192,14 +180,10 @@ def add_measured(
 
 def measured_by(args: argparse.Namespace) -> dict[str, Any]:
     """Return the values of ``add_measured`` that make batches, by their names."""
-    return {
-        name: getattr(args, name) for name in ("data", "tokens_per_sample", "mask_prob", "batch_size", "seed")
-    }
+    return {name: getattr(args, name) for name in ("data", "tokens_per_sample", "mask_prob", "batch_size", "seed")}
 
 
-def write_numbers(
-    args: argparse.Namespace, rows: Sequence[dict[str, Any]], *, since: float | None = None
-) -> None:
+def write_numbers(args: argparse.Namespace, rows: Sequence[dict[str, Any]], *, since: float | None = None) -> None:
     """Write ``--out``, where it was given: the rows, with what reproduces them.
 
     Args:
@@ -215,9 +199,7 @@ def write_numbers(
     write_csv(args.out, rows, provenance_of(args.command, checkpoints, since=since, **more))
 
 
-def run_reporting(
-    parser: argparse.ArgumentParser, work: Callable[[], None], place: Path | None = None
-) -> int:
+def run_reporting(parser: argparse.ArgumentParser, work: Callable[[], None], place: Path | None = None) -> int:
     """Run ``work``; return the exit status: 0, 1 for bad input, 130 interrupted. Errors are one line.
 
     An ``argparse.ArgumentError`` in it says which options do not go together: status 2, as of the parser.

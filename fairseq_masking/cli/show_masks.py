@@ -72,7 +72,5 @@ def _law(args: argparse.Namespace, hub: Any) -> tuple["LawName", str | None]:
         return args.law, None
     if proposes:
         return "proposal", None
-    notice = (
-        "This checkpoint has no proposal network: uniform probabilities (--law oracle shows its own losses)."
-    )
+    notice = "This checkpoint has no proposal network: uniform probabilities (--law oracle shows its own losses)."
     return "uniform", notice

@@ -28,13 +28,7 @@ import numpy as np
 from fairseq_masking.compat import checkpoints, distributed, errors, launch, options, runs
 from fairseq_masking.compat.runs import reset_process_state
 
-__all__ = [
-    "apply",
-    "hide_broken_torchaudio",
-    "reset_process_state",
-    "restore_numpy_compat",
-    "warn_about_wrong_apex",
-]
+__all__ = ["apply", "hide_broken_torchaudio", "reset_process_state", "restore_numpy_compat", "warn_about_wrong_apex"]
 
 logger = logging.getLogger(__name__)
 

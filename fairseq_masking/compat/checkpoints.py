@@ -154,9 +154,7 @@ def _with_broadcast_globals(original: Callable[..., Any], *args: Any, **options:
         return original(*args, **options)
 
 
-def _copy_then_rename(
-    original: Callable[..., Any], src_path: str, dst_path: str, overwrite: bool = False
-) -> Any:
+def _copy_then_rename(original: Callable[..., Any], src_path: str, dst_path: str, overwrite: bool = False) -> Any:
     if PathManager.path_requires_pathmanager(src_path) or PathManager.path_requires_pathmanager(dst_path):
         return original(src_path, dst_path, overwrite=overwrite)
     temporary = f"{dst_path}.tmp"  # the name that fairseq's own atomic save uses

@@ -85,9 +85,7 @@ class _DistributedDataParallel(DistributedDataParallel):
         super().__init__(module, **options)
 
 
-def _gather_by_backend(
-    original: Callable[..., Any], data: Any, group: Any = None, max_size: int = 16384
-) -> list[Any]:
+def _gather_by_backend(original: Callable[..., Any], data: Any, group: Any = None, max_size: int = 16384) -> list[Any]:
     group = distributed_utils.get_global_group() if group is None else group
     if distributed_utils.use_xla() or dist.get_backend(group) != "gloo":
         return original(data, group=group, max_size=max_size)

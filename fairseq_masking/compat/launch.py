@@ -15,12 +15,7 @@ from omegaconf import DictConfig
 from torch.multiprocessing.spawn import ProcessException
 
 from fairseq_masking.compat.distributed import complete_launch_settings, spawns_cpu_ranks
-from fairseq_masking.compat.errors import (
-    exit_with,
-    leave_no_checkpoint_of_user_errors,
-    one_line,
-    user_error_in,
-)
+from fairseq_masking.compat.errors import exit_with, leave_no_checkpoint_of_user_errors, one_line, user_error_in
 from fairseq_masking.compat.patching import replace
 from fairseq_masking.compat.runs import leave_finished_runs_alone, reset_process_state
 
@@ -76,18 +71,13 @@ class RankMain:
             sys.exit(1)
 
 
-def _call_main(
-    original: Callable[..., Any], cfg: DictConfig, main: Callable[..., Any], **options: Any
-) -> None:
+def _call_main(original: Callable[..., Any], cfg: DictConfig, main: Callable[..., Any], **options: Any) -> None:
     reset_process_state()
     try:
         _set_user_dir(cfg)
         complete_launch_settings(cfg)
         _prepare(cfg)
-        if (
-            cfg.distributed_training.distributed_init_method is None
-            or cfg.distributed_training.distributed_no_spawn
-        ):
+        if cfg.distributed_training.distributed_init_method is None or cfg.distributed_training.distributed_no_spawn:
             original(cfg, main, **options)
         else:
             _call_in_new_processes(original, cfg, main, options)

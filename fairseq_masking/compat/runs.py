@@ -22,12 +22,7 @@ from omegaconf import DictConfig
 
 from fairseq_masking.compat.patching import loaded_program, replace
 
-__all__ = [
-    "leave_finished_runs_alone",
-    "reset_process_state",
-    "stop_reading_ahead",
-    "stop_reading_ahead_at_exit",
-]
+__all__ = ["leave_finished_runs_alone", "reset_process_state", "stop_reading_ahead", "stop_reading_ahead_at_exit"]
 
 logger = logging.getLogger(__name__)
 

@@ -120,9 +120,7 @@ def _check(prefix: str, num_symbols: int) -> None:
     dtype, count = _read_header(index_path, index_bytes)
 
     sizes = np.memmap(index_path, dtype="<i4", mode="r", offset=_HEADER.size, shape=(count,))
-    pointers = np.memmap(
-        index_path, dtype="<i8", mode="r", offset=_HEADER.size + sizes.nbytes, shape=(count,)
-    )
+    pointers = np.memmap(index_path, dtype="<i8", mode="r", offset=_HEADER.size + sizes.nbytes, shape=(count,))
     num_tokens = 0
     for start in range(0, count, _CHUNK):
         sizes_chunk = sizes[start : start + _CHUNK].astype(np.int64)

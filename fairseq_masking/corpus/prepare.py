@@ -139,17 +139,13 @@ def _make(
     dictionary = dictionary_of(tokenizer, preparation.dictionary)
     texts = {"train": train} if valid is None else {"valid": valid, "train": train}
     placed = _place_shards(texts, folder, preparation.num_shards)
-    reporter.say(
-        f"binarising {sum(text.lines for text in texts.values()):,} lines with {len(dictionary):,} symbols"
-    )
+    reporter.say(f"binarising {sum(text.lines for text in texts.values()):,} lines with {len(dictionary):,} symbols")
     counts: dict[Path, dict[str, dict[str, int]]] = {}  # folder -> split -> what was counted
     trained_on = np.zeros(len(dictionary), dtype=np.int64)
     with reporter.bar("binarising", sum(text.path.stat().st_size for _, _, text in placed)) as bar:
         for home, split, text in placed:
             home.mkdir(exist_ok=True)
-            written_V = binarize(
-                text.path, home / split, tokenizer, dictionary, workers=workers, progress=bar.update
-            )
+            written_V = binarize(text.path, home / split, tokenizer, dictionary, workers=workers, progress=bar.update)
             text.path.unlink()
             counts.setdefault(home, {})[split] = {
                 "documents": text.documents,
@@ -164,9 +160,7 @@ def _make(
         shard = None if home == folder else number
         manifest = finish_folder(home, tokenizer, dictionary, counts=found, shard=shard, **shared)
     if preparation.num_shards > 1:
-        whole = {
-            split: _total([found[split] for found in counts.values() if split in found]) for split in texts
-        }
+        whole = {split: _total([found[split] for found in counts.values() if split in found]) for split in texts}
         manifest = dataclasses.replace(manifest, counts=whole, shard=None, outputs=file_sizes(folder))
         manifest.save(folder)
     shutil.rmtree(scratch)
@@ -205,9 +199,7 @@ def _write_splits(
     return train, valid
 
 
-def _place_shards(
-    texts: dict[str, TextFile], folder: Path, num_shards: int
-) -> list[tuple[Path, str, TextFile]]:
+def _place_shards(texts: dict[str, TextFile], folder: Path, num_shards: int) -> list[tuple[Path, str, TextFile]]:
     """(data folder, split, text): training documents dealt out one by one, validation in the first."""
     if num_shards == 1:
         return [(folder, split, text) for split, text in texts.items()]

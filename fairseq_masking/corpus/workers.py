@@ -22,9 +22,7 @@ _WATCH_SECONDS = 0.2
 _function: Callable[[Any], Any]
 
 
-def map_in_order(
-    function: Callable[[Item], Result], items: Iterable[Item], *, workers: int
-) -> Iterator[Result]:
+def map_in_order(function: Callable[[Item], Result], items: Iterable[Item], *, workers: int) -> Iterator[Result]:
     """Yields function(item) for each item, in order; in this process if ``workers`` is 1.
 
     At most 2 * workers items are under way, so ``items`` may be a stream.

@@ -41,9 +41,7 @@ class Reporter:
 
     def bar(self, title: str, num_bytes: int) -> tqdm:
         """Returns a bar, whose ``update`` takes the number of bytes done since its last call."""
-        return tqdm(
-            total=num_bytes, desc=title, unit="B", unit_scale=True, leave=False, disable=self._disable
-        )
+        return tqdm(total=num_bytes, desc=title, unit="B", unit_scale=True, leave=False, disable=self._disable)
 
 
 def check_output(output: Path) -> None:
@@ -104,9 +102,7 @@ def _lock(folder: Path, output: Path) -> int:
         except FileNotFoundError:
             continue  # the run before us has just removed the folder
         except OSError as error:
-            raise UserError(
-                f"--out {output} cannot be written: {error.strerror} ({error.filename})"
-            ) from error
+            raise UserError(f"--out {output} cannot be written: {error.strerror} ({error.filename})") from error
         with suppress(BlockingIOError):
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             with suppress(FileNotFoundError):

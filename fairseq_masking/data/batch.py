@@ -99,9 +99,7 @@ def batch_input(
     return {**{name: torch.from_numpy(array).to(device) for name, array in arrays.items()}, "shape": shape}
 
 
-def collate(
-    items: Sequence[MaskedExample], pad_index: int, *, seed: int = 1, epoch: int = 1
-) -> dict[str, Any]:
+def collate(items: Sequence[MaskedExample], pad_index: int, *, seed: int = 1, epoch: int = 1) -> dict[str, Any]:
     """Makes a batch; the K rows of an item stand together, a skipped item has rows without masks.
 
     Args:

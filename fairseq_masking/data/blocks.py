@@ -74,9 +74,7 @@ class BlockDataset(SizedDataset):
     ) -> None:
         super().__init__()
         if break_mode not in get_args(BreakMode):
-            raise UserError(
-                f"--sample-break-mode {break_mode!r}: choose one of {', '.join(get_args(BreakMode))}"
-            )
+            raise UserError(f"--sample-break-mode {break_mode!r}: choose one of {', '.join(get_args(BreakMode))}")
         if tokens_per_sample < 3:
             raise UserError(f"--tokens-per-sample {tokens_per_sample}: at least 3, for <s>, a token and </s>")
         if len(tokens) == 0:

@@ -13,16 +13,7 @@ from fairseq_masking.errors import UserError
 from fairseq_masking.figures.figure import Curve, Curves, Panel
 from fairseq_masking.figures.training_log import TrainingLog
 
-__all__ = [
-    "PRESETS",
-    "Preset",
-    "curve_rows",
-    "curves_of",
-    "depths_of",
-    "find_preset",
-    "panels_of",
-    "summary_cells",
-]
+__all__ = ["PRESETS", "Preset", "curve_rows", "curves_of", "depths_of", "find_preset", "panels_of", "summary_cells"]
 
 _STYLES = (":", "--", "-", "-.")  # of a line's depths, shallow first
 
@@ -74,9 +65,7 @@ def curves_of(log: TrainingLog) -> dict[str, Curve]:
 
 
 def _keys(values: Mapping[int, Mapping[str, float]]) -> list[str]:
-    return [
-        key for key in dict.fromkeys(key for one in values.values() for key in one) if key != "num_updates"
-    ]
+    return [key for key in dict.fromkeys(key for one in values.values() for key in one) if key != "num_updates"]
 
 
 def _curve(updates: Iterable[int], values: Iterable[float]) -> Curve:
@@ -108,8 +97,7 @@ def panels_of(preset: Preset, runs: Mapping[str, Curves]) -> list[Panel]:
     """Return the preset's panels, with a line for each depth that any run has."""
     every = [metric for curves in runs.values() for metric in curves]
     return [
-        panel._replace(lines=[one for line in panel.lines for one in _lines(line, every)])
-        for panel in preset.panels
+        panel._replace(lines=[one for line in panel.lines for one in _lines(line, every)]) for panel in preset.panels
     ]
 
 
@@ -122,17 +110,12 @@ def _lines(line: tuple[str, str, str], metrics: Iterable[str]) -> Iterator[tuple
 
 def summary_cells(preset: Preset, runs: Mapping[str, Curves]) -> tuple[list[str], list[list[str]]]:
     """Return the table's header and a line for each run; a cell of what it does not have is empty."""
-    lines = [
-        [name, *(_cell(cell, curves) for cell in preset.columns.values())] for name, curves in runs.items()
-    ]
+    lines = [[name, *(_cell(cell, curves) for cell in preset.columns.values())] for name, curves in runs.items()]
     return ["last tenth of the updates", *preset.columns], lines
 
 
 def _cell(template: str, curves: Curves) -> str:
-    means = {
-        name: _Values({metric: mean(curve) for metric, curve in curves.items()})
-        for name, mean in _MEANS.items()
-    }
+    means = {name: _Values({metric: mean(curve) for metric, curve in curves.items()}) for name, mean in _MEANS.items()}
     try:
         return template.format(updates=max(int(curve[0][-1]) for curve in curves.values()), **means)
     except KeyError:
@@ -161,8 +144,7 @@ def curve_rows(runs: Mapping[str, Curves]) -> list[dict[str, Any]]:
     rows = []
     for run, curves in runs.items():
         values = {
-            metric: dict(zip(*(part.tolist() for part in found), strict=True))
-            for metric, found in curves.items()
+            metric: dict(zip(*(part.tolist() for part in found), strict=True)) for metric, found in curves.items()
         }
         for update in sorted({update for found in values.values() for update in found}):
             cells = {metric: values.get(metric, {}).get(update, "") for metric in metrics}

@@ -39,13 +39,7 @@ def provenance_of(
     """
     seconds = {} if since is None else {"seconds": f"{time.perf_counter() - since:.0f}"}
     hashes = [hashlib.sha256(path.read_bytes()).hexdigest()[:16] for path in checkpoints]
-    return {
-        "command": shlex.join(command),
-        "checkpoint_sha256": " ".join(hashes),
-        **environment(),
-        **more,
-        **seconds,
-    }
+    return {"command": shlex.join(command), "checkpoint_sha256": " ".join(hashes), **environment(), **more, **seconds}
 
 
 def environment(device: str = "cpu") -> dict[str, str]:
@@ -88,6 +82,4 @@ def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
 def _cpu_name() -> str:
     info = Path("/proc/cpuinfo")
     lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
-    return next(
-        (line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine()
-    )
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())

@@ -76,9 +76,7 @@ class RowsCriterion(FairseqCriterion):
         names, score = cls.scorer(scored[0]) if scored else ((), None)
         for priority, name in enumerate(names, start=11):
             metrics.log_derived(
-                name,
-                lambda meters, name=name: round(score(meters[_ROWS].tensor).get(name, math.nan), 3),
-                priority,
+                name, lambda meters, name=name: round(score(meters[_ROWS].tensor).get(name, math.nan), 3), priority
             )
 
     def logging_outputs_can_be_summed(self) -> bool:
@@ -114,8 +112,7 @@ class ScoredSentencePredictionCriterion(RowsCriterion):
         if task.cfg.num_classes != expected:
             found = "scores" if cfg.regression_target else f"{expected} classes ({', '.join(classes)})"
             raise UserError(
-                f"--num-classes {task.cfg.num_classes}, but the data has {found}: give --num-classes"
-                f" {expected}"
+                f"--num-classes {task.cfg.num_classes}, but the data has {found}: give --num-classes {expected}"
             )
 
     def loss(self, logits_BC: Tensor, sample: dict[str, Any]) -> Loss:

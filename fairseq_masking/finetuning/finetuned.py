@@ -23,13 +23,7 @@ from fairseq_masking.files import write_json
 from fairseq_masking.finetuning.glue import GLUE_TASKS, SCORE_SCALE
 from fairseq_masking.finetuning.metrics import row_scores, squad_scores
 from fairseq_masking.finetuning.prepare import finetuning_settings
-from fairseq_masking.finetuning.squad.criterion import (
-    Candidates,
-    merge,
-    row_candidates,
-    score_rows,
-    scored_answers,
-)
+from fairseq_masking.finetuning.squad.criterion import Candidates, merge, row_candidates, score_rows, scored_answers
 
 __all__ = ["Finetuned", "RowPredictions", "predict", "scores_of"]
 
@@ -64,9 +58,7 @@ class Finetuned:
         self.cfg = cfg
 
     @classmethod
-    def load(
-        cls, checkpoint: Path, *, data: Path | None = None, device: str | torch.device = "cpu"
-    ) -> "Finetuned":
+    def load(cls, checkpoint: Path, *, data: Path | None = None, device: str | torch.device = "cpu") -> "Finetuned":
         """Load a checkpoint.
 
         Args:
@@ -119,9 +111,7 @@ class Finetuned:
         paths = self.data.glob("*.questions.idx") if self.is_squad else self.data.glob("input0/*.idx")
         names = {path.name.partition(".")[0] for path in paths} - {"train"}
         if "valid" not in names:
-            raise UserError(
-                f"{self.data} has no validation split; prepare it with fairseq-masking prepare task"
-            )
+            raise UserError(f"{self.data} has no validation split; prepare it with fairseq-masking prepare task")
         return sorted(names, key=lambda name: (name != "valid", name))
 
     @torch.no_grad()

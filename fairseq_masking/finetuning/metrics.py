@@ -38,9 +38,7 @@ def metric_names(num_classes: int) -> tuple[str, ...]:
     return ("accuracy", *binary, "mcc", "macro_f1", "micro_f1")
 
 
-def row_scores(
-    predictions_N: npt.ArrayLike, targets_N: npt.ArrayLike, *, num_classes: int
-) -> dict[str, float]:
+def row_scores(predictions_N: npt.ArrayLike, targets_N: npt.ArrayLike, *, num_classes: int) -> dict[str, float]:
     """Return the scores of classes, or where ``num_classes`` is 1 of numbers.
 
     Of classes accuracy, Matthews' correlation, macro- and micro-F1, and with two classes F1 of class 1.
@@ -61,12 +59,7 @@ def _class_scores(predicted_N: npt.NDArray, actual_N: npt.NDArray, *, is_binary:
 
     f1 = partial(f1_score, actual_N, predicted_N, zero_division=0)
     accuracy, mcc = (predicted_N == actual_N).mean(), matthews_corrcoef(actual_N, predicted_N)
-    scores = {
-        "accuracy": accuracy,
-        "mcc": mcc,
-        "macro_f1": f1(average="macro"),
-        "micro_f1": f1(average="micro"),
-    }
+    scores = {"accuracy": accuracy, "mcc": mcc, "macro_f1": f1(average="macro"), "micro_f1": f1(average="micro")}
     if is_binary:
         scores |= {"f1": f1(average="binary"), "acc_and_f1": (accuracy + f1(average="binary")) / 2}
     return scores

@@ -80,9 +80,7 @@ def result_of(runs: Sequence[Run], protocol: Protocol) -> list[Result]:
         columns[f"{first.task.name}{_TEST}"] = [score(*run, ["test"]) for run in kept]
     start, metric, cells = first.start, first.metric, tuple(chosen)
     return [
-        Result(
-            start.name, start.updates, column, metric, cells, tuple(values), float(protocol.summary(values))
-        )
+        Result(start.name, start.updates, column, metric, cells, tuple(values), float(protocol.summary(values)))
         for column, values in columns.items()
     ]
 

@@ -215,9 +215,7 @@ def _check_names(path: Path, labels: tuple[str, ...]) -> None:
             )
 
 
-def _collect(
-    rows: Rows, lines: Lines, parse: Callable[[str], Row], *, instead: tuple[str, ...] | None
-) -> None:
+def _collect(rows: Rows, lines: Lines, parse: Callable[[str], Row], *, instead: tuple[str, ...] | None) -> None:
     """Append each line's row, or ``instead``'s texts where it is faulty and these are given."""
     for number, raw in lines:
         try:

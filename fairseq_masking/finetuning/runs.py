@@ -149,11 +149,7 @@ def grid_of(recipe: Path, overrides: Sequence[str] = ()) -> list[tuple[str, ...]
 
 
 def run_all(
-    runs: Iterable[Run],
-    *,
-    devices: Sequence[str],
-    keep_checkpoints: bool = False,
-    say: Callable[[str], None] = print,
+    runs: Iterable[Run], *, devices: Sequence[str], keep_checkpoints: bool = False, say: Callable[[str], None] = print
 ) -> None:
     """Train and score what has not finished, as many at a time as there are devices.
 
@@ -209,9 +205,7 @@ def _train(run: Run, device: str, *, num_threads: int) -> None:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise UserError(
-                f"{run.folder} is being trained by another process: wait for it or end it"
-            ) from None
+            raise UserError(f"{run.folder} is being trained by another process: wait for it or end it") from None
         before = file.tell()
         # The training holds the lock, too: it may outlive a sweep that was killed.
         finished = subprocess.run(

@@ -89,9 +89,7 @@ class Sweep:
     def check(self) -> None:
         """Refuse what would fail, or be ignored, only once runs are trained."""
         if own := [given for given in self.overrides if given.partition("=")[0].lstrip("+") in _OWN]:
-            raise UserError(
-                f"--set {own[0]}: that comes from --seeds, --checkpoint, --task and --out: leave it out"
-            )
+            raise UserError(f"--set {own[0]}: that comes from --seeds, --checkpoint, --task and --out: leave it out")
         kinds = [given.partition("=")[0] for given in self.task]
         for kind, base in self.rules.starts_from.items():
             if kind in kinds and base not in kinds:
@@ -113,8 +111,7 @@ class Sweep:
             options = OmegaConf.merge(OmegaConf.load(_recipe(recipe)), given)
             if OmegaConf.select(options, "common.cpu"):
                 raise UserError(
-                    f"--devices, but the recipe {recipe} trains on CPU: add --set common.cpu=false, or use"
-                    " --jobs"
+                    f"--devices, but the recipe {recipe} trains on CPU: add --set common.cpu=false, or use --jobs"
                 )
 
     def starts(self) -> list[Start]:
@@ -125,8 +122,7 @@ class Sweep:
         folders = [start.folder for start in starts]
         if double := [start for start in starts if folders.count(start.folder) > 1]:
             raise UserError(
-                f"--checkpoint: two are called {double[0].name} after {double[0].updates} updates: give"
-                " NAME=PATH"
+                f"--checkpoint: two are called {double[0].name} after {double[0].updates} updates: give NAME=PATH"
             )
         return starts
 
@@ -162,9 +158,7 @@ class Sweep:
             return self.corpus
         paths = [named_path(given)[1] for given in self.checkpoint]
         if foreign := [path for path in paths if not path.endswith(".pt")]:
-            raise UserError(
-                f"{foreign[0]} names no corpus: give --corpus DIR, prepared with --tokenizer-from it"
-            )
+            raise UserError(f"{foreign[0]} names no corpus: give --corpus DIR, prepared with --tokenizer-from it")
         corpora = {corpus_of(Path(path)).resolve() for path in paths}
         if len(corpora) > 1:
             raise UserError(
@@ -174,17 +168,12 @@ class Sweep:
         return corpora.pop()
 
     def runs(
-        self,
-        start: Start,
-        task: FinetuningTask,
-        finished: Mapping[tuple[FinetuningTask, Start], Sequence[Run]],
+        self, start: Start, task: FinetuningTask, finished: Mapping[tuple[FinetuningTask, Start], Sequence[Run]]
     ) -> list[Run]:
         """Return a start's runs on a task, from the best of ``finished`` where the protocol has it so."""
         recipe, base = _recipe(self.rules.recipe_of(task.kind)), self.rules.starts_from.get(task.kind)
         if base is not None:
-            runs = next(
-                own for (other, before), own in finished.items() if (other.kind, before) == (base, start)
-            )
+            runs = next(own for (other, before), own in finished.items() if (other.kind, before) == (base, start))
             best = best_of(runs)
             if best is None:
                 raise UserError(

@@ -101,9 +101,7 @@ class MaskingVocabulary:
         assert self.replacements.dtype == np.int64
         assert self.starts_word is None or self.starts_word.shape == self.special.shape
         if len(self.replacements) == 0:
-            raise UserError(
-                f"the dictionary has {len(self.special)} symbols and all are special: {PREPARE_AGAIN}"
-            )
+            raise UserError(f"the dictionary has {len(self.special)} symbols and all are special: {PREPARE_AGAIN}")
         assert not self.special[self.replacements].any(), "a special symbol must never be drawn"
 
     @classmethod

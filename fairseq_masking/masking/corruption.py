@@ -20,15 +20,7 @@ import numpy.typing as npt
 
 from fairseq_masking.masking.config import MaskingVocabulary
 
-__all__ = [
-    "Kind",
-    "SplitGenerators",
-    "corrupt",
-    "corruption_counts",
-    "kinds_of",
-    "num_masked",
-    "round_half_up",
-]
+__all__ = ["Kind", "SplitGenerators", "corrupt", "corruption_counts", "kinds_of", "num_masked", "round_half_up"]
 
 
 class Kind(IntEnum):

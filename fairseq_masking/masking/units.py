@@ -96,11 +96,7 @@ def span_length_cdf(geometric_p: float, max_length: int) -> npt.NDArray[np.float
 
 
 def cut_splits(
-    starts_U: npt.NDArray[np.int64],
-    num_maskable: int,
-    num_splits: int,
-    num_masked: int,
-    rng: np.random.Generator,
+    starts_U: npt.NDArray[np.int64], num_maskable: int, num_splits: int, num_masked: int, rng: np.random.Generator
 ) -> npt.NDArray[np.int64]:
     """Draws K disjoint sets of tau maskable tokens.
 

@@ -213,9 +213,7 @@ def adversary_path(
         UserError: the model has no v.
     """
     if model.mixture.score is None:
-        raise UserError(
-            "this model's mixture learns nothing: give one of --mixture adversarial with two depths"
-        )
+        raise UserError("this model's mixture learns nothing: give one of --mixture adversarial with two depths")
     vector = model.mixture.score.weight
     with _only(model, vector, scale):
         if uniform_start:

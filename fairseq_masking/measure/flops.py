@@ -92,9 +92,7 @@ def step_flops(shape: EncoderShape, *, num_rows: int, num_tokens: int, num_maske
     return _PASSES_OF_A_STEP * num_rows * encoder_flops(shape, num_tokens, num_masked)
 
 
-def proposal_flops(
-    shape: EncoderShape, *, num_layers: int, embed_dim: int, ffn_dim: int, num_tokens: int
-) -> int:
+def proposal_flops(shape: EncoderShape, *, num_layers: int, embed_dim: int, ffn_dim: int, num_tokens: int) -> int:
     """FLOPs of MAP-Net's proposal network over one sequence, forward.
 
     Args:
@@ -114,9 +112,7 @@ def proposal_share(
 
     The same share of forward and of forward and backward.
     """
-    added = proposal_flops(
-        shape, num_layers=num_layers, embed_dim=embed_dim, ffn_dim=ffn_dim, num_tokens=num_tokens
-    )
+    added = proposal_flops(shape, num_layers=num_layers, embed_dim=embed_dim, ffn_dim=ffn_dim, num_tokens=num_tokens)
     return added / encoder_flops(shape, num_tokens, num_masked)
 
 

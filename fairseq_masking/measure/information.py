@@ -79,9 +79,7 @@ def cluster(states_ND: npt.NDArray[np.float32], num_clusters: int, *, seed: int)
             f"--clusters {num_clusters}: there are {len(states_ND)} states, so 2 to {len(states_ND)} clusters"
             " are possible; raise --states or lower --clusters"
         )
-    means = MiniBatchKMeans(
-        num_clusters, batch_size=_BATCH_SIZE, n_init=1, random_state=seed, reassignment_ratio=0.0
-    )
+    means = MiniBatchKMeans(num_clusters, batch_size=_BATCH_SIZE, n_init=1, random_state=seed, reassignment_ratio=0.0)
     return means.fit_predict(states_ND).astype(np.int64)
 
 

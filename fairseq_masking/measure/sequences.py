@@ -94,9 +94,7 @@ def masked_batches(
     """
     length, dictionary = sequence_length(hub, tokens_per_sample), hub.dictionary
     leave, random = CORRUPTIONS[corruption]
-    masking = MaskingConfig(
-        mask_prob=mask_prob, leave_unmasked_prob=leave, random_token_prob=random, seed=seed
-    )
+    masking = MaskingConfig(mask_prob=mask_prob, leave_unmasked_prob=leave, random_token_prob=random, seed=seed)
     dataset = MaskedDataset(
         load_blocks(data, split, dictionary, tokens_per_sample=length),
         Masker(masking, masking_vocabulary(dictionary, folder=data)),

@@ -38,9 +38,7 @@ class SelfAttention(nn.Module):
         """
         batch, length, width = hidden_BTD.shape
         projected = self.in_proj(hidden_BTD).view(batch, length, 3, self.num_heads, width // self.num_heads)
-        return self.out_proj(
-            self_attention(projected, attention_bias, self.dropout if self.training else 0.0)
-        )
+        return self.out_proj(self_attention(projected, attention_bias, self.dropout if self.training else 0.0))
 
 
 class CrossAttention(nn.Module):
@@ -73,14 +71,10 @@ class CrossAttention(nn.Module):
         key_value_BS2HC = self.key_value_proj(memory_BSD).unflatten(2, (2, self.num_heads, head))
         key, value = key_value_BS2HC.permute(2, 0, 3, 1, 4).unbind(0)
         dropout = self.dropout if self.training else 0.0
-        context = F.scaled_dot_product_attention(
-            query, key, value, attn_mask=attention_bias, dropout_p=dropout
-        )
+        context = F.scaled_dot_product_attention(query, key, value, attn_mask=attention_bias, dropout_p=dropout)
         return self.out_proj(context.transpose(1, 2).flatten(2))
 
 
 def _check_heads(embed_dim: int, num_heads: int) -> None:
     if embed_dim % num_heads:
-        raise UserError(
-            f"{num_heads} attention heads do not divide the width {embed_dim}: change one of them"
-        )
+        raise UserError(f"{num_heads} attention heads do not divide the width {embed_dim}: change one of them")

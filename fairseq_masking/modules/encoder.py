@@ -130,9 +130,7 @@ class EmbeddedStack(LayerStack):
         self.embed_positions = nn.Embedding(config.max_positions, config.embed_dim)
         self.layernorm_embedding = nn.LayerNorm(config.embed_dim, config.layer_norm_eps)
         self.layers = nn.ModuleList(TransformerLayer(config) for _ in range(config.num_layers))
-        self.layer_norm = (
-            nn.LayerNorm(config.embed_dim, config.layer_norm_eps) if config.normalize_before else None
-        )
+        self.layer_norm = nn.LayerNorm(config.embed_dim, config.layer_norm_eps) if config.normalize_before else None
         self.relative_position = None
         if config.relative_position != "none":
             self.relative_position = RelativePositionBias(
@@ -148,11 +146,7 @@ class EmbeddedStack(LayerStack):
     ) -> tuple[Tensor, Tensor | None]:
         """Return what enters the layers, and their attention's bias: -inf (or False) at padding."""
         length = token_embeddings_BTD.shape[1]
-        places = (
-            self.embed_positions.weight[:length]
-            if positions_BT is None
-            else self.embed_positions(positions_BT)
-        )
+        places = self.embed_positions.weight[:length] if positions_BT is None else self.embed_positions(positions_BT)
         hidden = self.layernorm_embedding(token_embeddings_BTD + places)
         hidden = dropout(hidden, self.config.dropout, self.training)
         visible = None if padding_BT is None else ~padding_BT[:, None, None, :]

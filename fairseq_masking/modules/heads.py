@@ -49,9 +49,7 @@ class MaskedLMHead(nn.Module):
         """The same for what ``project`` returned."""
         return F.linear(projected_ND, embedding_VD, self.bias)
 
-    def losses(
-        self, features_ND: Tensor, embedding_VD: Tensor, targets_N: Tensor
-    ) -> LinearCrossEntropyOutput:
+    def losses(self, features_ND: Tensor, embedding_VD: Tensor, targets_N: Tensor) -> LinearCrossEntropyOutput:
         """Cross-entropy (nats) and arg max per position, without a lasting ``[N, V]`` tensor."""
         return self.projected_losses(self.project(features_ND), embedding_VD, targets_N)
 

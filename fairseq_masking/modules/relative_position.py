@@ -74,9 +74,7 @@ class RelativePositionBias(nn.Module):
 
     buckets_TT: Tensor
 
-    def __init__(
-        self, kind: str, *, num_heads: int, num_buckets: int, max_distance: int, max_positions: int
-    ) -> None:
+    def __init__(self, kind: str, *, num_heads: int, num_buckets: int, max_distance: int, max_positions: int) -> None:
         super().__init__()
         if kind not in BUCKETINGS:
             raise UserError(f"unknown relative position {kind!r}: choose none, {' or '.join(BUCKETINGS)}")

@@ -55,9 +55,7 @@ class _MaskedScale(torch.autograd.Function):
         return (grad * mask).mul_(ctx.scale), None, None
 
 
-def self_attention(
-    projected_BT3HC: Tensor, attention_bias: Tensor | None = None, dropout: float = 0.0
-) -> Tensor:
+def self_attention(projected_BT3HC: Tensor, attention_bias: Tensor | None = None, dropout: float = 0.0) -> Tensor:
     """Attend from every position to every position.
 
     Args:

@@ -88,15 +88,11 @@ class FusedAdamWOptimizer(FairseqOptimizer):
         for group in self.param_groups:
             group["lr"] = lr * group["lr_scale"]
 
-    def clip_grad_norm(
-        self, max_norm: float, aggregate_norm_fn: Callable[[Tensor], Tensor] | None = None
-    ) -> Tensor:
+    def clip_grad_norm(self, max_norm: float, aggregate_norm_fn: Callable[[Tensor], Tensor] | None = None) -> Tensor:
         """Clip all gradients by their joint norm, which is returned."""
         return clip_grad_norm(self.params, max_norm, aggregate_norm_fn)
 
-    def load_state_dict(
-        self, state_dict: dict[str, Any], optimizer_overrides: dict[str, Any] | None = None
-    ) -> None:
+    def load_state_dict(self, state_dict: dict[str, Any], optimizer_overrides: dict[str, Any] | None = None) -> None:
         """Resume; as with fairseq's optimizers the checkpoint's options win, here with a word about it.
 
         Raises:
@@ -158,7 +154,5 @@ def parse_betas(value: Any) -> tuple[float, float]:
         isinstance(beta, int | float) and not isinstance(beta, bool) and 0 <= beta < 1 for beta in betas
     )
     if not valid:
-        raise UserError(
-            f"--adam-betas {value}: give two numbers, each at least 0 and below 1, such as '(0.9, 0.98)'"
-        )
+        raise UserError(f"--adam-betas {value}: give two numbers, each at least 0 and below 1, such as '(0.9, 0.98)'")
     return float(betas[0]), float(betas[1])

@@ -49,9 +49,7 @@ class LinearSchedule(FairseqLRScheduler):
         if not 0 <= cfg.warmup_ratio <= 1:
             raise UserError(f"--warmup-ratio {cfg.warmup_ratio}: give a share of 0 to 1, such as 0.06")
         if cfg.max_epoch <= 0 and cfg.max_update <= 0:
-            raise UserError(
-                "--lr-scheduler linear has to know when training ends: give --max-epoch or --max-update"
-            )
+            raise UserError("--lr-scheduler linear has to know when training ends: give --max-epoch or --max-update")
         self._total = cfg.max_update if cfg.max_update > 0 else math.inf
 
     def set_epoch_length(self, num_updates: int) -> None:
@@ -84,9 +82,7 @@ def tell_epoch_lengths(cfg: DictConfig) -> None:
         replace(Trainer, "get_train_iterator", _tell_epoch_length)
 
 
-def _tell_epoch_length(
-    original: Callable[..., Any], self: Any, epoch: int, *args: Any, **options: Any
-) -> Any:
+def _tell_epoch_length(original: Callable[..., Any], self: Any, epoch: int, *args: Any, **options: Any) -> Any:
     batches = original(self, epoch, *args, **options)
     if isinstance(self.lr_scheduler, LinearSchedule):
         accumulated = self.cfg.optimization.update_freq

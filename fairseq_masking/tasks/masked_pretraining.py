@@ -36,9 +36,7 @@ MASK_UNIT_CHOICES = ChoiceEnum(list(get_args(MaskUnit)))
 class MaskedPretrainingConfig(FairseqDataclass):
     """Options of ``masked_pretraining``; names shared with fairseq's ``masked_lm`` mean the same."""
 
-    data: str = option(
-        MISSING, "prepared corpus: a folder, or several with ':' between, one an epoch in turn"
-    )
+    data: str = option(MISSING, "prepared corpus: a folder, or several with ':' between, one an epoch in turn")
     sample_break_mode: SAMPLE_BREAK_MODE_CHOICES = option(
         "none",
         "none: full blocks of text; complete: blocks of whole lines; complete_doc: the same"
@@ -48,19 +46,11 @@ class MaskedPretrainingConfig(FairseqDataclass):
     mask_prob: float = option(0.15, "share of a sequence's tokens that is predicted")
     leave_unmasked_prob: float = option(0.1, "share of the predicted tokens that stays as it is")
     random_token_prob: float = option(0.1, "share of the predicted tokens that becomes a random token")
-    mask_unit: MASK_UNIT_CHOICES = option(
-        "subword", "what is masked as a whole: a subword, a word, a span of words"
-    )
-    span_geometric_p: float = option(
-        0.2, "p of the geometric law of a span's length in words (--mask-unit span)"
-    )
+    mask_unit: MASK_UNIT_CHOICES = option("subword", "what is masked as a whole: a subword, a word, a span of words")
+    span_geometric_p: float = option(0.2, "p of the geometric law of a span's length in words (--mask-unit span)")
     span_max_length: int = option(10, "longest span in words (--mask-unit span)")
-    mask_splits: int = option(
-        1, "K masks of a sequence that never overlap, K rows of the batch (fully-explored MLM)"
-    )
-    valid_mask_prob: float = option(
-        0.15, "--mask-prob of validation, which always masks single subwords once"
-    )
+    mask_splits: int = option(1, "K masks of a sequence that never overlap, K rows of the batch (fully-explored MLM)")
+    valid_mask_prob: float = option(0.15, "--mask-prob of validation, which always masks single subwords once")
     seed: int = II("common.seed")
     train_subset: str = II("dataset.train_subset")
     update_freq: List[int] = II("optimization.update_freq")
@@ -230,9 +220,7 @@ class MaskedPretrainingTask(TextTask):
             max_tokens=max_tokens,
             max_sentences=max_sentences,
             # fairseq drops what is left over from this multiple: validation must not lose anything
-            required_batch_size_multiple=max(1, required_batch_size_multiple // num_splits)
-            if training
-            else 1,
+            required_batch_size_multiple=max(1, required_batch_size_multiple // num_splits) if training else 1,
             num_shards=num_shards,
             **kwargs,
         )
@@ -254,9 +242,7 @@ class MaskedPretrainingTask(TextTask):
             )
         if whole < len(frozen):
             kept = np.random.default_rng(self.cfg.seed).permutation(len(frozen))[:whole]
-            logger.info(
-                "%d of %d batches left out: updates take %d each", len(frozen) - whole, len(frozen), multiple
-            )
+            logger.info("%d of %d batches left out: updates take %d each", len(frozen) - whole, len(frozen), multiple)
             batches._frozen_batches = tuple(frozen[index] for index in np.sort(kept))
 
     def train_step(

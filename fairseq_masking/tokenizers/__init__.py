@@ -12,6 +12,4 @@ from fairseq_masking.tokenizers.wordpiece import BertTokenizer
 
 __all__ = ["KINDS", "BertTokenizer", "Gpt2Tokenizer", "Offsets", "SentencePieceTokenizer", "Tokenizer"]
 
-KINDS: dict[str, type[Tokenizer]] = {
-    cls.kind: cls for cls in (SentencePieceTokenizer, Gpt2Tokenizer, BertTokenizer)
-}
+KINDS: dict[str, type[Tokenizer]] = {cls.kind: cls for cls in (SentencePieceTokenizer, Gpt2Tokenizer, BertTokenizer)}

@@ -97,7 +97,5 @@ def _read_encoder_json(path: Path) -> dict[str, int]:
         or not all(type(index) is int for index in vocabulary.values())
         or sorted(vocabulary.values()) != list(range(len(vocabulary)))
     ):
-        raise UserError(
-            f"{path} does not map 256 symbols or more to the ids 0, 1, ...; give GPT-2's encoder.json"
-        )
+        raise UserError(f"{path} does not map 256 symbols or more to the ids 0, 1, ...; give GPT-2's encoder.json")
     return vocabulary

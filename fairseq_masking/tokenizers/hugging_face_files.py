@@ -101,8 +101,7 @@ def import_tokenizer(source: Path, folder: Path) -> Tokenizer:
     if kind == "BPE" or (not values and (source / "merges.txt").is_file()):
         return _byte_level(source, folder, ordered, values)
     raise UserError(
-        f"{source} has no tokeniser of a kind known here (WordPiece, byte-level BPE or a SentencePiece .model"
-        " file)"
+        f"{source} has no tokeniser of a kind known here (WordPiece, byte-level BPE or a SentencePiece .model file)"
     )
 
 

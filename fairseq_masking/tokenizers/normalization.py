@@ -47,9 +47,7 @@ class TextNormalizer:
 
             known = sorted(set(NonbreakingPrefixes().available_langs.values()))
             if self.moses_lang not in known:  # sacremoses would quietly take its English rules
-                raise UserError(
-                    f"--moses-lang {self.moses_lang!r} has no Moses rules; known are {', '.join(known)}"
-                )
+                raise UserError(f"--moses-lang {self.moses_lang!r} has no Moses rules; known are {', '.join(known)}")
 
     @property
     def is_costly(self) -> bool:
@@ -122,9 +120,7 @@ class SentenceSplitter:
         sentences = []
         start = 0
         for match in _END.finditer(line):
-            if match["wide"] is None and (
-                match["next"].islower() or self._is_abbreviation(line, start, match)
-            ):
+            if match["wide"] is None and (match["next"].islower() or self._is_abbreviation(line, start, match)):
                 continue
             sentences.append(line[start : match.end()].strip())
             start = match.end()

@@ -11,13 +11,7 @@ import numpy as np
 
 from fairseq_masking.errors import UserError
 from fairseq_masking.tokenizers.base import Offsets, Tokenizer, runs_of_symbols
-from fairseq_masking.tokenizers.symbols import (
-    FILLER_PREFIX,
-    MASK_SYMBOL,
-    PAD_SYMBOL,
-    SPECIAL_SYMBOLS,
-    UNK_SYMBOL,
-)
+from fairseq_masking.tokenizers.symbols import FILLER_PREFIX, MASK_SYMBOL, PAD_SYMBOL, SPECIAL_SYMBOLS, UNK_SYMBOL
 
 __all__ = ["BpeTraining", "SentencePieceTokenizer", "train_bpe"]
 
@@ -38,9 +32,7 @@ class SentencePieceTokenizer(Tokenizer):
         try:
             self._model = SentencePieceProcessor(model_file=str(model))
         except (RuntimeError, OSError) as error:
-            raise UserError(
-                f"{model} is no SentencePiece model; give the .model file of spm_train"
-            ) from error
+            raise UserError(f"{model} is no SentencePiece model; give the .model file of spm_train") from error
         size = self._model.get_piece_size()
         if size == 0:
             raise UserError(f"{model} is a SentencePiece model without pieces; give another one")
@@ -101,9 +93,7 @@ class BpeTraining:
     seed: int = 1
 
 
-def train_bpe(
-    lines: Iterable[str], num_lines: int, output: Path, training: BpeTraining
-) -> SentencePieceTokenizer:
+def train_bpe(lines: Iterable[str], num_lines: int, output: Path, training: BpeTraining) -> SentencePieceTokenizer:
     """Trains a BPE on lines and writes its model to ``output``; the same lines and settings, the same bytes.
 
     Raises:

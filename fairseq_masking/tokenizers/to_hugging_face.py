@@ -120,9 +120,7 @@ def _sentencepiece(tokenizer: SentencePieceTokenizer, ids: dict[str, int]) -> An
     backend.normalizer = normalizers.Sequence(steps)
     backend.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="always")
     strip = decoders.Strip(content=" ", left=1, right=0)
-    backend.decoder = decoders.Sequence(
-        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), strip]
-    )
+    backend.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), strip])
     return backend
 
 

@@ -38,9 +38,7 @@ CUDA_VARIANTS = {
 
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default=".quickstart/data", help="prepared corpus")
     parser.add_argument("--updates", type=int, default=1000)
     parser.add_argument("--tokens", type=int, default=64)

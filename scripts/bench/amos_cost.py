@@ -50,11 +50,7 @@ def contenders(arch: str) -> dict[str, tuple[int, ...]]:
     """Return the depths of each system's heads; none of mlm's."""
     depths = tuple(GENERATOR_LAYERS[arch]["generator_layers"])
     choices = (depths, depths[:1], depths[-1:])
-    return {
-        BASELINE: (),
-        PLAIN: (),
-        **{f"amos, heads at {','.join(map(str, chosen))}": chosen for chosen in choices},
-    }
+    return {BASELINE: (), PLAIN: (), **{f"amos, heads at {','.join(map(str, chosen))}": chosen for chosen in choices}}
 
 
 def system_of(args: argparse.Namespace, name: str) -> str:
@@ -113,11 +109,7 @@ def measure(args: argparse.Namespace, setting: Setting) -> list[dict[str, Any]]:
             "flops_over_mlm": round(flops / baseline, 3),
         }
         row |= bench.utilisation(
-            3 * setting.rows * flops,
-            medians[name],
-            statistics.median(matmul_peaks),
-            args.device,
-            args.precision,
+            3 * setting.rows * flops, medians[name], statistics.median(matmul_peaks), args.device, args.precision
         )
         row["peak_mib"] = round(peaks[name], 1) if name in peaks else ""
         row["peak_over_mlm"] = round(peaks[name] / peaks[BASELINE], 3) if peaks else ""

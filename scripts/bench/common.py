@@ -66,9 +66,7 @@ def bench_parser(
         steps, turns, out: defaults of the options of these names; without turns there is no such option.
         data: it trains on a prepared corpus.
     """
-    parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     if data:
         add("--data", default=".quickstart/data", help="prepared corpus")
@@ -115,11 +113,7 @@ def seconds_of(run: Callable[[], Any]) -> float:
 
 
 def take_turns(
-    runs: Mapping[str, Callable[[], Any]],
-    *,
-    steps: int,
-    turns: int,
-    between: Callable[[], Any] = lambda: None,
+    runs: Mapping[str, Callable[[], Any]], *, steps: int, turns: int, between: Callable[[], Any] = lambda: None
 ) -> dict[str, list[float]]:
     """Return the seconds of each run of each contender; the first of ``turns`` warms up and is left out.
 
@@ -152,10 +146,7 @@ def _seconds_of_each(run: Callable[[], Any], count: int) -> list[float]:
 def milliseconds(seconds: Sequence[float], prefix: str = "") -> dict[str, Any]:
     """Return median and quartiles of ``seconds`` for a row of a CSV."""
     low, median, high = statistics.quantiles(seconds, n=4) if len(seconds) > 1 else [seconds[0]] * 3
-    return {
-        f"{prefix}ms": round(1000 * median, 3),
-        f"{prefix}quartiles_ms": f"{1000 * low:.3f}-{1000 * high:.3f}",
-    }
+    return {f"{prefix}ms": round(1000 * median, 3), f"{prefix}quartiles_ms": f"{1000 * low:.3f}-{1000 * high:.3f}"}
 
 
 def matmul_peak(device: str, precision: str) -> float:

@@ -23,9 +23,7 @@ COLUMNS = ("loss", "ppl", "accuracy", "ppl_mask", "ppl_random", "ppl_unchanged")
 
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", metavar="NAME=LOG", action="append", required=True, help="log of a run")
     parser.add_argument("--out", type=Path, default=Path("scripts/bench/results/compare_runs.csv"))
     return parser.parse_args(argv)

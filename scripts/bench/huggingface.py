@@ -32,9 +32,7 @@ SPEED_TARGET = 1.3
 
 
 def arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = bench.bench_parser(
-        __doc__, steps=10, turns=4, out="scripts/bench/results/huggingface.csv", data=False
-    )
+    parser = bench.bench_parser(__doc__, steps=10, turns=4, out="scripts/bench/results/huggingface.csv", data=False)
     parser.add_argument("--arch", default="tiny", choices=SIZES, help="shape of the encoder")
     parser.add_argument("--tokens", type=int, default=128, help="tokens a row")
     parser.add_argument("--rows", type=int, default=16, help="rows a batch")
@@ -71,11 +69,7 @@ def make_batch(setting: Setting, vocabulary: int) -> dict[str, Tensor]:
     src_tokens = torch.randint(FIRST_WORD, vocabulary, (rows, tokens))
     columns = torch.rand(rows, tokens - 2).argsort(1)[:, :masked] + 1
     positions = (torch.arange(rows)[:, None] * tokens + columns).flatten()
-    batch = {
-        "src_tokens": src_tokens,
-        "positions": positions,
-        "replacements": torch.full_like(positions, MASK),
-    }
+    batch = {"src_tokens": src_tokens, "positions": positions, "replacements": torch.full_like(positions, MASK)}
     return {name: value.to(setting.device) for name, value in batch.items()}
 
 
@@ -84,9 +78,7 @@ def our_model(
 ) -> tuple[nn.Module, Callable[[], Tensor]]:
     """Return our model and what computes its mean loss."""
     cfg = MLMConfig(
-        **vars(SIZES[setting.arch]),
-        max_positions=max(512, setting.tokens),
-        compile="full" if compiled else "none",
+        **vars(SIZES[setting.arch]), max_positions=max(512, setting.tokens), compile="full" if compiled else "none"
     )
     model = MLMModel(cfg, vocab_size=vocabulary, pad_index=PAD)
     model = model.to(setting.device, bench.PRECISIONS[setting.precision]).train()
@@ -121,10 +113,7 @@ def their_model(
     flat = batch["src_tokens"].flatten()
     labels = torch.full_like(flat, -100).index_copy(0, batch["positions"], flat[batch["positions"]])
     corrupted = flat.index_copy(0, batch["positions"], batch["replacements"])
-    inputs = {
-        "input_ids": corrupted.view_as(batch["src_tokens"]),
-        "labels": labels.view_as(batch["src_tokens"]),
-    }
+    inputs = {"input_ids": corrupted.view_as(batch["src_tokens"]), "labels": labels.view_as(batch["src_tokens"])}
     forward = torch.compile(model) if compiled else model
     return model, lambda: forward(**inputs).loss
 

@@ -39,9 +39,7 @@ LOADERS = {
 
 
 def arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", help="prepared corpus (default: an artificial one of 25-token sentences)")
     parser.add_argument("--tokens", type=int, default=512, help="tokens a row")
     parser.add_argument("--rows", type=int, default=32, help="rows a batch")

@@ -26,13 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import numpy as np
 import torch
 from common import environment, write_corpus, write_csv
-from fairseq.data import (
-    Dictionary,
-    MaskTokensDataset,
-    PrependTokenDataset,
-    TokenBlockDataset,
-    data_utils,
-)
+from fairseq.data import Dictionary, MaskTokensDataset, PrependTokenDataset, TokenBlockDataset, data_utils
 
 from fairseq_masking.data import BlockDataset, MaskedDataset, load_dictionary, load_tokens
 from fairseq_masking.masking import Masker, MaskingConfig, MaskingVocabulary
@@ -43,9 +37,7 @@ BATCH = 32
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="prepared folder with dict.txt, train.bin and train.idx")
     parser.add_argument("--vocabulary", type=int, default=32_768, help="symbols of the artificial corpus")
     parser.add_argument("--items", type=int, default=300, help="items per repeat")
@@ -146,14 +138,10 @@ def ours_of(items: list[np.ndarray], masker: Masker) -> Callable[[int], None]:
     return run
 
 
-def fairseq_masking_of(
-    items: list[np.ndarray], dictionary: Dictionary, *, with_target: bool
-) -> Callable[[int], None]:
+def fairseq_masking_of(items: list[np.ndarray], dictionary: Dictionary, *, with_target: bool) -> Callable[[int], None]:
     # fairseq takes tensors. A new epoch in each call keeps its lru_cache from answering.
     tensors = [torch.from_numpy(item) for item in items]
-    parts = [
-        fairseq_masked(tensors, dictionary, target) for target in ((False, True) if with_target else (False,))
-    ]
+    parts = [fairseq_masked(tensors, dictionary, target) for target in ((False, True) if with_target else (False,))]
 
     def run(epoch: int) -> None:
         for part in parts:
@@ -180,11 +168,7 @@ def fairseq_chain(tokens: object, dictionary: Dictionary, num_items: int) -> Cal
     """Blocks, <s>, masks and padding as fairseq's masked_lm task stacks them, its sharing caches included."""
     blocks = TokenBlockDataset(tokens, tokens.sizes, LENGTH - 1, pad=1, eos=2, break_mode="none")  # type: ignore[attr-defined]
     source, target = MaskTokensDataset.apply_mask(
-        PrependTokenDataset(blocks, 0),
-        dictionary,
-        pad_idx=1,
-        mask_idx=dictionary.index(MASK_SYMBOL),
-        mask_prob=0.15,
+        PrependTokenDataset(blocks, 0), dictionary, pad_idx=1, mask_idx=dictionary.index(MASK_SYMBOL), mask_prob=0.15
     )
 
     def run(epoch: int) -> None:

@@ -159,10 +159,7 @@ def _dropout(size: Size) -> Contenders:
 
 
 def _against_naive(
-    size: Size,
-    naive: Callable[..., Tensor],
-    ours: Callable[[str], Callable[..., Tensor]],
-    leaves: tuple[Tensor, ...],
+    size: Size, naive: Callable[..., Tensor], ours: Callable[[str], Callable[..., Tensor]], leaves: tuple[Tensor, ...]
 ) -> Contenders:
     contenders = {NAIVE: _trained(naive, leaves), "torch": _trained(ours("torch"), leaves)}
     if size.device == "cuda":
@@ -190,9 +187,7 @@ OPERATIONS: dict[str, Callable[[Size], Contenders]] = {
 
 
 def arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = bench.bench_parser(
-        __doc__, steps=3, turns=4, out="scripts/bench/results/operations.csv", data=False
-    )
+    parser = bench.bench_parser(__doc__, steps=3, turns=4, out="scripts/bench/results/operations.csv", data=False)
     parser.add_argument("--only", nargs="+", default=list(OPERATIONS), choices=OPERATIONS, help="operations")
     parser.add_argument("--masked", type=int, nargs="+", default=[1024, 2048, 4096], help="N")
     parser.add_argument("--vocabulary", type=int, nargs="+", default=[32_768], help="V")

@@ -28,18 +28,11 @@ from fairseq_masking.checkpoints.loading import read_checkpoint
 from fairseq_masking.methods.mlm.model import MLMConfig
 from fairseq_masking.tasks.masked_pretraining import MaskedPretrainingConfig
 
-SHAPE = {
-    "encoder_layers": 2,
-    "encoder_embed_dim": 128,
-    "encoder_ffn_embed_dim": 512,
-    "encoder_attention_heads": 2,
-}
+SHAPE = {"encoder_layers": 2, "encoder_embed_dim": 128, "encoder_ffn_embed_dim": 512, "encoder_attention_heads": 2}
 
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default=".quickstart/data", help="prepared corpus")
     parser.add_argument("--updates", type=int, default=2000)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
@@ -47,9 +40,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--rows", type=int, default=32)
     parser.add_argument("--parallel", type=int, default=2, help="runs at once, one CPU thread each")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    parser.add_argument(
-        "--work", type=Path, default=Path("/tmp/fairseq_masking_parity"), help="checkpoints and logs"
-    )
+    parser.add_argument("--work", type=Path, default=Path("/tmp/fairseq_masking_parity"), help="checkpoints and logs")
     parser.add_argument("--out", type=Path, default=Path("scripts/bench/results/parity.csv"))
     return parser.parse_args(argv)
 

@@ -139,9 +139,7 @@ def _match(patterns: tuple[tuple[str, str], ...], name: str) -> str:
     return next((group for pattern, group in patterns if re.search(pattern, name)), "")
 
 
-def rows_of(
-    setting: Setting, system: str, profiler: profile, seconds: float, steps: int
-) -> list[dict[str, Any]]:
+def rows_of(setting: Setting, system: str, profiler: profile, seconds: float, steps: int) -> list[dict[str, Any]]:
     """Return a row of the CSV for each group, with what is left of the wall time as the last."""
     micros, syncs = classify(list(profiler.events()), setting.device)
     wall = 1000 * seconds / steps

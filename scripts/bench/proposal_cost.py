@@ -64,8 +64,7 @@ def measure(setting: Setting, *, steps: int, turns: int) -> list[dict[str, Any]]
     mean = (1 - proposed) * medians[exploring] + proposed * medians[proposing]
     computed = dict(zip(("mlm", *MAP_NETS), (0.0, share, 0.0, share), strict=True))
     rows = [
-        _row(setting, name, medians, computed[name], milliseconds(times, "step_"))
-        for name, times in seconds.items()
+        _row(setting, name, medians, computed[name], milliseconds(times, "step_")) for name, times in seconds.items()
     ]
     last = {"step_ms": round(1000 * mean, 3), "step_quartiles_ms": ""}
     return [*rows, _row(setting, SCHEDULE, {**medians, SCHEDULE: mean}, proposed * share, last)]

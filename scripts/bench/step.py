@@ -49,11 +49,7 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--arch", nargs="+", default=["small"], choices=SIZES, help="shape of the encoder")
     parser.add_argument("--tokens", type=int, nargs="+", default=[128, 512], help="tokens a row")
     parser.add_argument(
-        "--rows",
-        type=int,
-        nargs="+",
-        default=[32, 8],
-        help="rows a batch, one for each of --tokens or --arch",
+        "--rows", type=int, nargs="+", default=[32, 8], help="rows a batch, one for each of --tokens or --arch"
     )
     parser.add_argument("--part-steps", type=int, default=5, help="steps for the times of parts; 0: none")
     parser.add_argument("--no-bound", action="store_true", help="leave out the bare matrix products")
@@ -88,10 +84,7 @@ def compare(
             try:
                 run = Run(setting, name, save_dir)
                 _steps(run, 2)  # what is compiled is compiled here
-            except (
-                Exception,
-                SystemExit,
-            ) as error:  # one that does not work must not cost the others' numbers
+            except (Exception, SystemExit) as error:  # one that does not work must not cost the others' numbers
                 print(f"{name}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
                 failed.append(name)
                 continue

@@ -62,9 +62,7 @@ class Setting:
     def flops(self, vocab_size: int) -> int:
         """FLOPs of a training step."""
         size = SIZES[self.arch]
-        shape = EncoderShape(
-            size.encoder_layers, size.encoder_embed_dim, size.encoder_ffn_embed_dim, vocab_size
-        )
+        shape = EncoderShape(size.encoder_layers, size.encoder_embed_dim, size.encoder_ffn_embed_dim, vocab_size)
         return step_flops(shape, num_rows=self.rows, num_tokens=self.tokens, num_masked=self.num_masked)
 
     def columns(self) -> dict[str, Any]:

@@ -25,13 +25,7 @@ from systems import OURS, VARIANTS, Run, Setting
 
 from fairseq_masking.figures.tables import format_table
 from fairseq_masking.methods.base.options import SIZES
-from fairseq_masking.methods.three_ml.flops import (
-    BASELINE_RATE,
-    ThreeMLShape,
-    exact_counts,
-    mlm_flops,
-    speedup,
-)
+from fairseq_masking.methods.three_ml.flops import BASELINE_RATE, ThreeMLShape, exact_counts, mlm_flops, speedup
 
 ATTENTIONS = ("self", "cross")
 SHARE_WANTED, RATE_WANTED = 0.9, 0.4
@@ -105,16 +99,7 @@ def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
 
 def table(rows: list[dict[str, Any]]) -> str:
     """The figures as a Markdown table."""
-    header = [
-        "model",
-        "masked",
-        "encoder reads",
-        "step, ms",
-        "tokens/s",
-        "measured",
-        "computed",
-        "of the gain",
-    ]
+    header = ["model", "masked", "encoder reads", "step, ms", "tokens/s", "measured", "computed", "of the gain"]
     cells = [
         [
             row["model"],
@@ -143,18 +128,12 @@ def draw(path: Path, rows: list[dict[str, Any]]) -> None:
         own = sorted((row for row in rows if row["model"] == model), key=lambda row: row["mask_prob"])
         rates = [100 * row["mask_prob"] for row in own]
         colour = f"C{number}"
-        axes.plot(
-            rates, [row["speedup_measured"] for row in own], "o-", color=colour, label=f"{model}, measured"
-        )
-        axes.plot(
-            rates, [row["speedup_computed"] for row in own], "--", color=colour, label="computed (FLOPs)"
-        )
+        axes.plot(rates, [row["speedup_measured"] for row in own], "o-", color=colour, label=f"{model}, measured")
+        axes.plot(rates, [row["speedup_computed"] for row in own], "--", color=colour, label="computed (FLOPs)")
     axes.set_xlabel("masking rate, %")
     axes.set_ylabel(f"tokens/s over mlm at {BASELINE_RATE:.0%}")
     first = rows[0]
-    axes.set_title(
-        f"{first['arch']} encoder, {first['tokens']} tokens x {first['rows']} rows, {first['precision']}"
-    )
+    axes.set_title(f"{first['arch']} encoder, {first['tokens']} tokens x {first['rows']} rows, {first['precision']}")
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
     figure.savefig(path, dpi=150)

@@ -7,14 +7,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from unigram import (
-    Score,
-    Unigram,
-    format_fillings,
-    top_candidates,
-    training_unigram,
-    validation_targets,
-)
+from unigram import Score, Unigram, format_fillings, top_candidates, training_unigram, validation_targets
 
 from fairseq_masking.checkpoints.hub import HubInterface
 from fairseq_masking.errors import UserError
@@ -49,9 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="NAME=DIR",
         help="name and folder of a run: DIR/train.log and DIR/checkpoint_last.pt; repeat for several",
     )
-    parser.add_argument(
-        "--tokens-per-sample", type=int, required=True, metavar="N", help="as in the training"
-    )
+    parser.add_argument("--tokens-per-sample", type=int, required=True, metavar="N", help="as in the training")
     parser.add_argument("--figure", type=Path, required=True, metavar="PNG", help="figure to write")
     args = parser.parse_args(argv)
     try:

@@ -82,9 +82,7 @@ def validation_targets(task: MaskedPretrainingTask, split: str = "valid") -> npt
     dataset = task.dataset(split)
     examples = (dataset[index] for index in range(len(dataset)))
     masked = [(each.tokens, each.masked.columns) for each in examples if each.masked is not None]
-    return np.concatenate(
-        [np.empty(0, dtype=np.int64), *(tokens[columns].ravel() for tokens, columns in masked)]
-    )
+    return np.concatenate([np.empty(0, dtype=np.int64), *(tokens[columns].ravel() for tokens, columns in masked)])
 
 
 class Candidate(NamedTuple):

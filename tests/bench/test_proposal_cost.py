@@ -28,8 +28,6 @@ def test_proposal_cost(tmp_path, monkeypatch):
     assert rows["mlm"]["flops_over_mlm"] == rows["map_net, exploring update"]["flops_over_mlm"] == "+0.0%"
     schedule = rows[proposal_cost.SCHEDULE]
     assert float(schedule["flops_over_mlm"][:-1]) == pytest.approx(0.335 * float(share[:-1]), abs=0.06)
-    exploring, proposing = (
-        float(rows[f"map_net, {kind} update"]["step_ms"]) for kind in ("exploring", "proposing")
-    )
+    exploring, proposing = (float(rows[f"map_net, {kind} update"]["step_ms"]) for kind in ("exploring", "proposing"))
     assert float(schedule["step_ms"]) == pytest.approx(0.665 * exploring + 0.335 * proposing, rel=1e-3)
     assert all(row["device"] and row["torch"] for row in rows.values())

@@ -191,9 +191,7 @@ def test_3mls_head_is_no_head_of_the_encoder(transformers, tmp_path, data):
 
 def test_map_nets_encoder_and_head_without_its_proposal_network(transformers, tmp_path, data):
     proposal = {"proposal_layers": 1, "proposal_embed_dim": 16, "proposal_ffn_embed_dim": 16}
-    model = own_checkpoint(
-        MapNetModel, MapNetConfig, tmp_path / "c.pt", data, proposal_attention_heads=1, **proposal
-    )
+    model = own_checkpoint(MapNetModel, MapNetConfig, tmp_path / "c.pt", data, proposal_attention_heads=1, **proposal)
     assert export_checkpoint(tmp_path / "c.pt", tmp_path / "out").architecture == "RobertaForMaskedLM"
     theirs = load(transformers, "AutoModelForMaskedLM", tmp_path / "out")
     tokens, visible = rows_of(model)
@@ -216,13 +214,7 @@ def test_the_modelling_file_needs_nothing_of_ours(tmp_path, data):
     export_checkpoint(tmp_path / "c.pt", tmp_path / "out")
     text = (tmp_path / "out" / "modeling_fairseq_masking.py").read_text(encoding="utf-8")
     imported = [line.split()[1] for line in text.splitlines() if line.startswith(("import ", "from "))]
-    assert {name.split(".")[0] for name in imported} == {
-        "math",
-        "collections",
-        "typing",
-        "torch",
-        "transformers",
-    }
+    assert {name.split(".")[0] for name in imported} == {"math", "collections", "typing", "torch", "transformers"}
 
 
 @pytest.mark.parametrize("kind", BUCKETINGS)
@@ -235,10 +227,7 @@ def test_the_modelling_files_buckets(transformers, kind, num_buckets, max_distan
     config = FairseqMaskingConfig(relative_position=kind, max_position_embeddings=length, **options)
     places = torch.arange(length)
     expected = BUCKETINGS[kind](
-        places[None, :] - places[:, None],
-        num_buckets=num_buckets,
-        max_distance=max_distance,
-        max_positions=length,
+        places[None, :] - places[:, None], num_buckets=num_buckets, max_distance=max_distance, max_positions=length
     )
     assert torch.equal(relative_buckets(length, config, torch.device("cpu")), expected)
 

@@ -57,9 +57,7 @@ def from_command_line(monkeypatch, tmp_path):
         fixed = ["DATA", "--task", "masked_pretraining", "--arch", arch, "--criterion", "mlm", "--optimizer"]
         fixed += ["adam", "--max-update", "1", "--save-dir", str(tmp_path / "run")]
         argv = [*fixed, *(str(part) for part in more)]
-        return convert_namespace_to_omegaconf(
-            options.parse_args_and_arch(options.get_training_parser(), argv)
-        )
+        return convert_namespace_to_omegaconf(options.parse_args_and_arch(options.get_training_parser(), argv))
 
     return build
 
@@ -123,10 +121,7 @@ CONTRADICTIONS = {
 
 
 def told_of(option, value, there):
-    return (
-        re.escape(f"--{option.replace('_', '-')} {value} contradicts ")
-        + f".*, whose encoder has {there}: leave"
-    )
+    return re.escape(f"--{option.replace('_', '-')} {value} contradicts ") + f".*, whose encoder has {there}: leave"
 
 
 @pytest.mark.parametrize("arch, option, value", CONTRADICTIONS)
@@ -201,16 +196,7 @@ def test_what_does_not_go_together(from_command_line, source, more, told):
 def test_a_fresh_start_takes_the_weights_and_a_resume_needs_no_source(run_train, data, source, tmp_path):
     moved = tmp_path / "source.pt"
     shutil.copyfile(source, moved)
-    start = (
-        "--arch",
-        "mlm_base",
-        "--init-from",
-        moved,
-        "--tokens-per-sample",
-        "24",
-        "--save-interval-updates",
-        "1",
-    )
+    start = ("--arch", "mlm_base", "--init-from", moved, "--tokens-per-sample", "24", "--save-interval-updates", "1")
     finished = run_train(data, tmp_path / "run", *start, "--max-update", "1", "--lr", "1e-9")
     assert finished.returncode == 0, finished.stderr[-3000:]
     assert "encoder, lm_head taken from" in finished.stderr + finished.stdout
@@ -238,8 +224,7 @@ def test_ranks_start_from_the_same_weights(run_train, data, source, tmp_path):
     two = run_train(data, tmp_path / "two", *start, *ranks)
     assert one.returncode == two.returncode == 0, two.stderr[-3000:]
     alone, together = (
-        torch.load(tmp_path / name / "checkpoint_last.pt", weights_only=True)["model"]
-        for name in ("one", "two")
+        torch.load(tmp_path / name / "checkpoint_last.pt", weights_only=True)["model"] for name in ("one", "two")
     )
     before = torch.load(source, weights_only=True)["model"]
     assert not torch.equal(alone["lm_head.dense.weight"], before["lm_head.dense.weight"])

@@ -133,10 +133,9 @@ def test_every_family_goes_there_and_back_bit_by_bit(name):
     if name == "fairseq":
         options["relative_position"] = "none"
     state = ours(**options).state_dict()
-    heads = {
-        "amos_release": ("encoder.", "classification_heads."),
-        "electra": ("encoder.",),
-    }.get(name, ("encoder.", "lm_head.", "classification_heads."))
+    heads = {"amos_release": ("encoder.", "classification_heads."), "electra": ("encoder.",)}.get(
+        name, ("encoder.", "lm_head.", "classification_heads.")
+    )
     state = {key: value for key, value in state.items() if key.startswith(heads)}
     theirs = from_ours(state, FAMILIES[name])
     back = to_ours(theirs, FAMILIES[name], head="topic")
@@ -148,16 +147,12 @@ def test_every_family_goes_there_and_back_bit_by_bit(name):
 def test_what_does_not_fit_is_named():
     family = FAMILIES["bert"]
     state = from_ours(ours().state_dict(), family)
-    with pytest.raises(
-        UserError, match=r"not parameters of BERT.*: bert\.encoder\.layer\.0\.adapter\.weight$"
-    ):
+    with pytest.raises(UserError, match=r"not parameters of BERT.*: bert\.encoder\.layer\.0\.adapter\.weight$"):
         to_ours({**state, "bert.encoder.layer.0.adapter.weight": torch.zeros(1)}, family)
     with pytest.raises(
         UserError, match=r"without one of query, key and value of .*layers\.1\.self_attn\.in_proj\.bias"
     ):
-        to_ours(
-            {k: v for k, v in state.items() if k != "bert.encoder.layer.1.attention.self.key.bias"}, family
-        )
+        to_ours({k: v for k, v in state.items() if k != "bert.encoder.layer.1.attention.self.key.bias"}, family)
     with pytest.raises(UserError, match=r"cls\.predictions\.decoder\.weight that is not tied"):
         to_ours({**state, "cls.predictions.decoder.weight": torch.zeros(45, 32)}, family)
     with pytest.raises(UserError, match=r"RoBERTa has no place for encoder\.relative_position\.weight"):

@@ -18,9 +18,7 @@ def write(path, **state):
 
 def test_a_file_or_the_folder_with_it(tmp_path):
     history = [{"num_updates": 1}, {"num_updates": 7}]
-    path = write(
-        tmp_path / "checkpoint_best.pt", cfg={"model": MODEL, "task": TASK}, optimizer_history=history
-    )
+    path = write(tmp_path / "checkpoint_best.pt", cfg={"model": MODEL, "task": TASK}, optimizer_history=history)
     for checkpoint in (read_checkpoint(path), read_checkpoint(tmp_path)):
         assert checkpoint.path == path and checkpoint.num_updates == 7 and str(checkpoint.data) == "a"
         assert checkpoint.options == {"encoder_layers": 2, "data": "a:b", "task": "masked_pretraining"}

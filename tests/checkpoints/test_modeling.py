@@ -64,10 +64,7 @@ def test_spans_beyond_the_text_do_not_count(modeling, tokens):
     output = model(tokens, start_positions=start, end_positions=end)
     losses = [
         F.cross_entropy(logits[[0, 2]], places)
-        for logits, places in (
-            (output.start_logits, torch.tensor([1, 0])),
-            (output.end_logits, torch.tensor([3, 0])),
-        )
+        for logits, places in ((output.start_logits, torch.tensor([1, 0])), (output.end_logits, torch.tensor([3, 0])))
     ]
     torch.testing.assert_close(output.loss, sum(losses) / 2)
     assert model(tokens).loss is None
@@ -101,8 +98,7 @@ def test_checkpointing_changes_no_gradient(modeling, tokens):
 
 
 @pytest.mark.parametrize(
-    "suffix",
-    ["Model", "ForMaskedLM", "ForPreTraining", "ForQuestionAnswering", "ForSequenceClassification"],
+    "suffix", ["Model", "ForMaskedLM", "ForPreTraining", "ForQuestionAnswering", "ForSequenceClassification"]
 )
 def test_outputs_are_what_the_call_or_the_config_wants(modeling, tokens, suffix):
     model = build(modeling, suffix)

@@ -76,9 +76,7 @@ def test_they_go_out_again(transformers, folder, data, tmp_path):
     before, after = model.state_dict(), read_source(tmp_path / "out").state
     assert before.keys() == after.keys() and all(torch.equal(before[key], after[key]) for key in before)
     theirs = transformers.AutoModelForMaskedLM.from_pretrained(tmp_path / "out").eval()
-    batch = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")(
-        TEXTS, padding=True, return_tensors="pt"
-    )
+    batch = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")(TEXTS, padding=True, return_tensors="pt")
     tokens, visible = batch["input_ids"], batch["attention_mask"].bool()
     assert [ids[seen].tolist() for ids, seen in zip(tokens, visible, strict=True)] == [
         hub.encode(text).tolist() for text in TEXTS
@@ -89,6 +87,4 @@ def test_they_go_out_again(transformers, folder, data, tmp_path):
             expected = theirs(**batch, output_hidden_states=True)
             logits, states = model(tokens)[0][visible], model(tokens, features_only=True)[0][visible]
         torch.testing.assert_close(states, expected.hidden_states[-1][visible], rtol=0, atol=share)
-        torch.testing.assert_close(
-            logits, expected.logits[visible], rtol=0, atol=share * float(logits.abs().max())
-        )
+        torch.testing.assert_close(logits, expected.logits[visible], rtol=0, atol=share * float(logits.abs().max()))

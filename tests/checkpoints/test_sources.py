@@ -35,12 +35,7 @@ SIZES = {
 FAMILIES = {
     "bert": ("BertConfig", "BertForPreTraining", {}, 26),
     "roberta": ("RobertaConfig", "RobertaForMaskedLM", {"pad_token_id": 1}, 24),
-    "roberta-prelayernorm": (
-        "RobertaPreLayerNormConfig",
-        "RobertaPreLayerNormForMaskedLM",
-        {"pad_token_id": 1},
-        24,
-    ),
+    "roberta-prelayernorm": ("RobertaPreLayerNormConfig", "RobertaPreLayerNormForMaskedLM", {"pad_token_id": 1}, 24),
     "electra": ("ElectraConfig", "ElectraForPreTraining", {"embedding_size": 32}, 26),
     "mpnet": ("MPNetConfig", "MPNetForMaskedLM", {"pad_token_id": 1}, 24),
 }
@@ -116,11 +111,7 @@ def test_states_and_logits_are_those_of_transformers(transformers, tmp_path, dat
         "layer_norm_eps": 1e-3,
         "normalize_before": name == "roberta-prelayernorm",
         "relative_position": "t5" if name == "mpnet" else "none",
-        **(
-            {"relative_position_buckets": 32, "relative_position_max_distance": 128}
-            if name == "mpnet"
-            else {}
-        ),
+        **({"relative_position_buckets": 32, "relative_position_max_distance": 128} if name == "mpnet" else {}),
     }
 
 
@@ -157,12 +148,7 @@ def test_mpnets_own_special_tokens(transformers, tmp_path):
     words = [names.get(word, word) for word in words]
     words[words.index("hats")] = "<unk>"  # after [UNK]: by its name it would win
     (tmp_path / "vocab.txt").write_text("".join(f"{word}\n" for word in words), encoding="utf-8")
-    roles = {
-        "cls_token": "<s>",
-        "pad_token": "<pad>",
-        "sep_token": "</s>",
-        "mask_token": {"content": "<mask>"},
-    }
+    roles = {"cls_token": "<s>", "pad_token": "<pad>", "sep_token": "</s>", "mask_token": {"content": "<mask>"}}
     roles["unk_token"] = "[UNK]"
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(roles), encoding="utf-8")
     data = prepare(tmp_path, "--tokenizer-from", tmp_path)
@@ -170,9 +156,7 @@ def test_mpnets_own_special_tokens(transformers, tmp_path):
     dictionary = load_dictionary(data / "dict.txt")
     rows = model.mpnet.embeddings.word_embeddings.weight
     for symbol, token in (("<unk>", "[UNK]"), ("<mask>", "<mask>"), ("<s>", "<s>"), ("dog", "dog")):
-        assert torch.equal(
-            own.encoder.embed_tokens.weight[dictionary.index(symbol)], rows[words.index(token)]
-        )
+        assert torch.equal(own.encoder.embed_tokens.weight[dictionary.index(symbol)], rows[words.index(token)])
 
 
 def test_a_missing_head_starts_afresh_and_is_said(transformers, tmp_path, data, caplog):
@@ -181,9 +165,7 @@ def test_a_missing_head_starts_afresh_and_is_said(transformers, tmp_path, data, 
         model, _ = imported(tmp_path, data)
     assert torch.equal(model.encoder.layers[1].fc1.weight, theirs.encoder.layer[1].intermediate.dense.weight)
     assert model.lm_head.bias.abs().max() == 0
-    assert any(
-        "lm_head initialised at random" in line and "encoder taken" not in line for line in caplog.messages
-    )
+    assert any("lm_head initialised at random" in line and "encoder taken" not in line for line in caplog.messages)
     assert any("pooler.dense.weight" in line and line.startswith("not taken") for line in caplog.messages)
 
 
@@ -191,9 +173,7 @@ def test_a_method_takes_what_it_shares(transformers, tmp_path, data, caplog):
     write_model(transformers, tmp_path, "roberta")
     sizes = {"proposal_layers": 1, "proposal_embed_dim": 16, "proposal_ffn_embed_dim": 16}
     with caplog.at_level("INFO", "fairseq_masking"):
-        model, source = imported(
-            tmp_path, data, MapNetModel, MapNetConfig, proposal_attention_heads=1, **sizes
-        )
+        model, source = imported(tmp_path, data, MapNetModel, MapNetConfig, proposal_attention_heads=1, **sizes)
     assert torch.equal(model.lm_head.dense.weight, source.state["lm_head.dense.weight"])
     assert any(line.startswith("encoder, lm_head taken") for line in caplog.messages)
     assert any(line.startswith("proposal initialised at random") for line in caplog.messages)
@@ -207,9 +187,7 @@ def test_our_own_checkpoints(tmp_path, data):
     assert source.shape()["normalize_before"] is True
     own_checkpoint(ThreeMLModel, ThreeMLConfig, tmp_path / "three.pt", data)
     model, source = imported(tmp_path / "three.pt", data)
-    assert not any(key.startswith(("lm_head", "decoder")) for key in source.state), (
-        "its head reads the decoder"
-    )
+    assert not any(key.startswith(("lm_head", "decoder")) for key in source.state), "its head reads the decoder"
 
 
 def test_rows_follow_the_symbols_of_the_corpus(tmp_path, data):
@@ -226,9 +204,7 @@ def test_rows_follow_the_symbols_of_the_corpus(tmp_path, data):
         assert model.lm_head.bias[row] == trained.lm_head.bias[old]
     assert now.index("dog") != before.index("dog")
     (other / "dict.txt").write_text("zebra 1\ncat 1\n<mask> 0\n", encoding="utf-8")
-    with pytest.raises(
-        UserError, match=r"1 of 7 symbols .*mlm\.pt lacks, such as 'zebra': .*--tokenizer-from"
-    ):
+    with pytest.raises(UserError, match=r"1 of 7 symbols .*mlm\.pt lacks, such as 'zebra': .*--tokenizer-from"):
         imported(tmp_path / "mlm.pt", other)
 
 
@@ -461,9 +437,7 @@ def test_a_name_is_downloaded_unless_it_is_a_folder(folder, tmp_path, monkeypatc
     def download(name, *, allow_patterns):
         asked.append(name)
         files = ["config.json", "model.safetensors", "vocab.txt", "spiece.model", "modeling_bert.py"]
-        assert [file for file in files if not any(fnmatch(file, each) for each in allow_patterns)] == files[
-            -1:
-        ]
+        assert [file for file in files if not any(fnmatch(file, each) for each in allow_patterns)] == files[-1:]
         return str(folder)
 
     monkeypatch.setattr(hub, "snapshot_download", download)

@@ -85,9 +85,7 @@ def test_adversary(trained, capsys, tmp_path):
     options = ["--steps", "2", "--every", "1", "--held-out", "2", "--out", out]
     assert measuring(trained, "adversary", *options) == 0
     rows = rows_of(out)
-    assert [(row["scale"], row["step"]) for row in rows] == [
-        (scale, step) for scale in ("-1", "1") for step in "012"
-    ]
+    assert [(row["scale"], row["step"]) for row in rows] == [(scale, step) for scale in ("-1", "1") for step in "012"]
     assert float(rows[0]["difference"]) == float(rows[3]["difference"]) == 0
     assert rows[0]["disc_loss"] == rows[3]["disc_loss"], "both signs start from the checkpoint"
     weights = [sum(float(row[f"mixture_{depth}"]) for depth in "123") for row in rows]

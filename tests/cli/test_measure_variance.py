@@ -124,9 +124,7 @@ def test_all_laws_of_a_map_net(run: Run, tmp_path: Path, capsys: pytest.CaptureF
     assert [row["estimate"] for row in rows_of(again)] == [row["estimate"] for row in rows]
 
 
-def test_a_checkpoint_without_proposal_says_so(
-    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_checkpoint_without_proposal_says_so(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "laws.csv"
     options = ("--gradient-rounds", "0", "--corruption", "bert", "--mask-prob", "0.3", "--out", str(out))
     assert run("laws", *options) == 0

@@ -18,16 +18,7 @@ def runs(tmp_path_factory, run_train):
     folder = tmp_path_factory.mktemp("show_masks")
     data = prepare_sentences(folder)
     for method in ("map_net", "mlm"):
-        given = [
-            "--arch",
-            f"{method}_tiny",
-            "--criterion",
-            method,
-            "--max-positions",
-            "64",
-            "--max-update",
-            "1",
-        ]
+        given = ["--arch", f"{method}_tiny", "--criterion", method, "--max-positions", "64", "--max-update", "1"]
         finished = run_train(data, folder / method, *given, "--disable-validation")
         assert_ok(finished)
     return folder
@@ -146,14 +137,7 @@ def test_text_that_is_not_utf8_is_one_line(show, capsys, tmp_path):
 
 
 def test_the_variance_of_a_real_checkpoint(runs, capsys, tmp_path):
-    options = [
-        "--of",
-        "laws",
-        "--checkpoint",
-        runs / "map_net" / "checkpoint_last.pt",
-        "--data",
-        runs / "data",
-    ]
+    options = ["--of", "laws", "--checkpoint", runs / "map_net" / "checkpoint_last.pt", "--data", runs / "data"]
     options += ["--sequences", 3, "--draws", 3, "--replicates", 100, "--oracle-rounds", 1, "--num-masks", 2]
     options += ["--gradient-rounds", 1, "--out", tmp_path / "laws.csv"]
     assert main(["measure", "variance", *map(str, options)]) == 0

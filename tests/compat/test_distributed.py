@@ -140,11 +140,7 @@ def test_settings_under_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("clean_environment")
 def test_rank_by_hand_needs_no_spawn() -> None:
-    by_hand = {
-        "distributed_world_size": 2,
-        "distributed_rank": 1,
-        "distributed_init_method": "tcp://127.0.0.1:9",
-    }
+    by_hand = {"distributed_world_size": 2, "distributed_rank": 1, "distributed_init_method": "tcp://127.0.0.1:9"}
     with pytest.raises(UserError, match="--distributed-no-spawn"):
         distributed.complete_launch_settings(settings(**by_hand))
     cfg = settings(**by_hand, distributed_no_spawn=True)

@@ -28,11 +28,7 @@ def test_numpy_compat(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(("wrong", "warnings"), [(True, 1), (False, 0)], ids=["PyPI's", "NVIDIA's"])
 def test_wrong_apex(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-    wrong: bool,
-    warnings: int,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, wrong: bool, warnings: int
 ) -> None:
     package = tmp_path / "apex"
     package.mkdir()

@@ -71,7 +71,5 @@ def test_other_errors_keep_their_traceback(small_data: Path, tmp_path: Path) -> 
 
 def test_a_mistake_found_by_the_first_batch_leaves_no_checkpoint(small_data, tmp_path, run_train):
     finished = run_train(small_data, tmp_path, "--ops-impl", "triton")
-    assert_one_line_error(
-        finished, "implementation triton of linear_cross_entropy", "choose --ops-impl auto or torch"
-    )
+    assert_one_line_error(finished, "implementation triton of linear_cross_entropy", "choose --ops-impl auto or torch")
     assert list(tmp_path.glob("*.pt")) == []

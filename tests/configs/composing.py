@@ -35,8 +35,6 @@ def assert_as_written(cfg: Any, path: Path) -> None:
         for key, value in values.items():
             if value != "???" and "${" not in str(value):
                 assert cfg[group][key] == value, f"{group}.{key}"
-    chosen = {
-        group: name for entry in written["defaults"] if entry != "_self_" for group, name in entry.items()
-    }
+    chosen = {group: name for entry in written["defaults"] if entry != "_self_" for group, name in entry.items()}
     assert set(chosen) == set(GROUPS)
     assert {group: cfg[group]._name for group in GROUPS} == chosen

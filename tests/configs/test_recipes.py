@@ -83,8 +83,7 @@ def test_it_is_typed_and_the_masking_is_possible(recipe):
 
 def test_global_batch_is_the_headers(recipe):
     found = re.search(
-        r"Global batch: (\d+) rows = batch_size (\d+) x update_freq (\d+) x (\d+) (?:GPU|process)",
-        header(recipe),
+        r"Global batch: (\d+) rows = batch_size (\d+) x update_freq (\d+) x (\d+) (?:GPU|process)", header(recipe)
     )
     rows, batch_size, update_freq, gpus = map(int, found.groups())
     cfg = composed(recipe)

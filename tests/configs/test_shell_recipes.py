@@ -43,16 +43,7 @@ def test_answers_help(script):
 @pytest.mark.parametrize("machines", [ONE_MACHINE, SEVERAL_MACHINES])
 def test_command_names_the_recipe_and_passes_overrides_on(machines, tmp_path):
     overrides = ["optimization.update_freq=[4]", "model.dropout=0.0"]
-    options = [
-        "--data",
-        "/a:/b",
-        "--config",
-        "fully_explored_base",
-        "--gpus",
-        "2",
-        "--save-dir",
-        str(tmp_path),
-    ]
+    options = ["--data", "/a:/b", "--config", "fully_explored_base", "--gpus", "2", "--save-dir", str(tmp_path)]
     done = run(PRETRAIN, *machines, *options, "--dry-run", *overrides)
     assert done.returncode == 0, done.stderr
     command = shlex.split(done.stdout)

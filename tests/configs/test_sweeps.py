@@ -45,8 +45,7 @@ def composed(recipe, overrides):
     hydra_init(recipe)
     with initialize_config_dir(config_dir=str(ROOT / "configs/pretrain"), version_base="1.1"):
         cfg = compose(
-            recipe,
-            overrides=[f"{key}={value}" for key, value in overrides.items() if not key.startswith("hydra.")],
+            recipe, overrides=[f"{key}={value}" for key, value in overrides.items() if not key.startswith("hydra.")]
         )
     add_defaults(cfg)
     return OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)

@@ -28,9 +28,7 @@ def test_missing_mask_is_appended_and_logged(tmp_path: Path, caplog: pytest.LogC
 def test_unusual_symbols(tmp_path: Path) -> None:
     """Symbols may look like counts, hold other spaces, or overwrite a line as in CamemBERT's file."""
     path = tmp_path / "dict.txt"
-    path.write_text(
-        "▁the 9\n262 7\n\u3000 5\nno\u00a0break 4\n<unk> 1 #fairseq:overwrite\n", encoding="utf-8"
-    )
+    path.write_text("▁the 9\n262 7\n\u3000 5\nno\u00a0break 4\n<unk> 1 #fairseq:overwrite\n", encoding="utf-8")
     dictionary = load_dictionary(path)
     assert [dictionary.indices[s] for s in ("▁the", "262", "\u3000", "no\u00a0break")] == [4, 5, 6, 7]
 

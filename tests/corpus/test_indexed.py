@@ -46,27 +46,15 @@ DAMAGES: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "data half": ("bin", lambda p: cut(p, p.stat().st_size // 2), "is cut short"),
     "data too long": ("bin", lambda p: append(p, b"\0\0"), "is too long"),
     "index is text": ("idx", lambda p: p.write_text("hello " * 100), "wrong first bytes"),
-    "index is noise": (
-        "idx",
-        lambda p: p.write_bytes(np.random.default_rng(0).bytes(999)),
-        "wrong first bytes",
-    ),
+    "index is noise": ("idx", lambda p: p.write_bytes(np.random.default_rng(0).bytes(999)), "wrong first bytes"),
     "wrong version": ("idx", lambda p: patch(p, 9, struct.pack("<Q", 2)), "version 2"),
     "unknown type": ("idx", lambda p: patch(p, 17, b"\x63"), "type code 99"),
     "tokens are floats": ("idx", lambda p: patch(p, 17, b"\x06"), "type code 6"),
     "another integer type": ("idx", lambda p: patch(p, 17, b"\x04"), "sizes and pointers disagree"),
     "count of zero": ("idx", lambda p: (cut(p, HEADER), patch(p, 18, struct.pack("<Q", 0))), "no sentences"),
     "huge count": ("idx", lambda p: patch(p, 18, struct.pack("<Q", 2**60)), "is cut short"),
-    "negative size": (
-        "idx",
-        lambda p: patch(p, HEADER, struct.pack("<i", -3)),
-        "sizes and pointers disagree",
-    ),
-    "wrong size": (
-        "idx",
-        lambda p: patch(p, HEADER + 4, struct.pack("<i", 99)),
-        "sizes and pointers disagree",
-    ),
+    "negative size": ("idx", lambda p: patch(p, HEADER, struct.pack("<i", -3)), "sizes and pointers disagree"),
+    "wrong size": ("idx", lambda p: patch(p, HEADER + 4, struct.pack("<i", 99)), "sizes and pointers disagree"),
     "noise in the middle": ("idx", lambda p: patch(p, HEADER + 4 * 60, b"\x11" * 16), "disagree"),
     "ids beyond the dictionary": ("bin", lambda p: patch(p, 100, b"\xff\xff"), "token id 65535"),
     "one id beyond the dictionary": ("bin", lambda p: patch(p, 100, b"\x28\x00"), "token id 40"),
@@ -76,14 +64,7 @@ DAMAGES: dict[str, tuple[str, Callable[[Path], object], str]] = {
 
 @pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize("combined", [False, True])
-def test_damaged_files(
-    damage: str,
-    combined: bool,
-    tmp_path: Path,
-    write_corpus,
-    dictionary,
-    sentences,
-) -> None:
+def test_damaged_files(damage: str, combined: bool, tmp_path: Path, write_corpus, dictionary, sentences) -> None:
     ending, spoil, named = DAMAGES[damage]
     write_corpus(tmp_path / "train", sentences)
     victim = tmp_path / f"train.{ending}"
@@ -136,10 +117,7 @@ def test_combine(tmp_path: Path, write_corpus, dictionary) -> None:
 
 
 def test_big_corpora_are_checked_at_both_ends(
-    tmp_path: Path,
-    write_corpus,
-    dictionary,
-    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path, write_corpus, dictionary, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(indexed, "_FULL_SCAN_TOKENS", 50)
     monkeypatch.setattr(indexed, "_PARTIAL_SCAN_TOKENS", 10)

@@ -88,11 +88,7 @@ def test_shards_make_up_the_whole(prepare: Prepare, capsys: pytest.CaptureFixtur
         assert read_manifest(shard).missing_outputs(shard) == []
         assert load_tokenizer(shard).kind == "sentencepiece"
     tokens = [read_manifest(shard).counts["train"]["tokens"] for shard in shards]
-    assert (
-        sum(tokens)
-        == read_manifest(sharded).counts["train"]["tokens"]
-        == sum(map(len, items(whole, "train")))
-    )
+    assert sum(tokens) == read_manifest(sharded).counts["train"]["tokens"] == sum(map(len, items(whole, "train")))
     check_dictionary(":".join(map(str, shards)))
 
 
@@ -125,11 +121,7 @@ def test_the_end_of_a_file_ends_a_document(tmp_path: Path) -> None:
     assert run_verb("prepare", "corpus", *argv, "--train", *paths, "--out", data) == 0
     ids = items(data, "train")
     assert read_manifest(data).counts["train"]["documents"] == 2
-    assert (
-        len(ids) == 201
-        and ids[100] == expected(data, "")
-        and ids[101] == expected(data, make_lines(100, 1)[0])
-    )
+    assert len(ids) == 201 and ids[100] == expected(data, "") and ids[101] == expected(data, make_lines(100, 1)[0])
 
 
 def test_sentences_of_a_line_stay_one_document(prepare: Prepare, tmp_path: Path) -> None:
@@ -184,18 +176,9 @@ def test_a_sample_of_the_lines_is_drawn_with_the_seed(prepare: Prepare) -> None:
 def test_an_existing_dictionary_gives_the_ids(prepare: Prepare, tmp_path: Path) -> None:
     model = prepare(out="model") / "tokenizer" / "sentencepiece.model"
     symbols = load_tokenizer(tmp_path / "model").symbols[::-1]
-    (tmp_path / "old.txt").write_text(
-        "".join(f"{s} 5\n" for s in symbols if s != "▁the") + "madeupword0000 0\n"
-    )
+    (tmp_path / "old.txt").write_text("".join(f"{s} 5\n" for s in symbols if s != "▁the") + "madeupword0000 0\n")
     data = prepare(
-        *(
-            "--tokenizer",
-            "sentencepiece",
-            "--sentencepiece-model",
-            model,
-            "--dictionary",
-            tmp_path / "old.txt",
-        ),
+        *("--tokenizer", "sentencepiece", "--sentencepiece-model", model, "--dictionary", tmp_path / "old.txt"),
         vocab_size=None,
     )
     dictionary = Dictionary.load(str(data / "dict.txt"))
@@ -204,9 +187,7 @@ def test_an_existing_dictionary_gives_the_ids(prepare: Prepare, tmp_path: Path) 
     assert read_manifest(data).counts["train"]["unknown"] > 0
 
 
-def test_a_second_run_does_nothing(
-    prepare: Prepare, corpus: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_second_run_does_nothing(prepare: Prepare, corpus: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = prepare()
     before = {path: path.stat().st_mtime_ns for path in data.rglob("*")}
     corpus.rename(corpus.with_name("elsewhere.txt"))

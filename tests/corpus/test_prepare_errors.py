@@ -87,12 +87,7 @@ def test_files_that_are_no_tokeniser(refused: Callable[..., str], tmp_path: Path
     garbage.write_bytes(bytes(range(256)) * 20)
     empty.write_bytes(b"")
     text.write_text("\n".join(make_lines(20)))
-    for path, fault in (
-        (garbage, ""),
-        (empty, "is empty"),
-        (text, ""),
-        (tmp_path / "none", "does not exist"),
-    ):
+    for path, fault in ((garbage, ""), (empty, "is empty"), (text, ""), (tmp_path / "none", "does not exist")):
         for options in (
             ["--tokenizer", "sentencepiece", "--sentencepiece-model", path],
             ["--tokenizer", "wordpiece", "--wordpiece-vocab", path],
@@ -100,16 +95,10 @@ def test_files_that_are_no_tokeniser(refused: Callable[..., str], tmp_path: Path
         ):
             assert str(path) in (line := refused(*options)) and fault in line
     wordpieces.write_text(wordpieces.read_text() + "the\n")
-    assert "('the') stands there twice" in refused(
-        "--tokenizer", "wordpiece", "--wordpiece-vocab", wordpieces
-    )
+    assert "('the') stands there twice" in refused("--tokenizer", "wordpiece", "--wordpiece-vocab", wordpieces)
     wordpieces.write_text("the\nriver\n")
     assert "has no [UNK]" in refused("--tokenizer", "wordpiece", "--wordpiece-vocab", wordpieces)
-    for vocabulary in (
-        {"a": 0},
-        {str(i): 2 * i for i in range(300)},
-        {str(i): str(i) for i in range(300)},
-    ):
+    for vocabulary in ({"a": 0}, {str(i): 2 * i for i in range(300)}, {str(i): str(i) for i in range(300)}):
         text.write_text(json.dumps(vocabulary))
         options = ["--tokenizer", "gpt2", "--gpt2-encoder-json", text, "--gpt2-vocab-bpe", garbage]
         assert "does not map 256 symbols" in refused(*options)
@@ -190,6 +179,4 @@ def test_too_few_documents(refused: Callable[..., str], tmp_path: Path) -> None:
 def test_a_killed_worker_is_noticed(refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(binarization, "_CHUNK_BYTES", 2000)
     monkeypatch.setattr(binarization, "_binarize_line", lambda *_: os.kill(os.getpid(), 9))
-    assert "2 worker processes was killed" in refused(
-        "--vocab-size", 120, "--workers", 2, "--valid-fraction", 0
-    )
+    assert "2 worker processes was killed" in refused("--vocab-size", 120, "--workers", 2, "--valid-fraction", 0)

@@ -76,10 +76,7 @@ def test_two_runs_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(workspace, "_LOCK_SECONDS", 0.3)
     with workspace.workspace(tmp_path / "data") as folder:
         (folder / "mine").touch()
-        with (
-            pytest.raises(UserError, match="another run is preparing"),
-            workspace.workspace(tmp_path / "data"),
-        ):
+        with pytest.raises(UserError, match="another run is preparing"), workspace.workspace(tmp_path / "data"):
             raise AssertionError("two runs in one folder")
         assert (folder / "mine").exists()
     assert (tmp_path / "data" / "mine").exists() and not (tmp_path / "data" / ".lock").exists()

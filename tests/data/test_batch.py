@@ -19,9 +19,7 @@ def splits(vocabulary: MaskingVocabulary, number: int) -> MaskedItem:
 def test_masks_of_one_text_as_rows(vocabulary: MaskingVocabulary, device: torch.device) -> None:
     """Three rows with a mask each are the three splits of one text, but for K and what is drawn later."""
     masked = splits(vocabulary, 3)
-    rows = [
-        MaskedItem(masked.columns[k : k + 1], masked.kinds, masked.replacements[k : k + 1]) for k in range(3)
-    ]
+    rows = [MaskedItem(masked.columns[k : k + 1], masked.kinds, masked.replacements[k : k + 1]) for k in range(3)]
     apart = batch_input([TEXT] * 3, rows, device=device)
     together = collate([MaskedExample(0, TEXT, masked, 3)], 1)["net_input"]
     shape, expected = apart.pop("shape"), together.pop("shape")

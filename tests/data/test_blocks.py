@@ -58,22 +58,14 @@ class InMemory(torch.utils.data.Dataset):
 
 
 def build(tokens: Any, mode: Any, length: int, **options: Any) -> BlockDataset:
-    return BlockDataset(
-        tokens, tokens_per_sample=length, bos=BOS, eos=EOS, pad=PAD, break_mode=mode, **options
-    )
+    return BlockDataset(tokens, tokens_per_sample=length, bos=BOS, eos=EOS, pad=PAD, break_mode=mode, **options)
 
 
 @pytest.mark.parametrize("source", ["file", "memory", "combined", "int32 file"])
 @pytest.mark.parametrize("length", [3, 9, 16, 33, 1000])
 @pytest.mark.parametrize("mode", MODES)
 def test_blocks(
-    mode: str,
-    length: int,
-    source: str,
-    tmp_path: Path,
-    write_corpus,
-    dictionary,
-    sentences: list[list[int]],
+    mode: str, length: int, source: str, tmp_path: Path, write_corpus, dictionary, sentences: list[list[int]]
 ) -> None:
     if source == "memory":
         tokens: Any = InMemory(sentences)

@@ -54,9 +54,7 @@ def test_repeated_lines_count_once_and_later_ones_win(tmp_path):
 
 
 def test_lines_that_are_no_json_are_passed_over(tmp_path):
-    path = write(
-        tmp_path, "{cut sh", '{"num_updates": "1', train_line(1), valid_line(1, valid_loss="9", valid_x="no")
-    )
+    path = write(tmp_path, "{cut sh", '{"num_updates": "1', train_line(1), valid_line(1, valid_loss="9", valid_x="no"))
     assert read_training_log(path).final("loss") == 9
 
 

@@ -63,9 +63,7 @@ def test_rows_come_in_the_files_order(corpus: Path, tmp_path: Path, device: torc
         logits, _ = finetuned.model(tokens, features_only=True, classification_head_name=HEAD)
         np.testing.assert_allclose(found.logits_NC[index], logits[0].detach().cpu(), rtol=1e-4, atol=1e-4)
     scores = predict(finetuned, tmp_path / "out", batch_size=5)
-    assert scores["valid"]["accuracy"] == pytest.approx(
-        100 * np.mean(found.logits_NC.argmax(1) == found.targets_N)
-    )
+    assert scores["valid"]["accuracy"] == pytest.approx(100 * np.mean(found.logits_NC.argmax(1) == found.targets_N))
     expected = finetuned.predict_rows("test").logits_NC.argmax(1)
     assert expected.sum() == 4
     lines = (tmp_path / "out" / "SST-2.tsv").read_text().splitlines()
@@ -108,9 +106,7 @@ def test_answers_agree_with_validation(corpus: Path, tmp_path: Path, device: tor
 
     record = json.loads((data / "valid.json").read_text())
     written = json.loads((tmp_path / "valid" / "predictions.json").read_text())
-    worth = [
-        answer_scores(question["answers"], written[question["id"]])[1] for question in record["questions"]
-    ]
+    worth = [answer_scores(question["answers"], written[question["id"]])[1] for question in record["questions"]]
     assert 100 * sum(worth) / len(worth) == pytest.approx(announced["f1"])
     for split, count in (("valid", 17), ("test", 4)):
         record = json.loads((data / f"{split}.json").read_text())
@@ -175,9 +171,7 @@ def test_every_question_gets_a_prediction(corpus: Path, tmp_path: Path, device: 
         written = json.loads((tmp_path / f"{name}.json").read_text(), parse_constant=refuse)
         split = name.partition("/")[0].replace("valid", "dev")
         assert set(written) == {f"{split}0", f"{split}1"}
-    assert (
-        "NoAns_f1" not in json.loads((tmp_path / "scores.json").read_text(), parse_constant=refuse)["valid"]
-    )
+    assert "NoAns_f1" not in json.loads((tmp_path / "scores.json").read_text(), parse_constant=refuse)["valid"]
 
 
 def label_dictionary(folder: Path, *names: str) -> Path:
@@ -194,12 +188,7 @@ def label_dictionary(folder: Path, *names: str) -> Path:
         (("up", "down"), False, False, None),  # nothing tells
         (("up", "down"), True, False, r"has 2 classes \(up, down\), the checkpoint 2 \(no, yes\)"),
         (("yes", "no"), True, False, "has 2 classes"),
-        (
-            ("no", "yes", "so"),
-            False,
-            False,
-            r"has 3 classes \(no, yes, so\), the checkpoint 2 \(of names unknown",
-        ),
+        (("no", "yes", "so"), False, False, r"has 3 classes \(no, yes, so\), the checkpoint 2 \(of names unknown"),
         (("no", "yes"), True, True, "the checkpoint 0"),
     ],
 )

@@ -197,9 +197,7 @@ def test_the_best_runs_checkpoint_stays(keep, kept, folder, tmp_path, monkeypatc
 
     monkeypatch.setattr(f"{module}._train", train)
     monkeypatch.setattr(f"{module}.Finetuned.load", lambda checkpoint, device: checkpoint.parent.name)
-    monkeypatch.setattr(
-        f"{module}.scores_of", lambda name: {"valid": {"accuracy": accuracies[int(name[4:])]}}
-    )
+    monkeypatch.setattr(f"{module}.scores_of", lambda name: {"valid": {"accuracy": accuracies[int(name[4:])]}})
     runs = [a_run(folder, tmp_path, seed=seed) for seed in accuracies]
     other = a_run(folder, tmp_path, Start("another", 2, ("model=mlm_tiny",)))
     run_all([*runs, other], devices=["cpu"], keep_checkpoints=keep)
@@ -236,9 +234,7 @@ def test_a_replaced_checkpoint_or_data_want_another_folder(folder, tmp_path):
     record = run().folder / "run.json"
     before = json.loads(record.read_text())
     checkpoint.write_text("another")
-    with pytest.raises(
-        UserError, match="a run from another checkpoint in the same place: give another --out"
-    ):
+    with pytest.raises(UserError, match="a run from another checkpoint in the same place: give another --out"):
         run().scores()
     manifest = (data / "manifest.json").read_text()
     (data / "manifest.json").write_text(manifest.replace('"seed": 1', '"seed": 2'))
@@ -423,11 +419,7 @@ def test_what_is_set_is_not_swept():
 
 
 def test_every_recipe_is_some_protocols():
-    used = {
-        protocol.recipe_of(task)
-        for protocol in PROTOCOLS.values()
-        for task in ("CoLA", "MNLI", "squad", "jsonl")
-    }
+    used = {protocol.recipe_of(task) for protocol in PROTOCOLS.values() for task in ("CoLA", "MNLI", "squad", "jsonl")}
     assert used == {path.stem for path in RECIPES.glob("*.yaml")}
 
 

@@ -102,9 +102,7 @@ def test_long_documents_are_cut_and_counted(corpus: Path, tmp_path: Path) -> Non
     for name in ("train", "dev"):
         text = "".join(json.dumps(row) + "\n" for row in rows)
         (tmp_path / "source" / f"{name}.jsonl").write_text(text)
-    data = finetuning_data.prepare(
-        "jsonl", tmp_path / "source", corpus, tmp_path / "data", "--max-length", "64"
-    )
+    data = finetuning_data.prepare("jsonl", tmp_path / "source", corpus, tmp_path / "data", "--max-length", "64")
     assert read_manifest(data).counts["train"]["truncated"] == 1
     lengths = [len(item["net_input.src_tokens"]) for item in items(stock_task(data), "train")]
     assert lengths[0] == 64 > lengths[1]
@@ -118,9 +116,7 @@ def test_the_names_of_the_classes(tmp_path: Path) -> None:
         dictionary.add_symbol(name, n=7)
     dictionary.save(str(tmp_path / "label" / "dict.txt"))
     assert class_names(tmp_path) == names
-    assert SentencePredictionTask.load_dictionary(str(tmp_path / "label" / "dict.txt")).symbols[4:-1] == [
-        *names
-    ]
+    assert SentencePredictionTask.load_dictionary(str(tmp_path / "label" / "dict.txt")).symbols[4:-1] == [*names]
     assert class_names(tmp_path / "scores") == ()
 
 

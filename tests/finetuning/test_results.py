@@ -69,9 +69,7 @@ def test_the_table_has_baselines_spreads_and_an_average_where_it_is_whole():
     whole = [result("A", 5, task, 60.0, 62.0) for task in tasks]
     some = [result("B", 0, "CoLA", 50.0)]
     baselines = {"CoLA": {"majority": {"valid": {"accuracy": 70.0}, "valid1": {"accuracy": 74.0}}}}
-    header, _, majority, tfidf, first, second = cells(
-        scores_table(whole + some, baselines, PROTOCOLS["amos"])
-    )
+    header, _, majority, tfidf, first, second = cells(scores_table(whole + some, baselines, PROTOCOLS["amos"]))
     column = header.index("CoLA (accuracy)")
     assert header[-1] == "GLUE average"
     assert majority[column] == "72.00" and tfidf[0] == "TF-IDF, logistic regression"

@@ -66,9 +66,7 @@ def test_each_tasks_columns(name: str, tmp_path: Path) -> None:
     row = "\t".join(cells[column] for column in columns)
     for split, file in task.files.items():
         if split.startswith("test"):
-            text = (
-                f"{unlabelled}\n" + "\t".join(["17", *(f"t {c}" for c in unlabelled.split("\t")[1:])]) + "\n"
-            )
+            text = f"{unlabelled}\n" + "\t".join(["17", *(f"t {c}" for c in unlabelled.split("\t")[1:])]) + "\n"
         else:
             text = (f"{labelled}\n" if labelled else "") + row + "\n"
         (tmp_path / file).write_text(text)
@@ -76,9 +74,7 @@ def test_each_tasks_columns(name: str, tmp_path: Path) -> None:
     assert set(splits) == set(task.files) and labels == task.labels
     assert ("valid1" in splits) == (name == "MNLI")
     expected = tuple(f"text of {column}" for column in task.sentences)
-    assert splits["train"].rows == [
-        (expected, label, "0" if labelled is None else splits["train"].rows[0].id)
-    ]
+    assert splits["train"].rows == [(expected, label, "0" if labelled is None else splits["train"].rows[0].id)]
     assert splits["test"].rows == [(tuple(f"t {column}" for column in task.sentences), None, "17")]
     assert not any(found.faults.kinds for found in splits.values())
 
@@ -142,9 +138,7 @@ def test_a_file_of_blank_lines(tmp_path: Path) -> None:
 
 def test_scores_must_be_scores(tmp_path: Path) -> None:
     header = "index\tgenre\tsentence1\tsentence2\tscore\n"
-    rows = "".join(
-        f"{n}\tnews\ta\tb\t{score}\n" for n, score in enumerate(["5.0", "5.1", "-1", "nan", "x", "0"])
-    )
+    rows = "".join(f"{n}\tnews\ta\tb\t{score}\n" for n, score in enumerate(["5.0", "5.1", "-1", "nan", "x", "0"]))
     write(tmp_path, train=header + rows, dev=header + "0\tn\ta\tb\t1\n")
     found = read("STS-B", tmp_path)[0]["train"]
     assert [row.label for row in found.rows] == ["5.0", "0"]
@@ -189,9 +183,7 @@ def test_jsonl_labels_come_from_the_training_set(tmp_path: Path) -> None:
         + lines(["a", "list"], {"text": ""}, {"text": "c"}, {"text": "d", "label": ["x"]})
         + lines({"text": " ", "label": "Uses"})
     )
-    (tmp_path / "dev.jsonl").write_text(
-        lines({"text": "a", "label": "Future"}, {"text": "a", "label": "Uses"})
-    )
+    (tmp_path / "dev.jsonl").write_text(lines({"text": "a", "label": "Future"}, {"text": "a", "label": "Uses"}))
     (tmp_path / "test.jsonl").write_text(lines({"text": "a"}, {"text": "b"}))
     splits, labels = read(JSONL, tmp_path)
     assert labels == ("Background", "Uses")

@@ -15,10 +15,7 @@ from fairseq.data import Dictionary
 from fairseq.logging import metrics
 
 from fairseq_masking.errors import UserError
-from fairseq_masking.finetuning.criterion import (
-    ScoredSentencePredictionConfig,
-    ScoredSentencePredictionCriterion,
-)
+from fairseq_masking.finetuning.criterion import ScoredSentencePredictionConfig, ScoredSentencePredictionCriterion
 
 OPTIONS = """
     --task sentence_prediction --criterion scored_sentence_prediction --init-token 0 --separator-token 2
@@ -36,9 +33,7 @@ def label_dictionary(*names: str) -> Dictionary:
 
 def build(names: tuple[str, ...], num_classes: int, **options: object) -> ScoredSentencePredictionCriterion:
     task = Namespace(
-        label_dictionary=label_dictionary(*names),
-        target_dictionary=None,
-        cfg=Namespace(num_classes=num_classes),
+        label_dictionary=label_dictionary(*names), target_dictionary=None, cfg=Namespace(num_classes=num_classes)
     )
     cfg = ScoredSentencePredictionConfig(**{"required_batch_size_multiple": 1, **options})
     return ScoredSentencePredictionCriterion(cfg, task)

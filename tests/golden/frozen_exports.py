@@ -50,9 +50,7 @@ def record(folder: Path) -> dict[str, Any]:
     for path in folder.glob("*.py"):
         tree = ast.parse(path.read_text(encoding="utf-8"))
         code[path.name] = sorted(node.name for node in tree.body if isinstance(node, ast.ClassDef))
-    as_is = [
-        path for path in folder.iterdir() if path.suffix in (".json", ".txt") and path.name != "config.json"
-    ]
+    as_is = [path for path in folder.iterdir() if path.suffix in (".json", ".txt") and path.name != "config.json"]
     return {
         "names": sorted(path.name for path in folder.iterdir()),
         "config": config,
@@ -71,6 +69,4 @@ def logits(folder: Path, *, trust_remote_code: bool) -> list[list[list[float]]]:
     tokens = torch.tensor(TOKENS)
     with one_thread(), torch.no_grad():
         out = model(input_ids=tokens, attention_mask=(tokens != 1).long()).logits
-    return [
-        row[: int((ids != 1).sum()), ::25].double().tolist() for row, ids in zip(out, tokens, strict=True)
-    ]
+    return [row[: int((ids != 1).sum()), ::25].double().tolist() for row, ids in zip(out, tokens, strict=True)]

@@ -106,8 +106,6 @@ def read(name: str) -> Any:
 def write(name: str, values: Any) -> None:
     """Freeze."""
     text = json.dumps(values, indent=1, ensure_ascii=False, sort_keys=True)
-    text = re.sub(
-        r"\[\s+([^][{}\"]+?)\s+\]", lambda found: f"[{re.sub(chr(10) + ' +', ' ', found[1])}]", text
-    )
+    text = re.sub(r"\[\s+([^][{}\"]+?)\s+\]", lambda found: f"[{re.sub(chr(10) + ' +', ' ', found[1])}]", text)
     (DATA / f"{name}.json").write_text(text + "\n", encoding="utf-8")
     print(f"{name}.json {os.path.getsize(DATA / f'{name}.json'):,} bytes", flush=True)

@@ -39,9 +39,7 @@ def masks_of_words(corpus: Path) -> dict[str, str]:
     return epoch(corpus, 1, mask_unit="whole_word", sample_break_mode="eos")
 
 
-def epoch(
-    corpus: Path, number: int, *, split: str = "train", seed: int = 1, **options: Any
-) -> dict[str, str]:
+def epoch(corpus: Path, number: int, *, split: str = "train", seed: int = 1, **options: Any) -> dict[str, str]:
     """Digests of what the batches of an epoch hold, in their order."""
     config = TASK_DATACLASS_REGISTRY[_NAME](
         data=str(corpus), tokens_per_sample=32, seed=seed, train_subset="train", update_freq=[1], bpe=None,
@@ -49,9 +47,7 @@ def epoch(
     )  # fmt: skip
     task = TASK_REGISTRY[_NAME].setup_task(config)
     task.load_dataset(split, epoch=number, combine=split == "train")
-    batches = task.get_batch_iterator(
-        task.dataset(split), max_sentences=6, max_positions=32, seed=seed, epoch=number
-    )
+    batches = task.get_batch_iterator(task.dataset(split), max_sentences=6, max_positions=32, seed=seed, epoch=number)
     found: dict[str, list[str]] = {}
     for sample in batches.next_epoch_itr(shuffle=split == "train"):
         net_input = sample.pop("net_input")

@@ -7,12 +7,7 @@ from typing import Any
 
 import torch
 from fairseq.criterions import CRITERION_DATACLASS_REGISTRY, CRITERION_REGISTRY
-from fairseq.models import (
-    ARCH_CONFIG_REGISTRY,
-    ARCH_MODEL_NAME_REGISTRY,
-    MODEL_DATACLASS_REGISTRY,
-    MODEL_REGISTRY,
-)
+from fairseq.models import ARCH_CONFIG_REGISTRY, ARCH_MODEL_NAME_REGISTRY, MODEL_DATACLASS_REGISTRY, MODEL_REGISTRY
 from fairseq.registry import REGISTRIES
 from fairseq.tasks import TASK_DATACLASS_REGISTRY, TASK_REGISTRY
 from hydra.core.config_store import ConfigStore
@@ -40,22 +35,14 @@ def snapshot() -> dict[str, Any]:
     return {
         "registered": {kind: sorted(classes) for kind, classes in own.items() if classes},
         "options": {
-            f"{kind}={name}": _options(registries[kind][1][name])
-            for kind, classes in own.items()
-            for name in classes
+            f"{kind}={name}": _options(registries[kind][1][name]) for kind, classes in own.items() for name in classes
         },
-        "archs": {
-            arch: _sizes(arch) for arch, name in ARCH_MODEL_NAME_REGISTRY.items() if name in own["model"]
-        },
+        "archs": {arch: _sizes(arch) for arch, name in ARCH_MODEL_NAME_REGISTRY.items() if name in own["model"]},
         "hydra": dict(_nodes(ConfigStore.instance().repo, "", own)),
         "operators": sorted(
-            str(schema)
-            for schema in torch._C._jit_get_all_schemas()
-            if schema.name.startswith(f"{_PACKAGE}::")
+            str(schema) for schema in torch._C._jit_get_all_schemas() if schema.name.startswith(f"{_PACKAGE}::")
         ),
-        "models": {
-            name: [found.__name__, hasattr(models, found.__name__)] for name, found in own["model"].items()
-        },
+        "models": {name: [found.__name__, hasattr(models, found.__name__)] for name, found in own["model"].items()},
     }
 
 

@@ -62,8 +62,7 @@ RUNS = {
     "three_ml_self": f"{THREE_ML} self --mask-unit span",
     "three_ml_cross": f"{THREE_ML} cross {RAGGED}",
     "three_ml_self_pre_ln": f"{THREE_ML} self --normalize-before --decoder-embed-dim 32 {RAGGED} {FUSED}",
-    "three_ml_fully_explored": f"{THREE_ML} cross {SPLIT} --mask-prob 0.25 --mask-splits 2"
-    " --mask-unit whole_word",
+    "three_ml_fully_explored": f"{THREE_ML} cross {SPLIT} --mask-prob 0.25 --mask-splits 2 --mask-unit whole_word",
     "amos": f"{AMOS} --generator-layers 1,2 --leave-unmasked-prob 0 --random-token-prob 0",
     "amos_separate": f"{AMOS} --separate-generators 1,2,2 --mask-unit whole_word --random-token-prob 0",
     "amos_random_layer_ragged": f"{AMOS} --generator-layers 1,2,3 --mixture random_layer {RAGGED} {FUSED}",
@@ -89,8 +88,7 @@ TUNED = {
     ),
     "questions": (
         "mlm",
-        "--arch mlm_tiny --task squad --criterion squad --tokens-per-sample 32 --question-tokens 16"
-        " --doc-stride 8",
+        "--arch mlm_tiny --task squad --criterion squad --tokens-per-sample 32 --question-tokens 16 --doc-stride 8",
     ),
 }
 TEXT = "Perento senpe <mask> lindra shakati, it's said."
@@ -193,9 +191,7 @@ def validation_loss(model: torch.nn.Module, cfg: Any) -> float:
 def loaded(path: Path, data: str) -> Iterator[tuple[torch.nn.Module, Any]]:
     """A checkpoint by fairseq's own loader, within ``DATA``."""
     with contextlib.chdir(DATA):
-        found, cfg, _ = checkpoint_utils.load_model_ensemble_and_task(
-            [str(path)], arg_overrides={"data": data}
-        )
+        found, cfg, _ = checkpoint_utils.load_model_ensemble_and_task([str(path)], arg_overrides={"data": data})
         yield found[0], cfg
 
 

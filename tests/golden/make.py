@@ -82,9 +82,7 @@ def exports(scratch: Path) -> None:
     """Hugging Face folders and logits."""
     shutil.rmtree(DATA / "exports", ignore_errors=True)
     (DATA / "exports").mkdir()
-    folders = {
-        name: frozen_exports.export(name, scratch / "exports" / name) for name in frozen_exports.EXPORTED
-    }
+    folders = {name: frozen_exports.export(name, scratch / "exports" / name) for name in frozen_exports.EXPORTED}
     frozen_exports.keep(folders[frozen_exports.KEPT])
     records = {name: frozen_exports.record(folder) for name, folder in folders.items()}
     logits = {

@@ -37,9 +37,7 @@ def criterions() -> list[str]:
     return [name for name in OUR_CRITERIONS if name in CRITERION_DATACLASS_REGISTRY]
 
 
-def from_command_line(
-    arch: str, criterion: str, more: list[str], task: str = "masked_pretraining"
-) -> dict[str, Any]:
+def from_command_line(arch: str, criterion: str, more: list[str], task: str = "masked_pretraining") -> dict[str, Any]:
     """What ``fairseq-train`` makes of its options."""
     fixed = ["DATA", "--task", task, "--arch", arch, "--criterion", criterion]
     fixed += ["--optimizer", "adam", "--lr-scheduler", "polynomial_decay", "--max-update", "10"]
@@ -48,9 +46,7 @@ def from_command_line(
     return OmegaConf.to_container(convert_namespace_to_omegaconf(args), resolve=True, enum_to_str=True)
 
 
-def from_hydra(
-    arch: str, criterion: str, more: list[str], task: str = "masked_pretraining"
-) -> dict[str, Any]:
+def from_hydra(arch: str, criterion: str, more: list[str], task: str = "masked_pretraining") -> dict[str, Any]:
     """What ``fairseq-hydra-train`` makes of the same."""
     fixed = [f"task={task}", "task.data=DATA", f"model={arch}", f"criterion={criterion}"]
     fixed += ["optimizer=adam", "lr_scheduler=polynomial_decay", "optimization.max_update=10"]
@@ -62,15 +58,10 @@ def from_hydra(
     return OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)
 
 
-def assert_same(
-    arch: str, criterion: str, more: list[tuple[str, str, Any]], task: str = "masked_pretraining"
-) -> None:
+def assert_same(arch: str, criterion: str, more: list[tuple[str, str, Any]], task: str = "masked_pretraining") -> None:
     flags = [part for _, option, value in more for part in as_flag(option, value)]
     keys = [f"{section}.{option}={as_key(value)}" for section, option, value in more]
-    ours, theirs = (
-        from_command_line(arch, criterion, flags, task),
-        from_hydra(arch, criterion, keys, task),
-    )
+    ours, theirs = (from_command_line(arch, criterion, flags, task), from_hydra(arch, criterion, keys, task))
     for section in SECTIONS:
         assert ours[section] == theirs[section], section
     for section, option, value in more:
@@ -143,14 +134,10 @@ def test_every_option_of_a_model(model: str) -> None:
 
 @pytest.mark.parametrize("criterion", criterions())
 def test_every_option_of_a_criterion(criterion: str) -> None:
-    assert_same(
-        "mlm_tiny", criterion, list(other_values("criterion", CRITERION_DATACLASS_REGISTRY[criterion]))
-    )
+    assert_same("mlm_tiny", criterion, list(other_values("criterion", CRITERION_DATACLASS_REGISTRY[criterion])))
 
 
-@pytest.mark.parametrize(
-    "override", ["task.mask_probability=0.1", "task.mask_unit=letter", "model.dropout=no"]
-)
+@pytest.mark.parametrize("override", ["task.mask_probability=0.1", "task.mask_unit=letter", "model.dropout=no"])
 def test_unknown_and_ill_typed_options_are_refused(override: str) -> None:
     with pytest.raises(ConfigCompositionException, match=re.escape(override)):
         from_hydra("mlm_tiny", "mlm", [override])

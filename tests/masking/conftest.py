@@ -16,10 +16,7 @@ BOS, EOS = 0, 2
 def vocabulary() -> MaskingVocabulary:
     """64 symbols: 0-3 and 63 are special, even ids start a word, odd ids go on with one."""
     return MaskingVocabulary.build(
-        NUM_SYMBOLS,
-        special_ids=range(4),
-        mask_index=MASK_INDEX,
-        starts_word=np.arange(NUM_SYMBOLS) % 2 == 0,
+        NUM_SYMBOLS, special_ids=range(4), mask_index=MASK_INDEX, starts_word=np.arange(NUM_SYMBOLS) % 2 == 0
     )
 
 

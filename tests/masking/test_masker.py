@@ -112,12 +112,7 @@ MARGINAL_CASES = {
 @pytest.mark.parametrize("num_splits", [1, 4])
 @pytest.mark.parametrize("case", MARGINAL_CASES)
 def test_every_position_is_in_every_split_equally_often(
-    case: str,
-    num_splits: int,
-    unit: Any,
-    vocabulary,
-    words,
-    chi_square_limit,
+    case: str, num_splits: int, unit: Any, vocabulary, words, chi_square_limit
 ) -> None:
     """Chi-square over all positions of each split, and a bound on each single one.
 
@@ -163,9 +158,7 @@ def test_random_tokens_are_uniform_over_the_vocabulary(vocabulary, random_sequen
 def test_symbols_that_are_never_drawn(random_sequence) -> None:
     vocabulary = MaskingVocabulary.build(64, range(4), 63, never_drawn=[4, 5, 62])
     masker = Masker(MaskingConfig(leave_unmasked_prob=0.0, random_token_prob=1.0), vocabulary)
-    drawn = np.concatenate(
-        [masker(random_sequence(510, 0), epoch=e, index=0).replacements.ravel() for e in range(50)]
-    )
+    drawn = np.concatenate([masker(random_sequence(510, 0), epoch=e, index=0).replacements.ravel() for e in range(50)])
     assert not np.isin(drawn, [4, 5, 62]).any()
     assert {6, 61} <= set(drawn)
 

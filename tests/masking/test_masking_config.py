@@ -18,10 +18,7 @@ from fairseq_masking.masking import Masker, MaskingConfig, MaskingVocabulary
         ({"mask_prob": float("nan")}, ["--mask-prob", "nan"]),
         ({"leave_unmasked_prob": -0.1}, ["--leave-unmasked-prob", "-0.1"]),
         ({"random_token_prob": 1.1}, ["--random-token-prob", "1.1"]),
-        (
-            {"random_token_prob": 0.6, "leave_unmasked_prob": 0.6},
-            ["--leave-unmasked-prob", "--random-token-prob"],
-        ),
+        ({"random_token_prob": 0.6, "leave_unmasked_prob": 0.6}, ["--leave-unmasked-prob", "--random-token-prob"]),
         ({"unit": "sentence"}, ["--mask-unit", "sentence", "subword", "whole_word", "span"]),
         ({"span_geometric_p": 0.0}, ["--span-geometric-p", "0.0"]),
         ({"span_max_length": 0}, ["--span-max-length", "0"]),
@@ -40,9 +37,7 @@ def test_wrong_options_are_named(options: dict[str, Any], named: list[str]) -> N
         assert part in message
 
 
-@pytest.mark.parametrize(
-    ("num_splits", "prob"), [(10, 0.1), (8, 0.125), (6, 0.15), (4, 0.25), (3, 1 / 3), (1, 1.0)]
-)
+@pytest.mark.parametrize(("num_splits", "prob"), [(10, 0.1), (8, 0.125), (6, 0.15), (4, 0.25), (3, 1 / 3), (1, 1.0)])
 def test_splits_that_just_fit(num_splits: int, prob: float) -> None:
     """10 * 0.1 and 3 * (1 / 3) are 1 whatever their last binary digit says."""
     assert MaskingConfig(num_splits=num_splits, mask_prob=prob).num_splits == num_splits

@@ -53,8 +53,7 @@ def test_binary_fractions_would_be_wrong() -> None:
 
 
 @pytest.mark.parametrize(
-    ("leave", "random"),
-    [(0.1, 0.1), (0.0, 0.2), (0.1, 0.0), (0.0, 0.0), (0.15, 0.15), (0.5, 0.5), (1.0, 0.0)],
+    ("leave", "random"), [(0.1, 0.1), (0.0, 0.2), (0.1, 0.0), (0.0, 0.0), (0.15, 0.15), (0.5, 0.5), (1.0, 0.0)]
 )
 def test_corruption_counts_equal_exact_arithmetic(leave: float, random: float) -> None:
     for k in range(0, 300):
@@ -79,7 +78,5 @@ def test_corruption_counts_equal_exact_arithmetic(leave: float, random: float) -
         (7, 0.0, 1.0, (0, 7, 0)),
     ],
 )
-def test_corruption_counts_by_hand(
-    k: int, leave: float, random: float, expected: tuple[int, int, int]
-) -> None:
+def test_corruption_counts_by_hand(k: int, leave: float, random: float, expected: tuple[int, int, int]) -> None:
     assert corruption_counts(k, leave, random) == expected

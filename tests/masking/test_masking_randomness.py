@@ -7,12 +7,7 @@ import sys
 
 import numpy as np
 
-from fairseq_masking.masking.randomness import (
-    corruption_generator,
-    noise_seed,
-    order_generator,
-    position_generator,
-)
+from fairseq_masking.masking.randomness import corruption_generator, noise_seed, order_generator, position_generator
 
 
 def test_streams_differ() -> None:
@@ -41,12 +36,6 @@ def test_nothing_depends_on_the_process() -> None:
         "print(noise_seed(1, 2, 3), p(1, 2, 3).permutation(9).tolist())"
     )
     here = f"{noise_seed(1, 2, 3)} {position_generator(1, 2, 3).permutation(9).tolist()}"
-    environment = {
-        **os.environ,
-        "PYTHONHASHSEED": "77",
-        "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
-    }
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True
-    )
+    environment = {**os.environ, "PYTHONHASHSEED": "77", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
     assert done.stdout.strip().splitlines()[-1] == here

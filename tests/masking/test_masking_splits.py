@@ -49,9 +49,7 @@ CASES = [(u, k, t) for u in UNITS for k in (1, 2, 3) for t in (1, 2, 3) if k * t
 
 
 @pytest.mark.parametrize(("lengths", "num_splits", "tau"), CASES)
-def test_every_token_is_equally_likely_in_every_split(
-    lengths: tuple[int, ...], num_splits: int, tau: int
-) -> None:
+def test_every_token_is_equally_likely_in_every_split(lengths: tuple[int, ...], num_splits: int, tau: int) -> None:
     m = sum(lengths)
     results = outcomes(lengths, num_splits, tau)
     for split in range(num_splits):
@@ -126,10 +124,4 @@ def test_spans_of_few_words() -> None:
         rng = np.random.default_rng(seed)
         assert tile_spans(np.array([0]), cdf, rng).tolist() == [0]
         assert tile_spans(np.array([0, 7]), cdf, rng).tolist() in ([0], [0, 7])
-    assert tile_spans(np.arange(5), span_length_cdf(0.2, 1), np.random.default_rng(0)).tolist() == [
-        0,
-        1,
-        2,
-        3,
-        4,
-    ]
+    assert tile_spans(np.arange(5), span_length_cdf(0.2, 1), np.random.default_rng(0)).tolist() == [0, 1, 2, 3, 4]

@@ -105,9 +105,7 @@ def test_it_can_start_with_equal_weights(device):
     model, given = small_amos.build(device), [small_amos.batch(device)["net_input"]]
     found = {}
     for uniform in (False, True):
-        path = adversary_path(
-            model, given, given, scale=-1.0, num_steps=1, every=1, lr=0.1, uniform_start=uniform
-        )
+        path = adversary_path(model, given, given, scale=-1.0, num_steps=1, every=1, lr=0.1, uniform_start=uniform)
         found[uniform] = path[0].weights_K.tolist()
     assert found[True] == pytest.approx([1 / 3] * 3) and found[False] != pytest.approx([1 / 3] * 3, abs=0.01)
 

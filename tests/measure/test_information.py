@@ -6,13 +6,7 @@ import numpy as np
 import pytest
 
 from fairseq_masking.errors import UserError
-from fairseq_masking.measure.information import (
-    cluster,
-    entropy,
-    layer_information,
-    most_frequent,
-    mutual_info_score,
-)
+from fairseq_masking.measure.information import cluster, entropy, layer_information, most_frequent, mutual_info_score
 
 
 def test_a_case_by_hand():

@@ -6,14 +6,7 @@ import torch
 import torch.nn.functional as F
 from small_batches import NUM_SYMBOLS, PAD_INDEX
 
-from fairseq_masking.measure.amos import (
-    detect,
-    draw,
-    generate,
-    predict,
-    replacement_losses,
-    source_names,
-)
+from fairseq_masking.measure.amos import detect, draw, generate, predict, replacement_losses, source_names
 from fairseq_masking.methods.amos.model import _SAMPLING_STREAM
 from fairseq_masking.ops import corrupt_tokens, gather_positions
 

@@ -60,8 +60,7 @@ needs_compiler = pytest.mark.skipif(not shutil.which("g++"), reason="torch.compi
 
 @needs_compiler
 @pytest.mark.parametrize(
-    ("choice", "options"),
-    [("encoder", {}), ("full", {"normalize_before": True, "relative_position": "t5"})],
+    ("choice", "options"), [("encoder", {}), ("full", {"normalize_before": True, "relative_position": "t5"})]
 )
 def test_compiled_training_computes_the_same_without_a_graph_break(choice, options, tokens, device):
     options = {"dropout": 0.0, "attention_dropout": 0.0, **options}

@@ -4,12 +4,7 @@ import pytest
 import torch
 
 from fairseq_masking.errors import UserError
-from fairseq_masking.modules.relative_position import (
-    BUCKETINGS,
-    RelativePositionBias,
-    amos_buckets,
-    t5_buckets,
-)
+from fairseq_masking.modules.relative_position import BUCKETINGS, RelativePositionBias, amos_buckets, t5_buckets
 
 # The distance n at which each bucket beyond the exact ones begins, in whole numbers, without logarithms:
 # t5's k-th at the first with far^k exact^(m-k) <= n^m, m = half - exact; amos's k-th after the last with
@@ -32,9 +27,7 @@ def test_buckets_begin_where_whole_numbers_say(kind, num_buckets, max_distance):
     distances = torch.arange(size)
     bucket = torch.bucketize(distances, torch.tensor(beginnings), right=True) - 1
     left, right = (
-        BUCKETINGS[kind](
-            sign * distances, num_buckets=num_buckets, max_distance=max_distance, max_positions=size
-        )
+        BUCKETINGS[kind](sign * distances, num_buckets=num_buckets, max_distance=max_distance, max_positions=size)
         for sign in (-1, 1)
     )
     if kind == "t5":
@@ -76,9 +69,7 @@ def test_amos_buckets_by_hand():
 def test_amos_buckets_of_a_small_table_by_hand(max_positions, expected):
     length = len(expected[0])
     queries = torch.tensor([[0], [2], [5]][: len(expected)])
-    table = amos_buckets(
-        torch.arange(length) - queries, num_buckets=8, max_distance=16, max_positions=max_positions
-    )
+    table = amos_buckets(torch.arange(length) - queries, num_buckets=8, max_distance=16, max_positions=max_positions)
     assert table.tolist() == expected
 
 

@@ -54,9 +54,7 @@ def test_equals_the_formula(kind, dropout):
 def test_gradcheck_of_the_lean_path():
     projected = torch.randn(2, 3, 3, 2, 2, dtype=torch.float64, requires_grad=True)
     mask, scale = keep_mask(torch.Size((4, 3, 3)), 0.3)
-    assert torch.autograd.gradcheck(
-        lambda leaf: attention._LeanAttention.apply(leaf, None, mask, scale), (projected,)
-    )
+    assert torch.autograd.gradcheck(lambda leaf: attention._LeanAttention.apply(leaf, None, mask, scale), (projected,))
 
 
 def test_a_learned_bias_gets_its_gradient_with_dropout():

@@ -11,9 +11,7 @@ from fairseq_masking.ops.linear_cross_entropy import linear_cross_entropy, refer
 pytestmark = pytest.mark.filterwarnings("ignore:invalid value encountered", "ignore:overflow encountered")
 
 
-def problem(
-    rows=13, width=7, vocab=29, *, dtype=torch.float64, device="cpu", ignored=0, bias=True, scale=1.0
-):
+def problem(rows=13, width=7, vocab=29, *, dtype=torch.float64, device="cpu", ignored=0, bias=True, scale=1.0):
     generator = torch.Generator().manual_seed(rows * 1000 + vocab)
     hidden = torch.randn(rows, width, generator=generator, dtype=torch.float64) * scale
     weight = torch.randn(vocab, width, generator=generator, dtype=torch.float64)
@@ -21,8 +19,7 @@ def problem(
     targets = torch.randint(vocab, (rows,), generator=generator)
     targets[:ignored] = -100
     tensors = [
-        None if tensor is None else tensor.to(device, dtype).requires_grad_()
-        for tensor in (hidden, weight, bias_V)
+        None if tensor is None else tensor.to(device, dtype).requires_grad_() for tensor in (hidden, weight, bias_V)
     ]
     return *tensors, targets.to(device)
 
@@ -103,9 +100,7 @@ def test_half_precision_is_within_twice_plain_pytorch(dtype, chunk_rows, vocab, 
     upstream = torch.linspace(0.5, 1.5, 70, device=device)
     truth = gradients(reference, *exact, upstream)
     plain = gradients(reference, *low, exact[3], upstream)
-    ours = gradients(
-        linear_cross_entropy, *low, exact[3], upstream, impl=impl, chunk_elements=chunk_rows * vocab
-    )
+    ours = gradients(linear_cross_entropy, *low, exact[3], upstream, impl=impl, chunk_elements=chunk_rows * vocab)
     assert [grad.dtype for grad in ours[2]] == [dtype] * 3
     for own, of_pytorch in zip(relative_errors(ours, truth), relative_errors(plain, truth), strict=True):
         assert own <= 2 * of_pytorch
@@ -128,9 +123,7 @@ def test_many_chunks_add_up_in_half_precision(dtype, impl, device):
 
 def test_all_ignored(impl, device):
     *tensors, targets = problem(dtype=torch.float32, device=device, ignored=13)
-    losses, _, grads = gradients(
-        linear_cross_entropy, *tensors, targets, torch.ones(13, device=device), impl=impl
-    )
+    losses, _, grads = gradients(linear_cross_entropy, *tensors, targets, torch.ones(13, device=device), impl=impl)
     assert not losses.any()
     assert not any(grad.any() for grad in grads)
 
@@ -189,9 +182,7 @@ def test_the_first_of_equal_maxima_is_predicted(first, impl, device):
     bias[[first, 3001, 4096, 4500]] = 2.0
     hidden, weight = torch.zeros(2, 4, device=device), torch.ones(4501, 4, device=device)
     targets = torch.tensor([0, 4500], device=device)
-    assert (
-        linear_cross_entropy(hidden, weight, bias, targets, impl=impl).predictions_N.tolist() == [first] * 2
-    )
+    assert linear_cross_entropy(hidden, weight, bias, targets, impl=impl).predictions_N.tolist() == [first] * 2
 
 
 @pytest.mark.parametrize("chunk_rows", [5, 1000])
@@ -260,9 +251,7 @@ def test_only_the_gradients_asked_for(wanted, chunk_rows, impl, device):
 @pytest.mark.parametrize("chunk_rows", [5, 1000])
 def test_second_backward_is_right(chunk_rows, impl, device):
     hidden, weight, bias, targets = problem(dtype=torch.float32, device=device)
-    losses = linear_cross_entropy(
-        hidden, weight, bias, targets, impl=impl, chunk_elements=chunk_rows * 29
-    ).losses_N
+    losses = linear_cross_entropy(hidden, weight, bias, targets, impl=impl, chunk_elements=chunk_rows * 29).losses_N
     first = torch.autograd.grad(losses.sum(), [hidden, weight, bias], retain_graph=True)
     second = torch.autograd.grad(losses.sum(), [hidden, weight, bias])
     torch.testing.assert_close(first, second)

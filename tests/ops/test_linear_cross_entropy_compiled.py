@@ -27,12 +27,7 @@ def model(impl, chunk_rows, heads=False):
         if heads:
             hidden = torch.stack([hidden, 2 * hidden])
         losses, predictions = linear_cross_entropy(
-            hidden,
-            weight,
-            bias[0] if bias else None,
-            targets,
-            impl=impl,
-            chunk_elements=chunk_rows * VOCAB,
+            hidden, weight, bias[0] if bias else None, targets, impl=impl, chunk_elements=chunk_rows * VOCAB
         )
         return (losses * losses).sum(), predictions
 

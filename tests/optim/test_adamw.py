@@ -28,9 +28,7 @@ def train(
 ) -> list[list[Tensor]]:
     """Return the parameters at the start and after every update, in fp64 on the CPU."""
     generator = torch.Generator().manual_seed(0)
-    parameters = [
-        nn.Parameter((0.05 * torch.randn(shape, generator=generator)).to(device, dtype)) for shape in SHAPES
-    ]
+    parameters = [nn.Parameter((0.05 * torch.randn(shape, generator=generator)).to(device, dtype)) for shape in SHAPES]
     settings = {**SETTINGS, **settings}
     optimizer = make(parameters, **settings)
     trace = [[parameter.detach().double().cpu() for parameter in parameters]]
@@ -106,9 +104,7 @@ def test_fifty_updates_equal_fairseq_s_adam(
 
 @pytest.mark.parametrize("decay_vectors", [True, False])
 @pytest.mark.parametrize("scale", [1.0, 1e-6])
-def test_fifty_updates_equal_the_formula(
-    kernel: str, scale: float, decay_vectors: bool, device: torch.device
-) -> None:
+def test_fifty_updates_equal_the_formula(kernel: str, scale: float, decay_vectors: bool, device: torch.device) -> None:
     settings = {"scale": scale, "decay_vectors": decay_vectors}
     assert_close(train(AdamW, device, **settings), train(ByTheFormula, device, **settings))
 
@@ -116,10 +112,7 @@ def test_fifty_updates_equal_the_formula(
 def test_torch_s_own_eps_would_not_do(device: torch.device) -> None:
     """The tolerance above sees the difference that rescaling eps makes."""
     with pytest.raises(AssertionError):
-        assert_close(
-            train(torch.optim.AdamW, device, scale=1e-4, fused=True),
-            train(FairseqAdam, device, scale=1e-4),
-        )
+        assert_close(train(torch.optim.AdamW, device, scale=1e-4, fused=True), train(FairseqAdam, device, scale=1e-4))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -136,16 +129,12 @@ def test_half_precision_is_updated_in_fp32(dtype: torch.dtype, device: torch.dev
     assert (ours[-1][0] - ours[0][0]).abs().max() > 0.05
 
 
-def test_chunks_of_half_precision_change_nothing(
-    monkeypatch: pytest.MonkeyPatch, device: torch.device
-) -> None:
+def test_chunks_of_half_precision_change_nothing(monkeypatch: pytest.MonkeyPatch, device: torch.device) -> None:
     whole = train(AdamW, device, dtype=torch.bfloat16, num_updates=5)
     monkeypatch.setattr(adamw, "_CHUNK_NUMEL", 100)
     parts = train(AdamW, device, dtype=torch.bfloat16, num_updates=5)
     assert all(torch.equal(*pair) for pair in zip(whole[-1], parts[-1], strict=True))
-    sizes = [
-        [t.numel() for t in chunk] for chunk in adamw._chunks([torch.zeros(n) for n in (60, 40, 1, 300, 7)])
-    ]
+    sizes = [[t.numel() for t in chunk] for chunk in adamw._chunks([torch.zeros(n) for n in (60, 40, 1, 300, 7)])]
     assert sizes == [[60, 40], [1], [300], [7]]
 
 

@@ -24,16 +24,7 @@ import fairseq_masking  # noqa: F401 - registers the optimizer
 from fairseq_masking.errors import UserError
 from fairseq_masking.optim.fused_adamw import FusedAdamWOptimizer, parse_betas
 
-OPTIONS = (
-    "--optimizer",
-    "fused_adamw",
-    "--weight-decay",
-    "0.1",
-    "--adam-eps",
-    "1e-6",
-    "--adam-betas",
-    "(0.9, 0.98)",
-)
+OPTIONS = ("--optimizer", "fused_adamw", "--weight-decay", "0.1", "--adam-eps", "1e-6", "--adam-betas", "(0.9, 0.98)")
 SCHEDULE = ("--lr-scheduler", "polynomial_decay", "--warmup-updates", "2", "--total-num-update", "8")
 
 
@@ -89,18 +80,14 @@ def test_shared_options_are_read_as_fairseq_s_adam_reads_them() -> None:
         (from_hydra(*keys), from_hydra(*keys, optimizer="adam")),
         (from_command_line(), from_command_line(optimizer="adam")),
     ):
-        shared = {
-            key: value for key, value in plain(cfg).items() if key not in ("_name", "no_decay_bias_and_norm")
-        }
+        shared = {key: value for key, value in plain(cfg).items() if key not in ("_name", "no_decay_bias_and_norm")}
         assert shared.items() <= plain(stock).items()
         ours = optim.build_optimizer(cfg.optimizer, network()).optimizer_config
         theirs = optim.build_optimizer(stock.optimizer, network()).optimizer_config
         assert {**theirs, "betas": tuple(theirs["betas"]), "decay_vectors": True} == ours
 
 
-@pytest.mark.parametrize(
-    "value", ["(0.9, 0.98)", "0.9,0.98", "[0.9, 0.98]", [0.9, 0.98], (0.9, 0.98), " (0.9,0.98)"]
-)
+@pytest.mark.parametrize("value", ["(0.9, 0.98)", "0.9,0.98", "[0.9, 0.98]", [0.9, 0.98], (0.9, 0.98), " (0.9,0.98)"])
 def test_betas(value: Any) -> None:
     assert parse_betas(value) == (0.9, 0.98)
     assert parse_betas(OmegaConf.create({"betas": [0.9, 0.98]}).betas) == (0.9, 0.98)
@@ -134,25 +121,9 @@ def test_bad_numbers_are_refused(key: str, value: float) -> None:
 def test_bad_options_are_one_line(small_data: Path, tmp_path: Path) -> None:
     finished = run_fairseq_train(small_data, tmp_path, *OPTIONS, "--adam-betas", "(0.9, 2)")
     assert_one_line_error(finished, "--adam-betas (0.9, 2)", "below 1")
-    keys = [
-        "task=masked_pretraining",
-        f"task.data={small_data}",
-        "model=mlm_tiny",
-        "criterion=mlm",
-        "common.cpu=true",
-    ]
-    keys += [
-        "optimizer=fused_adamw",
-        "lr_scheduler=fixed",
-        "optimization.lr=[0.1]",
-        "optimization.max_update=1",
-    ]
-    keys += [
-        "dataset.batch_size=4",
-        "optimizer.adam_eps=0",
-        "checkpoint.save_dir=save",
-        "task.tokens_per_sample=32",
-    ]
+    keys = ["task=masked_pretraining", f"task.data={small_data}", "model=mlm_tiny", "criterion=mlm", "common.cpu=true"]
+    keys += ["optimizer=fused_adamw", "lr_scheduler=fixed", "optimization.lr=[0.1]", "optimization.max_update=1"]
+    keys += ["dataset.batch_size=4", "optimizer.adam_eps=0", "checkpoint.save_dir=save", "task.tokens_per_sample=32"]
     finished = run_command(["fairseq-hydra-train", *keys], cwd=tmp_path)
     assert_one_line_error(finished, "--adam-eps 0")
 

@@ -13,10 +13,7 @@ _SPEC.loader.exec_module(report)
 
 LOG = TrainingLog(
     train={20: {"wps": 12345.6}},
-    valid={
-        100: {"loss": 9.0, "ppl": 512.0, "accuracy": 8.0},
-        200: {"loss": 8.0, "ppl": 256.0, "accuracy": 16.0},
-    },
+    valid={100: {"loss": 9.0, "ppl": 512.0, "accuracy": 8.0}, 200: {"loss": 8.0, "ppl": 256.0, "accuracy": 16.0}},
 )
 
 
@@ -49,14 +46,7 @@ def test_sentences_have_one_gap_each():
 
 
 def test_a_missing_run_is_one_line_and_a_non_zero_exit(tmp_path, capsys):
-    arguments = [
-        "--data",
-        str(tmp_path),
-        "--tokens-per-sample",
-        "64",
-        "--figure",
-        str(tmp_path / "figure.png"),
-    ]
+    arguments = ["--data", str(tmp_path), "--tokens-per-sample", "64", "--figure", str(tmp_path / "figure.png")]
     assert report.main([*arguments, "--run", f"mlm={tmp_path / 'absent'}"]) == 1
     error = capsys.readouterr().err
     assert error.startswith("report.py: error: --run") and error.count("\n") == 1

@@ -12,12 +12,7 @@ from fairseq_masking.methods.mlm.criterion import MLMCriterionConfig
 from fairseq_masking.methods.mlm.model import MLMConfig
 from fairseq_masking.tasks.masked_pretraining import MaskedPretrainingConfig, MaskedPretrainingTask
 
-TINY = {
-    "encoder_layers": 1,
-    "encoder_embed_dim": 16,
-    "encoder_ffn_embed_dim": 32,
-    "encoder_attention_heads": 2,
-}
+TINY = {"encoder_layers": 1, "encoder_embed_dim": 16, "encoder_ffn_embed_dim": 32, "encoder_attention_heads": 2}
 
 
 def make_task(data, **options):
@@ -62,10 +57,7 @@ def test_rows_of_an_item_are_adjacent_and_disjoint(small_data):
 
 def test_masks_change_with_the_epoch_whatever_the_workers(small_data):
     runs = [
-        [
-            [flat(batch) for batch in epoch]
-            for epoch in batches_of(make_task(small_data), epochs=(1, 2), **options)
-        ]
+        [[flat(batch) for batch in epoch] for epoch in batches_of(make_task(small_data), epochs=(1, 2), **options)]
         for options in ({"num_workers": 0}, {"num_workers": 1}, {"num_workers": 2, "data_buffer_size": 3})
     ]
     assert runs[0] == runs[1] == runs[2]

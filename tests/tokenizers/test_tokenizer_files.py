@@ -55,10 +55,7 @@ def options_of(kind, folder):
             minloglevel=2,
         )  # fmt: skip
         return ("--tokenizer", "sentencepiece", "--sentencepiece-model", f"{model}.model")
-    more = {
-        "bpe bytes": ("--byte-fallback", "--character-coverage", "0.98"),
-        "bpe lowercase": ("--lowercase",),
-    }
+    more = {"bpe bytes": ("--byte-fallback", "--character-coverage", "0.98"), "bpe lowercase": ("--lowercase",)}
     return ("--vocab-size", "310" if kind == "bpe bytes" else "120", *more.get(kind, ()))
 
 
@@ -90,13 +87,7 @@ def corpus():
 def test_ids_are_ours_on_a_corpus(prepared):
     data, folder = prepared
     encode, theirs = encoder_of(data), Backend.from_file(str(folder / "tokenizer.json"))
-    lines = [
-        *LINES,
-        *(line.upper() for line in LINES),
-        "x" * 120,
-        "a\u0301 ﬁne ½ \u200b\ufeffend…",
-        *corpus(),
-    ]
+    lines = [*LINES, *(line.upper() for line in LINES), "x" * 120, "a\u0301 ﬁne ½ \u200b\ufeffend…", *corpus()]
     if "wordpiece" not in load_tokenizer(data).kind:
         assert len(lines) > 10
     for line in lines:
@@ -136,9 +127,7 @@ def test_transformers_takes_it(transformers, prepared):
     assert tokenizer(texts)["input_ids"] == [encode(text).tolist() for text in texts]
     batch = tokenizer([LINES[0], MASKED[0]], padding=True)
     assert set(batch) == {"input_ids", "attention_mask"}
-    for text, ids, seen in zip(
-        [LINES[0], MASKED[0]], batch["input_ids"], batch["attention_mask"], strict=True
-    ):
+    for text, ids, seen in zip([LINES[0], MASKED[0]], batch["input_ids"], batch["attention_mask"], strict=True):
         assert ids[: sum(seen)] == encode(text).tolist() and set(ids[sum(seen) :]) <= {1}
     text = "the dog ate the hat."
     decoded = tokenizer.decode(tokenizer(text)["input_ids"], skip_special_tokens=True)

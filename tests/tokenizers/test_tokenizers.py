@@ -51,9 +51,7 @@ def test_bytes_stand_in_for_unknown_characters(prepare: Callable[..., Path]) -> 
     assert tokenizer.decode(symbols) == "the ψ river"
 
 
-def test_specials_in_the_text_are_text(
-    tmp_path: Path, prepare: Callable[..., Path], wordpieces: Path
-) -> None:
+def test_specials_in_the_text_are_text(tmp_path: Path, prepare: Callable[..., Path], wordpieces: Path) -> None:
     text = "alpha <s> beta</s> <pad> a<mask>b <unk> gamma [MASK] [SEP]"
     path = tmp_path / "specials.txt"
     path.write_text(f"{text}\n" * 300 + "\n".join(make_lines(100)))
@@ -106,9 +104,7 @@ def test_load_says_what_is_missing(tmp_path: Path, prepare: Callable[..., Path],
     assert load_tokenizer(f"{data}:{tmp_path / 'other'}").kind == "sentencepiece"
     with pytest.raises(UserError, match=r"encoder\.json does not exist"):
         load_tokenizer(data, kind="gpt2")
-    with pytest.raises(
-        UserError, match="unknown tokeniser kind 'bytes'; known are sentencepiece, gpt2, bert"
-    ):
+    with pytest.raises(UserError, match="unknown tokeniser kind 'bytes'; known are sentencepiece, gpt2, bert"):
         load_tokenizer(data, kind="bytes")
     with pytest.raises(UserError, match=r"no manifest\.json"):
         load_tokenizer(tmp_path)

@@ -178,9 +178,7 @@ def row_candidates(logits_BT2: Tensor, batch: Mapping[str, Any], search: Any) ->
         batch: of ``SquadDataset``, with references.
         search: ``SquadCriterionConfig``.
     """
-    spans = likeliest_spans(
-        logits_BT2, batch["window"], n_best=search.n_best, max_tokens=search.max_answer_tokens
-    )
+    spans = likeliest_spans(logits_BT2, batch["window"], n_best=search.n_best, max_tokens=search.max_answer_tokens)
     columns = zip(batch["references"], *(value.tolist() for value in spans), strict=True)
     rows = []
     for reference, *found, null in columns:

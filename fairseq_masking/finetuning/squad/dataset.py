@@ -101,9 +101,7 @@ class SquadDataset(SizedDataset):
         with_references: also ship what predictions are scored with.
     """
 
-    def __init__(
-        self, examples: SquadExamples, dictionary: Dictionary, cfg: Any, *, with_references: bool
-    ) -> None:
+    def __init__(self, examples: SquadExamples, dictionary: Dictionary, cfg: Any, *, with_references: bool) -> None:
         super().__init__()
         self.examples = examples
         self.cfg = cfg

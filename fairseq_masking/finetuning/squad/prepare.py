@@ -150,9 +150,7 @@ def _answer(text: str, start: Any, context: str) -> Answer:
     return Answer(text, start if stands else None)
 
 
-def _write_split(
-    split: str, read: SquadSplit, folder: Path, encoder: TextEncoder, workers: int
-) -> dict[str, int]:
+def _write_split(split: str, read: SquadSplit, folder: Path, encoder: TextEncoder, workers: int) -> dict[str, int]:
     def writer(part: str) -> ArrayWriter:
         return ArrayWriter(folder / f"{split}.{part}")
 

@@ -91,8 +91,6 @@ class SquadTask(TextTask):
         logger.info("%s: %s from %s", split, dataset.summary, folder)
         self.datasets[split] = dataset
 
-    def get_batch_iterator(
-        self, dataset: SquadDataset, required_batch_size_multiple: int = 1, **kwargs: Any
-    ) -> Any:
+    def get_batch_iterator(self, dataset: SquadDataset, required_batch_size_multiple: int = 1, **kwargs: Any) -> Any:
         """Batch the rows, all of them: fairseq drops what is left over from a multiple."""
         return super().get_batch_iterator(dataset, required_batch_size_multiple=1, **kwargs)

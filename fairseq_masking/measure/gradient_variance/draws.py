@@ -75,8 +75,7 @@ class FixedSequence:
         found = [item for item in items if item is not None]
         if not found:
             raise UserError(
-                f"sequence {self.index} has fewer maskable tokens than the {masker.num_splits} masks:"
-                " leave it out"
+                f"sequence {self.index} has fewer maskable tokens than the {masker.num_splits} masks: leave it out"
             )
         return _stack(found)
 
@@ -141,9 +140,7 @@ class FixedSequence:
         config = self.config
         kinds_k = kinds_of(columns_Kk.shape[1], config.leave_unmasked_prob, config.random_token_prob)
         generator_of = partial(corruption_generator, config.seed, epoch, self.index)
-        columns_Kk, replacements_Kk = corrupt(
-            self.tokens_T, columns_Kk, kinds_k, self.vocabulary, generator_of
-        )
+        columns_Kk, replacements_Kk = corrupt(self.tokens_T, columns_Kk, kinds_k, self.vocabulary, generator_of)
         return MaskedItem(columns_Kk, kinds_k, replacements_Kk)
 
 

@@ -70,9 +70,7 @@ def plot_distances(curves: Mapping[str, CovarianceCurve], path: Path, *, title: 
 
     figure, panels = new_figure(2, len(curves), (_PANEL_WIDTH * len(curves), 2 * _HEIGHT))
     for (upper, lower), (name, curve) in zip(panels.T, curves.items(), strict=True):
-        upper.errorbar(
-            curve.distances_H, curve.means_H, yerr=curve.half_widths_H, marker="o", markersize=3, capsize=3
-        )
+        upper.errorbar(curve.distances_H, curve.means_H, yerr=curve.half_widths_H, marker="o", markersize=3, capsize=3)
         upper.axhline(0, color="0.7", linewidth=0.8, zorder=0)
         upper.set(title=name, xlabel="Hamming distance H(m1, m2)", ylabel="mean gradient covariance")
         chosen = np.unique(np.rint(np.linspace(0, len(curve.distances_H) - 1, _MAX_LINES)).astype(int))
@@ -153,9 +151,7 @@ def _hollow_dots(panel: Any, rows: Sequence[Row], laws: Sequence[str]) -> None:
     for weight in _UNBIASED:
         for row, y in _placed(rows, laws, weight):
             x, marker = row["estimate"], "<" if row["estimate"] < least else "o"
-            panel.scatter(
-                max(x, least), y, s=45, marker=marker, facecolors="none", edgecolors=_COLOURS[weight]
-            )
+            panel.scatter(max(x, least), y, s=45, marker=marker, facecolors="none", edgecolors=_COLOURS[weight])
     panel.grid(axis="x", alpha=0.3)
 
 

@@ -168,9 +168,7 @@ def _flat(log_p_T: Floats, columns_Mk: npt.NDArray[np.int64]) -> tuple[Tensor, T
     num_masks, num_masked = columns_Mk.shape
     log_p_MT = torch.from_numpy(log_p_T).repeat(num_masks, 1)
     drawn_N = torch.from_numpy((np.arange(num_masks)[:, None] * len(log_p_T) + columns_Mk).ravel())
-    layout = RaggedRows.of(
-        torch.full((num_masks,), num_masked), num_values=num_masks * num_masked, width=num_masked
-    )
+    layout = RaggedRows.of(torch.full((num_masks,), num_masked), num_values=num_masks * num_masked, width=num_masked)
     return log_p_MT, drawn_N, layout
 
 

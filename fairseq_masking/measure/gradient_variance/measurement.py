@@ -106,12 +106,7 @@ class SequenceVariances(NamedTuple):
 
 
 def measure_splits(
-    measurement: Measurement,
-    sequence: FixedSequence,
-    *,
-    num_draws: int,
-    num_replicates: int,
-    num_kept: int = 0,
+    measurement: Measurement, sequence: FixedSequence, *, num_draws: int, num_replicates: int, num_kept: int = 0
 ) -> SequenceVariances:
     """Compare disjoint and independent masks of a sequence: D draws of K masks for each, 2 D K gradients.
 
@@ -133,12 +128,7 @@ def measure_splits(
 
 
 def measure_distances(
-    measurement: Measurement,
-    sequence: FixedSequence,
-    distances: Sequence[int],
-    *,
-    num_pairs: int,
-    num_reference: int,
+    measurement: Measurement, sequence: FixedSequence, distances: Sequence[int], *, num_pairs: int, num_reference: int
 ) -> npt.NDArray[np.float64]:
     """Measure the covariance of mask pairs of a sequence at each distance, and of independent pairs.
 
@@ -221,12 +211,7 @@ def measure_laws(
 
 
 def measured_laws(
-    measurement: Measurement,
-    sequence: FixedSequence,
-    num_masked: int,
-    *,
-    oracle_rounds: int,
-    gradient_rounds: int,
+    measurement: Measurement, sequence: FixedSequence, num_masked: int, *, oracle_rounds: int, gradient_rounds: int
 ) -> dict[str, Law]:
     """Return log p of the laws other than the uniform one: proposal, if there is one, and oracles.
 

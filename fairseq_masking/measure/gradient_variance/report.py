@@ -14,11 +14,7 @@ import torch
 from torch import Tensor
 
 from fairseq_masking.figures.tables import format_table
-from fairseq_masking.measure.gradient_variance.covariance import (
-    CovarianceCurve,
-    covariance_curve,
-    monotonicity,
-)
+from fairseq_masking.measure.gradient_variance.covariance import CovarianceCurve, covariance_curve, monotonicity
 from fairseq_masking.measure.gradient_variance.draws import FixedSequence
 from fairseq_masking.measure.gradient_variance.measurement import SequenceEstimators, SequenceVariances
 from fairseq_masking.measure.gradient_variance.statistics import (
@@ -274,9 +270,7 @@ def _split_quantities(variances: MaskVariances, additive_ratio: float) -> list[Q
     ]
 
 
-def _batch_quantities(
-    measured: Sequence[SequenceVariances], num_masks: int, counts: Floats
-) -> list[Quantity]:
+def _batch_quantities(measured: Sequence[SequenceVariances], num_masks: int, counts: Floats) -> list[Quantity]:
     laws = [(each.variances.independent, each.variances.disjoint) for each in measured]
     batches = batch_variances(
         np.array([plain.mask_variance[0] for plain, _ in laws]),
@@ -326,9 +320,7 @@ def _terms(measured: Sequence[SequenceEstimators], key: Key, counts: Floats) -> 
     norms_S = np.array([each.mean_norm[0] for each in variances])
     inner_SS = _inner_products([each.means_P[key] for each in measured])
     mask_variances_S = np.array([each.mask_variance[0] for each in variances])
-    return BatchVariance(
-        weighted_mean(mask_variances_S, counts), sentence_variance(norms_S, inner_SS, counts)
-    )
+    return BatchVariance(weighted_mean(mask_variances_S, counts), sentence_variance(norms_S, inner_SS, counts))
 
 
 def _inner_products(means_P: Sequence[Tensor]) -> Floats:

@@ -18,11 +18,7 @@ from fairseq_masking.errors import UserError
 from fairseq_masking.masking import MaskingConfig, num_masked
 from fairseq_masking.measure import CORRUPTIONS
 from fairseq_masking.measure.gradient_variance import figure, report
-from fairseq_masking.measure.gradient_variance.covariance import (
-    CovarianceCurve,
-    covariance_curve,
-    hamming_distances,
-)
+from fairseq_masking.measure.gradient_variance.covariance import CovarianceCurve, covariance_curve, hamming_distances
 from fairseq_masking.measure.gradient_variance.draws import FixedSequence
 from fairseq_masking.measure.gradient_variance.gradients import select_parameters
 from fairseq_masking.measure.gradient_variance.laws import WEIGHTINGS
@@ -70,9 +66,7 @@ def distances(args: argparse.Namespace) -> Measured:
         tau, sizes = sequences[0].tau, [len(sequence.columns_m) for sequence in sequences]
         wanted = hamming_distances(tau, min(sizes), args.distances)
         values_SHQ = [
-            measure_distances(
-                measurement, sequence, wanted, num_pairs=args.pairs, num_reference=args.reference_masks
-            )
+            measure_distances(measurement, sequence, wanted, num_pairs=args.pairs, num_reference=args.reference_masks)
             for sequence in _shown(sequences, name)
         ]
         values_HSQ = np.stack(values_SHQ, axis=1)
@@ -100,9 +94,7 @@ def laws(args: argparse.Namespace) -> Measured:
     rows: list[report.Row] = []
     for count in counts:
         started = time.perf_counter()
-        others = [
-            measured_laws(measurement, sequence, count, **rounds) for sequence in _shown(sequences, "oracles")
-        ]
+        others = [measured_laws(measurement, sequence, count, **rounds) for sequence in _shown(sequences, "oracles")]
         num_kept = (1 + len(others[0]) * len(WEIGHTINGS)) * len(sequences)
         measured = [
             measure_laws(

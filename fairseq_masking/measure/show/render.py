@@ -106,9 +106,7 @@ def mask_lines(blocks: Iterable[ShownBlock], *, width: int, numbers: bool = True
         yield from _wrapped(block.tokens, lambda token: _masked_token(token, numbers), width)
 
 
-def replacement_lines(
-    blocks: Sequence[ReplacedBlock], sources: Sequence[str], *, width: int
-) -> Iterator[Text]:
+def replacement_lines(blocks: Sequence[ReplacedBlock], sources: Sequence[str], *, width: int) -> Iterator[Text]:
     """Yield text at most ``width`` wide and, below each block's, its table; an empty line between them.
 
     Masked, it is the tokens in its place that have the discriminator's colours: it sees them.
@@ -133,9 +131,7 @@ def _masked_token(token: ShownToken, numbers: bool) -> Placed:
 def _replaced_token(token: ReplacedToken) -> Placed:
     if not token.replacements:
         return Text.assemble((_printable(token.text), _background(8 * token.doubt))), ""
-    put = [
-        Text.assemble((_printable(one.put.text), _background(8 * one.doubt))) for one in token.replacements
-    ]
+    put = [Text.assemble((_printable(one.put.text), _background(8 * one.doubt))) for one in token.replacements]
     return Text.assemble("[", _printable(token.text), "](", Text("/").join(put), ")"), ""
 
 
@@ -195,9 +191,7 @@ def render_page(template: str, **values: Any) -> str:
         undefined=StrictUndefined,
     )
     environment.filters |= {"colour": colour_of, "lines": lines_of_words, "rows": table_rows}
-    return environment.get_template(f"{template}.html").render(
-        values, legend=_LEGENDS[template][0], header=HEADER
-    )
+    return environment.get_template(f"{template}.html").render(values, legend=_LEGENDS[template][0], header=HEADER)
 
 
 def present(

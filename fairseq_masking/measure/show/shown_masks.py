@@ -118,9 +118,7 @@ def _proposals(hub: HubInterface, blocks: Sequence[Tensor]) -> list[npt.NDArray[
     pad = hub.dictionary.pad()
     tokens_BT = torch.nn.utils.rnn.pad_sequence(list(blocks), batch_first=True, padding_value=pad)
     log_p_BT = hub.model.propose(tokens_BT.to(hub.device)).double().cpu()
-    return [
-        (row[: len(tokens)] - row.logsumexp(0)).numpy() for row, tokens in zip(log_p_BT, blocks, strict=True)
-    ]
+    return [(row[: len(tokens)] - row.logsumexp(0)).numpy() for row, tokens in zip(log_p_BT, blocks, strict=True)]
 
 
 def _losses(
@@ -164,9 +162,7 @@ def summary_line(blocks: Sequence[ShownBlock], law: LawName) -> str:
     flat = [token for block in blocks for token in block.maskable]
     drawn = sum(block.num_masked for block in blocks)
     entropies = [block.entropy for block in blocks if not math.isnan(block.entropy)]
-    parts = [
-        f"{law}: {drawn} of {len(flat)} maskable tokens drawn in {len(blocks)} block{'s' * (len(blocks) > 1)}"
-    ]
+    parts = [f"{law}: {drawn} of {len(flat)} maskable tokens drawn in {len(blocks)} block{'s' * (len(blocks) > 1)}"]
     if entropies:
         parts.append(f"entropy {sum(entropies) / len(entropies):.1%} of the uniform law's")
     if flat and law != "uniform":

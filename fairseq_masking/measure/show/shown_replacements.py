@@ -125,13 +125,7 @@ def show_replacements(
 
 
 def _shown(
-    hub: HubInterface,
-    tokens_T: Tensor,
-    columns_N: npt.NDArray[np.int64],
-    *,
-    top: int,
-    likeliest: bool,
-    seed: int,
+    hub: HubInterface, tokens_T: Tensor, columns_N: npt.NDArray[np.int64], *, top: int, likeliest: bool, seed: int
 ) -> ReplacedBlock:
     mask = hub.dictionary.index(MASK_SYMBOL)
     tokens_1T = tokens_T[None].to(hub.device)

@@ -127,10 +127,7 @@ class Generator(nn.Module):
 
 def depth_names(depths: Sequence[int]) -> list[str]:
     """Return a name for each depth; equally deep generators are told apart by their number."""
-    return [
-        str(depth) if depths.count(depth) == 1 else f"{depth}_{number}"
-        for number, depth in enumerate(depths, 1)
-    ]
+    return [str(depth) if depths.count(depth) == 1 else f"{depth}_{number}" for number, depth in enumerate(depths, 1)]
 
 
 def check_depths(depths: Sequence[int], *, separate: bool) -> tuple[int, ...]:

@@ -159,9 +159,7 @@ class AmosModel(EncoderModel):
         logits = self.detection_head(hidden).squeeze(-1)
         logits = logits if logits.dtype == torch.float64 else logits.float()
         original = corrupt_tokens(src_tokens, positions, sampled_N) == src_tokens
-        detection_losses = F.binary_cross_entropy_with_logits(
-            logits, original.to(logits.dtype), reduction="none"
-        )
+        detection_losses = F.binary_cross_entropy_with_logits(logits, original.to(logits.dtype), reduction="none")
         if padding_BT is not None:
             detection_losses = detection_losses.masked_fill(padding_BT, 0.0)
         return AmosOutput(

@@ -50,13 +50,9 @@ class AmosConfig(EncoderModelConfig):
         " uniform: all the same; random_layer: one depth an update, drawn; layer_switch: one after the"
         " other, each for an equal part of the training; fixed: by --mixture-weights",
     )
-    mixture_weights: Optional[List[float]] = option(
-        None, "weights of --mixture fixed, one a depth, as 0.2,0.3,0.5"
-    )
+    mixture_weights: Optional[List[float]] = option(None, "weights of --mixture fixed, one a depth, as 0.2,0.3,0.5")
     gumbel_temperature: float = option(0.3, "tau of the Gumbel-softmax that the gradient takes")
-    adversarial_scale: float = option(
-        -1.0, "factor of the discriminator's gradient on its way to the mixture weights"
-    )
+    adversarial_scale: float = option(-1.0, "factor of the discriminator's gradient on its way to the mixture weights")
     adversarial_mlm_scale: float = option(
         0.0,
         "factor of that gradient, beside --adversarial-scale, on its way to what is mixed; 0:"

@@ -63,9 +63,7 @@ class EncoderModel(BaseFairseqModel):
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy is not compiled: a compiled method would go on computing with this model's weights."""
-        return {
-            name: value for name, value in super().__getstate__().items() if name not in self.tensor_methods
-        }
+        return {name: value for name, value in super().__getstate__().items() if name not in self.tensor_methods}
 
     def build_pretraining(self, cfg: EncoderModelConfig) -> None:
         """Create the networks that only pre-training needs."""
@@ -190,9 +188,7 @@ class EncoderModel(BaseFairseqModel):
         self._reconcile_heads(state_dict)
         own = self.state_dict()
         if not self.pretrains:
-            for key in [
-                key for key in state_dict if not key.startswith(("encoder.", "classification_heads."))
-            ]:
+            for key in [key for key in state_dict if not key.startswith(("encoder.", "classification_heads."))]:
                 del state_dict[key]
         if not any(key.startswith("encoder.") for key in state_dict):
             raise UserError("the checkpoint holds no 'encoder.*' weights: it is not one of fairseq_masking's")
@@ -220,10 +216,7 @@ class EncoderModel(BaseFairseqModel):
 
     def _reconcile_heads(self, state_dict: dict[str, Tensor]) -> None:
         """Drop heads that this model lacks; let heads that the checkpoint lacks start afresh."""
-        own = {
-            f"classification_heads.{key}": value
-            for key, value in self.classification_heads.state_dict().items()
-        }
+        own = {f"classification_heads.{key}": value for key, value in self.classification_heads.state_dict().items()}
         for key in [key for key in state_dict if key.startswith("classification_heads.") and key not in own]:
             logger.info("not taken from the checkpoint, as this run has no such head: %s", key)
             del state_dict[key]

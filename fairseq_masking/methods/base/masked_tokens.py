@@ -19,13 +19,7 @@ from torch import Tensor
 from fairseq_masking.masking import Kind
 from fairseq_masking.ops import gather_positions
 
-__all__ = [
-    "MaskedTokenOutput",
-    "log_mean_of",
-    "masked_token_logs",
-    "on_host",
-    "reduce_masked_token_logs",
-]
+__all__ = ["MaskedTokenOutput", "log_mean_of", "masked_token_logs", "on_host", "reduce_masked_token_logs"]
 
 KINDS = [kind.name.lower() for kind in Kind]
 MEASURE = "measure_"  # before the names of what a model measures itself
@@ -99,14 +93,7 @@ def on_host(logging_outputs: Sequence[dict[str, Any]]) -> dict[str, float]:
 
 
 def log_mean_of(
-    sums: Mapping[str, float],
-    name: str,
-    part: str,
-    count: str,
-    *,
-    scale: float = 1.0,
-    priority: int,
-    digits: int = 4,
+    sums: Mapping[str, float], name: str, part: str, count: str, *, scale: float = 1.0, priority: int, digits: int = 4
 ) -> None:
     """Log ``scale * part / count`` of the sums as ``name``, weighted by ``count``: nothing if 0."""
     weight = sums.get(count, 0)
@@ -118,6 +105,4 @@ def _log_loss(sums: Mapping[str, float], kind: str, count: str, *, priority: int
     name, weight = f"loss{kind}", sums.get(count, 0)
     if weight > 0:
         metrics.log_scalar(name, sums[name] / weight / math.log(2), weight, priority=priority, round=3)
-        metrics.log_derived(
-            f"ppl{kind}", lambda meters: utils.get_perplexity(meters[name].avg), priority=priority + 1
-        )
+        metrics.log_derived(f"ppl{kind}", lambda meters: utils.get_perplexity(meters[name].avg), priority=priority + 1)

@@ -98,6 +98,4 @@ class FullyExploredMLMCriterion(MLMCriterion):
         )
         spread = (squares - mean**2) * num_sequences / (num_sequences - 1)
         metrics.log_scalar("var_within", within, num_sequences, priority=40, round=5)
-        metrics.log_scalar(
-            "var_between", spread - within / num_splits, num_sequences - 1, priority=41, round=5
-        )
+        metrics.log_scalar("var_between", spread - within / num_splits, num_sequences - 1, priority=41, round=5)

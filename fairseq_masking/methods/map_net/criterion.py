@@ -17,11 +17,7 @@ from torch import Tensor, nn
 
 from fairseq_masking.compat.options import option
 from fairseq_masking.errors import UserError
-from fairseq_masking.methods.base.masked_tokens import (
-    log_mean_of,
-    masked_token_logs,
-    reduce_masked_token_logs,
-)
+from fairseq_masking.methods.base.masked_tokens import log_mean_of, masked_token_logs, reduce_masked_token_logs
 from fairseq_masking.methods.map_net.model import MapNetOutput
 from fairseq_masking.methods.map_net.ragged import RaggedRows, rank_correlation
 from fairseq_masking.methods.map_net.sampling import clip_log_weight, log_weight_exact, log_weight_paper
@@ -118,15 +114,11 @@ class MapNetCriterion(MLMCriterion):
         net_input = sample["net_input"]
         output: MapNetOutput = model(**net_input)
         num_tokens = output.losses_N.numel()
-        layout = RaggedRows.of(
-            net_input["num_masked"], num_values=num_tokens, width=net_input["shape"]["max_masked"]
-        )
+        layout = RaggedRows.of(net_input["num_masked"], num_values=num_tokens, width=net_input["shape"]["max_masked"])
         weights = importance_weights(
             output, layout, clip=self.cfg.importance_clip, weight=str(self.cfg.importance_weight)
         )
-        logs = masked_token_logs(
-            output, {**sample, "net_input": {**net_input, "positions": output.positions_N}}
-        )
+        logs = masked_token_logs(output, {**sample, "net_input": {**net_input, "positions": output.positions_N}})
         logs.update(_proposal_logs(output, layout, weights, self.cfg.importance_clip))
         sum_encoder = encoder_loss(output.losses_N, weights.clipped_B, layout)
         sum_proposal = proposal_loss(output, layout)
@@ -187,8 +179,7 @@ def _proposal_logs(
         "rows_clipped_low": (proposed_B & (weights.log_B < _log_bound(-clip))).sum(),
         "rows_clipped_high": (proposed_B & (weights.log_B > _log_bound(clip))).sum(),
         **dict.fromkeys(
-            ("entropy", "rows_with_entropy", "rank", "rows_ranked", "rank_uniform", "rows_ranked_uniform"),
-            zero,
+            ("entropy", "rows_with_entropy", "rank", "rows_ranked", "rank_uniform", "rows_ranked_uniform"), zero
         ),
     }
     if log_proposal_BT is None:

@@ -48,8 +48,7 @@ class Exploration:
             )
         if self.updates < 1:
             raise UserError(
-                f"--explore-updates {self.updates}: at least 1, the number of updates over which exploration"
-                " falls"
+                f"--explore-updates {self.updates}: at least 1, the number of updates over which exploration falls"
             )
         if self.unit not in EXPLORE_UNITS:
             raise UserError(f"--explore-unit {self.unit}: choose one of {', '.join(EXPLORE_UNITS)}")

@@ -56,12 +56,8 @@ class MapNetConfig(MLMConfig):
 
     proposal_layers: Optional[int] = option(None, "number of layers of the proposal network")
     proposal_embed_dim: Optional[int] = option(None, "width of the proposal network")
-    proposal_ffn_embed_dim: Optional[int] = option(
-        None, "inner width of the proposal network's feed-forward layers"
-    )
-    proposal_attention_heads: Optional[int] = option(
-        None, "number of attention heads of the proposal network"
-    )
+    proposal_ffn_embed_dim: Optional[int] = option(None, "inner width of the proposal network's feed-forward layers")
+    proposal_attention_heads: Optional[int] = option(None, "number of attention heads of the proposal network")
     explore_start: float = option(1.0, "probability of uniform masks at the first update")
     explore_end: float = option(0.33, "probability of uniform masks from --explore-updates on")
     explore_updates: int = option(
@@ -129,9 +125,7 @@ class MapNetModel(MLMModel):
     def build_pretraining(self, cfg: EncoderModelConfig) -> None:
         """Create the prediction head and the proposal network."""
         super().build_pretraining(cfg)
-        self.exploration = Exploration(
-            cfg.explore_start, cfg.explore_end, cfg.explore_updates, str(cfg.explore_unit)
-        )
+        self.exploration = Exploration(cfg.explore_start, cfg.explore_end, cfg.explore_updates, str(cfg.explore_unit))
         self.learn_from_all = str(cfg.proposal_learn_from) == "all"
         self.seed = cfg.seed
         self.num_updates = 0
@@ -235,9 +229,7 @@ class MapNetModel(MLMModel):
 
 def _nothing_of(module: nn.Module) -> Tensor:
     """0 that depends on every parameter, as DDP wants a gradient for each."""
-    return (
-        0.0 * torch.stack([parameter.flatten()[:1].float().sum() for parameter in module.parameters()]).sum()
-    )
+    return 0.0 * torch.stack([parameter.flatten()[:1].float().sum() for parameter in module.parameters()]).sum()
 
 
 register_architectures("map_net", MapNetConfig, PROPOSAL_SIZES)

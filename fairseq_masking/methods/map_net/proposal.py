@@ -42,9 +42,7 @@ class ProposalNetwork(LayerStack):
         self.score = nn.Linear(config.embed_dim, 1, bias=False)
         self.apply(init_bert_weights)
 
-    def forward(
-        self, token_embeddings_BTD: Tensor, maskable_BT: Tensor, padding_BT: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, token_embeddings_BTD: Tensor, maskable_BT: Tensor, padding_BT: Tensor | None = None) -> Tensor:
         """Return log p_prop, a softmax over the maskable positions of each row.
 
         Args:

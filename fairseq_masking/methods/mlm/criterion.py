@@ -11,11 +11,7 @@ from fairseq.criterions import FairseqCriterion, register_criterion
 from fairseq.dataclass import FairseqDataclass
 from torch import Tensor, nn
 
-from fairseq_masking.methods.base.masked_tokens import (
-    MaskedTokenOutput,
-    masked_token_logs,
-    reduce_masked_token_logs,
-)
+from fairseq_masking.methods.base.masked_tokens import MaskedTokenOutput, masked_token_logs, reduce_masked_token_logs
 
 __all__ = ["MLMCriterion", "MLMCriterionConfig"]
 

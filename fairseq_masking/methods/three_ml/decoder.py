@@ -28,11 +28,7 @@ class CrossDecoderLayer(TransformerLayer):
         self.cross_attn_layer_norm = nn.LayerNorm(config.embed_dim)
 
     def forward(  # type: ignore[override]  # a layer with a second input
-        self,
-        hidden_BMW: Tensor,
-        attention_bias: Tensor | None,
-        memory_BSW: Tensor,
-        memory_bias: Tensor | None,
+        self, hidden_BMW: Tensor, attention_bias: Tensor | None, memory_BSW: Tensor, memory_bias: Tensor | None
     ) -> Tensor:
         """Return float ``[B, M, W]``; the biases as in ``SelfAttention`` and ``CrossAttention``."""
         if self.normalize_before:
@@ -76,9 +72,7 @@ class _Decoder(LayerStack):
 class SelfDecoder(_Decoder):
     """Self-attention over the whole sequence: encoder states at their places, [MASK] vectors in the holes."""
 
-    def forward(
-        self, states_BSD: Tensor, visible: Selection, padding_BT: Tensor | None = None
-    ) -> list[Tensor]:
+    def forward(self, states_BSD: Tensor, visible: Selection, padding_BT: Tensor | None = None) -> list[Tensor]:
         """Decode.
 
         Args:

@@ -52,9 +52,7 @@ class ThreeMLShape:
 
     def __post_init__(self) -> None:
         if self.decoder_attention not in DECODER_ATTENTIONS:
-            raise UserError(
-                f"decoder attention {self.decoder_attention!r}: choose {' or '.join(DECODER_ATTENTIONS)}"
-            )
+            raise UserError(f"decoder attention {self.decoder_attention!r}: choose {' or '.join(DECODER_ATTENTIONS)}")
 
 
 @dataclass(frozen=True)
@@ -112,21 +110,13 @@ def cross_block_flops(num_visible: float, num_mask: float, dim: float) -> float:
     return block_flops(num_mask, dim) + projections + 4 * num_visible * num_mask * dim
 
 
-def prediction_flops(
-    num_predicted: float, dim: float, vocab_size: int, *, input_dim: float | None = None
-) -> float:
+def prediction_flops(num_predicted: float, dim: float, vocab_size: int, *, input_dim: float | None = None) -> float:
     """The prediction layer on predicted tokens alone, forward: ``2N(d' d + d|V|)``; d' = d if not given."""
     return 2 * num_predicted * ((dim if input_dim is None else input_dim) * dim + dim * vocab_size)
 
 
 def mlm_flops(
-    counts: Counts,
-    *,
-    num_layers: int,
-    dim: int,
-    vocab_size: int,
-    batch_size: float = 1,
-    num_updates: float = 1,
+    counts: Counts, *, num_layers: int, dim: int, vocab_size: int, batch_size: float = 1, num_updates: float = 1
 ) -> float:
     """Eq. 2: pre-training of a plain masked language model."""
     forward = num_layers * block_flops(counts.num_tokens, dim)
@@ -134,9 +124,7 @@ def mlm_flops(
     return _PASSES * batch_size * num_updates * forward
 
 
-def three_ml_flops(
-    shape: ThreeMLShape, counts: Counts, *, batch_size: float = 1, num_updates: float = 1
-) -> float:
+def three_ml_flops(shape: ThreeMLShape, counts: Counts, *, batch_size: float = 1, num_updates: float = 1) -> float:
     """Eq. 3 (``self``) and Eq. 4 (``cross``): pre-training with 3ML.
 
     Deviation: where encoder and decoder are equally wide there is no projection between them, in the paper's
@@ -162,9 +150,7 @@ def speedup(shape: ThreeMLShape, counts: Counts, baseline: Counts) -> float:
     Args:
         baseline: of the plain model, usually at ``BASELINE_RATE``.
     """
-    plain = mlm_flops(
-        baseline, num_layers=shape.encoder_layers, dim=shape.encoder_dim, vocab_size=shape.vocab_size
-    )
+    plain = mlm_flops(baseline, num_layers=shape.encoder_layers, dim=shape.encoder_dim, vocab_size=shape.vocab_size)
     return plain / three_ml_flops(shape, counts)
 
 

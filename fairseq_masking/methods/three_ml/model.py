@@ -17,13 +17,7 @@ from fairseq_masking.methods.base.masked_tokens import MaskedTokenOutput
 from fairseq_masking.methods.base.options import register_architectures
 from fairseq_masking.methods.three_ml.arrangement import Arrangement, Selection, arrange
 from fairseq_masking.methods.three_ml.decoder import CrossDecoder, SelfDecoder, TwoSidedLMHead
-from fairseq_masking.methods.three_ml.flops import (
-    BASELINE_RATE,
-    Counts,
-    ThreeMLShape,
-    exact_counts,
-    share_saved,
-)
+from fairseq_masking.methods.three_ml.flops import BASELINE_RATE, Counts, ThreeMLShape, exact_counts, share_saved
 from fairseq_masking.methods.three_ml.options import ThreeMLConfig, decoder_config, normalization
 from fairseq_masking.modules import MaskedLMHead
 from fairseq_masking.modules.encoder import check_length
@@ -47,11 +41,7 @@ class ThreeMLModel(EncoderModel):
         """Create the decoder and the prediction layer."""
         config = decoder_config(self.encoder.config, cfg)
         width, vocab_size = cfg.encoder_embed_dim, self.encoder.config.vocab_size
-        options = {
-            "activation": str(cfg.activation_fn),
-            "input_dim": config.embed_dim,
-            "impl": str(cfg.ops_impl),
-        }
+        options = {"activation": str(cfg.activation_fn), "input_dim": config.embed_dim, "impl": str(cfg.ops_impl)}
         attention = str(cfg.decoder_attention)
         self.crossing = attention == "cross"
         self.shape = ThreeMLShape(
@@ -73,9 +63,7 @@ class ThreeMLModel(EncoderModel):
     def _arrange(self, src_tokens: Tensor, padding_BT: Tensor | None, batch: dict[str, Any]) -> Arrangement:
         nowhere_BT = torch.zeros_like(src_tokens, dtype=torch.bool)
         hidden_BT = corrupt_tokens(nowhere_BT, batch["positions"], batch["kinds"] == Kind.MASK)
-        return arrange(
-            hidden_BT, padding_BT, batch["positions"], crossing=self.crossing, shape=batch["shape"]
-        )
+        return arrange(hidden_BT, padding_BT, batch["positions"], crossing=self.crossing, shape=batch["shape"])
 
     def predict(
         self,

@@ -36,8 +36,7 @@ class ThreeMLConfig(EncoderModelConfig):
     force_post_ln: bool = option(False, "post-LN all the same, even where the paper found it not to train")
     decoder_attention: DECODER_ATTENTION_CHOICES = option(
         "self",
-        "self: the decoder reads the whole sequence; cross: only the [MASK]s, which attend to the"
-        " encoder's output",
+        "self: the decoder reads the whole sequence; cross: only the [MASK]s, which attend to the encoder's output",
     )
     decoder_layers: int = option(2, "number of decoder layers")
     decoder_embed_dim: Optional[int] = option(

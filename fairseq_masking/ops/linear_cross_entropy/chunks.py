@@ -59,9 +59,7 @@ def fits_one_chunk(num_rows: int, num_columns: int, chunk_elements: int) -> bool
     return num_rows <= max(1, chunk_elements // num_columns)
 
 
-def forward(
-    rows: ModuleType, inputs: Inputs, ignore_index: int, chunk_elements: int
-) -> tuple[RowStatistics, Tensor]:
+def forward(rows: ModuleType, inputs: Inputs, ignore_index: int, chunk_elements: int) -> tuple[RowStatistics, Tensor]:
     """Return the statistics of all rows, and what is kept of them (an empty tensor where nothing is).
 
     Args:

@@ -35,9 +35,7 @@ def logits_(logits_NV: Tensor, hidden_ND: Tensor, weight_VD: Tensor, bias_V: Ten
         logits_NV.copy_(logits)
 
 
-def statistics_(
-    statistics: RowStatistics, logits_NV: Tensor, bias_V: Tensor | None, targets_N: Tensor
-) -> None:
+def statistics_(statistics: RowStatistics, logits_NV: Tensor, bias_V: Tensor | None, targets_N: Tensor) -> None:
     """Fill ``statistics`` from logits that hold the bias already; they become exponentials."""
     torch.max(logits_NV, dim=1, out=(statistics.highest_N, statistics.predictions_N))
     below = statistics.highest_N - logits_NV.gather(1, targets_N[:, None])[:, 0]

@@ -44,9 +44,7 @@ def logits_(logits_NV: Tensor, hidden_ND: Tensor, weight_VD: Tensor, bias_V: Ten
     torch.mm(hidden_ND, weight_VD.t(), out=logits_NV)
 
 
-def statistics_(
-    statistics: RowStatistics, logits_NV: Tensor, bias_V: Tensor | None, targets_N: Tensor
-) -> None:
+def statistics_(statistics: RowStatistics, logits_NV: Tensor, bias_V: Tensor | None, targets_N: Tensor) -> None:
     """Fill ``statistics``; the logits stay as they are."""
     num_rows, num_columns = logits_NV.shape
     block = min(MAX_BLOCK, triton.next_power_of_2(num_columns))

@@ -106,9 +106,7 @@ def test_other_criterions_and_short_models_are_one_line(data: Path, small_data: 
     with pytest.raises(UserError, match="--task squad goes with --criterion squad, not mlm"):
         task.build_criterion(Namespace(_name="mlm"))
     tiny = OmegaConf.structured(MLMConfig(_name="mlm", max_positions=100, **vars(SIZES["tiny"])))
-    with pytest.raises(
-        UserError, match="--tokens-per-sample 128 is more than the model's --max-positions 100"
-    ):
+    with pytest.raises(UserError, match="--tokens-per-sample 128 is more than the model's --max-positions 100"):
         task.build_model(tiny)
     with pytest.raises(UserError, match="--criterion squad goes with --task squad"):
         SquadCriterion(SquadCriterionConfig(), Namespace(target_dictionary=None))

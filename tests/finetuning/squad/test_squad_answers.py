@@ -61,8 +61,7 @@ def test_losses_by_hand(device: torch.device) -> None:
     for row in range(3):
         allowed = [0, *range(*window[row].tolist())]
         first, last = (
-            torch.logsumexp(logits[row, allowed, side], 0) - logits[row, targets[row, side], side]
-            for side in (0, 1)
+            torch.logsumexp(logits[row, allowed, side], 0) - logits[row, targets[row, side], side] for side in (0, 1)
         )
         expected.append((first + last) / 2)
     torch.testing.assert_close(span_losses(logits, window, targets), torch.stack(expected))

@@ -63,12 +63,7 @@ def test_windows(length: int, room: int, stride: int, expected: list[tuple[int, 
 def test_rows_by_hand(examples: SquadExamples, dictionary: Dictionary) -> None:
     dataset = build(examples, dictionary)
     texts = ["".join(dictionary[index] for index in dataset[n]["tokens"]) for n in range(len(dataset))]
-    ends = [
-        "<s>qq</s></s>abcde</s>",
-        "<s>qq</s></s>defgh</s>",
-        "<s>qq</s></s>ghijk</s>",
-        "<s>qq</s></s>jkl</s>",
-    ]
+    ends = ["<s>qq</s></s>abcde</s>", "<s>qq</s></s>defgh</s>", "<s>qq</s></s>ghijk</s>", "<s>qq</s></s>jkl</s>"]
     assert texts == [*ends, *ends, "<s>qq</s></s>xyz</s>"]
     # "ef" is whole in the second window alone, where it begins at the seventh column
     assert [dataset[n]["targets"] for n in range(9)] == [(0, 0), (6, 7), *[(0, 0)] * 6, (5, 7)]
@@ -77,9 +72,7 @@ def test_rows_by_hand(examples: SquadExamples, dictionary: Dictionary) -> None:
     assert dataset.sizes.tolist() == [len(dataset[n]["tokens"]) for n in range(len(dataset))]
 
 
-def test_every_column_of_the_window_leads_to_its_text(
-    examples: SquadExamples, dictionary: Dictionary
-) -> None:
+def test_every_column_of_the_window_leads_to_its_text(examples: SquadExamples, dictionary: Dictionary) -> None:
     dataset = build(examples, dictionary)
     for index in range(len(dataset)):
         item = dataset[index]

@@ -54,24 +54,18 @@ def test_gradient_is_that_of_eq_1(
     ]
     tiny_model.train()  # measuring turns dropout off by itself
     gradient = MaskGradient(tiny_model, tokens, masks, select_parameters(tiny_model), scale=scale)
-    torch.testing.assert_close(
-        gradient(1), torch.cat([each.flatten() for each in expected]), rtol=1e-10, atol=1e-12
-    )
+    torch.testing.assert_close(gradient(1), torch.cat([each.flatten() for each in expected]), rtol=1e-10, atol=1e-12)
     assert len(gradient(1)) == sum(parameter.numel() for parameter in tiny_model.parameters())
 
 
-def test_selected_parameters(
-    tiny_model: TinyMLM, sequence: Callable[[int], np.ndarray], masks: MaskedItem
-) -> None:
+def test_selected_parameters(tiny_model: TinyMLM, sequence: Callable[[int], np.ndarray], masks: MaskedItem) -> None:
     everything = MaskGradient(tiny_model, sequence(6), masks, select_parameters(tiny_model))(0)
     names = [name for name, _ in tiny_model.named_parameters()]
     sizes = [parameter.numel() for parameter in tiny_model.parameters()]
     part = MaskGradient(tiny_model, sequence(6), masks, select_parameters(tiny_model, r"fc\d\.weight"))(0)
     of_names = dict(zip(names, everything.split(sizes), strict=True))
     layer = "encoder.layers.0."
-    torch.testing.assert_close(
-        part, torch.cat([of_names[f"{layer}fc1.weight"], of_names[f"{layer}fc2.weight"]])
-    )
+    torch.testing.assert_close(part, torch.cat([of_names[f"{layer}fc1.weight"], of_names[f"{layer}fc2.weight"]]))
     assert not of_names["unused.weight"].any()
     for pattern in ("no_such", "("):
         with pytest.raises(UserError, match="--parameters"):

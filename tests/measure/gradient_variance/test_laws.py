@@ -52,9 +52,7 @@ def list_draws(n: int, k: int, spread: float, seed: int = 0) -> Listed:
         return Listed(np.log(p_T), orders, probabilities, sets)
 
 
-@pytest.mark.parametrize(
-    ("n", "k", "spread"), [(6, 3, 1.0), (6, 1, 2.0), (7, 5, 3.0), (5, 4, 0.0), (6, 2, 6.0)]
-)
+@pytest.mark.parametrize(("n", "k", "spread"), [(6, 3, 1.0), (6, 1, 2.0), (7, 5, 3.0), (5, 4, 0.0), (6, 2, 6.0)])
 def test_weights_equal_their_definitions(n: int, k: int, spread: float) -> None:
     law = list_draws(n, k, spread)
     found = mask_weights(law.log_p_T, law.orders_Ok, clip=0.3)
@@ -174,9 +172,7 @@ def test_losses_and_gradient_norms_equal_loops(tiny_model, sequence) -> None:
     found_norms = gradient_norms_of_positions(tiny_model, tokens_T, masks, parameters)
     assert np.isnan(found_losses[[0, -1]]).all() and np.isnan(found_norms[[0, -1]]).all()
     np.testing.assert_allclose(found_losses[1:-1], [np.mean(losses[c]) for c in range(1, 6)], rtol=1e-10)
-    np.testing.assert_allclose(
-        found_norms[1:-1], [np.mean(squares[c]) ** 0.5 for c in range(1, 6)], rtol=1e-10
-    )
+    np.testing.assert_allclose(found_norms[1:-1], [np.mean(squares[c]) ** 0.5 for c in range(1, 6)], rtol=1e-10)
 
 
 def test_a_position_masked_alone_has_the_masks_own_gradient(tiny_model, sequence) -> None:

@@ -37,9 +37,7 @@ def exact_of(problem: Problem, tuples: np.ndarray) -> dict[str, float]:
     }
 
 
-@pytest.mark.parametrize(
-    ("n", "tau", "num_masks", "disjoint"), [(6, 2, 3, True), (5, 2, 2, True), (5, 1, 2, False)]
-)
+@pytest.mark.parametrize(("n", "tau", "num_masks", "disjoint"), [(6, 2, 3, True), (5, 2, 2, True), (5, 1, 2, False)])
 def test_every_estimator_is_unbiased(
     problem_of: Callable[[int, int], Problem], n: int, tau: int, num_masks: int, disjoint: bool
 ) -> None:
@@ -93,9 +91,7 @@ def test_additive_gradients_have_the_ratio_of_sampling_without_replacement(
     problem = problem_of(m, tau)
     positions = np.random.default_rng(5).normal(size=(m, 11))
     gradients = positions[problem.columns_Ck - 1].sum(1)
-    additive = problem._replace(
-        gradients_CP=gradients, mean_P=gradients.mean(0), inner_CC=gradients @ gradients.T
-    )
+    additive = problem._replace(gradients_CP=gradients, mean_P=gradients.mean(0), inner_CC=gradients @ gradients.T)
     exact = [
         additive.variance(gradients[problem.tuples(num_masks, disjoint=disjoint)].mean(1))
         for disjoint in (True, False)
@@ -136,15 +132,11 @@ def test_the_measurement_converges_to_the_listed_values(
     ):
         difference = interval(predicted - law.variance)
         assert abs(difference.estimate) < 4 * difference.standard_error
-    np.testing.assert_allclose(
-        measured.mean_P.numpy(), problem.mean_P, atol=0.2 * np.abs(problem.mean_P).max()
-    )
+    np.testing.assert_allclose(measured.mean_P.numpy(), problem.mean_P, atol=0.2 * np.abs(problem.mean_P).max())
 
 
 def test_no_random_stream_serves_both_laws(
-    measurement_of: Callable[..., Measurement],
-    sequence: Callable[[int], np.ndarray],
-    monkeypatch: pytest.MonkeyPatch,
+    measurement_of: Callable[..., Measurement], sequence: Callable[[int], np.ndarray], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With a stream in common, an independent mask would be one of a draw's disjoint masks."""
     seen: list[set[tuple[int, ...]]] = []

@@ -9,17 +9,8 @@ from test_laws import Listed, list_draws
 from fairseq_masking.errors import UserError
 from fairseq_masking.measure.gradient_variance.laws import mask_weights
 from fairseq_masking.measure.gradient_variance.measurement import measure_laws
-from fairseq_masking.measure.gradient_variance.report import (
-    estimator_rows,
-    estimator_table,
-    law_rows,
-    law_table,
-)
-from fairseq_masking.measure.gradient_variance.variance import (
-    UNIFORM,
-    LawDraws,
-    estimate_variances,
-)
+from fairseq_masking.measure.gradient_variance.report import estimator_rows, estimator_table, law_rows, law_table
+from fairseq_masking.measure.gradient_variance.variance import UNIFORM, LawDraws, estimate_variances
 
 CLIP = 0.2
 
@@ -72,16 +63,7 @@ def test_estimators_are_unbiased_over_every_pair_of_draws(problem_of) -> None:
             for key, found in estimate_variances(draws, num_replicates=1, rng=rng).items():
                 values = np.array([part[0] for part in found])
                 sums[key] = sums.get(key, 0.0) + probability * values
-    names = (
-        "direct",
-        "by_uniform",
-        "mean_norm",
-        "cross",
-        "bias",
-        "mean_weight",
-        "mean_square_weight",
-        "smallest",
-    )
+    names = ("direct", "by_uniform", "mean_norm", "cross", "bias", "mean_weight", "mean_square_weight", "smallest")
     smallest = np.linalg.norm(gradients_OP, axis=1).mean() ** 2 - problem.mean_P @ problem.mean_P
     for (name, weight), values in sums.items():
         here, weights_O = (law, weights[weight]) if name == "law" else (uniform_of(law), np.ones(size))
@@ -141,15 +123,7 @@ def test_the_whole_agrees_with_the_list(measured) -> None:
         here = law if name == "law" else uniform_of(law)
         expected = exact(problem, here, weights[weight] if name == "law" else np.ones(len(law.orders_Ok)))
         parts = {**expected, "direct": expected["mask_variance"], "by_uniform": expected["mask_variance"]}
-        for part in (
-            "direct",
-            "by_uniform",
-            "mean_norm",
-            "cross",
-            "bias",
-            "mean_weight",
-            "mean_square_weight",
-        ):
+        for part in ("direct", "by_uniform", "mean_norm", "cross", "bias", "mean_weight", "mean_square_weight"):
             values = np.mean([getattr(each.variances[key], part) for each in found], axis=0)
             if np.isnan(values[0]):
                 continue
@@ -195,9 +169,7 @@ def test_report(measured, measurement_of) -> None:
     sequences = [measurement_of(2, 5, 1).sequence(index, problem.tokens_T) for index in range(3)]
     of, rng = {"num_masked": 2, "sequence": "mean of 3"}, np.random.default_rng(0)
     rows = estimator_rows(of, sequences, found, 200, rng)
-    values = {
-        (row["law"], row["weight"], row["quantity"]): row for row in rows if row["sequence"] == "mean of 3"
-    }
+    values = {(row["law"], row["weight"], row["quantity"]): row for row in rows if row["sequence"] == "mean of 3"}
     base = values["uniform", "none", "mask variance"]["estimate"]
     for weight in ("set", "ordered", "clipped", "none"):
         row = values["law", weight, "mask variance / uniform's"]
@@ -231,9 +203,6 @@ def test_report(measured, measurement_of) -> None:
 
 def test_too_little_memory_is_an_error(problem_of, measurement_of) -> None:
     measurement = measurement_of(2, 5, 1, memory=100_000)
-    sequence, laws = (
-        measurement.sequence(0, problem_of(5, 2).tokens_T),
-        {"law": list_draws(5, 2, 1.0).log_p_T},
-    )
+    sequence, laws = (measurement.sequence(0, problem_of(5, 2).tokens_T), {"law": list_draws(5, 2, 1.0).log_p_T})
     with pytest.raises(UserError, match="--memory"):
         measure_laws(measurement, sequence, laws, num_masked=2, num_draws=30, num_replicates=9, clip=CLIP)

@@ -12,14 +12,7 @@ from rich.color import Color, ColorSystem
 from rich.console import Console
 
 from fairseq_masking.measure.show import shown_masks
-from fairseq_masking.measure.show.render import (
-    TIMES_UNIFORM,
-    colour_of,
-    legend,
-    mask_lines,
-    render_page,
-    scale,
-)
+from fairseq_masking.measure.show.render import TIMES_UNIFORM, colour_of, legend, mask_lines, render_page, scale
 from fairseq_masking.measure.show.shown_masks import ShownBlock, ShownToken, show_masks
 from fairseq_masking.measure.show.text_blocks import cut_blocks
 
@@ -90,10 +83,7 @@ def test_blocks_are_cut_where_words_begin(hub):
     # 3 tokens would end inside "cats"
     assert [block.tolist() for block in cut_blocks(hub, ["the cat cats"], 5)] == [[0, 4, 5, 2], [0, 5, 6, 2]]
     # a word that ends with the block stays in it
-    assert [block.tolist() for block in cut_blocks(hub, ["the cat sat the"], 5)] == [
-        [0, 4, 5, 7, 2],
-        [0, 4, 2],
-    ]
+    assert [block.tolist() for block in cut_blocks(hub, ["the cat sat the"], 5)] == [[0, 4, 5, 7, 2], [0, 4, 2]]
     # a word longer than a block is cut all the same
     assert [block.tolist() for block in cut_blocks(hub, ["sitting"], 4)] == [[0, 7, 8, 2], [0, 6, 2]]
     assert [block.tolist() for block in cut_blocks(hub, ["cat", "sat"], 20)] == [[0, 5, 2, 7, 2]]
@@ -127,13 +117,9 @@ def test_drawn_positions_follow_the_law_and_the_seed(hub, special):
         drawn += [token.draw is not None for token in block.tokens]
     expected = 1200 * np.exp(np.array([4, 5, 6, 7]) / 2) / np.exp(np.array([4, 5, 6, 7]) / 2).sum()
     assert ((drawn - expected) ** 2 / expected).sum() < 16.3  # 3 degrees of freedom, 0.1%
-    once, again = (
-        list(show_masks(hub, blocks * 5, special, law="uniform", mask_prob=0.5, seed=3)) for _ in range(2)
-    )
+    once, again = (list(show_masks(hub, blocks * 5, special, law="uniform", mask_prob=0.5, seed=3)) for _ in range(2))
     assert once == again
-    assert len({tuple(token.draw for token in block.tokens) for block in once}) > 1, (
-        "blocks draw on their own"
-    )
+    assert len({tuple(token.draw for token in block.tokens) for block in once}) > 1, "blocks draw on their own"
 
 
 def test_uniform_and_oracle(hub, special):
@@ -243,9 +229,7 @@ def test_page_is_whole_escaped_and_needs_nothing_else():
     page = Page()
     page.feed(html)
     assert page.open == []
-    assert (
-        "<b>" not in html and "&lt;b&gt;&amp;" in html and "a&amp;b.pt" in html and "no &lt;net&gt;" in html
-    )
+    assert "<b>" not in html and "&lt;b&gt;&amp;" in html and "a&amp;b.pt" in html and "no &lt;net&gt;" in html
     assert page.titles == [
         "p = 15.300%, 153% of uniform, drawn as number 2",
         "p = 2.000%, 20% of uniform",
@@ -287,8 +271,6 @@ def test_colours_grow_darker_and_stay_readable():
 def test_rounds_of_the_loss_cover_every_position(hub, special, monkeypatch):
     seen = []
     plain = shown_masks.covering_masks
-    monkeypatch.setattr(
-        shown_masks, "covering_masks", lambda *args, **rest: seen.append(rest) or plain(*args, **rest)
-    )
+    monkeypatch.setattr(shown_masks, "covering_masks", lambda *args, **rest: seen.append(rest) or plain(*args, **rest))
     list(show_masks(hub, cut_blocks(hub, ["the cats sat"], 9), special, law="oracle", mask_prob=0.5))
     assert seen[0]["num_rounds"] == 4

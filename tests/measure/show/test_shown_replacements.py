@@ -33,9 +33,7 @@ def hub():
         surface=lambda symbol: symbol if symbol.endswith(("3", "7")) else f" {symbol}",
     )
     model = small_amos.build("cpu").eval()
-    return SimpleNamespace(
-        model=model, dictionary=dictionary(), tokenizer=tokenizer, device=torch.device("cpu")
-    )
+    return SimpleNamespace(model=model, dictionary=dictionary(), tokenizer=tokenizer, device=torch.device("cpu"))
 
 
 @pytest.fixture
@@ -58,17 +56,11 @@ def test_masked_tokens_and_what_is_said_of_them(hub, special):
     columns = [column for column, token in enumerate(block.tokens, 1) if token.replacements]
     positions = torch.tensor(columns)
     sources = generate(
-        hub.model,
-        BLOCK[None],
-        positions=positions,
-        replacements=torch.full_like(positions, MASK_INDEX),
-        batch_seed=0,
+        hub.model, BLOCK[None], positions=positions, replacements=torch.full_like(positions, MASK_INDEX), batch_seed=0
     )
     probabilities_SNV = predict(hub.model, sources)
     for place, token in enumerate(block.masked):
-        assert [one.weight for one in token.replacements[:3]] == pytest.approx(
-            sources.weights_NK[place].tolist()
-        )
+        assert [one.weight for one in token.replacements[:3]] == pytest.approx(sources.weights_NK[place].tolist())
         assert token.replacements[3].weight is None
         for source, one in enumerate(token.replacements):
             best = probabilities_SNV[source, place].topk(4)
@@ -177,11 +169,7 @@ def test_terminal():
     assert [re.sub(r"\033\[[\d;]*m", "", line) for line in coloured] == plain
     assert "\033[38;5;16;48;5;231mHe\033[0m" in coloured[0], "a token that nobody doubts is white"
     coloured, plain = (legend("replacements", "words", coloured=coloured) for coloured in (True, False))
-    assert (
-        len(coloured.spans) == len(DOUBTS)
-        and "100%  taken for replaced" in coloured.plain
-        and not plain.spans
-    )
+    assert len(coloured.spans) == len(DOUBTS) and "100%  taken for replaced" in coloured.plain and not plain.spans
 
 
 @pytest.mark.parametrize("width", [1, 12, 30])
@@ -209,8 +197,7 @@ def test_summary_counts_replaced_and_detected():
         ReplacedToken("a", True, replacements=(replacement("c", 0.4), replacement("b", 0.5))),
     ]
     assert summary_line([ReplacedBlock(tokens)], SOURCES) == (
-        "2 tokens masked in 1 block; layer 1: 1 replaced, 0 of them detected;"
-        " mixture: 2 replaced, 1 of them detected"
+        "2 tokens masked in 1 block; layer 1: 1 replaced, 0 of them detected; mixture: 2 replaced, 1 of them detected"
     )
     assert table_rows(ReplacedBlock(tokens), SOURCES)[0][4] == "a 50.0% = original"
     assert source_names(small_amos.build("cpu"))[-1] == "mixture"

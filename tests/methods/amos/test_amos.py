@@ -79,9 +79,7 @@ def assert_equals_naive(model, sample, *, seed=5, weight=50.0):
     for name, our, their in zip(parameters, ours, theirs, strict=True):
         their = torch.zeros_like(our) if their is None else their
         scale = 1 + their.abs().max().item()  # in fp32 sums of large terms leave small differences
-        torch.testing.assert_close(
-            our / scale, their / scale, **close, msg=lambda text, name=name: f"{name}: {text}"
-        )
+        torch.testing.assert_close(our / scale, their / scale, **close, msg=lambda text, name=name: f"{name}: {text}")
     return output, dict(zip(parameters, ours, strict=True))
 
 
@@ -342,8 +340,7 @@ def test_it_learns_a_batch_by_heart(device):
 
 
 @pytest.mark.parametrize(
-    ("arch", "depths"),
-    [("tiny", [1, 2, 3]), ("small", [2, 3, 4]), ("base", [4, 6, 8]), ("large", [8, 12, 16])],
+    ("arch", "depths"), [("tiny", [1, 2, 3]), ("small", [2, 3, 4]), ("base", [4, 6, 8]), ("large", [8, 12, 16])]
 )
 def test_sizes_by_architecture(arch, depths):
     cfg = AmosConfig()

@@ -77,9 +77,7 @@ def test_sums_equal_a_loop_over_the_tokens(options, device):
     _, _, logs = criterion_of()(model, sample)
     tokens = sample["net_input"]["src_tokens"]
     read = tokens.flatten().tolist()
-    for position, token in zip(
-        sample["net_input"]["positions"].tolist(), output.sampled_N.tolist(), strict=True
-    ):
+    for position, token in zip(sample["net_input"]["positions"].tolist(), output.sampled_N.tolist(), strict=True):
         read[position] = token
     counts = dict.fromkeys(("num_detected", "num_detected_replaced", "num_detected_original"), 0)
     counts.update(num_replaced=0, num_original=0)

@@ -3,27 +3,11 @@
 import re
 
 import torch
-from commands import (
-    ROOT,
-    assert_ok,
-    assert_one_line_error,
-    prepare_sentences,
-    run_command,
-    run_fairseq_train,
-)
+from commands import ROOT, assert_ok, assert_one_line_error, prepare_sentences, run_command, run_fairseq_train
 
 from fairseq_masking.methods.amos.model import AmosModel
 
-AMOS = (
-    "--arch",
-    "amos_tiny",
-    "--criterion",
-    "amos",
-    "--leave-unmasked-prob",
-    "0",
-    "--random-token-prob",
-    "0",
-)
+AMOS = ("--arch", "amos_tiny", "--criterion", "amos", "--leave-unmasked-prob", "0", "--random-token-prob", "0")
 
 
 def test_depths_switch_by_the_updates_of_the_recipe(tmp_path):

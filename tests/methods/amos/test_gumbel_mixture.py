@@ -64,8 +64,7 @@ class ScaledGradient(torch.autograd.Function):
 def naive(hidden, weights, embedding, bias, noise_NV, *, temperature, scale, hidden_scale):
     """Eq. 3 as one would write it, through PyTorch's own Gumbel-softmax with the given noise."""
     mixed = sum(
-        weights[:, depth, None] * ScaledGradient.apply(states, hidden_scale)
-        for depth, states in enumerate(hidden)
+        weights[:, depth, None] * ScaledGradient.apply(states, hidden_scale) for depth, states in enumerate(hidden)
     )
     logits = mixed @ embedding.detach().t() + (0 if bias is None else bias.detach())
     logits = logits if logits.dtype == torch.float64 else logits.float()
@@ -177,20 +176,12 @@ def test_half_precision_is_within_twice_plain_pytorch(dtype, chunk_rows, vocab, 
     # the token that is ahead in fp64 is so by enough for every precision
     plain_tokens = results(naive, exact, noise_NV.double(), **OPTIONS)[0]
     noise_NV[winners, plain_tokens] += 0.5
-    low = SimpleNamespace(
-        **{name: tensor.detach().to(dtype).requires_grad_() for name, tensor in vars(exact).items()}
-    )
+    low = SimpleNamespace(**{name: tensor.detach().to(dtype).requires_grad_() for name, tensor in vars(exact).items()})
     low.upstream = low.upstream.detach()
     truth = results(naive, exact, noise_NV.double(), **OPTIONS)
     plain = results(naive, low, noise_NV, **OPTIONS)
     ours = results(
-        gumbel_mixture,
-        low,
-        seed=0,
-        noise_NV=noise_NV,
-        impl=impl,
-        chunk_elements=chunk_rows * vocab,
-        **OPTIONS,
+        gumbel_mixture, low, seed=0, noise_NV=noise_NV, impl=impl, chunk_elements=chunk_rows * vocab, **OPTIONS
     )
     assert torch.equal(ours[0], truth[0]) and torch.equal(plain[0], truth[0])
     for own, of_pytorch, exactly in zip(ours[1:], plain[1:], truth[1:], strict=True):
@@ -202,9 +193,7 @@ def test_half_precision_is_within_twice_plain_pytorch(dtype, chunk_rows, vocab, 
 def test_weights_may_be_more_precise_than_hidden(impl, device):
     case = problem(dtype=torch.bfloat16, device=device)
     weights = torch.rand(13, 3, device=device).requires_grad_()
-    _, embedded = gumbel_mixture(
-        case.hidden, weights, case.embedding, case.bias, seed=0, impl=impl, hidden_scale=1.0
-    )
+    _, embedded = gumbel_mixture(case.hidden, weights, case.embedding, case.bias, seed=0, impl=impl, hidden_scale=1.0)
     grads = torch.autograd.grad(embedded, [weights, case.hidden], case.upstream)
     assert [grad.dtype for grad in (*grads, embedded)] == [torch.float32, torch.bfloat16, torch.bfloat16]
     assert all(grad.any() for grad in grads)
@@ -224,9 +213,7 @@ def test_strided_tensors(impl, device):
         setattr(case, name, strided(getattr(case, name)))
     case.upstream = torch.ones(8, 24, device=device)[:, ::2].t()
     for given in (noise_NV, None):
-        actual = results(
-            gumbel_mixture, case, seed=SEED, noise_NV=given, impl=impl, chunk_elements=5 * 29, **OPTIONS
-        )
+        actual = results(gumbel_mixture, case, seed=SEED, noise_NV=given, impl=impl, chunk_elements=5 * 29, **OPTIONS)
         assert_equal(actual, expected, 2e-5)
 
 
@@ -403,9 +390,7 @@ def test_peak_memory_of_10k_rows_on_a_gpu(dtype, impl, device):
     case = problem(10_000, 768, 32_768, dtype=dtype, device=device, scale=0.02)
     noise_NV = noise_for(case)
     plain = peak_bytes(lambda: results(naive, case, noise_NV, **OPTIONS), device)
-    assert (
-        peak_bytes(lambda: results(gumbel_mixture, case, seed=0, impl=impl, **OPTIONS), device) <= plain / 10
-    )
+    assert peak_bytes(lambda: results(gumbel_mixture, case, seed=0, impl=impl, **OPTIONS), device) <= plain / 10
 
 
 @pytest.mark.cuda

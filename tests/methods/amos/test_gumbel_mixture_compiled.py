@@ -45,9 +45,7 @@ def compare(region, compiled, tensors, seed):
     torch.testing.assert_close(*gradients, rtol=1e-5, atol=1e-4)
 
 
-@pytest.mark.parametrize(
-    ("backend", "chunk_rows", "bias"), [("inductor", 3, True), ("aot_eager", 1000, False)]
-)
+@pytest.mark.parametrize(("backend", "chunk_rows", "bias"), [("inductor", 3, True), ("aot_eager", 1000, False)])
 def test_one_graph_with_the_eager_numbers(backend, chunk_rows, bias, impl, device):
     torch._dynamo.reset()
     region = model(impl, chunk_rows)

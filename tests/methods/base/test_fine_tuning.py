@@ -65,7 +65,5 @@ def test_a_head_of_other_classes_is_explained(device):
     models = [MLMModel.build_model(mlm(device).cfg, OTHER_TASK) for _ in range(2)]
     for model, classes in zip(models, (3, 2), strict=True):
         model.register_classification_head("topic", num_classes=classes)
-    with pytest.raises(
-        UserError, match="is \\[3, 32\\], the model's \\[2, 32\\]: give its --num-classes, or start"
-    ):
+    with pytest.raises(UserError, match="is \\[3, 32\\], the model's \\[2, 32\\]: give its --num-classes, or start"):
         models[1].load_state_dict(models[0].state_dict())

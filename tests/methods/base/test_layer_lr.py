@@ -53,9 +53,7 @@ def steps(model, lr=1e-3):
     found.set_lr(lr)
     found.step()
     assert found.get_lr() == pytest.approx(lr)
-    return {
-        name: (before[name] - parameter).abs().mean().item() for name, parameter in model.named_parameters()
-    }
+    return {name: (before[name] - parameter).abs().mean().item() for name, parameter in model.named_parameters()}
 
 
 def test_each_layer_learns_at_its_own_rate():

@@ -7,11 +7,7 @@ from fairseq_masking.methods.base.masked_tokens import on_host
 
 def test_tensors_and_numbers_become_one_dict_of_numbers(device):
     logs = [
-        {
-            "loss": torch.tensor(1.5, device=device),
-            "count": torch.tensor(2**40 + 1, device=device),
-            "rows": 3,
-        },
+        {"loss": torch.tensor(1.5, device=device), "count": torch.tensor(2**40 + 1, device=device), "rows": 3},
         {"loss": torch.tensor(2.0, device=device), "count": torch.tensor(1, device=device), "rows": 4},
     ]
     sums = on_host(logs)

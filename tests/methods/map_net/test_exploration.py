@@ -30,9 +30,7 @@ def test_by_sentence_the_batch_gets_q_itself() -> None:
 
 def test_by_batch_all_or_nothing_from_seed_and_update_alone() -> None:
     schedule = Exploration(start=0.7, end=0.7, updates=1, unit="batch")
-    coins = np.array(
-        [[schedule.probability_for_batch(seed, update) for update in range(2000)] for seed in (1, 2)]
-    )
+    coins = np.array([[schedule.probability_for_batch(seed, update) for update in range(2000)] for seed in (1, 2)])
     assert set(coins.flatten()) == {0.0, 1.0}
     again = Exploration(start=0.7, end=0.7, updates=99, unit="batch")
     assert [again.probability_for_batch(1, update) for update in range(2000)] == coins[0].tolist()

@@ -111,9 +111,7 @@ def test_the_coin_is_tossed_for_each_sentence(device):
     model = build(device, explore_start=0.9, explore_end=0.1, explore_updates=100).train()
     for update, explore in ((0, 0.9), (50, 0.5), (100, 0.1), (1000, 0.1)):
         model.set_num_updates(update)
-        flags = [
-            model(**batch(device, LENGTHS, noise_seed=seed)["net_input"]).proposed_B for seed in range(60)
-        ]
+        flags = [model(**batch(device, LENGTHS, noise_seed=seed)["net_input"]).proposed_B for seed in range(60)]
         share = torch.stack(flags).float().mean().item()
         assert abs(share - (1 - explore)) < 4 * math.sqrt(explore * (1 - explore) / (60 * len(LENGTHS)))
     assert any(0 < flag.sum() < len(LENGTHS) for flag in flags)

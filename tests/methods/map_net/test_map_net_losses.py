@@ -57,9 +57,7 @@ def reference(model, sample, output, *, clip, exact, learn_from_all):
         maskable = [t for t in range(length) if not model.special_V[clean[t]]]
         n = len(maskable)
         hidden = model.encoder(corrupted[row : row + 1, :length])[-1][0]
-        logits = F.linear(
-            model.lm_head.project(hidden), model.encoder.embed_tokens.weight, model.lm_head.bias
-        )
+        logits = F.linear(model.lm_head.project(hidden), model.encoder.embed_tokens.weight, model.lm_head.bias)
         losses = {t: -logits[t].log_softmax(-1)[clean[t]] for t in columns}
 
         network = model.proposal
@@ -93,10 +91,7 @@ def reference(model, sample, output, *, clip, exact, learn_from_all):
 def gradients(model, loss):
     model.zero_grad()
     loss.backward()
-    return {
-        name: torch.zeros_like(p) if p.grad is None else p.grad.clone()
-        for name, p in model.named_parameters()
-    }
+    return {name: torch.zeros_like(p) if p.grad is None else p.grad.clone() for name, p in model.named_parameters()}
 
 
 @pytest.mark.parametrize("clip", [0.0, 0.2, 1e6])
@@ -146,9 +141,7 @@ def test_what_is_detached_is_detached(device):
         assert (proposal[name].abs().max() > 0) == (own or name == shared), name
     both = gradients(model, loss_of(model, sample, encoder_loss_weight=0.5, proposal_loss_weight=-2.0))
     for name in both:
-        torch.testing.assert_close(
-            both[name], 0.5 * encoder[name] - 2.0 * proposal[name], rtol=1e-4, atol=1e-5
-        )
+        torch.testing.assert_close(both[name], 0.5 * encoder[name] - 2.0 * proposal[name], rtol=1e-4, atol=1e-5)
 
 
 def output_with(scores, losses, positions, rows):
@@ -188,9 +181,7 @@ def test_validation_is_the_loss_of_mlm(device):
     ours = criterion_of().eval()(model, sample)
     theirs = MLMCriterion(None, Namespace()).eval()(plain, sample)
     assert torch.equal(ours[0], theirs[0]) and ours[1] == theirs[1]
-    assert all(
-        torch.equal(torch.as_tensor(ours[2][key]), torch.as_tensor(theirs[2][key])) for key in theirs[2]
-    )
+    assert all(torch.equal(torch.as_tensor(ours[2][key]), torch.as_tensor(theirs[2][key])) for key in theirs[2])
     assert reduced(MapNetCriterion, [ours[2]]) == reduced(MLMCriterion, [theirs[2]])
 
 
@@ -206,9 +197,7 @@ def test_what_is_logged(device):
     output = model(**sample["net_input"])
     criterion = criterion_of()
     loss, sample_size, logs = criterion(model, sample)
-    assert loss.item() == pytest.approx(
-        0.01 * logs["encoder_loss"].item() + logs["proposal_loss"].item(), rel=1e-5
-    )
+    assert loss.item() == pytest.approx(0.01 * logs["encoder_loss"].item() + logs["proposal_loss"].item(), rel=1e-5)
     values = reduced(MapNetCriterion, [logs])
 
     losses = output.losses_N.detach()
@@ -221,9 +210,7 @@ def test_what_is_logged(device):
     bits = 1 / math.log(2)
 
     def mean_loss(which):
-        picked = torch.cat(
-            [part for part, is_proposed in zip(by_row, proposed, strict=True) if is_proposed == which]
-        )
+        picked = torch.cat([part for part, is_proposed in zip(by_row, proposed, strict=True) if is_proposed == which])
         return picked.mean().item() * bits
 
     assert values["loss"] == pytest.approx(losses.mean().item() * bits, abs=1e-3), "neither lambda nor r"
@@ -248,9 +235,7 @@ def test_what_is_logged(device):
             ranks.append(torch.corrcoef(torch.stack(order))[0, 1].item())
             uniform_ranks += [] if is_proposed else [ranks[-1]]
     mean = lambda numbers: sum(numbers) / len(numbers)  # noqa: E731
-    assert values["importance_weight"] == pytest.approx(
-        mean([min(max(w, 0.8), 1.2) for w in weights]), abs=1e-4
-    )
+    assert values["importance_weight"] == pytest.approx(mean([min(max(w, 0.8), 1.2) for w in weights]), abs=1e-4)
     assert values["clipped_low"] == pytest.approx(mean([w < 0.8 for w in weights]), abs=1e-4)
     assert values["clipped_high"] == pytest.approx(mean([w > 1.2 for w in weights]), abs=1e-4)
     assert values["proposal_entropy"] == pytest.approx(mean(entropies), abs=1e-4)
@@ -289,9 +274,7 @@ def test_accuracy_is_at_the_positions_that_were_used(device):
     with torch.no_grad():
         model.lm_head.bias[4] = 1000.0
     used = model(**sample["net_input"]).positions_N
-    correct = [
-        int((tokens.flatten()[where] == 4).sum()) for where in (used, sample["net_input"]["positions"])
-    ]
+    correct = [int((tokens.flatten()[where] == 4).sum()) for where in (used, sample["net_input"]["positions"])]
     assert correct[0] != correct[1]
     assert int(criterion_of()(model, sample)[2]["num_correct"]) == correct[0] > 0
 
@@ -299,12 +282,7 @@ def test_accuracy_is_at_the_positions_that_were_used(device):
 def test_logs_add_up_and_have_the_same_keys_whatever_ran(device):
     """fairseq adds up the logs of ranks key by key, also where the network was skipped on one of them."""
     sample = batch(device, SENTENCES)
-    skipped = {
-        "explore_unit": "batch",
-        "proposal_learn_from": "proposed",
-        "explore_start": 1.0,
-        "explore_end": 1.0,
-    }
+    skipped = {"explore_unit": "batch", "proposal_learn_from": "proposed", "explore_start": 1.0, "explore_end": 1.0}
     runs = [build(device, explore_start=0.0, explore_end=0.0), build(device, **skipped)]
     logs = [criterion_of()(model.train(), sample)[2] for model in runs]
     logs.append(criterion_of().eval()(runs[0].eval(), sample)[2])

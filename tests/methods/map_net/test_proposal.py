@@ -38,9 +38,7 @@ def inputs(device, length=10):
 def test_checkpointing_activations_changes_nothing(normalize_before, device):
     results = []
     for checkpoint_activations in (False, True):
-        model = network(
-            device, normalize_before=normalize_before, checkpoint_activations=checkpoint_activations
-        )
+        model = network(device, normalize_before=normalize_before, checkpoint_activations=checkpoint_activations)
         log_p = model(*inputs(device))
         log_p[:, 3].sum().backward()
         results.append([log_p, *(p.grad for p in model.parameters())])

@@ -95,9 +95,7 @@ def test_each_row_gets_its_own_number_and_nothing_forbidden(device):
         masks = propose_masks(log_probs, layout, generator(device, seed))
         assert maskable.flatten()[masks.positions_N].all()
         for row in range(5):
-            drawn, placed = (
-                flat[layout.rows_N == row].tolist() for flat in (masks.drawn_N, masks.positions_N)
-            )
+            drawn, placed = (flat[layout.rows_N == row].tolist() for flat in (masks.drawn_N, masks.positions_N))
             assert len(set(placed)) == counts[row] and sorted(placed) == sorted(drawn)
             assert all(position // 12 == row for position in placed)
 
@@ -142,9 +140,7 @@ def test_replacements_are_mask_random_or_the_token(device):
     kinds = torch.tensor([0, 1, 2], dtype=torch.int8, device=device).repeat(NUM_DRAWS // 4)
     targets = torch.randint(4, 20, kinds.shape, generator=generator(device), device=device)
     allowed = torch.tensor([4, 5, 7, 9, 19], device=device)
-    written = draw_replacements(
-        targets, kinds, mask_index=44, allowed_R=allowed, generator=generator(device, 1)
-    )
+    written = draw_replacements(targets, kinds, mask_index=44, allowed_R=allowed, generator=generator(device, 1))
     assert (written[kinds == 0] == 44).all() and torch.equal(written[kinds == 2], targets[kinds == 2])
     found = Counter(written[kinds == 1].tolist())
     assert set(found) == set(allowed.tolist())

@@ -11,12 +11,7 @@ from fairseq_masking.errors import UserError
 from fairseq_masking.methods.base.masked_tokens import masked_token_logs
 from fairseq_masking.methods.mlm.model import MLMConfig, MLMModel
 
-TINY = {
-    "encoder_layers": 2,
-    "encoder_embed_dim": 32,
-    "encoder_ffn_embed_dim": 64,
-    "encoder_attention_heads": 2,
-}
+TINY = {"encoder_layers": 2, "encoder_embed_dim": 32, "encoder_ffn_embed_dim": 64, "encoder_attention_heads": 2}
 
 
 def build(device, **options):
@@ -37,9 +32,7 @@ def test_losses_equal_a_loop_over_rows(num_splits, options, device):
     output = model(**sample["net_input"])
     net_input = sample["net_input"]
     expected, predictions, by_kind, start = [], [], {0: [], 1: [], 2: []}, 0
-    for row, (length, count) in enumerate(
-        zip(net_input["src_lengths"], net_input["num_masked"], strict=True)
-    ):
+    for row, (length, count) in enumerate(zip(net_input["src_lengths"], net_input["num_masked"], strict=True)):
         tokens = net_input["src_tokens"][row, :length].clone()
         width = net_input["src_tokens"].shape[1]
         columns = [int(position) - row * width for position in net_input["positions"][start : start + count]]

@@ -33,9 +33,7 @@ def assert_equals_reference(model, sample):
     theirs = torch.autograd.grad((slow.losses * weights).sum(), parameters.values(), allow_unused=True)
     for name, our, their in zip(parameters, ours, theirs, strict=True):
         their = torch.zeros_like(our) if their is None else their
-        torch.testing.assert_close(
-            our, their, rtol=1e-8, atol=1e-9, msg=lambda text, name=name: f"{name}: {text}"
-        )
+        torch.testing.assert_close(our, their, rtol=1e-8, atol=1e-9, msg=lambda text, name=name: f"{name}: {text}")
     return output, slow
 
 
@@ -126,11 +124,7 @@ def test_no_trace_of_the_hidden_tokens_is_in_the_encoders_output(attention, leng
         replacements = net_input["replacements"].clone()
         if kind == 2:
             replacements[net_input["kinds"] == 2] = changed[chosen]
-        given = {
-            **net_input,
-            "src_tokens": changed.view_as(net_input["src_tokens"]),
-            "replacements": replacements,
-        }
+        given = {**net_input, "src_tokens": changed.view_as(net_input["src_tokens"]), "replacements": replacements}
         losses.append(model(**given).losses_N)
     assert torch.equal(outputs[0], outputs[1]), "hidden tokens"
     assert torch.equal(outputs[0], outputs[2]), "tokens under random ones"
@@ -146,10 +140,7 @@ def test_where_the_predictions_come_from(device):
     sample = batch(device, (20, 20), strategy="80-10-10", mask_prob=0.5)
     kinds = sample["net_input"]["kinds"]
     assert {0, 1, 2} == set(kinds.tolist())
-    for attention, from_decoder in (
-        ("self", torch.ones_like(kinds, dtype=torch.bool)),
-        ("cross", kinds == 0),
-    ):
+    for attention, from_decoder in (("self", torch.ones_like(kinds, dtype=torch.bool)), ("cross", kinds == 0)):
         model = build(device, attention)
         losses = model(**sample["net_input"]).losses_N
         decoder = list(model.decoder.parameters())
@@ -169,10 +160,7 @@ def test_the_prediction_layer_is_one_set_of_parameters(device):
     assert names == shared | denses
     losses = model(**sample["net_input"]).losses_N
     parameters = dict(model.named_parameters())
-    for side, own, foreign in (
-        (kinds == 0, "dense", "encoder_dense"),
-        (kinds != 0, "encoder_dense", "dense"),
-    ):
+    for side, own, foreign in ((kinds == 0, "dense", "encoder_dense"), (kinds != 0, "encoder_dense", "dense")):
         loss = losses[side].sum()
         for name in shared | {f"lm_head.{own}.weight", "encoder.embed_tokens.weight"}:
             assert torch.autograd.grad(loss, parameters[name], retain_graph=True)[0].abs().max() > 0, name
@@ -295,9 +283,7 @@ def test_what_it_measures_is_logged(attention, device):
         logged = meters.get_smoothed_values()
     lengths = exact_counts(20, 0.15).num_visible, exact_counts(20, 0.6).num_visible
     assert logged["encoder_length"] == pytest.approx((lengths[0] + 3 * lengths[1]) / 4, abs=1e-3)
-    assert logged["flops_saved"] == pytest.approx(
-        sum(log["measure_flops_saved"] for log in logs) / 4, abs=1e-3
-    )
+    assert logged["flops_saved"] == pytest.approx(sum(log["measure_flops_saved"] for log in logs) / 4, abs=1e-3)
 
 
 def test_losses_by_corruption_are_logged(device):

@@ -55,19 +55,14 @@ def shape_of(model, attention) -> ThreeMLShape:
 def test_the_papers_speedups(case, expected):
     model, attention, rate = case
     tokens = model[2]
-    measured = speedup(
-        shape_of(model, attention), ideal_counts(tokens, rate), ideal_counts(tokens, BASELINE_RATE)
-    )
+    measured = speedup(shape_of(model, attention), ideal_counts(tokens, rate), ideal_counts(tokens, BASELINE_RATE))
     assert round(measured, 3) == expected
 
 
 @pytest.mark.parametrize(("case", "expected"), EXACT.items(), ids=str)
 def test_speedups_of_whole_tokens(case, expected):
     model, attention, rate = case
-    shape, counts, baseline = (
-        shape_of(model, attention),
-        *(exact_counts(model[2], r) for r in (rate, BASELINE_RATE)),
-    )
+    shape, counts, baseline = (shape_of(model, attention), *(exact_counts(model[2], r) for r in (rate, BASELINE_RATE)))
     assert round(speedup(shape, counts, baseline), 3) == expected
     assert share_saved(shape, counts, baseline) == pytest.approx(1 - 1 / expected, abs=1e-3)
     if model is BASE:
@@ -90,9 +85,7 @@ def test_batches_and_updates_multiply_every_term():
         15 * three_ml_flops(shape, counts)
     )
     plain = {"num_layers": 12, "dim": 768, "vocab_size": VOCABULARY}
-    assert mlm_flops(counts, **plain, batch_size=3, num_updates=5) == pytest.approx(
-        15 * mlm_flops(counts, **plain)
-    )
+    assert mlm_flops(counts, **plain, batch_size=3, num_updates=5) == pytest.approx(15 * mlm_flops(counts, **plain))
 
 
 def test_the_same_block_and_head_as_the_general_count():

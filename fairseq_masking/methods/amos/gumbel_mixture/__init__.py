@@ -113,9 +113,7 @@ def reference(
     Returns:
         ``tokens_N`` int64 and ``embedded_ND``, with the gradients that ``gumbel_mixture`` describes.
     """
-    mixed = torch.einsum(
-        "nk,knd->nd", weights_NK.to(hidden_KND.dtype), _scale_gradient(hidden_KND, hidden_scale)
-    )
+    mixed = torch.einsum("nk,knd->nd", weights_NK.to(hidden_KND.dtype), _scale_gradient(hidden_KND, hidden_scale))
     logits = F.linear(mixed, embedding_VD.detach(), None if bias_V is None else bias_V.detach())
     logits = logits if logits.dtype == torch.float64 else logits.float()
     perturbed = logits + noise_NV

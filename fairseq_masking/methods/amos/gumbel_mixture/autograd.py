@@ -52,9 +52,7 @@ def sample(
 
 
 @sample.register_fake
-def _(
-    hidden_KND: Tensor, weights_NK: Tensor, embedding_VD: Tensor, *_: Any
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _(hidden_KND: Tensor, weights_NK: Tensor, embedding_VD: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return embedding_VD.new_empty(hidden_KND.shape[1:]), *Sample.empty(hidden_KND)
 
 
@@ -122,9 +120,7 @@ def _backward(ctx: Any, grad_embedded_ND: Tensor | None, *_: None) -> tuple[Tens
                 grad_embedded_ND, tokens, tensors[2].shape[0], -1, False
             )
         if any(wanted):
-            gradients = _backward_operator(
-                grad_embedded_ND, *tensors, tokens, highest, total, *ctx.settings, wanted
-            )
+            gradients = _backward_operator(grad_embedded_ND, *tensors, tokens, highest, total, *ctx.settings, wanted)
             hidden, weights = (grad if want else None for grad, want in zip(gradients, wanted, strict=True))
     return hidden, weights, embedding, *([None] * 8)
 

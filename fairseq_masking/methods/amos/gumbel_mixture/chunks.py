@@ -67,9 +67,7 @@ class Sample(NamedTuple):
         return Sample(torch.empty_like(highest, dtype=torch.int64), highest, torch.empty_like(highest))
 
 
-def forward(
-    rows: ModuleType, inputs: Inputs, noise: Noise, *, temperature: float, chunk_elements: int
-) -> Sample:
+def forward(rows: ModuleType, inputs: Inputs, noise: Noise, *, temperature: float, chunk_elements: int) -> Sample:
     """Sample a token for every row.
 
     Args:

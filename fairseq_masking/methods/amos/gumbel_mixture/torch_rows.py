@@ -22,15 +22,7 @@ from torch import Tensor
 from fairseq_masking.methods.amos.gumbel_mixture.chunks import Noise, Sample
 from fairseq_masking.ops.linear_cross_entropy.torch_rows import allocate, logits_
 
-__all__ = [
-    "add_gumbel_noise_",
-    "allocate",
-    "default_chunk_elements",
-    "gradients_",
-    "logits_",
-    "row_keys",
-    "sample_",
-]
+__all__ = ["add_gumbel_noise_", "allocate", "default_chunk_elements", "gradients_", "logits_", "row_keys", "sample_"]
 
 _UNIFORM_BITS = 31  # the sign is left out
 _LARGEST = 1 - 2**-24  # its difference to 1 is not 0 in fp32
@@ -41,9 +33,7 @@ def default_chunk_elements(hidden_KND: Tensor) -> int:
     return 1 << (24 if hidden_KND.is_cuda else 21)
 
 
-def sample_(
-    sample: Sample, logits_NV: Tensor, bias_V: Tensor | None, noise: Noise, temperature: float
-) -> None:
+def sample_(sample: Sample, logits_NV: Tensor, bias_V: Tensor | None, noise: Noise, temperature: float) -> None:
     """Fill ``sample`` from logits that hold the bias already and are written over."""
     perturbed = _perturb_(logits_NV, noise)
     torch.max(perturbed, dim=1, out=(sample.highest_N, sample.tokens_N))
@@ -51,12 +41,7 @@ def sample_(
 
 
 def gradients_(
-    grad_NV: Tensor,
-    logits_NV: Tensor,
-    bias_V: Tensor | None,
-    noise: Noise,
-    temperature: float,
-    sample: Sample,
+    grad_NV: Tensor, logits_NV: Tensor, bias_V: Tensor | None, noise: Noise, temperature: float, sample: Sample
 ) -> None:
     """Turn the gradient of the soft sample ``y`` into that of the logits times the temperature, in place.
 

@@ -38,9 +38,7 @@ def default_chunk_elements(hidden_KND: Tensor) -> int:
     return _CHUNK_BYTES // hidden_KND.element_size()
 
 
-def sample_(
-    sample: Sample, logits_NV: Tensor, bias_V: Tensor | None, noise: Noise, temperature: float
-) -> None:
+def sample_(sample: Sample, logits_NV: Tensor, bias_V: Tensor | None, noise: Noise, temperature: float) -> None:
     """Fill ``sample``; the logits stay as they are."""
     with device_of(logits_NV):
         _sample_kernel[(logits_NV.shape[0],)](
@@ -49,12 +47,7 @@ def sample_(
 
 
 def gradients_(
-    grad_NV: Tensor,
-    logits_NV: Tensor,
-    bias_V: Tensor | None,
-    noise: Noise,
-    temperature: float,
-    sample: Sample,
+    grad_NV: Tensor, logits_NV: Tensor, bias_V: Tensor | None, noise: Noise, temperature: float, sample: Sample
 ) -> None:
     """Turn the gradient of the soft sample ``y`` into that of the logits times the temperature, in place.
 
@@ -71,9 +64,7 @@ def gradients_(
         )
 
 
-def _perturbed_logits(
-    logits_NV: Tensor, bias_V: Tensor | None, noise: Noise, temperature: float
-) -> dict[str, Any]:
+def _perturbed_logits(logits_NV: Tensor, bias_V: Tensor | None, noise: Noise, temperature: float) -> dict[str, Any]:
     """Return the arguments that both kernels share."""
     num_columns = logits_NV.shape[1]
     block = min(MAX_BLOCK, triton.next_power_of_2(num_columns))
