@@ -22,7 +22,7 @@ quickstart: environment
 	@PATH="$(CURDIR)/$(BIN):$$PATH" bash scripts/quickstart/run.sh
 
 test: environment
-	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile $(or $(TESTS),tests)
+	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder $(or $(TESTS),tests)
 
 lint: environment
 	$(BIN)/ruff format --check .

@@ -29,7 +29,20 @@ def pytest_configure(config: pytest.Config) -> None:
             import fairseq_masking.ops.linear_cross_entropy.triton_rows  # noqa: F401
 
 
+# Files that take longest: begun first, so that no worker is left alone with one at the end.
+LONGEST = (
+    "test_method_contract",
+    "test_training",
+    "test_finetuning_runs",
+    "test_pages",
+    "test_golden",
+    "test_benchmarks",
+)
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    order = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(order)))
     if config.getoption("--device") == "cuda" and torch.cuda.is_available():
         return
     skip = pytest.mark.skip(reason="needs a CUDA GPU and --device cuda")

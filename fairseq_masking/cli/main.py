@@ -8,7 +8,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-from fairseq_masking.cli.options import VerbParser, run_reporting
+from fairseq_masking.cli.options import VerbParser, run_reporting, until_the_reader_leaves
 
 __all__ = ["VERBS", "main"]
 
@@ -33,7 +33,12 @@ VERBS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a verb; return the exit status: 0, 1 for bad input, 2 for wrong options, 130 interrupted."""
-    argv = list(sys.argv[1:] if argv is None else argv)
+    with until_the_reader_leaves():
+        return _run(list(sys.argv[1:] if argv is None else argv))
+    return 0
+
+
+def _run(argv: list[str]) -> int:
     verb = next((verb for verb in VERBS if argv[: len(verb.split())] == verb.split()), None)
     if verb is None:
         return _help(argv)

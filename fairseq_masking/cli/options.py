@@ -25,6 +25,7 @@ __all__ = [
     "measured_by",
     "read_shown",
     "run_reporting",
+    "until_the_reader_leaves",
     "write_numbers",
 ]
 
@@ -216,13 +217,25 @@ def run_reporting(parser: argparse.ArgumentParser, work: Callable[[], None], pla
         parser.error(str(error))
     except UserError as error:
         return _fail(parser, str(error), 1)
-    except BrokenPipeError:  # | head
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:
+        raise
     except OSError as error:  # a full disk, a folder that may not be written
         return _fail(parser, f"{error.filename or place or parser.prog}: {error.strerror or error}", 1)
     except KeyboardInterrupt:
         return _fail(parser, "interrupted", 130)
     return 0
+
+
+@contextmanager
+def until_the_reader_leaves() -> Iterator[None]:
+    """End quietly where ``| head`` has read enough; what is printed is flushed in the block."""
+    try:
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _fail(parser: argparse.ArgumentParser, message: str, status: int) -> int:
