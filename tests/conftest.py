@@ -1,8 +1,10 @@
 """What all tests share: the device, a small binarised corpus, fairseq's commands as subprocesses."""
 
+import logging
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch starts its threads
+logging.getLogger("fairseq.tasks.text_to_speech").setLevel(logging.WARNING)  # or its line follows pytest's last one
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
