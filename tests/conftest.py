@@ -4,7 +4,6 @@ import logging
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch starts its threads
-logging.getLogger("fairseq.tasks.text_to_speech").setLevel(logging.WARNING)  # or its line follows pytest's last one
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 from commands import LAUNCHER_VARIABLES, Finished, run_command, run_fairseq_train, write_corpus
+
+logging.getLogger("fairseq.tasks.text_to_speech").setLevel(logging.WARNING)  # or its line follows pytest's last one
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
