@@ -215,12 +215,20 @@ class MaskedPretrainingTask(TextTask):
                     " masks of a sequence go into one batch"
                 )
             max_sentences //= num_splits
+        # fairseq cuts batches to this multiple and drops what is left over: validation must not lose anything,
+        # and a training batch is as large as its option says
+        multiple = max(1, required_batch_size_multiple // num_splits) if training else 1
+        if max_sentences is not None:
+            multiple = math.gcd(multiple, max_sentences) if max_sentences <= len(dataset) else 1
+            if training and not known and max_sentences > len(dataset):
+                logger.warning(
+                    "all %d sequences of the corpus make one batch, smaller than --batch-size asks", len(dataset)
+                )
         batches = super().get_batch_iterator(
             dataset,
             max_tokens=max_tokens,
             max_sentences=max_sentences,
-            # fairseq drops what is left over from this multiple: validation must not lose anything
-            required_batch_size_multiple=max(1, required_batch_size_multiple // num_splits) if training else 1,
+            required_batch_size_multiple=multiple,
             num_shards=num_shards,
             **kwargs,
         )

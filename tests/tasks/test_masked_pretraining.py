@@ -92,6 +92,27 @@ def test_validation_loses_nothing(small_data):
     assert seen == list(range(len(task.dataset("valid")))) and len(seen) % 8
 
 
+@pytest.mark.parametrize(("num_splits", "rows"), [(1, 8), (1, 12), (1, 7), (2, 6), (3, 9), (3, 12), (5, 15)])
+def test_rows_are_what_the_batch_size_says(small_data, num_splits, rows):
+    """fairseq cuts batches to multiples of 8, and drops a last one that is none."""
+    task = make_task(small_data, mask_splits=num_splits)
+    multiple = {"required_batch_size_multiple": 8}  # fairseq's default
+    (training,) = batches_of(task, rows=rows, **multiple)
+    assert len(training) > 2 and sum(batch["nsentences"] != rows for batch in training) <= 1
+    (validation,) = batches_of(task, "valid", rows=rows, **multiple)
+    assert {batch["nsentences"] for batch in validation[:-1]} <= {rows}
+
+
+def test_a_corpus_smaller_than_a_batch_is_one_batch_and_said(small_data, caplog):
+    task = make_task(small_data)
+    task.load_dataset("train", combine=True)
+    num_sequences = len(task.dataset("train"))
+    assert num_sequences % 8, "else fairseq would drop nothing"
+    ((batch,),) = batches_of(task, rows=2 * num_sequences, required_batch_size_multiple=8)
+    assert batch["nsentences"] == num_sequences
+    assert f"all {num_sequences} sequences of the corpus make one batch" in caplog.text
+
+
 @pytest.mark.parametrize("split", ["train", "valid"])
 @pytest.mark.parametrize("break_mode", ["complete", "eos"])
 def test_a_split_without_a_block_that_fits_is_an_error(small_data, split, break_mode):
