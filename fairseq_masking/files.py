@@ -1,5 +1,6 @@
 """Files that appear whole or not at all, files of JSON, and where the recipes lie."""
 
+import fcntl
 import hashlib
 import json
 import os
@@ -10,7 +11,7 @@ from typing import Any, BinaryIO
 
 from fairseq_masking.errors import UserError, first_line
 
-__all__ = ["configs_folder", "hash_file", "open_binary", "read_json", "whole_file", "write_json"]
+__all__ = ["configs_folder", "hash_file", "held", "open_binary", "read_json", "whole_file", "write_json"]
 
 
 def configs_folder() -> Path:
@@ -70,6 +71,22 @@ def whole_file(path: Path) -> Iterator[Path]:
         raise
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def held(path: Path) -> Iterator[int]:
+    """Yields a descriptor that keeps ``path`` locked; a process that it is passed to goes on keeping it.
+
+    Raises:
+        UserError: another process holds the lock.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"{path.parent} is being trained by another process: wait for it or end it") from None
+        yield lock.fileno()
 
 
 def hash_file(path: str | Path, progress: Callable[[int], object] | None = None) -> str:

@@ -26,7 +26,10 @@ NOT_RUN = {
 }
 
 # Of these the verb's parser reads the options, and no more.
-PARSED = {r"fairseq-masking finetune .*--task CoLA SST-2 MRPC": "README runs it with two of the tasks"}
+PARSED = {
+    r"fairseq-masking finetune .*--task CoLA SST-2 MRPC": "README runs it with two of the tasks",
+    r"fairseq-masking continue": "tests/cli/test_continue.py runs it",
+}
 
 # As printed -> as run: nothing but sizes, places of this machine, and how many of several alike.
 SHORTER = (

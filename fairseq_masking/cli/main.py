@@ -18,6 +18,7 @@ VERBS = {
     "finetune": "checkpoints' scores on labelled tasks, by a paper's protocol",
     "baselines": "what fine-tuned scores have to beat: the majority, and TF-IDF",
     "predict": "a fine-tuned checkpoint's predictions and scores",
+    "continue": "an encoder of Hugging Face, continued on your text by any method, back to it",
     "export": "a checkpoint as a folder for Hugging Face transformers",
     "show masks": "where a checkpoint masks text",
     "show replacements": "what AMOS puts in place of masked tokens",

@@ -7,7 +7,6 @@ OUT/NAME/UPDATES/TASK/CONFIGURATION/seedN/
     output.txt           what fairseq printed
 """
 
-import fcntl
 import itertools
 import os
 import re
@@ -26,7 +25,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from fairseq_masking.errors import UserError
-from fairseq_masking.files import read_json, write_json
+from fairseq_masking.files import held, read_json, write_json
 from fairseq_masking.finetuning.finetuned import Finetuned, scores_of
 from fairseq_masking.finetuning.tasks import FinetuningTask, Start, quoted
 
@@ -201,16 +200,10 @@ def _train(run: Run, device: str, *, num_threads: int) -> None:
     command = [sys.executable, "-m", "fairseq_cli.hydra_train", "--config-dir", str(run.recipe.parent)]
     command += ["--config-name", run.recipe.stem, *run.overrides]
     output = run.folder / "output.txt"
-    with output.open("ab") as file, (run.folder / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"{run.folder} is being trained by another process: wait for it or end it") from None
+    with output.open("ab") as file, held(run.folder / ".lock") as lock:
         before = file.tell()
         # The training holds the lock, too: it may outlive a sweep that was killed.
-        finished = subprocess.run(
-            command, stdout=file, stderr=subprocess.STDOUT, env=environment, pass_fds=(lock.fileno(),)
-        )
+        finished = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, env=environment, pass_fds=(lock,))
     if finished.returncode or not run.best_checkpoint.is_file():
         told = output.read_bytes()[before:].decode("utf-8", "replace")  # not what a run before it said
         raise UserError(f"{run.folder} failed: {_cause(told)} (all of it: {output})")
