@@ -25,7 +25,7 @@ PROGRAMS = {
     "fairseq-validate": "fairseq_cli.validate",
     "fairseq-hydra-train": "fairseq_cli.hydra_train",
 }
-_PRELOADED = ("fairseq_cli.train", "hydra.core.global_hydra", "torch.utils.data", "torch._dynamo")
+_PRELOADED = ("fairseq_cli.train", "hydra.core.global_hydra", "torch.utils.data")
 _server: subprocess.Popen | None = None
 
 

@@ -9,6 +9,7 @@ class of fairseq, leaves everything alone that already works, and may be called 
 | checkpoints.py | loading under weights_only, refusing checkpoints that run code, atomic copies |
 | distributed.py | several processes on CPU, torchrun, DDP without a GPU |
 | errors.py | a ``UserError`` ends the program with one line instead of a traceback, on every rank |
+| imports.py | sklearn, SciPy and torch._dynamo, which are imported at every start and not used |
 | launch.py | the one wrapper around ``call_main`` through which every fairseq command starts its work |
 | options.py | ``--bf16`` on machines that are no TPU; which options were typed; how ours are declared |
 | runs.py | what one run leaves to the next: its best score, its reading thread; a finished run stays so |
@@ -25,8 +26,12 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from fairseq_masking.compat import checkpoints, distributed, errors, launch, options, runs
-from fairseq_masking.compat.runs import reset_process_state
+from fairseq_masking.compat.imports import import_fairseq, leave_dynamo_unimported
+
+import_fairseq()
+
+from fairseq_masking.compat import checkpoints, distributed, errors, launch, options, runs  # noqa: E402
+from fairseq_masking.compat.runs import reset_process_state  # noqa: E402
 
 __all__ = ["apply", "hide_broken_torchaudio", "reset_process_state", "restore_numpy_compat", "warn_about_wrong_apex"]
 
@@ -46,6 +51,7 @@ def apply() -> None:
     options.keep_bf16_off_the_tpu()
     distributed.wrap_cpu_models_without_device_ids()
     distributed.gather_lists_without_cuda()
+    leave_dynamo_unimported()
     runs.stop_reading_ahead_at_exit()
     launch.wrap_call_main()
     errors.show_user_errors_outside_of_call_main()

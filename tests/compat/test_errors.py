@@ -35,12 +35,6 @@ def test_message_of_a_data_loader_worker_becomes_one_line() -> None:
     assert errors.one_line(ValueError("Value 'abc'\n    full_key: a.b")) == "Value 'abc' full_key: a.b"
 
 
-def test_importing_the_package_sets_the_excepthook() -> None:
-    """In a process of its own: torch.distributed sets one, too, when a test starts a process group."""
-    program = "import sys, fairseq_masking; assert sys.excepthook.__fairseq_masking__"
-    assert run_command([sys.executable, "-c", program]).returncode == 0
-
-
 def test_excepthook(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     others = []
     monkeypatch.setattr(sys, "excepthook", lambda *error: others.append(error))
