@@ -22,10 +22,11 @@ import fairseq_masking.finetuning.squad.criterion  # noqa: E402
 import fairseq_masking.finetuning.squad.task  # noqa: E402, F401
 from fairseq_masking.checkpoints.hub import HubInterface  # noqa: E402
 from fairseq_masking.checkpoints.init_from import resolve_shape  # noqa: E402
+from fairseq_masking.checkpoints.run_state import keep_run_state  # noqa: E402
 from fairseq_masking.compat.launch import before_start  # noqa: E402
 from fairseq_masking.methods.base.encoder_model import EncoderModel  # noqa: E402
 from fairseq_masking.methods.base.layer_lr import check_optimizer  # noqa: E402
 from fairseq_masking.optim.linear_schedule import tell_epoch_lengths  # noqa: E402
 
 EncoderModel.loader = HubInterface.from_pretrained  # a method knows nothing of checkpoints and tokenisers
-before_start(check_optimizer, resolve_shape, tell_epoch_lengths)
+before_start(check_optimizer, resolve_shape, tell_epoch_lengths, keep_run_state)

@@ -111,6 +111,19 @@ def run_fairseq_train(
     return run_command([*program, data, *places, *defaults, *options], cwd=cwd, environment=environment)
 
 
+def train_here(data: Path | str, save_dir: Path, *options: str | Path) -> int:
+    """The exit status of ``run_fairseq_train``, in this process: no imports, and a debugger reaches it."""
+    from fairseq import options as fairseq_options
+    from fairseq.dataclass.utils import convert_namespace_to_omegaconf
+    from fairseq.distributed import utils as distributed_utils
+    from fairseq_cli.train import main
+
+    words = [data, "--user-dir", PACKAGE, "--save-dir", save_dir, *TINY_TRAINING.split(), *options]
+    parser = fairseq_options.get_training_parser()
+    cfg = convert_namespace_to_omegaconf(fairseq_options.parse_args_and_arch(parser, list(map(str, words))))
+    return status_of(lambda: distributed_utils.call_main(cfg, main) or 0)
+
+
 def status_of(main: Callable[[], int]) -> int:
     """The exit status of a command called in this process, whether it returns it or exits with it."""
     try:

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from fairseq_masking.checkpoints.key_table import FAMILIES, from_ours
+from fairseq_masking.checkpoints.loading import read_checkpoint
 from fairseq_masking.checkpoints.sources import Source, dictionary_symbols, read_source
 from fairseq_masking.corpus.dictionary import class_names
 from fairseq_masking.corpus.manifest import first_shard, load_normalizer, load_tokenizer
@@ -203,6 +204,7 @@ def _write_tokenizer(source: Source, data: Path, output: Path) -> None:
             f"{data} has a dictionary of {len(symbols or [])} symbols, the checkpoint {rows} rows: give the"
             " data that it was trained on as --data"
         )
+    read_checkpoint(source.path).check_trained_on(symbols, data)
     normalizer = load_normalizer(data)
     names = [str(symbol) for symbol in symbols]
     length = source.config.max_positions

@@ -3,7 +3,8 @@
 Tensors of a PyTorch file stay on the disk until they are used: what stands beside them is had at once.
 """
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,12 +16,18 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from fairseq_masking.compat.checkpoints import loading_safely
-from fairseq_masking.corpus.manifest import first_shard
+from fairseq_masking.corpus.dictionary import load_dictionary
+from fairseq_masking.corpus.identity import identity
+from fairseq_masking.corpus.manifest import DICTIONARY_FILE, first_shard
 from fairseq_masking.errors import UserError, first_line
 from fairseq_masking.files import read_json
 from fairseq_masking.tokenizers.hugging_face_files import EXTRA
 
-__all__ = ["Checkpoint", "Trained", "read_checkpoint", "read_weights"]
+__all__ = ["RUN_STATE", "Checkpoint", "Trained", "read_checkpoint", "read_weights"]
+
+logger = logging.getLogger(__name__)
+
+RUN_STATE = "fairseq_masking"  # in a checkpoint's task_state: what a run of ours keeps there
 
 
 class Trained(NamedTuple):
@@ -75,6 +82,44 @@ class Checkpoint:
         history = self.state.get("optimizer_history") or [{}]
         return int(history[-1].get("num_updates", 0))
 
+    @property
+    def run_state(self) -> dict[str, Any]:
+        """What a run of ours has left in it beside fairseq's own state; {} in one of before."""
+        return (self.state.get("task_state") or {}).get(RUN_STATE, {})
+
+    def check_trained_on(self, symbols: Sequence[str], folder: Path) -> None:
+        """Compare the dictionary and tokeniser it was trained with with those of a data folder.
+
+        A checkpoint of before does not keep them: its corpus is asked where that is still there.
+
+        Raises:
+            UserError: they are others.
+        """
+        kept, given = self.run_state.get("trained_on"), identity(symbols, folder)
+        if kept is None and (self.data is None or not (self.data / DICTIONARY_FILE).is_file()):
+            logger.info("%s does not tell its dictionary, nor is its corpus there: only sizes are compared", self.path)
+            return
+        known = kept or identity(load_dictionary(self.data / DICTIONARY_FILE).symbols, self.data)
+        if known["dictionary"] != given["dictionary"]:
+            message = (
+                f"checkpoint {self.path} was trained with another dictionary than that of {folder}: give the data"
+                " that it was trained on, or start from its encoder with --init-from, which goes by symbols"
+            )
+            if kept is not None:
+                raise UserError(message)
+            logger.warning("%s (as its corpus %s is today)", message, self.data)
+        elif known.get("tokenizer", given.get("tokenizer")) != given.get("tokenizer"):
+            logger.warning(
+                "checkpoint %s was trained with another tokeniser, or other steps before it, than those of %s: its"
+                " symbols are the same, but text was written differently in them",
+                *(self.path, folder),
+            )
+
+    def check_task(self, task: Any) -> None:
+        """``check_trained_on`` for a task that has a dictionary and data."""
+        if (symbols := symbols_of(task)) is not None:
+            self.check_trained_on(symbols, first_shard(task.cfg.data))
+
     def build(self, data: str | Path | None = None) -> Trained:
         """Build the model with its weights.
 
@@ -89,10 +134,17 @@ class Checkpoint:
         if data is not None:
             self.cfg.task.data = str(data)
         task = tasks.setup_task(self.cfg.task)
+        self.check_task(task)
         model = task.build_model(self.cfg.model, from_checkpoint=True)
         model.load_state_dict(self.state["model"], strict=True, model_cfg=self.cfg.model)
         model.set_num_updates(self.num_updates)
         return Trained(model, task)
+
+
+def symbols_of(task: Any) -> list[str] | None:
+    """Return the symbols of a task's dictionary; None for a task without one, or without prepared data."""
+    has_data = getattr(getattr(task, "cfg", None), "data", None)
+    return getattr(getattr(task, "source_dictionary", None), "symbols", None) if has_data else None
 
 
 def read_checkpoint(path: str | Path, file: str = "checkpoint_best.pt") -> Checkpoint:

@@ -131,7 +131,9 @@ def _from_checkpoint(path: Path) -> Source:
     state, options = checkpoint.state.get("model", checkpoint.state), checkpoint.options
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise UserError(f"{path} is a PyTorch file, but no checkpoint of a model")
-    symbols = dictionary_symbols(path.parent) or dictionary_symbols(checkpoint.data or path.parent)
+    folder = path.parent if (path.parent / DICTIONARY_FILE).is_file() else checkpoint.data or path.parent
+    if symbols := dictionary_symbols(folder):
+        checkpoint.check_trained_on(symbols, folder)
     if TOKENS in state:
         family = FAMILIES[_SECTION]
         state, dropped = Converted(_own_parts(state), [])

@@ -12,7 +12,7 @@ _MARK = "__fairseq_masking__"
 
 
 def replace(owner: Any, name: str, replacement: Callable[..., Any]) -> None:
-    """Has ``owner.name(...)`` call ``replacement(original, ...)``, once: a second call changes nothing.
+    """Has ``owner.name(...)`` call ``replacement(original, ...)``, once: the same again changes nothing.
 
     Args:
         owner: Module or class that holds the function.
@@ -20,14 +20,15 @@ def replace(owner: Any, name: str, replacement: Callable[..., Any]) -> None:
         replacement: Takes the original before its arguments.
     """
     original = getattr(owner, name)
-    if hasattr(original, _MARK):
+    present = getattr(original, _MARK, ())
+    if replacement in present:
         return
 
     @functools.wraps(original)
     def replaced(*args: Any, **options: Any) -> Any:
         return replacement(original, *args, **options)
 
-    setattr(replaced, _MARK, True)
+    setattr(replaced, _MARK, (*present, replacement))
     static = isinstance(inspect.getattr_static(owner, name), staticmethod)
     setattr(owner, name, staticmethod(replaced) if static else replaced)
 

@@ -5,7 +5,7 @@ from functools import cached_property
 from pathlib import Path
 
 from fairseq_masking.checkpoints.loading import read_checkpoint
-from fairseq_masking.checkpoints.sources import read_source
+from fairseq_masking.checkpoints.sources import dictionary_symbols, read_source
 from fairseq_masking.corpus.dictionary import class_names
 from fairseq_masking.corpus.manifest import MANIFEST_FILE, read_manifest
 from fairseq_masking.errors import UserError
@@ -138,11 +138,13 @@ def corpus_of(checkpoint: Path) -> Path:
     """Return the corpus that a checkpoint was trained on.
 
     Raises:
-        UserError: no such checkpoint, or its corpus is not there.
+        UserError: no such checkpoint, or its corpus is not there or another one now.
     """
-    corpus = read_checkpoint(checkpoint).data
+    read = read_checkpoint(checkpoint)
+    corpus = read.data
     if corpus is None or not corpus.is_dir():
         raise UserError(f"{checkpoint} was trained on {corpus}, which is not there; give --corpus DIR")
+    read.check_trained_on(dictionary_symbols(corpus) or [], corpus)
     return corpus
 
 

@@ -18,6 +18,7 @@ from omegaconf import II, MISSING
 
 from fairseq_masking.compat.options import option
 from fairseq_masking.corpus.dictionary import masking_vocabulary
+from fairseq_masking.corpus.identity import check_shards
 from fairseq_masking.corpus.manifest import check_dictionary
 from fairseq_masking.data import BlockDataset, BreakMode, MaskedDataset, load_dictionary, load_tokens
 from fairseq_masking.errors import UserError
@@ -121,6 +122,7 @@ class MaskedPretrainingTask(TextTask):
         dictionary = load_dictionary(folders[0] / "dict.txt")
         for folder in folders:
             check_dictionary(folder)
+        check_shards(dictionary.symbols, folders)
         logger.info("dictionary: %d symbols", len(dictionary))
         return cls(cfg, dictionary)
 
