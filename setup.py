@@ -20,6 +20,7 @@ REQUIREMENTS = [
     "jinja2>=3.1",
     "pyyaml>=6",
     "tqdm",
+    "tensorboardX>=2.6",  # or a line that advises it is the first one of each command of fairseq
     "matplotlib>=3.8",
     "scikit-learn>=1.4",
     "scipy>=1.11",

@@ -75,4 +75,5 @@ if [ -n "$dry_run" ]; then
     printf '%q ' "${command[@]}" && echo
     exit 0
 fi
+export PYTHONWARNINGS=${PYTHONWARNINGS:+$PYTHONWARNINGS,}ignore:::fairseq_cli.hydra_train # what Hydra tells fairseq's authors
 exec "${command[@]}"

@@ -56,5 +56,5 @@ sweep() {
 make_table() {
     [ -z "$dry_run" ] || return 0
     PYTHONPATH="$repo${PYTHONPATH:+:$PYTHONPATH}" python -m fairseq_masking table "$out" \
-        --log hydra_train.log --out "$out/table.csv"
+        --out "$out/table.csv"
 }

@@ -3,7 +3,7 @@
 Each folder below with a checkpoint is a run. The file has every column, the table those that vary.
 
 Example:
-  fairseq-masking table runs --log hydra_train.log --out table.csv
+  fairseq-masking table runs --out table.csv
 """
 
 import argparse

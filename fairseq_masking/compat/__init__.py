@@ -12,6 +12,7 @@ class of fairseq, leaves everything alone that already works, and may be called 
 | imports.py | sklearn, SciPy and torch._dynamo, which are imported at every start and not used |
 | launch.py | the one wrapper around ``call_main`` through which every fairseq command starts its work |
 | options.py | ``--bf16`` on machines that are no TPU; which options were typed; how ours are declared |
+| progress.py | a training says first what it is, then how far it is; its start is not a screen of settings |
 | runs.py | what one run leaves to the next: its best score, its reading thread; a finished run stays so |
 """
 
@@ -30,7 +31,7 @@ from fairseq_masking.compat.imports import import_fairseq, leave_dynamo_unimport
 
 import_fairseq()
 
-from fairseq_masking.compat import checkpoints, distributed, errors, launch, options, runs  # noqa: E402
+from fairseq_masking.compat import checkpoints, distributed, errors, launch, options, progress, runs  # noqa: E402
 from fairseq_masking.compat.runs import reset_process_state  # noqa: E402
 
 __all__ = ["apply", "hide_broken_torchaudio", "reset_process_state", "restore_numpy_compat", "warn_about_wrong_apex"]
@@ -42,6 +43,7 @@ def apply() -> None:
     """Applies every fix. Idempotent; ``registration`` calls it before it registers anything."""
     restore_numpy_compat()
     warn_about_wrong_apex()
+    progress.quieten_what_no_user_asked_for()
     hide_broken_torchaudio()
     checkpoints.allow_safe_globals()
     checkpoints.guard_checkpoint_loading()

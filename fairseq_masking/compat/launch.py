@@ -17,6 +17,7 @@ from torch.multiprocessing.spawn import ProcessException
 from fairseq_masking.compat.distributed import complete_launch_settings, spawns_cpu_ranks
 from fairseq_masking.compat.errors import exit_with, leave_no_checkpoint_of_user_errors, one_line, user_error_in
 from fairseq_masking.compat.patching import replace
+from fairseq_masking.compat.progress import tell_the_rest
 from fairseq_masking.compat.runs import leave_finished_runs_alone, reset_process_state
 
 __all__ = ["RankMain", "before_start", "wrap_call_main"]
@@ -62,6 +63,7 @@ class RankMain:
         try:
             _prepare(cfg)
             self.main(cfg, **options)
+            tell_the_rest()
         except Exception as error:
             user_error = user_error_in(error)
             if user_error is None:
@@ -79,6 +81,7 @@ def _call_main(original: Callable[..., Any], cfg: DictConfig, main: Callable[...
         _prepare(cfg)
         if cfg.distributed_training.distributed_init_method is None or cfg.distributed_training.distributed_no_spawn:
             original(cfg, main, **options)
+            tell_the_rest()
         else:
             _call_in_new_processes(original, cfg, main, options)
     except Exception as error:

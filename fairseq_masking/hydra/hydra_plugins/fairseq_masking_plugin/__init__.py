@@ -8,6 +8,7 @@ chance to register them. Every other Hydra program, and fairseq with another plu
 import importlib
 import os
 import sys
+import warnings
 from pathlib import Path
 
 from hydra.core.config_search_path import ConfigSearchPath
@@ -31,6 +32,8 @@ class FairseqMaskingPlugin(SearchPathPlugin):
         if _import_package(user_dir):
             from fairseq_masking.files import configs_folder
 
+            # What fairseq and Hydra have to settle between them, before a line of the run itself.
+            warnings.filterwarnings("ignore", r"\s*'.*' is validated against ConfigStore schema", UserWarning)
             search_path.append(provider=_PACKAGE, path=f"file://{configs_folder()}")
 
 
