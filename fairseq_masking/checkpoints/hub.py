@@ -70,16 +70,9 @@ class HubInterface(nn.Module):
     def encode(self, text: str) -> Tensor:
         """Return the int64 ids ``[T]`` of ``<s> text </s>``; ``<mask>`` in the text becomes the mask token.
 
-        The text is normalised as the training text was.
+        The text is normalised, and around a ``<mask>`` written, as the training text was.
         """
-        symbols: list[str] = []
-        for number, part in enumerate(text.split(MASK_SYMBOL)):
-            if number:
-                symbols.append(MASK_SYMBOL)
-            body = self.normalizer(part)
-            if body:
-                space = " " if number and part[0].isspace() else ""  # GPT-2's BPE marks words by it
-                symbols += self.tokenizer.encode(space + body)
+        symbols = self.tokenizer.encode_around(self.normalizer.around(text, MASK_SYMBOL))
         ids = [self.dictionary.bos(), *map(self.dictionary.index, symbols), self.dictionary.eos()]
         return torch.tensor(ids)
 

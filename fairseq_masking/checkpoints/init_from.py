@@ -26,7 +26,7 @@ from fairseq_masking.compat.patching import replace
 from fairseq_masking.corpus.manifest import first_shard, load_tokenizer
 from fairseq_masking.errors import UserError
 from fairseq_masking.tokenizers.hugging_face_files import tokens_of_symbols
-from fairseq_masking.tokenizers.symbols import FILLER_PREFIX, MASK_SYMBOL
+from fairseq_masking.tokenizers.symbols import FILLER_PREFIX, SPECIAL_SYMBOLS
 
 __all__ = ["initialize", "resolve_shape"]
 
@@ -93,8 +93,8 @@ def initialize(model: Any, source: Source, task: Any) -> None:
         logger.info("not taken from it: %s", listed(source.dropped))
     if fresh := sorted({key.split(".")[0] for key in own} - taken):
         logger.info("%s initialised at random: %s has none that fits", ", ".join(fresh), source.path)
-    if not known.all():
-        logger.info("%d symbols initialised at random: %s lacks them", int((~known).sum()), source.path)
+    if fresh := [symbol for symbol, row in zip(task.source_dictionary.symbols, rows, strict=True) if row is None]:
+        logger.info("%d symbols initialised at random, such as %s: %s lacks them", len(fresh), fresh[0], source.path)
 
 
 def _rows(task: Any, source: Source) -> list[int | None]:
@@ -119,7 +119,7 @@ def _rows(task: Any, source: Source) -> list[int | None]:
 
 
 def _embedding_rows(wanted: Sequence[str], present: Sequence[str | None], path: Path) -> list[int | None]:
-    """Return, for each wanted symbol, its row among the present ones; None for a new <mask>.
+    """Return, for each wanted symbol, its row among the present ones; None for a special one that it lacks.
 
     Raises:
         UserError: symbols are missing.
@@ -128,13 +128,13 @@ def _embedding_rows(wanted: Sequence[str], present: Sequence[str | None], path: 
     missing = [
         symbol
         for symbol in wanted
-        if symbol not in rows and symbol != MASK_SYMBOL and not symbol.startswith(FILLER_PREFIX)
+        if symbol not in rows and symbol not in SPECIAL_SYMBOLS and not symbol.startswith(FILLER_PREFIX)
     ]
     if missing:
         raise UserError(
             f"the corpus's dictionary has {len(missing)} of {len(wanted)} symbols that {path} lacks, such as"
-            f" {missing[0]!r}: prepare it with fairseq-masking prepare corpus --tokenizer-from FOLDER, the"
-            " model's own or that of its data"
+            f" {missing[0]!r}: it was prepared with another tokeniser than this model's; fairseq-masking prepare"
+            " corpus --tokenizer-from takes the model's own, or that of the data it was trained on"
         )
     unused = len(rows.keys() - set(wanted))
     if unused:

@@ -92,15 +92,17 @@ def run(args: argparse.Namespace) -> None:
 
     _check_options(args)
     with tempfile.TemporaryDirectory() as scratch:
-        tokenizer, dictionary = _tokenizer(args, Path(scratch))
+        tokenizer, dictionary, steps = _tokenizer(args, Path(scratch))
         text = {field.name: getattr(args, field.name) for field in dataclasses.fields(TextNormalizer)}
+        if more := {name: value for name, value in steps.items() if text[name] != value}:
+            print(f"as {args.tokenizer_from} was: {', '.join(f'{name} {value}' for name, value in more.items())}")
         preparation = Preparation(
             train=tuple(args.train),
             valid=tuple(args.valid or ()),
             output=args.out,
             tokenizer=tokenizer,
             documents=args.documents,
-            normalizer=TextNormalizer(**text),
+            normalizer=TextNormalizer(**{**text, **steps}),
             dictionary=dictionary,
             num_shards=args.shards,
             seed=args.seed,
@@ -161,8 +163,8 @@ def _check_options(args: argparse.Namespace) -> None:
         refuse("--valid and --valid-fraction exclude each other; give one")
 
 
-def _tokenizer(args: argparse.Namespace, scratch: Path) -> tuple[Tokenizer | BpeTraining, Path | None]:
-    """The tokeniser, and the dict.txt in whose order its symbols shall stand."""
+def _tokenizer(args: argparse.Namespace, scratch: Path) -> tuple[Tokenizer | BpeTraining, Path | None, dict[str, Any]]:
+    """The tokeniser, the dict.txt in whose order its symbols shall stand, and what it needs done to the text."""
     if args.tokenizer_from is not None:
         from fairseq_masking.corpus.prepare import tokenizer_of
 
@@ -171,4 +173,4 @@ def _tokenizer(args: argparse.Namespace, scratch: Path) -> tuple[Tokenizer | Bpe
     options = {name.removeprefix("wordpiece_"): value for name, value in _given(args, more).items()}
     if args.tokenizer == _TRAINED:
         options["seed"] = args.seed
-    return make(*(getattr(args, name) for name in files), **options), args.dictionary
+    return make(*(getattr(args, name) for name in files), **options), args.dictionary, {}

@@ -18,6 +18,7 @@ from fairseq_masking.corpus.manifest import (
     describe_inputs,
     file_sizes,
     finish_folder,
+    load_normalizer,
     load_tokenizer,
     read_manifest,
     tokenizer_settings,
@@ -26,7 +27,7 @@ from fairseq_masking.corpus.workspace import Reporter, check_output, workspace
 from fairseq_masking.errors import UserError
 from fairseq_masking.files import hash_file
 from fairseq_masking.tokenizers import Tokenizer
-from fairseq_masking.tokenizers.hugging_face_files import find_source, import_tokenizer
+from fairseq_masking.tokenizers.hugging_face_files import find_source, import_tokenizer, text_steps
 from fairseq_masking.tokenizers.normalization import TextNormalizer
 from fairseq_masking.tokenizers.sentencepiece import BpeTraining, train_bpe
 
@@ -107,8 +108,10 @@ def prepare(
         return _make(preparation, folder, workers, reporter, shared), True
 
 
-def tokenizer_of(source: str, folder: Path) -> tuple[Tokenizer, Path | None]:
+def tokenizer_of(source: str, folder: Path) -> tuple[Tokenizer, Path | None, dict[str, Any]]:
     """Return the tokeniser of a Hugging Face model or of a prepared corpus, and the corpus's dict.txt.
+
+    The third is what is done to a text before (``TextNormalizer.steps``): of a corpus, or of our export of one.
 
     Args:
         source: a folder, or a model's name on the hub.
@@ -119,8 +122,8 @@ def tokenizer_of(source: str, folder: Path) -> tuple[Tokenizer, Path | None]:
     """
     place = find_source(source)
     if read_manifest(place) is not None:
-        return load_tokenizer(place), place / DICTIONARY_FILE
-    return import_tokenizer(place, folder), None
+        return load_tokenizer(place), place / DICTIONARY_FILE, load_normalizer(place).steps()
+    return import_tokenizer(place, folder), None, text_steps(place)
 
 
 def _make(

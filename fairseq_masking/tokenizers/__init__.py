@@ -1,4 +1,4 @@
-"""Tokenisers: text to dictionary symbols and back, for SentencePiece, GPT-2 BPE and BERT WordPiece.
+"""Tokenisers: text to dictionary symbols and back, for SentencePiece, GPT-2 BPE, BERT WordPiece and tokenizer.json.
 
 Each kind keeps its files in DATA/tokenizer/ and has the name that fairseq's ``--bpe`` gives it. The symbols
 stand in dict.txt as fairseq writes them: SentencePiece pieces ("▁the"), GPT-2 ids as decimal strings ("262"),
@@ -7,9 +7,14 @@ WordPieces ("##ing"). Special symbols written out in a text ("<s>", "[MASK]") ar
 
 from fairseq_masking.tokenizers.base import Offsets, Tokenizer
 from fairseq_masking.tokenizers.gpt2 import Gpt2Tokenizer
+from fairseq_masking.tokenizers.hugging_face import HuggingFaceTokenizer
 from fairseq_masking.tokenizers.sentencepiece import SentencePieceTokenizer
 from fairseq_masking.tokenizers.wordpiece import BertTokenizer
 
-__all__ = ["KINDS", "BertTokenizer", "Gpt2Tokenizer", "Offsets", "SentencePieceTokenizer", "Tokenizer"]
+__all__ = [
+    "KINDS", "BertTokenizer", "Gpt2Tokenizer", "HuggingFaceTokenizer", "Offsets", "SentencePieceTokenizer",
+    "Tokenizer",
+]  # fmt: skip
 
-KINDS: dict[str, type[Tokenizer]] = {cls.kind: cls for cls in (SentencePieceTokenizer, Gpt2Tokenizer, BertTokenizer)}
+_KINDS = (SentencePieceTokenizer, Gpt2Tokenizer, BertTokenizer, HuggingFaceTokenizer)
+KINDS: dict[str, type[Tokenizer]] = {cls.kind: cls for cls in _KINDS}

@@ -11,9 +11,9 @@ from typing import Any, ClassVar, Self
 
 from fairseq_masking.errors import UserError, first_line
 from fairseq_masking.files import hash_file, read_json
-from fairseq_masking.tokenizers.symbols import BOS_SYMBOL, EOS_SYMBOL, PAD_SYMBOL, SPECIAL_SYMBOLS
+from fairseq_masking.tokenizers.symbols import BOS_SYMBOL, EOS_SYMBOL, MASK_SYMBOL, PAD_SYMBOL, SPECIAL_SYMBOLS
 
-__all__ = ["SILENT_SYMBOLS", "Offsets", "Tokenizer", "read_utf8_lines", "runs_of_symbols"]
+__all__ = ["SILENT_SYMBOLS", "BackendTokenizer", "Offsets", "Tokenizer", "read_utf8_lines", "runs_of_symbols"]
 
 SILENT_SYMBOLS = frozenset({BOS_SYMBOL, PAD_SYMBOL, EOS_SYMBOL})
 _OPTIONS_FILE = "options.json"
@@ -53,9 +53,34 @@ class Tokenizer(ABC):
     def encode_with_offsets(self, text: str) -> tuple[list[str], list[Offsets]]:
         """Returns what ``encode`` does, and for each symbol where in ``text`` its characters stand."""
 
-    @abstractmethod
+    def encode_around(self, parts: Sequence[str]) -> list[str]:
+        """Returns the symbols of a text with a <mask> between its ``parts``, as if a word stood there.
+
+        White space before a <mask> belongs to the word that it hides, as most symbols bring theirs along.
+        """
+        symbols = self.encode(parts[0].rstrip())
+        for part in parts[1:]:
+            symbols += [MASK_SYMBOL, *self.encode_further(part.rstrip())]
+        return symbols
+
+    def encode_further(self, text: str) -> list[str]:
+        """Returns the symbols of a text that goes on after another one; "." begins no word then."""
+        return self.encode(text)
+
     def decode(self, symbols: Sequence[str]) -> str:
         """Returns readable text. <s>, </s> and <pad> vanish, <mask> and <unk> are shown as words."""
+        text = ""
+        for run, special in runs_of_symbols(symbols):
+            part = run[0] if special else self.join(run)
+            # Most decoders drop the space before the first symbol, be it the text's beginning or not.
+            begins = special or self.starts_word(run[0])
+            glued = not text or text.endswith(" ") or part.startswith(" ") or not begins
+            text += part if glued else " " + part
+        return text
+
+    @abstractmethod
+    def join(self, symbols: Sequence[str]) -> str:
+        """Returns the text of ordinary symbols."""
 
     @abstractmethod
     def starts_word(self, symbol: str) -> bool:
@@ -84,6 +109,26 @@ class Tokenizer(ABC):
                 shutil.copyfile(path, folder / name)
         if self.options:
             (folder / _OPTIONS_FILE).write_text(json.dumps(self.options) + "\n", encoding="utf-8")
+
+
+class BackendTokenizer(Tokenizer):
+    """One that Hugging Face's ``tokenizers`` runs; its ids become symbols.
+
+    Attributes:
+        backend: the library's tokeniser.
+        by_id: its ids -> symbols.
+    """
+
+    backend: Any
+    by_id: list[str]
+
+    def encode(self, text: str) -> list[str]:
+        by_id = self.by_id
+        return [by_id[index] for index in self.backend.encode(text, add_special_tokens=False).ids]
+
+    def encode_with_offsets(self, text: str) -> tuple[list[str], list[Offsets]]:
+        encoded = self.backend.encode(text, add_special_tokens=False)
+        return [self.by_id[index] for index in encoded.ids], encoded.offsets
 
 
 def runs_of_symbols(symbols: Sequence[str]) -> Iterator[tuple[list[str], bool]]:

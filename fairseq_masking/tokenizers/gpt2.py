@@ -6,13 +6,13 @@ from typing import Any
 
 from fairseq_masking.errors import UserError, first_line
 from fairseq_masking.files import read_json
-from fairseq_masking.tokenizers.base import Offsets, Tokenizer, read_utf8_lines, runs_of_symbols
+from fairseq_masking.tokenizers.base import BackendTokenizer, read_utf8_lines
 from fairseq_masking.tokenizers.symbols import FILLER_PREFIX, SPECIAL_SYMBOLS
 
 __all__ = ["Gpt2Tokenizer", "byte_level_backend", "read_merges"]
 
 
-class Gpt2Tokenizer(Tokenizer):
+class Gpt2Tokenizer(BackendTokenizer):
     """GPT-2's byte-level BPE from encoder.json and vocab.bpe, read by Hugging Face tokenizers.
 
     Gives the ids of fairseq's own (pure Python) encoder, several times faster.
@@ -25,49 +25,35 @@ class Gpt2Tokenizer(Tokenizer):
         super().__init__(encoder_json, vocab_bpe)
         vocabulary, merges = _read_encoder_json(encoder_json), read_merges(vocab_bpe)
         try:
-            self._backend = byte_level_backend(vocabulary, merges)
+            self.backend = byte_level_backend(vocabulary, merges)
         except Exception as error:  # the library raises bare Exception
             raise UserError(
                 f"{vocab_bpe} does not belong to {encoder_json} ({first_line(error)}); "
                 "give the vocab.bpe that came with it"
             ) from error
-        self.symbols = [str(index) for index in range(len(vocabulary))]
+        self.symbols = self.by_id = [str(index) for index in range(len(vocabulary))]
 
-    def encode(self, text: str) -> list[str]:
-        symbols = self.symbols
-        return [symbols[index] for index in self._backend.encode(text).ids]
-
-    def encode_with_offsets(self, text: str) -> tuple[list[str], list[Offsets]]:
-        encoded = self._backend.encode(text)
-        return [self.symbols[index] for index in encoded.ids], encoded.offsets
-
-    def decode(self, symbols: Sequence[str]) -> str:
-        text = ""
-        for run, special in runs_of_symbols(symbols):
-            if special:
-                text += run[0] if not text or text.endswith(" ") else " " + run[0]
-            else:
-                ids = [int(symbol) for symbol in run if symbol.isdecimal()]
-                text += self._backend.decode(ids, skip_special_tokens=False)
-        return text
+    def join(self, symbols: Sequence[str]) -> str:
+        ids = [int(symbol) for symbol in symbols if symbol.isdecimal()]
+        return self.backend.decode(ids, skip_special_tokens=False)
 
     def starts_word(self, symbol: str) -> bool:
         if not symbol.isdecimal():
             return symbol in SPECIAL_SYMBOLS or symbol.startswith(FILLER_PREFIX)
-        token = self._backend.id_to_token(int(symbol))
+        token = self.backend.id_to_token(int(symbol))
         return token is not None and token.startswith("Ġ")  # the byte-level alphabet's space
 
     def surface(self, symbol: str) -> str:
         return self.decode([symbol])
 
 
-def byte_level_backend(ids: dict[str, int], merges: list[tuple[str, str]]) -> Any:
+def byte_level_backend(ids: dict[str, int], merges: list[tuple[str, str]], *, prefix_space: bool = False) -> Any:
     """Returns Hugging Face's byte-level BPE over these tokens -> ids."""
     from tokenizers import Tokenizer as Backend
     from tokenizers import decoders, models, pre_tokenizers
 
     backend = Backend(models.BPE(ids, merges))
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=prefix_space)
     backend.decoder = decoders.ByteLevel()
     return backend
 

@@ -4,7 +4,6 @@ Names meet in Hugging Face's terms: WordPieces and SentencePiece's pieces are th
 symbols are ids here ("262") and byte-level texts there ("Ġthe"). The special symbols have fairseq's names.
 """
 
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,21 +11,35 @@ from typing import Any
 
 from fairseq_masking.errors import UserError, first_line
 from fairseq_masking.files import read_json
-from fairseq_masking.tokenizers import BertTokenizer, Gpt2Tokenizer, SentencePieceTokenizer, Tokenizer
-from fairseq_masking.tokenizers.gpt2 import read_merges
-from fairseq_masking.tokenizers.symbols import BERT_SYMBOLS, SPECIAL_SYMBOLS
+from fairseq_masking.tokenizers import Gpt2Tokenizer, HuggingFaceTokenizer, SentencePieceTokenizer, Tokenizer
+from fairseq_masking.tokenizers.gpt2 import byte_level_backend, read_merges
+from fairseq_masking.tokenizers.hugging_face import steps_of
+from fairseq_masking.tokenizers.symbols import BERT_SYMBOLS, SPECIAL_SYMBOLS, UNK_SYMBOL
+from fairseq_masking.tokenizers.wordpiece import wordpiece_backend
 
-__all__ = ["EXTRA", "ROLES", "find_source", "hugging_face_symbols", "import_tokenizer", "tokens_of_symbols"]
+__all__ = [
+    "EXTRA", "GENERIC_CLASS", "ROLES", "TEXT_STEPS", "find_source", "hugging_face_symbols", "import_tokenizer",
+    "text_steps", "tokens_of_symbols",
+]  # fmt: skip
 
 EXTRA = "pip install 'fairseq-masking[hf]'"
 # Hugging Face's role of a special token -> our symbol.
 _ROLE_NAMES = ("cls_token", "pad_token", "sep_token", "unk_token", "mask_token")
 ROLES = dict(zip(_ROLE_NAMES, SPECIAL_SYMBOLS, strict=True))
+_OTHER_ROLES = {"cls_token": "bos_token", "sep_token": "eos_token"}
+GENERIC_CLASS = "PreTrainedTokenizerFast"
+TEXT_STEPS = "fairseq_masking_text"  # what our export says of them in its tokenizer_config.json
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 _HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "pytorch_model*.bin"]
 _SENTENCEPIECE_FILES = (
     "sentencepiece.model", "sentencepiece.bpe.model", "spiece.model", "spm.model", "tokenizer.model",
 )  # fmt: skip
+_WORDPIECE_CLASSES = ("Bert", "ConvBert", "DistilBert", "Electra", "MobileBert", "MPNet")
+_BYTE_LEVEL_CLASSES = ("Bart", "GPT2", "Longformer", "Roberta")
+_CONVERT = (
+    "is not imitated here: let transformers write a tokenizer.json,"
+    " AutoTokenizer.from_pretrained(FOLDER).save_pretrained(ANOTHER), and give that folder"
+)
 
 
 def find_source(path: str) -> Path:
@@ -75,33 +88,97 @@ def tokens_of_symbols(symbols: Sequence[str], tokenizer: Tokenizer) -> list[str]
 
 
 def import_tokenizer(source: Path, folder: Path) -> Tokenizer:
-    """Write a tokeniser's files in our form into ``folder`` and return it.
+    """Return a folder's tokeniser; files that have to take another form are written into ``folder``.
 
-    Its symbols keep the source's order, and so does a dictionary that is made from it.
+    A tokenizer.json is run as it is. Its symbols keep the source's order, and so does a dictionary that is
+    made from it.
 
     Raises:
-        UserError: no tokeniser, or one that ours cannot imitate to the letter.
+        UserError: no tokeniser of a known kind, or something beside its files says what they do not.
     """
-    if model := next((source / name for name in _SENTENCEPIECE_FILES if (source / name).is_file()), None):
+    config = read_json(source / "tokenizer_config.json", optional=True)
+    model = next((source / name for name in _SENTENCEPIECE_FILES if (source / name).is_file()), None)
+    path = source / "tokenizer.json"
+    if model is not None and (not path.is_file() or _is_own_export(config, model)):
+        if config.get("do_lower_case") or config.get("keep_accents") is False:
+            raise UserError(f"{source}: do_lower_case or keep_accents of its tokenizer_config.json {_CONVERT}")
         return SentencePieceTokenizer(model)
-    folder.mkdir(parents=True, exist_ok=True)
-    values = read_json(source / "tokenizer.json", optional=True)
-    kind = (values.get("model") or {}).get("type")
     tokens = _hugging_face_tokens(source)
-    ordered = sorted(tokens, key=lambda token: tokens[token])
-    special = _special_tokens(source, tokens)
-    plain = [token["content"] for token in values.get("added_tokens", []) if not token.get("special")]
-    if added := [token for token in plain if token not in special]:
+    if path.is_file():
+        _check_beside(source, read_json(path), config, tokens)
+    else:
+        path = folder / "tokenizer.json"
+        folder.mkdir(parents=True, exist_ok=True)
+        _converted(source, config, tokens).save(str(path))
+    return HuggingFaceTokenizer(path, specials=_special_tokens(source, tokens))
+
+
+def text_steps(source: Path) -> dict[str, Any]:
+    """Return the fields of the TextNormalizer whose text our own export's tokeniser expects; of others none."""
+    config = read_json(source / "tokenizer_config.json", optional=True)
+    if TEXT_STEPS in config or not _is_own_export(config, source / _SENTENCEPIECE_FILES[0]):
+        return dict(config.get(TEXT_STEPS, {}))
+    # An older export says it in its tokenizer.json alone, which the model beside it does not know.
+    values = read_json(source / "tokenizer.json", optional=True)
+    return {"lowercase": True} if any(step["type"] == "Lowercase" for step in steps_of(values)) else {}
+
+
+def _is_own_export(config: dict[str, Any], model: Path) -> bool:
+    """Whether a SentencePiece model lies beside a tokenizer.json that was made from it here."""
+    return model.is_file() and model.name == _SENTENCEPIECE_FILES[0] and config.get("tokenizer_class") == GENERIC_CLASS
+
+
+def _check_beside(source: Path, values: dict[str, Any], config: dict[str, Any], tokens: dict[str, int]) -> None:
+    """Refuse what would make the tokenizer.json alone give other ids than transformers does."""
+    said: dict[str, Any] = {}
+    for step in steps_of(values):
+        if step["type"] == "BertNormalizer":
+            accents = step["lowercase"] if step.get("strip_accents") is None else step["strip_accents"]
+            names = ("do_lower_case", "tokenize_chinese_chars", "strip_accents")
+            said.update(zip(names, (step["lowercase"], step["handle_chinese_chars"], accents), strict=True))
+        if step["type"] == "ByteLevel" and "add_prefix_space" in step:
+            said["add_prefix_space"] = step["add_prefix_space"]
+    for name, value in said.items():
+        if config.get(name) not in (None, value):
+            raise UserError(
+                f"{source}: its tokenizer_config.json has {name} {config[name]}, its tokenizer.json {value}: which"
+                " one holds depends on the version of transformers; make them agree"
+            )
+    if values["model"].get("dropout"):
+        raise UserError(f"{source}: its tokenizer.json has dropout {values['model']['dropout']}: ids at random")
+    added = [token["content"] for token in config.get("added_tokens_decoder", {}).values()]
+    if more := [
+        token for token in [*added, *read_json(source / "added_tokens.json", optional=True)] if token not in tokens
+    ]:
         raise UserError(
-            f"{source}: its tokeniser has {len(added)} added tokens, such as {added[0]!r}, which it finds"
-            " before words are split and ours does not: only the vocabulary it was trained with will do"
+            f"{source}: {more[0]!r} was added to its tokeniser outside of tokenizer.json, which {_CONVERT}"
         )
-    if kind == "WordPiece" or (not values and (source / "vocab.txt").is_file()):
-        return _wordpiece(source, folder, ordered, special, values)
-    if kind == "BPE" or (not values and (source / "merges.txt").is_file()):
-        return _byte_level(source, folder, ordered, values)
+
+
+def _converted(source: Path, config: dict[str, Any], tokens: dict[str, int]) -> Any:
+    """A vocab.txt, or vocab.json and merges.txt, as transformers reads them without a tokenizer.json."""
+    name = str(config.get("tokenizer_class", "")).removesuffix("Fast").removesuffix("Tokenizer")
+    unusual = [key for key in ("never_split", "word_tokenizer_type", "normalization") if config.get(key)]
+    unusual += ["do_basic_tokenize"] if config.get("do_basic_tokenize") is False else []
+    if name not in ("", "PreTrained", *_WORDPIECE_CLASSES, *_BYTE_LEVEL_CLASSES):
+        unusual.append("tokenizer_class")
+    if unusual:
+        raise UserError(f"{source}: {unusual[0]} {config[unusual[0]]!r} of its tokenizer_config.json {_CONVERT}")
+    if (source / "vocab.txt").is_file():
+        specials = {symbol: token for token, symbol in _special_tokens(source, tokens).items()}
+        return wordpiece_backend(
+            tokens,
+            unknown=specials.get(UNK_SYMBOL, BERT_SYMBOLS[UNK_SYMBOL]),
+            lowercase=config.get("do_lower_case", True),
+            strip_accents=config.get("strip_accents"),
+            handle_chinese_chars=config.get("tokenize_chinese_chars", True),
+        )
+    if (source / "merges.txt").is_file() and not any(token.endswith("</w>") for token in tokens):
+        merges = read_merges(source / "merges.txt")
+        return byte_level_backend(tokens, merges, prefix_space=bool(config.get("add_prefix_space")))
     raise UserError(
-        f"{source} has no tokeniser of a kind known here (WordPiece, byte-level BPE or a SentencePiece .model file)"
+        f"{source} has no tokeniser of a kind known here (tokenizer.json, WordPiece's vocab.txt, byte-level BPE's"
+        " vocab.json and merges.txt, or a SentencePiece .model file)"
     )
 
 
@@ -127,54 +204,9 @@ def _special_tokens(folder: Path, tokens: dict[str, int]) -> dict[str, str]:
     found = {}
     for role, symbol in ROLES.items():
         berts = BERT_SYMBOLS[symbol]
-        given = table.get(role)  # text, or an object with the text inside
+        given = table.get(role) or table.get(_OTHER_ROLES.get(role, ""))  # text, or an object with the text inside
         content = given.get("content") if isinstance(given, dict) else given
         named = content or (berts if berts in tokens else symbol)
         if named in tokens:
             found[named] = symbol
     return found
-
-
-def _wordpiece(
-    source: Path, folder: Path, tokens: list[str], special: dict[str, str], values: dict[str, Any]
-) -> Tokenizer:
-    steps = _steps(values.get("normalizer"))
-    normalizer = next((step for step in steps if step["type"] == "BertNormalizer"), {})
-    config = read_json(source / "tokenizer_config.json", optional=True)
-    lowercase = bool(normalizer.get("lowercase", config.get("do_lower_case", True)))
-    accents = normalizer.get("strip_accents", config.get("strip_accents"))
-    chinese = normalizer.get("handle_chinese_chars", config.get("tokenize_chinese_chars", True))
-    if not chinese or accents not in (None, lowercase) or (values and not normalizer):
-        raise UserError(f"{source}: its tokeniser does not treat accents or Chinese as BERT's does")
-    renamed = [BERT_SYMBOLS[special[token]] if token in special else token for token in tokens]
-    # MPNet's vocabulary holds BERT's special tokens beside its own: one line each is enough.
-    lines = dict.fromkeys(token for token in renamed if token not in SPECIAL_SYMBOLS)
-    vocab = folder / "vocab.txt"
-    vocab.write_text("".join(f"{token}\n" for token in lines), encoding="utf-8")
-    return BertTokenizer(vocab, lowercase=lowercase)
-
-
-def _byte_level(source: Path, folder: Path, tokens: list[str], values: dict[str, Any]) -> Tokenizer:
-    if values:
-        steps = values.get("pre_tokenizer") or {}
-        model = values["model"]
-        foreign = {step["type"] for step in _steps(values.get("normalizer"))} - {"Strip", "Lowercase"}
-        if steps.get("type") != "ByteLevel" or steps.get("add_prefix_space") or foreign:
-            raise UserError(f"{source}: its BPE is not GPT-2's byte-level one without a space in front")
-        merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
-    else:
-        merges = [" ".join(pair) for pair in read_merges(source / "merges.txt")]
-    words = [token for token in tokens if token not in SPECIAL_SYMBOLS]
-    encoder_json, vocab_bpe = folder / "encoder.json", folder / "vocab.bpe"
-    encoder_json.write_text(json.dumps({word: index for index, word in enumerate(words)}), encoding="utf-8")
-    vocab_bpe.write_text("\n".join(["#version: 0.2", *merges, ""]), encoding="utf-8")
-    return Gpt2Tokenizer(encoder_json, vocab_bpe)
-
-
-def _steps(normalizer: dict[str, Any] | None) -> list[dict[str, Any]]:
-    """What a tokenizer.json does to the text, one by one."""
-    if normalizer is None:
-        return []
-    if normalizer["type"] != "Sequence":
-        return [normalizer]
-    return [step for part in normalizer["normalizers"] for step in _steps(part)]

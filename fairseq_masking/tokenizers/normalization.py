@@ -15,6 +15,7 @@ _END = re.compile(
     rf"(?P<stop>[.!?…]+)(?P<close>[{_CLOSING}]*)\s+(?=[{_OPENING}]*\s?(?P<next>\w))|(?P<wide>[。！？][」』”’）]*)\s*"
 )
 _INITIALS = re.compile(r"(?:[^\W\d_]\.)*[^\W\d_]")
+_RARE_LETTERS = range(0xA000, 0xA48D)  # of the Yi, without case
 # Not in Moses's English list, frequent in encyclopedic and technical prose.
 _MORE_PREFIXES = frozenset(["al", "approx", "ca", "cf", "e.g", "i.e", "resp", "viz"])
 _MORE_NUMERIC_PREFIXES = frozenset(["ch", "eq", "eqs", "fig", "figs", "no", "nos", "p", "pp", "sec", "vol"])
@@ -66,6 +67,16 @@ class TextNormalizer:
         if self.moses_normalize:
             text = self._moses_normalizer.normalize(text)
         return self._finish(text)
+
+    def steps(self) -> dict[str, Any]:
+        """Returns the fields by which text -> ids differs from that of no normalisation at all."""
+        taken = {name: True for name in ("moses_normalize", "moses_tokenize", "lowercase") if getattr(self, name)}
+        return {**taken, "moses_lang": self.moses_lang} if taken.keys() - {"lowercase"} else taken
+
+    def around(self, text: str, hole: str) -> list[str]:
+        """Normalises a text of which ``hole`` hides words, as if they stood there; returns what is around them."""
+        word = next(letter for letter in map(chr, _RARE_LETTERS) if letter not in text)
+        return self(text.replace(hole, word)).split(word)
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: self.__dict__[name] for name in self.__dataclass_fields__}

@@ -4,17 +4,21 @@ import io
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import compress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from fairseq_masking.errors import UserError
-from fairseq_masking.tokenizers.base import Offsets, Tokenizer, runs_of_symbols
+from fairseq_masking.tokenizers.base import Offsets, Tokenizer
 from fairseq_masking.tokenizers.symbols import FILLER_PREFIX, MASK_SYMBOL, PAD_SYMBOL, SPECIAL_SYMBOLS, UNK_SYMBOL
 
-__all__ = ["BpeTraining", "SentencePieceTokenizer", "train_bpe"]
+__all__ = ["BpeTraining", "SentencePieceTokenizer", "model_proto", "train_bpe"]
 
+# Its trainer takes what a special symbol is called out of the text, with letters that may stand nowhere else.
+_WRITTEN_SPECIAL = re.compile(rf"<(?={'|'.join(symbol[1:] for symbol in SPECIAL_SYMBOLS)})")
 # SentencePiece leaves out longer lines. Words are counted one by one, so cutting at a space changes nothing.
 _MAX_CHARACTERS = 1024
 
@@ -51,22 +55,28 @@ class SentencePieceTokenizer(Tokenizer):
         encoded = self._model.encode(text, return_type="offset_mapping")
         return self._symbols_of(encoded["pieces"]), encoded["offsets"]
 
-    def decode(self, symbols: Sequence[str]) -> str:
-        text = ""
-        for run, special in runs_of_symbols(symbols):
-            # A piece that the model does not know comes back as it is.
-            part = run[0] if special else self._model.decode_pieces(run).replace("▁", " ")
-            # SentencePiece drops the space before the first piece, be it the text's beginning or not.
-            if (special and not text.endswith(" ")) or (run[0].startswith("▁") and not part.startswith(" ")):
-                part = " " + part
-            text += part
-        return text.removeprefix(" ")
+    def encode_further(self, text: str) -> list[str]:
+        if text[:1].isspace():
+            return self.encode(text)
+        return self._symbols_of(self._further.encode(text, out_type=str))
+
+    def join(self, symbols: Sequence[str]) -> str:
+        return self._model.decode_pieces(list(symbols)).replace("▁", " ")  # one that it does not know stays as it is
 
     def starts_word(self, symbol: str) -> bool:
         return symbol.startswith(("▁", FILLER_PREFIX)) or symbol in SPECIAL_SYMBOLS
 
     def surface(self, symbol: str) -> str:
         return " " + symbol if symbol in SPECIAL_SYMBOLS else symbol.replace("▁", " ")
+
+    @cached_property
+    def _further(self) -> Any:
+        """The same model without the space that it puts before every text."""
+        from sentencepiece import SentencePieceProcessor
+
+        proto = model_proto(self.files["sentencepiece.model"])
+        proto.normalizer_spec.add_dummy_prefix = False
+        return SentencePieceProcessor(model_proto=proto.SerializeToString())
 
     def _symbols_of(self, pieces: Sequence[str]) -> list[str]:
         known = self._known
@@ -91,6 +101,15 @@ class BpeTraining:
     byte_fallback: bool = False
     input_sentences: int = 5_000_000
     seed: int = 1
+
+
+def model_proto(model: Path) -> Any:
+    """Returns what a .model file says: its pieces, its normaliser, how it was trained."""
+    from sentencepiece import sentencepiece_model_pb2
+
+    proto: Any = sentencepiece_model_pb2.ModelProto()  # type: ignore[attr-defined]
+    proto.ParseFromString(model.read_bytes())
+    return proto
 
 
 def train_bpe(lines: Iterable[str], num_lines: int, output: Path, training: BpeTraining) -> SentencePieceTokenizer:
@@ -132,6 +151,7 @@ def _sample(lines: Iterable[str], num_lines: int, training: BpeTraining) -> Iter
         chosen[rng.choice(num_lines, size, replace=False, shuffle=False)] = True
         lines = compress(lines, chosen)
     for line in lines:
+        line = _WRITTEN_SPECIAL.sub("< ", line)
         start = 0
         while len(line) - start > _MAX_CHARACTERS:
             end = line.rfind(" ", start + 1, start + _MAX_CHARACTERS)

@@ -6,18 +6,28 @@ that are written out in a text ("<s>") are special there, where ours takes them 
 
 import json
 from collections.abc import Sequence
+from copy import deepcopy
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, processors
+from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, processors
 from tokenizers import Tokenizer as Backend
 
 from fairseq_masking.errors import UserError
-from fairseq_masking.tokenizers import BertTokenizer, Gpt2Tokenizer, SentencePieceTokenizer, Tokenizer
+from fairseq_masking.tokenizers import (
+    BertTokenizer,
+    Gpt2Tokenizer,
+    HuggingFaceTokenizer,
+    SentencePieceTokenizer,
+    Tokenizer,
+)
 from fairseq_masking.tokenizers.gpt2 import byte_level_backend, read_merges
-from fairseq_masking.tokenizers.hugging_face_files import ROLES, tokens_of_symbols
+from fairseq_masking.tokenizers.hugging_face import steps_of
+from fairseq_masking.tokenizers.hugging_face_files import GENERIC_CLASS, ROLES, TEXT_STEPS, tokens_of_symbols
 from fairseq_masking.tokenizers.normalization import TextNormalizer
-from fairseq_masking.tokenizers.symbols import BOS_SYMBOL, EOS_SYMBOL, SPECIAL_SYMBOLS, UNK_SYMBOL
+from fairseq_masking.tokenizers.sentencepiece import model_proto
+from fairseq_masking.tokenizers.symbols import BOS_SYMBOL, EOS_SYMBOL, MASK_SYMBOL, SPECIAL_SYMBOLS, UNK_SYMBOL
 from fairseq_masking.tokenizers.wordpiece import wordpiece_backend
 
 __all__ = ["steps_left_out", "write_tokenizer"]
@@ -39,6 +49,7 @@ def write_tokenizer(
     Raises:
         UserError: the dictionary lacks symbols of the tokeniser, or SentencePiece works in an unusual way.
     """
+    names = dict(zip(SPECIAL_SYMBOLS, SPECIAL_SYMBOLS, strict=True))
     ids = {token: index for index, token in enumerate(tokens_of_symbols(symbols, tokenizer))}
     if missing := [token for token in tokens_of_symbols(tokenizer.symbols, tokenizer) if token not in ids]:
         raise UserError(
@@ -52,27 +63,38 @@ def write_tokenizer(
         backend = wordpiece_backend(ids, unknown=UNK_SYMBOL, lowercase=tokenizer.options["lowercase"])
     elif isinstance(tokenizer, SentencePieceTokenizer):
         backend = _sentencepiece(tokenizer, ids)
+    elif isinstance(tokenizer, HuggingFaceTokenizer):  # whose special tokens keep their own names
+        names.update({symbol: token for token, symbol in tokenizer.options["specials"].items()})
+        ids = {names.get(token, token): index for token, index in ids.items()}
+        backend = _renumbered(tokenizer, ids)
     else:
         raise UserError(f"a {tokenizer.kind} tokeniser cannot be written as tokenizer.json")
     if normalizer.lowercase:  # its Lowercase takes each character by itself, Python's lower() does not
-        steps = [normalizers.Replace(Regex(_LAST_SIGMA), "ς"), normalizers.Lowercase(), backend.normalizer]
-        backend.normalizer = normalizers.Sequence(steps)
-    backend.add_special_tokens(list(SPECIAL_SYMBOLS))
+        steps = [normalizers.Replace(Regex(_LAST_SIGMA), "ς"), normalizers.Lowercase()]
+        backend.normalizer = normalizers.Sequence(steps + [backend.normalizer] * (backend.normalizer is not None))
+    special = {symbol: (name, ids[name]) for symbol, name in names.items()}
+    # White space before a <mask> belongs to what it hides.
+    backend.add_special_tokens(
+        [AddedToken(name, lstrip=symbol == MASK_SYMBOL, normalized=False) for symbol, name in names.items()]
+    )
+    begin, end = names[BOS_SYMBOL], names[EOS_SYMBOL]
     backend.post_processor = processors.TemplateProcessing(
-        single=f"{BOS_SYMBOL} $A {EOS_SYMBOL}",
-        pair=f"{BOS_SYMBOL} $A {EOS_SYMBOL} {EOS_SYMBOL} $B {EOS_SYMBOL}",
-        special_tokens=[(symbol, ids[symbol]) for symbol in (BOS_SYMBOL, EOS_SYMBOL)],
+        single=f"{begin} $A {end}",
+        pair=f"{begin} $A {end} {end} $B {end}",
+        special_tokens=[special[BOS_SYMBOL], special[EOS_SYMBOL]],
     )
     backend.save(str(folder / "tokenizer.json"))
     config = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
+        "tokenizer_class": GENERIC_CLASS,
         "model_max_length": max_length,
         "model_input_names": ["input_ids", "attention_mask"],
         "clean_up_tokenization_spaces": False,
-        **ROLES,
-        "bos_token": ROLES["cls_token"],
-        "eos_token": ROLES["sep_token"],
+        **{role: names[symbol] for role, symbol in ROLES.items()},
+        "bos_token": begin,
+        "eos_token": end,
     }
+    if told := normalizer.steps():
+        config[TEXT_STEPS] = told
     text = json.dumps(config, indent=2, ensure_ascii=False)
     (folder / "tokenizer_config.json").write_text(text + "\n", encoding="utf-8")
     if isinstance(tokenizer, SentencePieceTokenizer):
@@ -90,10 +112,7 @@ def _sentencepiece(tokenizer: SentencePieceTokenizer, ids: dict[str, int]) -> An
 
     Source: the algorithms of SentencePiece's bpe_model.cc and unigram_model.cc.
     """
-    from sentencepiece import sentencepiece_model_pb2
-
-    model: Any = sentencepiece_model_pb2.ModelProto()  # type: ignore[attr-defined]
-    model.ParseFromString(tokenizer.files["sentencepiece.model"].read_bytes())
+    model = model_proto(tokenizer.files["sentencepiece.model"])
     spec, trainer = model.normalizer_spec, model.trainer_spec
     if not (spec.add_dummy_prefix and spec.remove_extra_whitespaces and spec.escape_whitespaces):
         raise UserError(
@@ -111,16 +130,41 @@ def _sentencepiece(tokenizer: SentencePieceTokenizer, ids: dict[str, int]) -> An
         core = models.Unigram(pieces, unk_id=ids[UNK_SYMBOL], byte_fallback=trainer.byte_fallback)
     else:
         raise UserError("only BPE and unigram models of SentencePiece can be written as tokenizer.json")
-    steps = [normalizers.Replace(Regex(" {2,}"), " "), normalizers.Strip()]
+    # Of each stretch between two <mask>s: only that at the text's beginning gets a space in front.
+    steps = [normalizers.Replace(Regex(" {2,}"), " "), normalizers.Strip(left=False, right=True)]
     if spec.precompiled_charsmap:
         steps.insert(0, normalizers.Precompiled(spec.precompiled_charsmap))
     if "nfkc" in spec.name:  # which Precompiled does cluster by cluster, and lets decomposed letters through
         steps.insert(0, normalizers.NFC())
     backend = Backend(core)
     backend.normalizer = normalizers.Sequence(steps)
-    backend.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="always")
+    backend.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="first")
     strip = decoders.Strip(content=" ", left=1, right=0)
     backend.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), strip])
+    return backend
+
+
+def _renumbered(tokenizer: HuggingFaceTokenizer, ids: dict[str, int]) -> Any:
+    """The model's own tokenizer.json with these ids for its tokens, and for what the dictionary has beside them."""
+    values = deepcopy(tokenizer.values)
+    model, added = values["model"], values.get("added_tokens", [])
+    if isinstance(model["vocab"], list):  # Unigram: pairs of piece and score, the id is the place
+        scores = dict(model["vocab"])
+        model["vocab"] = [(token, scores.get(token, min(scores.values()))) for token in ids]
+        model["unk_id"] = (
+            None if model["unk_id"] is None else ids[tokenizer.values["model"]["vocab"][model["unk_id"]][0]]
+        )
+    else:
+        model["vocab"] = ids
+    kept = [token for token in added if token["content"] in ids]
+    values["added_tokens"] = sorted(({**token, "id": ids[token["content"]]} for token in kept), key=itemgetter("id"))
+    values["post_processor"] = None
+    for step in steps_of(values):  # the same, but for what goes on after a <mask>
+        if step.get("prepend_scheme") == "always" and all(token["special"] for token in kept):
+            step["prepend_scheme"] = "first"
+    backend = Backend.from_str(json.dumps(values))
+    if wrong := [token for token, index in ids.items() if backend.token_to_id(token) != index]:
+        raise UserError(f"{wrong[0]!r} of the model's own tokenizer.json has no place of its own: no other ids for it")
     return backend
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from fairseq_masking.errors import UserError
-from fairseq_masking.tokenizers.base import SILENT_SYMBOLS, Offsets, Tokenizer, read_utf8_lines
+from fairseq_masking.tokenizers.base import SILENT_SYMBOLS, BackendTokenizer, read_utf8_lines
 from fairseq_masking.tokenizers.symbols import BERT_SYMBOLS, SPECIAL_SYMBOLS, UNK_SYMBOL
 
 __all__ = ["BertTokenizer", "wordpiece_backend"]
@@ -13,7 +13,7 @@ __all__ = ["BertTokenizer", "wordpiece_backend"]
 _BERT_UNK = BERT_SYMBOLS[UNK_SYMBOL]
 
 
-class BertTokenizer(Tokenizer):
+class BertTokenizer(BackendTokenizer):
     """BERT's WordPiece from a vocab.txt, read by Hugging Face tokenizers.
 
     [PAD], [UNK], [CLS], [SEP] and [MASK] are fairseq's <pad>, <unk>, <s>, </s> and <mask>; the rest of
@@ -26,17 +26,17 @@ class BertTokenizer(Tokenizer):
     def __init__(self, vocab: Path, *, lowercase: bool = False) -> None:
         super().__init__(vocab, lowercase=lowercase)
         words = _read_wordpieces(vocab)
-        self._backend = wordpiece_backend(
+        self.backend = wordpiece_backend(
             {word: index for index, word in enumerate(words)}, unknown=_BERT_UNK, lowercase=lowercase
         )
+        self.by_id = [UNK_SYMBOL if word == _BERT_UNK else word for word in words]
         self.symbols = [word for word in words if word not in BERT_SYMBOLS.values()]
 
-    def encode_with_offsets(self, text: str) -> tuple[list[str], list[Offsets]]:
-        encoded = self._backend.encode(text)
-        return [UNK_SYMBOL if token == _BERT_UNK else token for token in encoded.tokens], encoded.offsets
-
     def decode(self, symbols: Sequence[str]) -> str:
-        return self._backend.decoder.decode([symbol for symbol in symbols if symbol not in SILENT_SYMBOLS])
+        return self.backend.decoder.decode([symbol for symbol in symbols if symbol not in SILENT_SYMBOLS])
+
+    def join(self, symbols: Sequence[str]) -> str:
+        return self.backend.decoder.decode(list(symbols))
 
     def starts_word(self, symbol: str) -> bool:
         return not symbol.startswith("##") or symbol == "##"
@@ -45,13 +45,13 @@ class BertTokenizer(Tokenizer):
         return " " + symbol if self.starts_word(symbol) else symbol[2:]
 
 
-def wordpiece_backend(ids: dict[str, int], *, unknown: str, lowercase: bool) -> Any:
-    """Returns Hugging Face's WordPiece as BERT has it, over these tokens -> ids."""
+def wordpiece_backend(ids: dict[str, int], *, unknown: str, **text: Any) -> Any:
+    """Returns Hugging Face's WordPiece as BERT has it, over these tokens -> ids; ``text``: of its normaliser."""
     from tokenizers import Tokenizer as Backend
     from tokenizers import decoders, models, normalizers, pre_tokenizers
 
     backend = Backend(models.WordPiece(ids, unk_token=unknown, max_input_chars_per_word=100))
-    backend.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
+    backend.normalizer = normalizers.BertNormalizer(**text)
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     backend.decoder = decoders.WordPiece(prefix="##", cleanup=True)
     return backend

@@ -159,6 +159,23 @@ def test_mpnets_own_special_tokens(transformers, tmp_path):
         assert torch.equal(own.encoder.embed_tokens.weight[dictionary.index(symbol)], rows[words.index(token)])
 
 
+def test_a_special_token_that_it_lacks_starts_at_random(transformers, tmp_path, caplog):
+    """Such as padding, which [CLS] ... by whatever name have nothing to do with."""
+    write_model(transformers, tmp_path, "bert")
+    vocab = (tmp_path / "vocab.txt").read_text(encoding="utf-8")
+    vocab = vocab.replace("[PAD]", "[gap]").replace("[CLS]", "[begin]")
+    (tmp_path / "vocab.txt").write_text(vocab, encoding="utf-8")
+    roles = {"bos_token": "[begin]", "sep_token": "[SEP]"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(roles), encoding="utf-8")
+    data = prepare(tmp_path, "--tokenizer-from", tmp_path)
+    assert {"[gap]"} < set(load_dictionary(data / "dict.txt").symbols)
+    with caplog.at_level("INFO", "fairseq_masking"):
+        model, source = imported(tmp_path, data)
+    assert any("1 symbols initialised at random, such as <pad>" in line for line in caplog.messages)
+    row = source.symbols.index("<s>")
+    assert torch.equal(model.encoder.embed_tokens.weight[0], source.state["encoder.embed_tokens.weight"][row])
+
+
 def test_a_missing_head_starts_afresh_and_is_said(transformers, tmp_path, data, caplog):
     theirs = write_model(transformers, tmp_path, "bert", model_class="BertModel")
     with caplog.at_level("INFO", "fairseq_masking"):
