@@ -17,12 +17,13 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from fairseq_masking.checkpoints.key_table import FAMILIES, from_ours
+from fairseq_masking.checkpoints.key_table import FAMILIES, from_ours, listed
 from fairseq_masking.checkpoints.loading import read_checkpoint
 from fairseq_masking.checkpoints.sources import Source, dictionary_symbols, read_source
 from fairseq_masking.corpus.dictionary import class_names
 from fairseq_masking.corpus.manifest import first_shard, load_normalizer, load_tokenizer
 from fairseq_masking.errors import UserError
+from fairseq_masking.modules.config import KIND_OPTIONS, EncoderKind
 from fairseq_masking.tokenizers.hugging_face_files import EXTRA
 from fairseq_masking.tokenizers.to_hugging_face import steps_left_out, write_tokenizer
 
@@ -109,6 +110,14 @@ def _with_one_head(state: Mapping[str, Tensor], head: str | None) -> dict[str, T
 def _kind(source: Source) -> str:
     """The family of transformers that computes the same; ours where there is none."""
     config, options, state = source.config, source.options, source.state
+    unlike = [name for name in KIND_OPTIONS if getattr(config, name) != getattr(EncoderKind, name)]
+    if _suffix(state) == _SCORES and str(options.get("pooling", "first")) != "first":
+        unlike.append("pooling")
+    if unlike:
+        raise UserError(
+            f"{source.path} is no encoder of BERT's kind ({listed(unlike)}): its export is not there yet; its"
+            " checkpoints fine-tune, and --init-from takes them"
+        )
     usual = config.activation == "gelu" and "detection_head.weight" not in state
     if not usual or (_suffix(state) == _SCORES and options.get("pooler_activation_fn", "tanh") != "tanh"):
         return "fairseq_masking"

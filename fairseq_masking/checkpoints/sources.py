@@ -15,6 +15,7 @@ from fairseq_masking.corpus.manifest import DICTIONARY_FILE
 from fairseq_masking.errors import UserError
 from fairseq_masking.files import read_json
 from fairseq_masking.modules import EncoderConfig, TransformerEncoder
+from fairseq_masking.modules.config import KIND_OPTIONS
 from fairseq_masking.modules.encoder import ACTIVATIONS
 from fairseq_masking.tokenizers.hugging_face_files import find_source, hugging_face_symbols
 
@@ -33,6 +34,7 @@ SHAPE_OPTIONS = {
     "relative_position": "relative_position",
     "relative_position_buckets": "relative_position_buckets",
     "relative_position_max_distance": "relative_position_max_distance",
+    **{name: name for name in KIND_OPTIONS},
 }
 _OWN_PARTS = ("encoder.", "lm_head.", "detection_head.", "classification_heads.")
 _HUGGING_FACE = ("bert", "roberta", "roberta-prelayernorm", "electra", "mpnet", "fairseq_masking")
@@ -152,6 +154,8 @@ def _from_checkpoint(path: Path) -> Source:
         layer_norm_eps=options.get("layer_norm_eps", 1e-5),
         relative_position=options.get("relative_position", "amos"),
         max_distance=options.get("relative_position_max_distance", options.get("max_rel_pos", 128)),
+        max_positions=options.get("max_positions", 512),
+        **{name: options[name] for name in KIND_OPTIONS if name in options},
     )
     return Source(path, family.title, config, state, symbols, False, options, dropped)
 
@@ -181,9 +185,12 @@ def _config(
     layer_norm_eps: float,
     relative_position: str,
     max_distance: int,
+    max_positions: int = 512,
+    **kind: Any,
 ) -> EncoderConfig:
     """Read the shape off the tensors; they do not tell what is given beside them."""
-    needed = (TOKENS, POSITIONS, "encoder.layers.0.fc1.weight")
+    learned = kind.get("position_encoding", "learned") == "learned"
+    needed = (TOKENS, POSITIONS if learned else TOKENS, "encoder.layers.0.fc2.weight")
     if lacking := [key for key in needed if key not in state]:
         raise UserError(f"{path} has no encoder of {family.title}'s form: it lacks {listed(lacking)}")
     tokens, positions, inner = (state[key] for key in needed)
@@ -201,15 +208,16 @@ def _config(
         pad_index=1,
         num_layers=len({key.split(".")[2] for key in state if key.startswith("encoder.layers.")}),
         embed_dim=tokens.shape[1],
-        ffn_dim=inner.shape[0],
+        ffn_dim=inner.shape[1],
         num_heads=num_heads,
-        max_positions=positions.shape[0],
+        max_positions=positions.shape[0] if learned else max_positions,
         activation=activation,
         layer_norm_eps=layer_norm_eps,
         normalize_before="encoder.layer_norm.weight" in state,
         relative_position="none" if relative is None else relative_position,
         relative_position_buckets=32 if relative is None else relative.shape[0],
         relative_position_max_distance=max_distance,
+        **kind,
     )
 
 

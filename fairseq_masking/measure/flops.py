@@ -27,6 +27,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fairseq_masking.methods.three_ml.flops import prediction_flops
+from fairseq_masking.modules.feed_forward import FEED_FORWARDS
 
 __all__ = [
     "EncoderShape",
@@ -48,12 +49,18 @@ _PASSES_OF_A_STEP = 3
 
 @dataclass(frozen=True)
 class EncoderShape:
-    """What the cost of an encoder with a masked-language-model head depends on (heads do not matter)."""
+    """What the cost of an encoder with a masked-language-model head depends on (heads do not matter).
+
+    Attributes:
+        feed_forward: ``mlp``, or ``glu`` with a third product. Windows of attention are computed as all of a
+            row, and counted so.
+    """
 
     num_layers: int
     embed_dim: int
     ffn_dim: int
     vocab_size: int
+    feed_forward: str = "mlp"
 
 
 def attention_flops(num_queries: int, num_keys: int, embed_dim: int) -> int:
@@ -61,19 +68,21 @@ def attention_flops(num_queries: int, num_keys: int, embed_dim: int) -> int:
     return 2 * 2 * num_queries * num_keys * embed_dim
 
 
-def layer_flops(num_tokens: int, embed_dim: int, ffn_dim: int) -> int:
+def layer_flops(num_tokens: int, embed_dim: int, ffn_dim: int, feed_forward: str = "mlp") -> int:
     """FLOPs of one Transformer layer over one sequence, forward.
 
-    ``2 T D 3D`` (query, key, value) ``+ 4 T^2 D`` (attention) ``+ 2 T D D`` (output) ``+ 2 * 2 T D F``.
+    ``2 T D 3D`` (query, key, value) ``+ 4 T^2 D`` (attention) ``+ 2 T D D`` (output) ``+ 2 * 2 T D F``, or
+    ``+ 3 * 2 T D F`` where the feed-forward layer is gated.
     """
     projections = 2 * num_tokens * embed_dim * (3 * embed_dim + embed_dim)
-    feed_forward = 2 * 2 * num_tokens * embed_dim * ffn_dim
-    return projections + attention_flops(num_tokens, num_tokens, embed_dim) + feed_forward
+    products = FEED_FORWARDS[feed_forward] + 1
+    inner = products * 2 * num_tokens * embed_dim * ffn_dim
+    return projections + attention_flops(num_tokens, num_tokens, embed_dim) + inner
 
 
 def encoder_flops(shape: EncoderShape, num_tokens: int, num_masked: int) -> int:
     """FLOPs of one sequence through encoder and head, forward: ``num_masked`` of ``num_tokens`` predicted."""
-    layers = shape.num_layers * layer_flops(num_tokens, shape.embed_dim, shape.ffn_dim)
+    layers = shape.num_layers * layer_flops(num_tokens, shape.embed_dim, shape.ffn_dim, shape.feed_forward)
     return layers + int(prediction_flops(num_masked, shape.embed_dim, shape.vocab_size))
 
 
@@ -102,7 +111,7 @@ def proposal_flops(shape: EncoderShape, *, num_layers: int, embed_dim: int, ffn_
     """
     projection = 2 * num_tokens * shape.embed_dim * embed_dim
     scores = 2 * num_tokens * embed_dim
-    return projection + num_layers * layer_flops(num_tokens, embed_dim, ffn_dim) + scores
+    return projection + num_layers * layer_flops(num_tokens, embed_dim, ffn_dim, shape.feed_forward) + scores
 
 
 def proposal_share(
@@ -138,7 +147,8 @@ def amos_flops(
         separate: a generator for each depth (``--separate-generators``), not one as deep as the deepest.
     """
     generator_layers = sum(depths) if separate else max(depths)
-    layers = (shape.num_layers + generator_layers) * layer_flops(num_tokens, shape.embed_dim, shape.ffn_dim)
+    one = layer_flops(num_tokens, shape.embed_dim, shape.ffn_dim, shape.feed_forward)
+    layers = (shape.num_layers + generator_layers) * one
     heads = len(depths) * int(prediction_flops(num_masked, shape.embed_dim, shape.vocab_size))
     mixture = 2 * num_masked * shape.embed_dim * shape.vocab_size
     return layers + heads + mixture

@@ -4,17 +4,16 @@ Its parameters correspond one to one to fairseq's RoBERTa (``checkpoints/key_tab
 Shapes: B batch, T length, D width, H heads.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
-
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from fairseq_masking.errors import UserError
-from fairseq_masking.modules.attention import SelfAttention
+from fairseq_masking.modules.config import POSITION_ENCODINGS, EncoderConfig
+from fairseq_masking.modules.layer import ACTIVATIONS, TransformerLayer, get_activation
+from fairseq_masking.modules.reach import Reach, Reaches, reach_of, window_mask
 from fairseq_masking.modules.relative_position import RelativePositionBias
+from fairseq_masking.modules.rotary import rotation_of
 from fairseq_masking.ops import dropout
 
 __all__ = [
@@ -22,6 +21,7 @@ __all__ = [
     "EncoderConfig",
     "EmbeddedStack",
     "LayerStack",
+    "POSITION_ENCODINGS",
     "TransformerEncoder",
     "TransformerLayer",
     "check_length",
@@ -29,89 +29,77 @@ __all__ = [
     "init_bert_weights",
 ]
 
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "relu": F.relu, "tanh": F.tanh}
-
-
-@dataclass(frozen=True)
-class EncoderConfig:
-    """Shape and regularisation of a Transformer encoder."""
-
-    vocab_size: int
-    pad_index: int
-    num_layers: int
-    embed_dim: int
-    ffn_dim: int
-    num_heads: int
-    max_positions: int = 512
-    dropout: float = 0.1
-    attention_dropout: float = 0.1
-    activation_dropout: float = 0.0
-    activation: str = "gelu"
-    layer_norm_eps: float = 1e-5
-    normalize_before: bool = False
-    relative_position: str = "none"
-    relative_position_buckets: int = 32
-    relative_position_max_distance: int = 128
-    checkpoint_activations: bool = False
-
-
-class TransformerLayer(nn.Module):
-    """Self-attention and feed-forward, each with dropout and a residual, post-LN or pre-LN."""
-
-    def __init__(self, config: EncoderConfig) -> None:
-        super().__init__()
-        self.normalize_before = config.normalize_before
-        self.dropout = config.dropout
-        self.activation_dropout = config.activation_dropout
-        self.activation = get_activation(config.activation)
-        self.self_attn = SelfAttention(config.embed_dim, config.num_heads, dropout=config.attention_dropout)
-        self.self_attn_layer_norm = nn.LayerNorm(config.embed_dim, config.layer_norm_eps)
-        self.fc1 = nn.Linear(config.embed_dim, config.ffn_dim)
-        self.fc2 = nn.Linear(config.ffn_dim, config.embed_dim)
-        self.final_layer_norm = nn.LayerNorm(config.embed_dim, config.layer_norm_eps)
-
-    def forward(self, hidden_BTD: Tensor, attention_bias: Tensor | None = None) -> Tensor:
-        """Return float ``[B, T, D]``; ``attention_bias`` as in ``SelfAttention``."""
-        if self.normalize_before:
-            hidden_BTD = hidden_BTD + self._attend(self.self_attn_layer_norm(hidden_BTD), attention_bias)
-            return hidden_BTD + self._feed_forward(self.final_layer_norm(hidden_BTD))
-        hidden_BTD = self.self_attn_layer_norm(hidden_BTD + self._attend(hidden_BTD, attention_bias))
-        return self.final_layer_norm(hidden_BTD + self._feed_forward(hidden_BTD))
-
-    def _attend(self, hidden_BTD: Tensor, attention_bias: Tensor | None) -> Tensor:
-        return dropout(self.self_attn(hidden_BTD, attention_bias), self.dropout, self.training)
-
-    def _feed_forward(self, hidden_BTD: Tensor) -> Tensor:
-        inner = self.activation(self.fc1(hidden_BTD))
-        inner = dropout(inner, self.activation_dropout, self.training)
-        return dropout(self.fc2(inner), self.dropout, self.training)
-
 
 class LayerStack(nn.Module):
-    """What networks of Transformer layers share. A subclass creates what stands here, and what feeds it.
+    """What networks of Transformer layers share: positions, a norm of what enters, layers.
 
-    ``layer_norm`` comes after the last layer of pre-LN stacks; others have none.
+    ``layer_norm`` comes after the last layer of pre-LN stacks; others have none. Only learned positions have
+    parameters, ``embed_positions``.
     """
 
-    config: EncoderConfig
-    layers: nn.ModuleList
-    layer_norm: nn.LayerNorm | None
+    layer_class: type[TransformerLayer] = TransformerLayer
 
-    def run_layers(self, hidden: Tensor, *context: Tensor | None, part: slice | None = None) -> list[Tensor]:
+    def create_layers(self, config: EncoderConfig, *, eps: float = 1e-5, embedding_norm: bool = True) -> None:
+        """Create all that stands here; ``eps`` is that of the norms outside of the layers."""
+        self.config = config
+        learned = config.position_encoding == "learned"
+        self.embed_positions = nn.Embedding(config.max_positions, config.embed_dim) if learned else None
+        self.layernorm_embedding = config.build_norm(eps) if embedding_norm else None
+        self.layers = nn.ModuleList(self.layer_class(config, number) for number in range(config.num_layers))
+        self.layer_norm = config.build_norm(eps) if config.normalize_before else None
+
+    def add_positions(self, hidden_BTD: Tensor, positions_BT: Tensor | None = None) -> Tensor:
+        """Add learned positions, where it has them: of places ``0..T-1`` where no others are given."""
+        if self.embed_positions is None:
+            return hidden_BTD
+        if positions_BT is None:
+            return hidden_BTD + self.embed_positions.weight[: hidden_BTD.shape[1]]
+        return hidden_BTD + self.embed_positions(positions_BT)
+
+    def rotation(
+        self, hidden_BTD: Tensor, positions_BT: Tensor | None = None, *, local: bool = False
+    ) -> Tensor | None:
+        """Return what rotary positions turn queries and keys by, None where it has none."""
+        config = self.config
+        if config.position_encoding != "rotary":
+            return None
+        theta = config.rope_local_theta if local else config.rope_theta
+        places_BT = _places(hidden_BTD, positions_BT)
+        return rotation_of(places_BT, config.embed_dim // config.num_heads, theta, hidden_BTD.dtype)
+
+    def reaches(
+        self,
+        hidden_BTD: Tensor,
+        positions_BT: Tensor | None = None,
+        visible: Tensor | None = None,
+        bias: Tensor | None = None,
+    ) -> Reaches:
+        """Return what the layers are given to attend to; the arguments as in ``reach_of``."""
+        everywhere = Reach(reach_of(visible, None, bias), self.rotation(hidden_BTD, positions_BT))
+        if not any(layer.is_local for layer in self.layers):
+            return Reaches(everywhere, everywhere)
+        window = window_mask(_places(hidden_BTD, positions_BT), self.config.attention_window)
+        rotation = self.rotation(hidden_BTD, positions_BT, local=True)
+        return Reaches(everywhere, Reach(reach_of(visible, window, bias), rotation))
+
+    def run_layers(
+        self, hidden: Tensor, reaches: Reaches, *context: Tensor | None, part: slice | None = None
+    ) -> list[Tensor]:
         """Return the layers' input and each layer's output, the last one normalised.
 
         Under ``checkpoint_activations`` each layer is computed again in backward.
 
         Args:
-            context: what every layer is given beside the hidden states.
+            context: what every layer is given beside the hidden states and its reach.
             part: of the layers, to run those only; their last output stays as it is.
         """
         states = [hidden]
         for layer in self.layers[part or slice(None)]:
+            reach = reaches.nearby if layer.is_local else reaches.everywhere
             if self.config.checkpoint_activations and self.training:
-                hidden = checkpoint(layer, hidden, *context, use_reentrant=False)
+                hidden = checkpoint(layer, hidden, *reach, *context, use_reentrant=False)
             else:
-                hidden = layer(hidden, *context)
+                hidden = layer(hidden, *reach, *context)
             states.append(hidden)
         if part is None and self.layer_norm is not None:
             states[-1] = self.layer_norm(hidden)
@@ -119,18 +107,14 @@ class LayerStack(nn.Module):
 
 
 class EmbeddedStack(LayerStack):
-    """Learned absolute positions, LayerNorm, dropout and layers that share relative positions.
+    """Positions, a norm, dropout and layers that share relative positions.
 
     What they are added to, the tokens' embeddings, is a subclass's, or is passed in.
     """
 
     def create_stack(self, config: EncoderConfig) -> None:
         """Create all that stands here."""
-        self.config = config
-        self.embed_positions = nn.Embedding(config.max_positions, config.embed_dim)
-        self.layernorm_embedding = nn.LayerNorm(config.embed_dim, config.layer_norm_eps)
-        self.layers = nn.ModuleList(TransformerLayer(config) for _ in range(config.num_layers))
-        self.layer_norm = nn.LayerNorm(config.embed_dim, config.layer_norm_eps) if config.normalize_before else None
+        self.create_layers(config, eps=config.layer_norm_eps)
         self.relative_position = None
         if config.relative_position != "none":
             self.relative_position = RelativePositionBias(
@@ -143,17 +127,15 @@ class EmbeddedStack(LayerStack):
 
     def embed(
         self, token_embeddings_BTD: Tensor, positions_BT: Tensor | None, padding_BT: Tensor | None
-    ) -> tuple[Tensor, Tensor | None]:
-        """Return what enters the layers, and their attention's bias: -inf (or False) at padding."""
-        length = token_embeddings_BTD.shape[1]
-        places = self.embed_positions.weight[:length] if positions_BT is None else self.embed_positions(positions_BT)
-        hidden = self.layernorm_embedding(token_embeddings_BTD + places)
+    ) -> tuple[Tensor, Reaches]:
+        """Return what enters the layers, and what their attention reaches: no padding."""
+        hidden = self.layernorm_embedding(self.add_positions(token_embeddings_BTD, positions_BT))
         hidden = dropout(hidden, self.config.dropout, self.training)
         visible = None if padding_BT is None else ~padding_BT[:, None, None, :]
-        if self.relative_position is None:
-            return hidden, visible
-        bias = self.relative_position(length, positions_BT).to(hidden.dtype)
-        return hidden, bias if visible is None else bias.masked_fill(~visible, float("-inf"))
+        bias = None
+        if self.relative_position is not None:
+            bias = self.relative_position(hidden.shape[1], positions_BT).to(hidden.dtype)
+        return hidden, self.reaches(hidden, positions_BT, visible, bias)
 
 
 class TransformerEncoder(EmbeddedStack):
@@ -194,15 +176,8 @@ class TransformerEncoder(EmbeddedStack):
         return self.run_layers(*self.embed(embedded, positions_BT, padding_BT))
 
 
-def get_activation(name: str) -> Callable[[Tensor], Tensor]:
-    """Return the activation called ``name``.
-
-    Raises:
-        UserError: ``name`` is not one of ``ACTIVATIONS``.
-    """
-    if name not in ACTIVATIONS:
-        raise UserError(f"unknown activation {name!r}: choose one of {', '.join(ACTIVATIONS)}")
-    return ACTIVATIONS[name]
+def _places(hidden_BTD: Tensor, positions_BT: Tensor | None) -> Tensor:
+    return torch.arange(hidden_BTD.shape[1], device=hidden_BTD.device)[None] if positions_BT is None else positions_BT
 
 
 def check_length(length: int, max_positions: int, network: str) -> None:

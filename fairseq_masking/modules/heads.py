@@ -8,9 +8,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fairseq_masking.modules.encoder import get_activation, init_bert_weights
+from fairseq_masking.modules.normalization import build_norm
 from fairseq_masking.ops import LinearCrossEntropyOutput, linear_cross_entropy
 
-__all__ = ["ClassificationHead", "MaskedLMHead"]
+__all__ = ["POOLINGS", "ClassificationHead", "MaskedLMHead"]
+
+POOLINGS = ("first", "mean")
 
 
 class MaskedLMHead(nn.Module):
@@ -27,13 +30,16 @@ class MaskedLMHead(nn.Module):
         activation: str = "gelu",
         input_dim: int | None = None,
         layer_norm_eps: float = 1e-5,
+        norm: str = "layer_norm",
+        norm_bias: bool = True,
+        bias: bool = True,
         impl: str = "auto",
     ) -> None:
         super().__init__()
         self.impl = impl
-        self.dense = nn.Linear(input_dim or embed_dim, embed_dim)
+        self.dense = nn.Linear(input_dim or embed_dim, embed_dim, bias=bias)
         self.activation = get_activation(activation)
-        self.layer_norm = nn.LayerNorm(embed_dim, layer_norm_eps)
+        self.layer_norm = build_norm(norm, embed_dim, layer_norm_eps, bias=norm_bias)
         self.bias = nn.Parameter(torch.zeros(vocab_size))
         self.apply(init_bert_weights)
 
@@ -61,17 +67,43 @@ class MaskedLMHead(nn.Module):
 
 
 class ClassificationHead(nn.Module):
-    """RoBERTa's sentence head: dropout, dense, activation, dropout, output on the state of ``<s>``."""
+    """RoBERTa's sentence head: dropout, dense, activation, dropout, output on the state of ``<s>``.
 
-    def __init__(self, input_dim: int, inner_dim: int, num_classes: int, *, activation: str, dropout: float):
+    Args:
+        pooling: ``mean`` reads the mean of all states, padding left out.
+        norm: after the activation, as ModernBERT's head.
+    """
+
+    def __init__(
+        self,
+        input_dim: int,
+        inner_dim: int,
+        num_classes: int,
+        *,
+        activation: str,
+        dropout: float,
+        pooling: str = "first",
+        norm: nn.Module | None = None,
+        bias: bool = True,
+    ) -> None:
         super().__init__()
-        self.dense = nn.Linear(input_dim, inner_dim)
+        self.pooling = pooling
+        self.dense = nn.Linear(input_dim, inner_dim, bias=bias)
         self.activation = get_activation(activation)
+        self.layer_norm = norm or nn.Identity()
         self.dropout = nn.Dropout(dropout)
         self.out_proj = nn.Linear(inner_dim, num_classes)
         self.apply(init_bert_weights)
 
-    def forward(self, features_BTD: Tensor) -> Tensor:
+    def forward(self, features_BTD: Tensor, padding_BT: Tensor | None = None) -> Tensor:
         """Return the scores ``[B, C]``."""
-        hidden = self.activation(self.dense(self.dropout(features_BTD[:, 0])))
+        pooled_BD = features_BTD[:, 0] if self.pooling == "first" else _mean(features_BTD, padding_BT)
+        hidden = self.layer_norm(self.activation(self.dense(self.dropout(pooled_BD))))
         return self.out_proj(self.dropout(hidden))
+
+
+def _mean(features_BTD: Tensor, padding_BT: Tensor | None) -> Tensor:
+    if padding_BT is None:
+        return features_BTD.mean(dim=1)
+    text_BT1 = ~padding_BT[..., None]
+    return features_BTD.masked_fill(~text_BT1, 0.0).sum(dim=1) / text_BT1.sum(dim=1)

@@ -1,6 +1,7 @@
 """The FLOPs formula against numbers worked out by hand and against what the modules really multiply."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -63,7 +64,8 @@ def test_base_is_six_flops_a_parameter_and_token() -> None:
     assert got == 512 * (6 * parameters + attention)
 
 
-def test_equals_what_the_modules_multiply(device: torch.device) -> None:
+@pytest.mark.parametrize("kind", [{}, {"feed_forward": "glu", "position_encoding": "rotary", "attention_window": 4}])
+def test_equals_what_the_modules_multiply(kind: dict[str, Any], device: torch.device) -> None:
     """Exact, forward and backward, where nothing is computed twice.
 
     A GPU's fused attention computes the scores again in backward, 5 products for 4: what PyTorch's counter
@@ -72,8 +74,9 @@ def test_equals_what_the_modules_multiply(device: torch.device) -> None:
     torch.manual_seed(0)
     config = EncoderConfig(
         vocab_size=SHAPE.vocab_size, pad_index=1, num_layers=SHAPE.num_layers, embed_dim=SHAPE.embed_dim,
-        ffn_dim=SHAPE.ffn_dim, num_heads=4, dropout=0.1, attention_dropout=0.1,
+        ffn_dim=SHAPE.ffn_dim, num_heads=4, dropout=0.1, attention_dropout=0.1, **kind,
     )  # fmt: skip
+    shape = replace(SHAPE, feed_forward=config.feed_forward)
     encoder = TransformerEncoder(config).to(device).train()
     head = MaskedLMHead(SHAPE.embed_dim, SHAPE.vocab_size).to(device).train()
     tokens = torch.randint(4, SHAPE.vocab_size, (ROWS, TOKENS), device=device)
@@ -89,14 +92,14 @@ def test_equals_what_the_modules_multiply(device: torch.device) -> None:
     with _counter() as backward:
         loss.backward()
 
-    layers = ROWS * SHAPE.num_layers * layer_flops(TOKENS, SHAPE.embed_dim, SHAPE.ffn_dim)
+    layers = ROWS * SHAPE.num_layers * layer_flops(TOKENS, SHAPE.embed_dim, SHAPE.ffn_dim, shape.feed_forward)
     assert encoding.get_total_flops() == layers
     counts = {str(name): count for name, count in backward.get_flop_counts()["Global"].items()}
     fused = any("scaled_dot_product" in name for name in counts)
     # One product a layer for every two of its forward pass.
     again = ROWS * SHAPE.num_layers * attention_flops(TOKENS, TOKENS, SHAPE.embed_dim) // 2
     counted = sum(mode.get_total_flops() for mode in (encoding, predicting, backward))
-    total = step_flops(SHAPE, num_rows=ROWS, num_tokens=TOKENS, num_masked=MASKED)
+    total = step_flops(shape, num_rows=ROWS, num_tokens=TOKENS, num_masked=MASKED)
     assert counted == total + (again if fused else 0)
 
 

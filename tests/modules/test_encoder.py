@@ -24,10 +24,18 @@ def tokens(device="cpu", rows=2, length=9):
     return torch.randint(4, 50, (rows, length), generator=generator).to(device)
 
 
-@pytest.mark.parametrize("relative_position", ["none", "t5", "amos"])
+# Attention in windows and rotary positions, alone and beside learned vectors for offsets.
+LOCAL = {"position_encoding": "rotary", "attention_window": 4, "global_attention_every": 2}
+KINDS = [{"relative_position": kind} for kind in ("none", "t5", "amos")] + [
+    LOCAL,
+    {**LOCAL, "relative_position": "t5"},
+]
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
 @pytest.mark.parametrize("normalize_before", [False, True])
-def test_padding_leaves_no_trace(relative_position, normalize_before, device):
-    encoder = build(device, relative_position=relative_position, normalize_before=normalize_before).eval()
+def test_padding_leaves_no_trace(kind, normalize_before, device):
+    encoder = build(device, **kind, normalize_before=normalize_before).eval()
     short = tokens(device, rows=1, length=6)
     padded = torch.cat([short, short.new_full((1, 3), CONFIG.pad_index)], dim=1)
     alone = encoder(short)[-1]
@@ -37,9 +45,9 @@ def test_padding_leaves_no_trace(relative_position, normalize_before, device):
     assert (unmasked[:, :6] - alone).abs().max() > 1e-4, "without a padding mask the rows must differ"
 
 
-@pytest.mark.parametrize("relative_position", ["none", "t5", "amos"])
-def test_explicit_positions_are_the_places(relative_position, device):
-    encoder = build(device, relative_position=relative_position).eval()
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_explicit_positions_are_the_places(kind, device):
+    encoder = build(device, **kind).eval()
     text = tokens(device)
     places = torch.arange(9, device=device).expand(2, 9)
     torch.testing.assert_close(encoder(text, positions_BT=places)[-1], encoder(text)[-1])

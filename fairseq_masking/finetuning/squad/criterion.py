@@ -43,7 +43,7 @@ class SpanHead(nn.Module):
         self.out_proj = nn.Linear(input_dim, 2)
         self.apply(init_bert_weights)
 
-    def forward(self, features_BTD: Tensor) -> Tensor:
+    def forward(self, features_BTD: Tensor, _: Tensor | None = None) -> Tensor:
         """Return the logits ``[B, T, 2]`` of first and last token."""
         return self.out_proj(features_BTD)
 

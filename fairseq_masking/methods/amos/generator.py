@@ -55,10 +55,10 @@ class GeneratorStack(EmbeddedStack):
             UserError: the batch is longer than ``max_positions``.
         """
         check_length(token_embeddings_BTD.shape[1], self.config.max_positions, "generator")
-        hidden, attention_bias = self.embed(token_embeddings_BTD, None, padding_BT)
+        hidden, reaches = self.embed(token_embeddings_BTD, None, padding_BT)
         states = [hidden]
         for start, depth in pairwise((0, *self.depths)):
-            block = self.run_layers(hidden, attention_bias, part=slice(start, depth))
+            block = self.run_layers(hidden, reaches, part=slice(start, depth))
             hidden = block[-1]
             states += block[1:]
             if self.layer_norm is not None:
@@ -105,6 +105,7 @@ class Generator(nn.Module):
             activation=config.activation,
             impl=impl,
             layer_norm_eps=config.layer_norm_eps,
+            **config.head_options,
         )
 
     def forward(

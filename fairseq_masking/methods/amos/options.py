@@ -23,6 +23,10 @@ GENERATOR_LAYERS = {
     "small": {"generator_layers": [2, 3, 4]},
     "base": {"generator_layers": [4, 6, 8]},
     "large": {"generator_layers": [8, 12, 16]},
+    "modern_tiny": {"generator_layers": [1, 2, 3]},
+    "modern_small": {"generator_layers": [2, 3, 4]},
+    "modern_base": {"generator_layers": [7, 11, 15]},
+    "modern_large": {"generator_layers": [9, 14, 19]},
 }
 
 

@@ -5,7 +5,7 @@ Shapes: B batch, T length, D width, C classes.
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -139,7 +139,7 @@ class EncoderModel(BaseFairseqModel):
         extra = {"inner_states": states if return_all_hiddens else None}
         if classification_head_name is None:
             return states[-1], extra
-        return self.classification_heads[classification_head_name](states[-1]), extra
+        return self.classification_heads[classification_head_name](states[-1], padding), extra
 
     def mask_states(
         self, src_tokens: Tensor, *, positions: Tensor, kinds: Tensor, replacements: Tensor, **_: Any
@@ -173,13 +173,17 @@ class EncoderModel(BaseFairseqModel):
         """Add (or replace) the head ``name`` with ``num_classes`` outputs."""
         if num_classes is None:
             raise UserError(f"classification head {name!r}: give the number of classes (--num-classes)")
-        width = self.cfg.encoder_embed_dim
+        width, config = self.cfg.encoder_embed_dim, self.encoder.config
+        inner_dim = inner_dim or width
         self.classification_heads[name] = ClassificationHead(
             width,
-            inner_dim or width,
+            inner_dim,
             num_classes,
             activation=str(self.cfg.pooler_activation_fn),
             dropout=self.cfg.pooler_dropout,
+            pooling=str(self.cfg.pooling),
+            norm=replace(config, embed_dim=inner_dim).build_norm() if self.cfg.pooler_norm else None,
+            bias=not config.no_head_bias,
         )
 
     def upgrade_state_dict_named(self, state_dict: dict[str, Tensor], name: str) -> None:

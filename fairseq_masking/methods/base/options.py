@@ -5,7 +5,8 @@ From the table both fairseq's ``--arch`` functions and Hydra's model nodes are m
 
 from argparse import Namespace
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from enum import Enum
 from typing import Any, Optional
 
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass
@@ -15,7 +16,10 @@ from omegaconf import DictConfig, open_dict
 
 from fairseq_masking.compat.options import option
 from fairseq_masking.modules.compilation import COMPILATIONS, COMPILE_MODES
-from fairseq_masking.modules.encoder import ACTIVATIONS, EncoderConfig
+from fairseq_masking.modules.encoder import ACTIVATIONS, POSITION_ENCODINGS, EncoderConfig
+from fairseq_masking.modules.feed_forward import FEED_FORWARDS
+from fairseq_masking.modules.heads import POOLINGS
+from fairseq_masking.modules.normalization import NORMS
 from fairseq_masking.modules.relative_position import BUCKETINGS
 from fairseq_masking.ops.dispatch import IMPLEMENTATIONS
 
@@ -24,7 +28,11 @@ __all__ = ["SIZES", "EncoderModelConfig", "encoder_config", "fill_in_missing", "
 ACTIVATION_CHOICES = ChoiceEnum(list(ACTIVATIONS))
 COMPILE_CHOICES = ChoiceEnum(list(COMPILATIONS))
 COMPILE_MODE_CHOICES = ChoiceEnum(list(COMPILE_MODES))
+FEED_FORWARD_CHOICES = ChoiceEnum(list(FEED_FORWARDS))
+NORM_CHOICES = ChoiceEnum(list(NORMS))
 OPS_IMPL_CHOICES = ChoiceEnum(list(IMPLEMENTATIONS))
+POOLING_CHOICES = ChoiceEnum(list(POOLINGS))
+POSITION_ENCODING_CHOICES = ChoiceEnum(list(POSITION_ENCODINGS))
 RELATIVE_POSITION_CHOICES = ChoiceEnum(["none", *BUCKETINGS])
 
 
@@ -36,11 +44,38 @@ class _Size:
     encoder_attention_heads: int
 
 
+@dataclass(frozen=True)
+class _ModernSize(_Size):
+    """ModernBERT's kind of encoder. Source: Warner et al. 2024 (2412.13663), Section 2.1 and Table 4."""
+
+    max_positions: int = 8192
+    position_encoding: str = "rotary"
+    rope_theta: float = 160_000.0
+    relative_position: str = "none"
+    normalize_before: bool = True
+    skip_first_norm: bool = True
+    feed_forward: str = "glu"
+    no_attention_bias: bool = True
+    no_feed_forward_bias: bool = True
+    no_norm_bias: bool = True
+    no_head_bias: bool = True
+    attention_window: int = 128
+    dropout: float = 0.0
+    attention_dropout: float = 0.0
+    pooler_activation_fn: str = "gelu"
+    pooler_norm: bool = True
+
+
+# tiny and small have about the parameters of their namesakes.
 SIZES = {
     "tiny": _Size(2, 128, 512, 2),
     "small": _Size(6, 256, 1024, 4),
     "base": _Size(12, 768, 3072, 12),
     "large": _Size(24, 1024, 4096, 16),
+    "modern_tiny": _ModernSize(2, 128, 344, 2),
+    "modern_small": _ModernSize(6, 256, 688, 4),
+    "modern_base": _ModernSize(22, 768, 1152, 12),
+    "modern_large": _ModernSize(28, 1024, 2624, 16),
 }
 
 
@@ -58,7 +93,31 @@ class EncoderModelConfig(FairseqDataclass):
     encoder_embed_dim: Optional[int] = option(None, "width of the encoder")
     encoder_ffn_embed_dim: Optional[int] = option(None, "inner width of the encoder's feed-forward layers")
     encoder_attention_heads: Optional[int] = option(None, "number of attention heads")
-    max_positions: int = option(512, "number of learned absolute positions")
+    max_positions: int = option(512, "number of learned absolute positions; longest input, in tokens")
+    position_encoding: POSITION_ENCODING_CHOICES = option(
+        "learned",
+        "how attention knows places. learned: a vector for each, added to the token's; rotary: queries and keys"
+        " are turned by angles that grow with the place",
+    )
+    rope_theta: float = option(10_000.0, "base of the wave lengths of rotary positions (ModernBERT: 160000)")
+    rope_local_theta: float = option(10_000.0, "the same, in layers that attend locally")
+    attention_window: int = option(
+        0, "tokens that layers which attend locally reach, half to each side (ModernBERT: 128); 0: all reach all"
+    )
+    global_attention_every: int = option(
+        3, "with --attention-window: the first of so many layers attends globally, the others locally"
+    )
+    feed_forward: FEED_FORWARD_CHOICES = option(
+        "mlp", "feed-forward layers. glu: gated by a second projection of the input (GeGLU with gelu)"
+    )
+    norm: NORM_CHOICES = option("layer_norm", "kind of all norms; --layer-norm-eps is its eps, too")
+    skip_first_norm: bool = option(
+        False, "no norm before the first layer's attention, as the embedding's is there already (with pre-LN)"
+    )
+    no_attention_bias: bool = option(False, "no biases in the projections of attention")
+    no_feed_forward_bias: bool = option(False, "no biases in feed-forward layers")
+    no_norm_bias: bool = option(False, "no biases in LayerNorms")
+    no_head_bias: bool = option(False, "no biases in the heads' dense layers, their outputs keep them")
     activation_fn: ACTIVATION_CHOICES = option("gelu", "activation function")
     normalize_before: bool = option(False, "pre-LN layers and a final LayerNorm (default: post-LN, as BERT)")
     layer_norm_eps: float = option(1e-5, "what LayerNorm adds to the variance (BERT's own: 1e-12)")
@@ -85,6 +144,8 @@ class EncoderModelConfig(FairseqDataclass):
         " chunked PyTorch, anywhere; auto: triton where it runs",
     )
     pooler_activation_fn: ACTIVATION_CHOICES = option("tanh", "activation function of classification heads")
+    pooler_norm: bool = option(False, "a norm after that activation")
+    pooling: POOLING_CHOICES = option("first", "what classification heads read: the state of <s>, or all tokens' mean")
     pooler_dropout: float = option(0.0, "dropout probability of classification heads")
     layer_lr_decay: float = option(
         1.0,
@@ -93,26 +154,23 @@ class EncoderModelConfig(FairseqDataclass):
     )
 
 
+# Fields of EncoderConfig whose option has another name.
+_OPTIONS = {
+    "num_layers": "encoder_layers",
+    "embed_dim": "encoder_embed_dim",
+    "ffn_dim": "encoder_ffn_embed_dim",
+    "num_heads": "encoder_attention_heads",
+    "activation": "activation_fn",
+}
+
+
 def encoder_config(cfg: EncoderModelConfig, *, vocab_size: int, pad_index: int) -> EncoderConfig:
     """Return the encoder that ``cfg`` (its sizes filled in) describes."""
+    given = {"vocab_size": vocab_size, "pad_index": pad_index}
+    options = {field.name: getattr(cfg, _OPTIONS.get(field.name, field.name)) for field in fields(EncoderConfig)
+               if field.name not in given}  # fmt: skip
     return EncoderConfig(
-        vocab_size=vocab_size,
-        pad_index=pad_index,
-        num_layers=cfg.encoder_layers,
-        embed_dim=cfg.encoder_embed_dim,
-        ffn_dim=cfg.encoder_ffn_embed_dim,
-        num_heads=cfg.encoder_attention_heads,
-        max_positions=cfg.max_positions,
-        dropout=cfg.dropout,
-        attention_dropout=cfg.attention_dropout,
-        activation_dropout=cfg.activation_dropout,
-        activation=str(cfg.activation_fn),
-        layer_norm_eps=cfg.layer_norm_eps,
-        normalize_before=cfg.normalize_before,
-        relative_position=str(cfg.relative_position),
-        relative_position_buckets=cfg.relative_position_buckets,
-        relative_position_max_distance=cfg.relative_position_max_distance,
-        checkpoint_activations=cfg.checkpoint_activations,
+        **given, **{name: str(value) if isinstance(value, Enum) else value for name, value in options.items()}
     )
 
 
@@ -129,7 +187,7 @@ def fill_in_missing(cfg: Namespace | DictConfig, values: Mapping[str, Any]) -> N
 def register_architectures(
     model: str, config_class: type[EncoderModelConfig], extra: Mapping[str, Mapping[str, Any]] | None = None
 ) -> None:
-    """Register ``{model}_tiny|small|base|large`` for ``--arch`` and for Hydra's ``model=``.
+    """Register ``{model}_{size}`` for ``--arch`` and for Hydra's ``model=``, for every row of ``SIZES``.
 
     Args:
         extra: by size, values of the model's own options beside the encoder's.

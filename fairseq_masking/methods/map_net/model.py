@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from fairseq_masking.compat.options import option
 from fairseq_masking.corpus.dictionary import masking_vocabulary
-from fairseq_masking.methods.base.options import EncoderModelConfig, register_architectures
+from fairseq_masking.methods.base.options import SIZES, EncoderModelConfig, register_architectures
 from fairseq_masking.methods.map_net.exploration import EXPLORE_UNITS, Exploration
 from fairseq_masking.methods.map_net.proposal import ProposalNetwork
 from fairseq_masking.methods.map_net.ragged import RaggedRows
@@ -31,19 +31,15 @@ __all__ = ["PROPOSAL_SIZES", "MapNetConfig", "MapNetModel", "MapNetOutput"]
 EXPLORE_UNIT_CHOICES = ChoiceEnum(list(EXPLORE_UNITS))
 LEARN_FROM_CHOICES = ChoiceEnum(["all", "proposed"])
 
+# Half as wide as the encoder, and as deep.
 PROPOSAL_SIZES = {
     size: {
-        "proposal_layers": layers,
-        "proposal_embed_dim": width,
-        "proposal_ffn_embed_dim": 4 * width,
-        "proposal_attention_heads": heads,
+        "proposal_layers": encoder.encoder_layers,
+        "proposal_embed_dim": encoder.encoder_embed_dim // 2,
+        "proposal_ffn_embed_dim": encoder.encoder_ffn_embed_dim // 2,
+        "proposal_attention_heads": encoder.encoder_attention_heads // 2,
     }
-    for size, layers, width, heads in (
-        ("tiny", 2, 64, 1),
-        ("small", 6, 128, 2),
-        ("base", 12, 384, 6),
-        ("large", 24, 512, 8),
-    )
+    for size, encoder in SIZES.items()
 }
 
 # Sets the masks' stream apart from dropout's, which the task seeds with the batch's noise_seed itself.

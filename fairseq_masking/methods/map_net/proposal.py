@@ -7,13 +7,7 @@ Shapes: B batch, T length, D width of the encoder's embedding, W width of the pr
 import torch
 from torch import Tensor, nn
 
-from fairseq_masking.modules.encoder import (
-    EncoderConfig,
-    LayerStack,
-    TransformerLayer,
-    check_length,
-    init_bert_weights,
-)
+from fairseq_masking.modules.encoder import EncoderConfig, LayerStack, check_length, init_bert_weights
 from fairseq_masking.ops import dropout
 
 __all__ = ["ProposalNetwork"]
@@ -33,12 +27,8 @@ class ProposalNetwork(LayerStack):
 
     def __init__(self, config: EncoderConfig, *, input_dim: int) -> None:
         super().__init__()
-        self.config = config
         self.project_tokens = nn.Linear(input_dim, config.embed_dim, bias=False)
-        self.embed_positions = nn.Embedding(config.max_positions, config.embed_dim)
-        self.layernorm_embedding = nn.LayerNorm(config.embed_dim)
-        self.layers = nn.ModuleList(TransformerLayer(config) for _ in range(config.num_layers))
-        self.layer_norm = nn.LayerNorm(config.embed_dim) if config.normalize_before else None
+        self.create_layers(config)
         self.score = nn.Linear(config.embed_dim, 1, bias=False)
         self.apply(init_bert_weights)
 
@@ -58,10 +48,10 @@ class ProposalNetwork(LayerStack):
         """
         length = token_embeddings_BTD.shape[1]
         check_length(length, self.config.max_positions, "proposal network")
-        embedded = self.project_tokens(token_embeddings_BTD) + self.embed_positions.weight[:length]
+        embedded = self.add_positions(self.project_tokens(token_embeddings_BTD))
         hidden = dropout(self.layernorm_embedding(embedded), self.config.dropout, self.training)
         visible = None if padding_BT is None else ~padding_BT[:, None, None, :]
-        scores_BT = self.score(self.run_layers(hidden, visible)[-1]).squeeze(-1)
+        scores_BT = self.score(self.run_layers(hidden, self.reaches(hidden, visible=visible))[-1]).squeeze(-1)
         scores_BT = scores_BT if scores_BT.dtype == torch.float64 else scores_BT.float()
         # A finite bottom, so that a row without a maskable position gives no NaN; its exp is still 0.
         log_proposal_BT = scores_BT.masked_fill(~maskable_BT, -1e30).log_softmax(dim=1)

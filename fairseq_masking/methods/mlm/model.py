@@ -38,6 +38,7 @@ class MLMModel(EncoderModel):
             self.encoder.config.vocab_size,
             activation=str(cfg.activation_fn),
             layer_norm_eps=cfg.layer_norm_eps,
+            **self.encoder.config.head_options,
             impl=str(cfg.ops_impl),
         )
 

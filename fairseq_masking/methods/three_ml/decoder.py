@@ -14,6 +14,7 @@ from fairseq_masking.methods.three_ml.arrangement import Selection
 from fairseq_masking.modules.attention import CrossAttention
 from fairseq_masking.modules.encoder import EncoderConfig, LayerStack, TransformerLayer, init_bert_weights
 from fairseq_masking.modules.heads import MaskedLMHead
+from fairseq_masking.modules.reach import Reach, Reaches
 from fairseq_masking.ops import dropout
 
 __all__ = ["CrossDecoder", "CrossDecoderLayer", "SelfDecoder", "TwoSidedLMHead"]
@@ -22,25 +23,36 @@ __all__ = ["CrossDecoder", "CrossDecoderLayer", "SelfDecoder", "TwoSidedLMHead"]
 class CrossDecoderLayer(TransformerLayer):
     """A Transformer layer with cross-attention between self-attention and feed-forward, no causal mask."""
 
-    def __init__(self, config: EncoderConfig) -> None:
-        super().__init__(config)
-        self.cross_attn = CrossAttention(config.embed_dim, config.num_heads, dropout=config.attention_dropout)
-        self.cross_attn_layer_norm = nn.LayerNorm(config.embed_dim)
+    def __init__(self, config: EncoderConfig, number: int = 0) -> None:
+        super().__init__(config, number)
+        self.cross_attn = CrossAttention(
+            config.embed_dim, config.num_heads, dropout=config.attention_dropout, bias=not config.no_attention_bias
+        )
+        self.cross_attn_layer_norm = config.build_norm(1e-5)
 
     def forward(  # type: ignore[override]  # a layer with a second input
-        self, hidden_BMW: Tensor, attention_bias: Tensor | None, memory_BSW: Tensor, memory_bias: Tensor | None
+        self,
+        hidden_BMW: Tensor,
+        attention_bias: Tensor | None,
+        rotation: Tensor | None,
+        memory_BSW: Tensor,
+        memory_bias: Tensor | None,
+        memory_rotation: Tensor | None,
     ) -> Tensor:
-        """Return float ``[B, M, W]``; the biases as in ``SelfAttention`` and ``CrossAttention``."""
+        """Return float ``[B, M, W]``; biases and rotations as in ``SelfAttention`` and ``CrossAttention``."""
+        reach = Reach(attention_bias, rotation)
+        rotations = None if rotation is None or memory_rotation is None else (rotation, memory_rotation)
+        memory = (memory_BSW, memory_bias, rotations)
         if self.normalize_before:
-            hidden = hidden_BMW + self._attend(self.self_attn_layer_norm(hidden_BMW), attention_bias)
-            hidden = hidden + self._consult(self.cross_attn_layer_norm(hidden), memory_BSW, memory_bias)
+            hidden = hidden_BMW + self._attend(self.self_attn_layer_norm(hidden_BMW), reach)
+            hidden = hidden + self._consult(self.cross_attn_layer_norm(hidden), *memory)
             return hidden + self._feed_forward(self.final_layer_norm(hidden))
-        hidden = self.self_attn_layer_norm(hidden_BMW + self._attend(hidden_BMW, attention_bias))
-        hidden = self.cross_attn_layer_norm(hidden + self._consult(hidden, memory_BSW, memory_bias))
+        hidden = self.self_attn_layer_norm(hidden_BMW + self._attend(hidden_BMW, reach))
+        hidden = self.cross_attn_layer_norm(hidden + self._consult(hidden, *memory))
         return self.final_layer_norm(hidden + self._feed_forward(hidden))
 
-    def _consult(self, hidden_BMW: Tensor, memory_BSW: Tensor, memory_bias: Tensor | None) -> Tensor:
-        return dropout(self.cross_attn(hidden_BMW, memory_BSW, memory_bias), self.dropout, self.training)
+    def _consult(self, hidden_BMW: Tensor, *memory: Any) -> Tensor:
+        return dropout(self.cross_attn(hidden_BMW, *memory), self.dropout, self.training)
 
 
 class _Decoder(LayerStack):
@@ -50,23 +62,17 @@ class _Decoder(LayerStack):
     is no projection.
     """
 
-    layer_class: type[TransformerLayer] = TransformerLayer
-
     def __init__(self, config: EncoderConfig, *, input_dim: int) -> None:
         super().__init__()
-        self.config = config
         width = config.embed_dim
         self.project_states = nn.Identity() if input_dim == width else nn.Linear(input_dim, width)
         self.mask_embedding = nn.Parameter(torch.empty(width).normal_(std=0.02))
-        self.embed_positions = nn.Embedding(config.max_positions, width)
-        self.layernorm_embedding = None if config.normalize_before else nn.LayerNorm(width)
-        self.layers = nn.ModuleList(self.layer_class(config) for _ in range(config.num_layers))
-        self.layer_norm = nn.LayerNorm(width) if config.normalize_before else None
+        self.create_layers(config, embedding_norm=not config.normalize_before)
         self.apply(init_bert_weights)
 
-    def _decode(self, embedded: Tensor, *context: Tensor | None) -> list[Tensor]:
+    def _decode(self, embedded: Tensor, reaches: Reaches, *context: Tensor | None) -> list[Tensor]:
         hidden = embedded if self.layernorm_embedding is None else self.layernorm_embedding(embedded)
-        return self.run_layers(dropout(hidden, self.config.dropout, self.training), *context)
+        return self.run_layers(dropout(hidden, self.config.dropout, self.training), reaches, *context)
 
 
 class SelfDecoder(_Decoder):
@@ -84,9 +90,8 @@ class SelfDecoder(_Decoder):
             States ``[B, T, W]`` of its input and of every layer; those at padding mean nothing.
         """
         filled_BTW = visible.put_back(self.project_states(states_BSD), self.mask_embedding)
-        places_TW = self.embed_positions.weight[: filled_BTW.shape[1]]
-        attention_bias = None if padding_BT is None else ~padding_BT[:, None, None, :]
-        return self._decode(filled_BTW + places_TW, attention_bias)
+        visible_BT = None if padding_BT is None else ~padding_BT[:, None, None, :]
+        return self._decode(self.add_positions(filled_BTW), self.reaches(filled_BTW, visible=visible_BT))
 
 
 class CrossDecoder(_Decoder):
@@ -106,7 +111,8 @@ class CrossDecoder(_Decoder):
             States ``[B, M, W]`` of its input and of every layer; those at empty places of ``masked`` mean
             nothing.
         """
-        embedded_BMW = self.mask_embedding + self.embed_positions(masked.columns_BS)
+        embedded_BMW = self.mask_embedding.expand(*masked.columns_BS.shape, -1)
+        embedded_BMW = self.add_positions(embedded_BMW, masked.columns_BS)
         attention_bias = memory_bias = None
         if masked.empty_BS is not None:
             # A row without any [MASK] must still have something to attend to, or its softmax is 0 / 0.
@@ -114,7 +120,10 @@ class CrossDecoder(_Decoder):
             attention_bias = (~masked.empty_BS | first_M)[:, None, None, :]
         if visible.empty_BS is not None:
             memory_bias = ~visible.empty_BS[:, None, None, :]
-        return self._decode(embedded_BMW, attention_bias, self.project_states(states_BSD), memory_bias)
+        memory_BSW = self.project_states(states_BSD)
+        reaches = self.reaches(embedded_BMW, masked.columns_BS, attention_bias)
+        rotation = self.rotation(memory_BSW, visible.columns_BS)
+        return self._decode(embedded_BMW, reaches, memory_BSW, memory_bias, rotation)
 
 
 class TwoSidedLMHead(MaskedLMHead):
@@ -127,7 +136,7 @@ class TwoSidedLMHead(MaskedLMHead):
 
     def __init__(self, embed_dim: int, vocab_size: int, *, input_dim: int, **options: Any) -> None:
         super().__init__(embed_dim, vocab_size, input_dim=input_dim, **options)
-        self.encoder_dense = nn.Linear(embed_dim, embed_dim)
+        self.encoder_dense = nn.Linear(embed_dim, embed_dim, bias=self.dense.bias is not None)
         self.encoder_dense.apply(init_bert_weights)
 
     def project_sides(self, decoded_MW: Tensor, encoded_ND: Tensor) -> Tensor:

@@ -37,10 +37,11 @@ _PASSES = 2
 
 @dataclass(frozen=True)
 class ThreeMLShape:
-    """What the cost depends on; feed-forward layers are 4 times as wide as their block.
+    """What the cost depends on.
 
     Attributes:
         decoder_attention: ``self`` or ``cross``.
+        feed_forward: FLOPs of a feed-forward layer over ``nd^2``: 16 where it is 4 times as wide as its block.
     """
 
     decoder_attention: str
@@ -49,6 +50,7 @@ class ThreeMLShape:
     decoder_layers: int
     decoder_dim: int
     vocab_size: int
+    feed_forward: float = 16
 
     def __post_init__(self) -> None:
         if self.decoder_attention not in DECODER_ATTENTIONS:
@@ -99,15 +101,15 @@ def exact_counts(
     return Counts(num_tokens, num_mask, sum(others))
 
 
-def block_flops(num_tokens: float, dim: float) -> float:
-    """A Transformer block, forward: ``phi_BLK(n, d) = 24nd^2 + 4n^2d``."""
-    return 24 * num_tokens * dim**2 + 4 * num_tokens**2 * dim
+def block_flops(num_tokens: float, dim: float, feed_forward: float = 16) -> float:
+    """A Transformer block, forward: ``phi_BLK(n, d) = 24nd^2 + 4n^2d``; 16 of the 24 are ``feed_forward``."""
+    return (8 + feed_forward) * num_tokens * dim**2 + 4 * num_tokens**2 * dim
 
 
-def cross_block_flops(num_visible: float, num_mask: float, dim: float) -> float:
+def cross_block_flops(num_visible: float, num_mask: float, dim: float, feed_forward: float = 16) -> float:
     """A block with cross-attention, forward: ``phi_CBLK = phi_BLK(n_de, d) + phi_MCA(n_en, n_de, d)``."""
     projections = 4 * num_visible * dim**2 + 4 * num_mask * dim**2
-    return block_flops(num_mask, dim) + projections + 4 * num_visible * num_mask * dim
+    return block_flops(num_mask, dim, feed_forward) + projections + 4 * num_visible * num_mask * dim
 
 
 def prediction_flops(num_predicted: float, dim: float, vocab_size: int, *, input_dim: float | None = None) -> float:
@@ -116,10 +118,17 @@ def prediction_flops(num_predicted: float, dim: float, vocab_size: int, *, input
 
 
 def mlm_flops(
-    counts: Counts, *, num_layers: int, dim: int, vocab_size: int, batch_size: float = 1, num_updates: float = 1
+    counts: Counts,
+    *,
+    num_layers: int,
+    dim: int,
+    vocab_size: int,
+    feed_forward: float = 16,
+    batch_size: float = 1,
+    num_updates: float = 1,
 ) -> float:
     """Eq. 2: pre-training of a plain masked language model."""
-    forward = num_layers * block_flops(counts.num_tokens, dim)
+    forward = num_layers * block_flops(counts.num_tokens, dim, feed_forward)
     forward += prediction_flops(counts.num_predicted, dim, vocab_size)
     return _PASSES * batch_size * num_updates * forward
 
@@ -130,15 +139,15 @@ def three_ml_flops(shape: ThreeMLShape, counts: Counts, *, batch_size: float = 1
     Deviation: where encoder and decoder are equally wide there is no projection between them, in the paper's
     Section 2.2 as in the model here, so its ``2 n_en d_en d_de`` is not counted.
     """
-    d_en, d_de, visible = shape.encoder_dim, shape.decoder_dim, counts.num_visible
-    forward = shape.encoder_layers * block_flops(visible, d_en)
+    d_en, d_de, visible, inner = shape.encoder_dim, shape.decoder_dim, counts.num_visible, shape.feed_forward
+    forward = shape.encoder_layers * block_flops(visible, d_en, inner)
     if d_en != d_de:
         forward += 2 * visible * d_en * d_de
     if shape.decoder_attention == "self":
-        forward += shape.decoder_layers * block_flops(counts.num_tokens, d_de)
+        forward += shape.decoder_layers * block_flops(counts.num_tokens, d_de, inner)
         forward += prediction_flops(counts.num_predicted, d_en, shape.vocab_size, input_dim=d_de)
     else:
-        forward += shape.decoder_layers * cross_block_flops(visible, counts.num_mask, d_de)
+        forward += shape.decoder_layers * cross_block_flops(visible, counts.num_mask, d_de, inner)
         forward += prediction_flops(counts.num_other, d_en, shape.vocab_size)
         forward += prediction_flops(counts.num_mask, d_en, shape.vocab_size, input_dim=d_de)
     return _PASSES * batch_size * num_updates * forward
@@ -150,7 +159,13 @@ def speedup(shape: ThreeMLShape, counts: Counts, baseline: Counts) -> float:
     Args:
         baseline: of the plain model, usually at ``BASELINE_RATE``.
     """
-    plain = mlm_flops(baseline, num_layers=shape.encoder_layers, dim=shape.encoder_dim, vocab_size=shape.vocab_size)
+    plain = mlm_flops(
+        baseline,
+        num_layers=shape.encoder_layers,
+        dim=shape.encoder_dim,
+        vocab_size=shape.vocab_size,
+        feed_forward=shape.feed_forward,
+    )
     return plain / three_ml_flops(shape, counts)
 
 

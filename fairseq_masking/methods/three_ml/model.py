@@ -42,10 +42,12 @@ class ThreeMLModel(EncoderModel):
         config = decoder_config(self.encoder.config, cfg)
         width, vocab_size = cfg.encoder_embed_dim, self.encoder.config.vocab_size
         options = {"activation": str(cfg.activation_fn), "input_dim": config.embed_dim, "impl": str(cfg.ops_impl)}
+        options |= config.head_options
         attention = str(cfg.decoder_attention)
         self.crossing = attention == "cross"
+        inner = 6 * cfg.encoder_ffn_embed_dim / width if config.feed_forward == "glu" else 16
         self.shape = ThreeMLShape(
-            attention, cfg.encoder_layers, width, cfg.decoder_layers, config.embed_dim, vocab_size
+            attention, cfg.encoder_layers, width, cfg.decoder_layers, config.embed_dim, vocab_size, inner
         )
         self.decoder = (CrossDecoder if self.crossing else SelfDecoder)(config, input_dim=width)
         self.lm_head = (TwoSidedLMHead if self.crossing else MaskedLMHead)(width, vocab_size, **options)

@@ -66,7 +66,7 @@ def normalization(cfg: ThreeMLConfig) -> bool:
 
 
 def decoder_config(encoder: EncoderConfig, cfg: ThreeMLConfig) -> EncoderConfig:
-    """A decoder of the encoder's kind; relative positions it has none."""
+    """A decoder of the encoder's kind; relative positions it has none, and all of its layers attend globally."""
     width = encoder.embed_dim // 2 if cfg.decoder_embed_dim is None else cfg.decoder_embed_dim
     heads = max(1, width // _HEAD_SIZE)
     if cfg.decoder_layers < 1:
@@ -80,7 +80,9 @@ def decoder_config(encoder: EncoderConfig, cfg: ThreeMLConfig) -> EncoderConfig:
         encoder,
         num_layers=cfg.decoder_layers,
         embed_dim=width,
-        ffn_dim=4 * width,
+        ffn_dim=4 * width if encoder.feed_forward == "mlp" else encoder.ffn_dim * width // encoder.embed_dim,
         num_heads=heads,
         relative_position="none",
+        attention_window=0,
+        skip_first_norm=False,
     )

@@ -1,0 +1,87 @@
+"""What an encoder is: shape, kind of layers, regularisation."""
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+from torch import nn
+
+from fairseq_masking.errors import UserError
+from fairseq_masking.modules.feed_forward import FEED_FORWARDS
+from fairseq_masking.modules.normalization import build_norm
+
+__all__ = ["KIND_OPTIONS", "POSITION_ENCODINGS", "EncoderConfig", "EncoderKind"]
+
+POSITION_ENCODINGS = ("learned", "rotary")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderKind:
+    """What tells encoders of today from BERT's, whose kind is the default; names are those of the options.
+
+    Attributes:
+        rope_theta: of rotary positions in layers that attend globally; ``rope_local_theta`` in the others.
+        attention_window: of layers that attend locally, half of it to each side; 0: there are none.
+        global_attention_every: of so many layers the first attends globally.
+        skip_first_norm: the first layer's attention reads what the embedding's norm returned as it is.
+    """
+
+    position_encoding: str = "learned"
+    rope_theta: float = 10_000.0
+    rope_local_theta: float = 10_000.0
+    norm: str = "layer_norm"
+    skip_first_norm: bool = False
+    feed_forward: str = "mlp"
+    no_attention_bias: bool = False
+    no_feed_forward_bias: bool = False
+    no_norm_bias: bool = False
+    no_head_bias: bool = False
+    attention_window: int = 0
+    global_attention_every: int = 3
+
+
+KIND_OPTIONS = tuple(option.name for option in fields(EncoderKind))
+
+
+@dataclass(frozen=True)
+class EncoderConfig(EncoderKind):
+    """Shape and regularisation of a Transformer encoder."""
+
+    vocab_size: int
+    pad_index: int
+    num_layers: int
+    embed_dim: int
+    ffn_dim: int
+    num_heads: int
+    max_positions: int = 512
+    dropout: float = 0.1
+    attention_dropout: float = 0.1
+    activation_dropout: float = 0.0
+    activation: str = "gelu"
+    layer_norm_eps: float = 1e-5
+    normalize_before: bool = False
+    relative_position: str = "none"
+    relative_position_buckets: int = 32
+    relative_position_max_distance: int = 128
+    checkpoint_activations: bool = False
+
+    def __post_init__(self) -> None:
+        for value, allowed in ((self.position_encoding, POSITION_ENCODINGS), (self.feed_forward, FEED_FORWARDS)):
+            if value not in allowed:
+                raise UserError(f"an encoder with {value!r}: choose {' or '.join(allowed)}")
+        if self.attention_window < 0 or self.global_attention_every < 1:
+            raise UserError(
+                f"--attention-window {self.attention_window} --global-attention-every"
+                f" {self.global_attention_every}: a window from 0 (none) on, every first layer or more"
+            )
+        if self.skip_first_norm and not self.normalize_before:
+            raise UserError("--skip-first-norm is for pre-LN layers: add --normalize-before, or leave it out")
+
+    def build_norm(self, eps: float | None = None) -> nn.LayerNorm | nn.RMSNorm:
+        """Return a norm of this encoder's kind and width."""
+        eps = self.layer_norm_eps if eps is None else eps
+        return build_norm(self.norm, self.embed_dim, eps, bias=not self.no_norm_bias)
+
+    @property
+    def head_options(self) -> dict[str, Any]:
+        """What heads of this encoder's kind are built with."""
+        return {"norm": self.norm, "norm_bias": not self.no_norm_bias, "bias": not self.no_head_bias}

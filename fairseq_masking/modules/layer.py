@@ -1,0 +1,77 @@
+"""A Transformer layer.
+
+Shapes: B batch, T length, D width.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fairseq_masking.errors import UserError
+from fairseq_masking.modules.attention import SelfAttention
+from fairseq_masking.modules.config import EncoderConfig
+from fairseq_masking.modules.feed_forward import FEED_FORWARDS, activate
+from fairseq_masking.modules.reach import Reach
+from fairseq_masking.ops import dropout
+
+__all__ = ["ACTIVATIONS", "TransformerLayer", "get_activation"]
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "relu": F.relu, "tanh": F.tanh}
+
+
+class TransformerLayer(nn.Module):
+    """Self-attention and feed-forward, each with dropout and a residual, post-LN or pre-LN.
+
+    Args:
+        number: of the layer in its stack, from 0 on.
+    """
+
+    def __init__(self, config: EncoderConfig, number: int = 0) -> None:
+        super().__init__()
+        self.is_local = config.attention_window > 0 and number % config.global_attention_every > 0
+        self.feed_forward = config.feed_forward
+        self.normalize_before = config.normalize_before
+        self.dropout = config.dropout
+        self.activation_dropout = config.activation_dropout
+        self.activation = get_activation(config.activation)
+        self.self_attn = SelfAttention(
+            config.embed_dim, config.num_heads, dropout=config.attention_dropout, bias=not config.no_attention_bias
+        )
+        skips_norm = config.skip_first_norm and number == 0
+        self.self_attn_layer_norm = nn.Identity() if skips_norm else config.build_norm()
+        linear = partial(nn.Linear, bias=not config.no_feed_forward_bias)
+        self.fc1 = linear(config.embed_dim, FEED_FORWARDS[config.feed_forward] * config.ffn_dim)
+        self.fc2 = linear(config.ffn_dim, config.embed_dim)
+        self.final_layer_norm = config.build_norm()
+
+    def forward(
+        self, hidden_BTD: Tensor, attention_bias: Tensor | None = None, rotation: Tensor | None = None
+    ) -> Tensor:
+        """Return float ``[B, T, D]``; ``attention_bias`` and ``rotation`` as in ``SelfAttention``."""
+        reach = Reach(attention_bias, rotation)
+        if self.normalize_before:
+            hidden_BTD = hidden_BTD + self._attend(self.self_attn_layer_norm(hidden_BTD), reach)
+            return hidden_BTD + self._feed_forward(self.final_layer_norm(hidden_BTD))
+        hidden_BTD = self.self_attn_layer_norm(hidden_BTD + self._attend(hidden_BTD, reach))
+        return self.final_layer_norm(hidden_BTD + self._feed_forward(hidden_BTD))
+
+    def _attend(self, hidden_BTD: Tensor, reach: Reach) -> Tensor:
+        return dropout(self.self_attn(hidden_BTD, *reach), self.dropout, self.training)
+
+    def _feed_forward(self, hidden_BTD: Tensor) -> Tensor:
+        inner = activate(self.feed_forward, self.activation, self.fc1(hidden_BTD))
+        inner = dropout(inner, self.activation_dropout, self.training)
+        return dropout(self.fc2(inner), self.dropout, self.training)
+
+
+def get_activation(name: str) -> Callable[[Tensor], Tensor]:
+    """Return the activation called ``name``.
+
+    Raises:
+        UserError: ``name`` is not one of ``ACTIVATIONS``.
+    """
+    if name not in ACTIVATIONS:
+        raise UserError(f"unknown activation {name!r}: choose one of {', '.join(ACTIVATIONS)}")
+    return ACTIVATIONS[name]
