@@ -48,13 +48,19 @@ class LayerStack(nn.Module):
         self.layers = nn.ModuleList(self.layer_class(config, number) for number in range(config.num_layers))
         self.layer_norm = config.build_norm(eps) if config.normalize_before else None
 
-    def add_positions(self, hidden_BTD: Tensor, positions_BT: Tensor | None = None) -> Tensor:
-        """Add learned positions, where it has them: of places ``0..T-1`` where no others are given."""
-        if self.embed_positions is None:
-            return hidden_BTD
-        if positions_BT is None:
-            return hidden_BTD + self.embed_positions.weight[: hidden_BTD.shape[1]]
-        return hidden_BTD + self.embed_positions(positions_BT)
+    def enter(self, hidden_BTD: Tensor, positions_BT: Tensor | None = None) -> Tensor:
+        """Return what enters the layers: learned positions added, where it has them, normalised, with dropout.
+
+        Args:
+            positions_BT: int64 places of the tokens, where they are not ``0..T-1``.
+        """
+        if self.embed_positions is not None and positions_BT is None:
+            hidden_BTD = hidden_BTD + self.embed_positions.weight[: hidden_BTD.shape[1]]
+        elif self.embed_positions is not None:
+            hidden_BTD = hidden_BTD + self.embed_positions(positions_BT)
+        if self.layernorm_embedding is not None:
+            hidden_BTD = self.layernorm_embedding(hidden_BTD)
+        return dropout(hidden_BTD, self.config.dropout, self.training)
 
     def rotation(
         self, hidden_BTD: Tensor, positions_BT: Tensor | None = None, *, local: bool = False
@@ -129,8 +135,7 @@ class EmbeddedStack(LayerStack):
         self, token_embeddings_BTD: Tensor, positions_BT: Tensor | None, padding_BT: Tensor | None
     ) -> tuple[Tensor, Reaches]:
         """Return what enters the layers, and what their attention reaches: no padding."""
-        hidden = self.layernorm_embedding(self.add_positions(token_embeddings_BTD, positions_BT))
-        hidden = dropout(hidden, self.config.dropout, self.training)
+        hidden = self.enter(token_embeddings_BTD, positions_BT)
         visible = None if padding_BT is None else ~padding_BT[:, None, None, :]
         bias = None
         if self.relative_position is not None:

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from fairseq_masking.modules.encoder import EncoderConfig, LayerStack, check_length, init_bert_weights
-from fairseq_masking.ops import dropout
 
 __all__ = ["ProposalNetwork"]
 
@@ -48,8 +47,7 @@ class ProposalNetwork(LayerStack):
         """
         length = token_embeddings_BTD.shape[1]
         check_length(length, self.config.max_positions, "proposal network")
-        embedded = self.add_positions(self.project_tokens(token_embeddings_BTD))
-        hidden = dropout(self.layernorm_embedding(embedded), self.config.dropout, self.training)
+        hidden = self.enter(self.project_tokens(token_embeddings_BTD))
         visible = None if padding_BT is None else ~padding_BT[:, None, None, :]
         scores_BT = self.score(self.run_layers(hidden, self.reaches(hidden, visible=visible))[-1]).squeeze(-1)
         scores_BT = scores_BT if scores_BT.dtype == torch.float64 else scores_BT.float()

@@ -14,7 +14,7 @@ from fairseq_masking.methods.three_ml.arrangement import Selection
 from fairseq_masking.modules.attention import CrossAttention
 from fairseq_masking.modules.encoder import EncoderConfig, LayerStack, TransformerLayer, init_bert_weights
 from fairseq_masking.modules.heads import MaskedLMHead
-from fairseq_masking.modules.reach import Reach, Reaches
+from fairseq_masking.modules.reach import Reach
 from fairseq_masking.ops import dropout
 
 __all__ = ["CrossDecoder", "CrossDecoderLayer", "SelfDecoder", "TwoSidedLMHead"]
@@ -70,10 +70,6 @@ class _Decoder(LayerStack):
         self.create_layers(config, embedding_norm=not config.normalize_before)
         self.apply(init_bert_weights)
 
-    def _decode(self, embedded: Tensor, reaches: Reaches, *context: Tensor | None) -> list[Tensor]:
-        hidden = embedded if self.layernorm_embedding is None else self.layernorm_embedding(embedded)
-        return self.run_layers(dropout(hidden, self.config.dropout, self.training), reaches, *context)
-
 
 class SelfDecoder(_Decoder):
     """Self-attention over the whole sequence: encoder states at their places, [MASK] vectors in the holes."""
@@ -91,7 +87,7 @@ class SelfDecoder(_Decoder):
         """
         filled_BTW = visible.put_back(self.project_states(states_BSD), self.mask_embedding)
         visible_BT = None if padding_BT is None else ~padding_BT[:, None, None, :]
-        return self._decode(self.add_positions(filled_BTW), self.reaches(filled_BTW, visible=visible_BT))
+        return self.run_layers(self.enter(filled_BTW), self.reaches(filled_BTW, visible=visible_BT))
 
 
 class CrossDecoder(_Decoder):
@@ -111,8 +107,7 @@ class CrossDecoder(_Decoder):
             States ``[B, M, W]`` of its input and of every layer; those at empty places of ``masked`` mean
             nothing.
         """
-        embedded_BMW = self.mask_embedding.expand(*masked.columns_BS.shape, -1)
-        embedded_BMW = self.add_positions(embedded_BMW, masked.columns_BS)
+        embedded_BMW = self.enter(self.mask_embedding.expand(*masked.columns_BS.shape, -1), masked.columns_BS)
         attention_bias = memory_bias = None
         if masked.empty_BS is not None:
             # A row without any [MASK] must still have something to attend to, or its softmax is 0 / 0.
@@ -123,7 +118,7 @@ class CrossDecoder(_Decoder):
         memory_BSW = self.project_states(states_BSD)
         reaches = self.reaches(embedded_BMW, masked.columns_BS, attention_bias)
         rotation = self.rotation(memory_BSW, visible.columns_BS)
-        return self._decode(embedded_BMW, reaches, memory_BSW, memory_bias, rotation)
+        return self.run_layers(embedded_BMW, reaches, memory_BSW, memory_bias, rotation)
 
 
 class TwoSidedLMHead(MaskedLMHead):
