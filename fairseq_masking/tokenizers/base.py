@@ -13,7 +13,7 @@ from fairseq_masking.errors import UserError, first_line
 from fairseq_masking.files import hash_file, read_json
 from fairseq_masking.tokenizers.symbols import BOS_SYMBOL, EOS_SYMBOL, MASK_SYMBOL, PAD_SYMBOL, SPECIAL_SYMBOLS
 
-__all__ = ["SILENT_SYMBOLS", "BackendTokenizer", "Offsets", "Tokenizer", "read_utf8_lines", "runs_of_symbols"]
+__all__ = ["SILENT_SYMBOLS", "Offsets", "Tokenizer", "read_utf8_lines", "runs_of_symbols"]
 
 SILENT_SYMBOLS = frozenset({BOS_SYMBOL, PAD_SYMBOL, EOS_SYMBOL})
 _OPTIONS_FILE = "options.json"
@@ -109,26 +109,6 @@ class Tokenizer(ABC):
                 shutil.copyfile(path, folder / name)
         if self.options:
             (folder / _OPTIONS_FILE).write_text(json.dumps(self.options) + "\n", encoding="utf-8")
-
-
-class BackendTokenizer(Tokenizer):
-    """One that Hugging Face's ``tokenizers`` runs; its ids become symbols.
-
-    Attributes:
-        backend: the library's tokeniser.
-        by_id: its ids -> symbols.
-    """
-
-    backend: Any
-    by_id: list[str]
-
-    def encode(self, text: str) -> list[str]:
-        by_id = self.by_id
-        return [by_id[index] for index in self.backend.encode(text, add_special_tokens=False).ids]
-
-    def encode_with_offsets(self, text: str) -> tuple[list[str], list[Offsets]]:
-        encoded = self.backend.encode(text, add_special_tokens=False)
-        return [self.by_id[index] for index in encoded.ids], encoded.offsets
 
 
 def runs_of_symbols(symbols: Sequence[str]) -> Iterator[tuple[list[str], bool]]:

@@ -1,13 +1,12 @@
 """GPT-2's byte-level BPE."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from fairseq_masking.errors import UserError, first_line
 from fairseq_masking.files import read_json
-from fairseq_masking.tokenizers.base import BackendTokenizer, read_utf8_lines
-from fairseq_masking.tokenizers.symbols import FILLER_PREFIX, SPECIAL_SYMBOLS
+from fairseq_masking.tokenizers.backend import BackendTokenizer
+from fairseq_masking.tokenizers.base import read_utf8_lines
 
 __all__ = ["Gpt2Tokenizer", "byte_level_backend", "read_merges"]
 
@@ -32,19 +31,6 @@ class Gpt2Tokenizer(BackendTokenizer):
                 "give the vocab.bpe that came with it"
             ) from error
         self.symbols = self.by_id = [str(index) for index in range(len(vocabulary))]
-
-    def join(self, symbols: Sequence[str]) -> str:
-        ids = [int(symbol) for symbol in symbols if symbol.isdecimal()]
-        return self.backend.decode(ids, skip_special_tokens=False)
-
-    def starts_word(self, symbol: str) -> bool:
-        if not symbol.isdecimal():
-            return symbol in SPECIAL_SYMBOLS or symbol.startswith(FILLER_PREFIX)
-        token = self.backend.id_to_token(int(symbol))
-        return token is not None and token.startswith("Ġ")  # the byte-level alphabet's space
-
-    def surface(self, symbol: str) -> str:
-        return self.decode([symbol])
 
 
 def byte_level_backend(ids: dict[str, int], merges: list[tuple[str, str]], *, prefix_space: bool = False) -> Any:

@@ -11,9 +11,9 @@ from typing import Any
 
 from fairseq_masking.errors import UserError, first_line
 from fairseq_masking.files import read_json
-from fairseq_masking.tokenizers import Gpt2Tokenizer, HuggingFaceTokenizer, SentencePieceTokenizer, Tokenizer
+from fairseq_masking.tokenizers import HuggingFaceTokenizer, SentencePieceTokenizer, Tokenizer
+from fairseq_masking.tokenizers.backend import BackendTokenizer, steps_of
 from fairseq_masking.tokenizers.gpt2 import byte_level_backend, read_merges
-from fairseq_masking.tokenizers.hugging_face import steps_of
 from fairseq_masking.tokenizers.symbols import BERT_SYMBOLS, SPECIAL_SYMBOLS, UNK_SYMBOL
 from fairseq_masking.tokenizers.wordpiece import wordpiece_backend
 
@@ -81,10 +81,8 @@ def hugging_face_symbols(folder: Path) -> list[str | None] | None:
 
 def tokens_of_symbols(symbols: Sequence[str], tokenizer: Tokenizer) -> list[str]:
     """Return dictionary symbols in Hugging Face's terms."""
-    if not isinstance(tokenizer, Gpt2Tokenizer):
-        return list(symbols)
-    texts = {str(index): token for token, index in read_json(tokenizer.files["encoder.json"]).items()}
-    return [texts.get(symbol, symbol) for symbol in symbols]
+    tokens = tokenizer.tokens if isinstance(tokenizer, BackendTokenizer) else {}
+    return [tokens.get(symbol, symbol) for symbol in symbols]
 
 
 def import_tokenizer(source: Path, folder: Path) -> Tokenizer:

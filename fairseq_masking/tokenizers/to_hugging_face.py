@@ -15,20 +15,12 @@ from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tok
 from tokenizers import Tokenizer as Backend
 
 from fairseq_masking.errors import UserError
-from fairseq_masking.tokenizers import (
-    BertTokenizer,
-    Gpt2Tokenizer,
-    HuggingFaceTokenizer,
-    SentencePieceTokenizer,
-    Tokenizer,
-)
-from fairseq_masking.tokenizers.gpt2 import byte_level_backend, read_merges
-from fairseq_masking.tokenizers.hugging_face import steps_of
+from fairseq_masking.tokenizers import Gpt2Tokenizer, SentencePieceTokenizer, Tokenizer
+from fairseq_masking.tokenizers.backend import BackendTokenizer, steps_of
 from fairseq_masking.tokenizers.hugging_face_files import GENERIC_CLASS, ROLES, TEXT_STEPS, tokens_of_symbols
 from fairseq_masking.tokenizers.normalization import TextNormalizer
 from fairseq_masking.tokenizers.sentencepiece import model_proto
 from fairseq_masking.tokenizers.symbols import BOS_SYMBOL, EOS_SYMBOL, MASK_SYMBOL, SPECIAL_SYMBOLS, UNK_SYMBOL
-from fairseq_masking.tokenizers.wordpiece import wordpiece_backend
 
 __all__ = ["steps_left_out", "write_tokenizer"]
 
@@ -56,19 +48,16 @@ def write_tokenizer(
             f"the dictionary lacks {len(missing)} symbols of its tokeniser, such as {missing[0]!r}: a"
             " tokenizer.json needs them all"
         )
-    if isinstance(tokenizer, Gpt2Tokenizer):
-        backend = byte_level_backend(ids, read_merges(tokenizer.files["vocab.bpe"]))
-        backend.normalizer = normalizers.Strip(left=False, right=True)
-    elif isinstance(tokenizer, BertTokenizer):
-        backend = wordpiece_backend(ids, unknown=UNK_SYMBOL, lowercase=tokenizer.options["lowercase"])
-    elif isinstance(tokenizer, SentencePieceTokenizer):
+    if isinstance(tokenizer, SentencePieceTokenizer):
         backend = _sentencepiece(tokenizer, ids)
-    elif isinstance(tokenizer, HuggingFaceTokenizer):  # whose special tokens keep their own names
-        names.update({symbol: token for token, symbol in tokenizer.options["specials"].items()})
-        ids = {names.get(token, token): index for token, index in ids.items()}
-        backend = _renumbered(tokenizer, ids)
     else:
-        raise UserError(f"a {tokenizer.kind} tokeniser cannot be written as tokenizer.json")
+        assert isinstance(tokenizer, BackendTokenizer)
+        # Special tokens of a model's own tokenizer.json keep their names
+        names.update({token: name for name, token in tokenizer.options.get("specials", {}).items()})
+        ids = {names.get(token, token): index for token, index in ids.items()}
+        backend = _renumbered(tokenizer, ids, names[UNK_SYMBOL])
+    if isinstance(tokenizer, Gpt2Tokenizer):
+        backend.normalizer = normalizers.Strip(left=False, right=True)
     if normalizer.lowercase:  # its Lowercase takes each character by itself, Python's lower() does not
         steps = [normalizers.Replace(Regex(_LAST_SIGMA), "ς"), normalizers.Lowercase()]
         backend.normalizer = normalizers.Sequence(steps + [backend.normalizer] * (backend.normalizer is not None))
@@ -144,27 +133,25 @@ def _sentencepiece(tokenizer: SentencePieceTokenizer, ids: dict[str, int]) -> An
     return backend
 
 
-def _renumbered(tokenizer: HuggingFaceTokenizer, ids: dict[str, int]) -> Any:
-    """The model's own tokenizer.json with these ids for its tokens, and for what the dictionary has beside them."""
+def _renumbered(tokenizer: BackendTokenizer, ids: dict[str, int], unknown: str) -> Any:
+    """The same with these ids for its tokens, and for what the dictionary has beside them."""
     values = deepcopy(tokenizer.values)
-    model, added = values["model"], values.get("added_tokens", [])
+    model, added = values["model"], [token for token in values["added_tokens"] if token["content"] in ids]
     if isinstance(model["vocab"], list):  # Unigram: pairs of piece and score, the id is the place
         scores = dict(model["vocab"])
         model["vocab"] = [(token, scores.get(token, min(scores.values()))) for token in ids]
-        model["unk_id"] = (
-            None if model["unk_id"] is None else ids[tokenizer.values["model"]["vocab"][model["unk_id"]][0]]
-        )
+        model["unk_id"] = None if model["unk_id"] is None else ids[unknown]
     else:
         model["vocab"] = ids
-    kept = [token for token in added if token["content"] in ids]
-    values["added_tokens"] = sorted(({**token, "id": ids[token["content"]]} for token in kept), key=itemgetter("id"))
+        model["unk_token"] = model.get("unk_token") and unknown
+    values["added_tokens"] = sorted(({**token, "id": ids[token["content"]]} for token in added), key=itemgetter("id"))
     values["post_processor"] = None
     for step in steps_of(values):  # the same, but for what goes on after a <mask>
-        if step.get("prepend_scheme") == "always" and all(token["special"] for token in kept):
+        if step.get("prepend_scheme") == "always" and all(token["special"] for token in added):
             step["prepend_scheme"] = "first"
     backend = Backend.from_str(json.dumps(values))
     if wrong := [token for token, index in ids.items() if backend.token_to_id(token) != index]:
-        raise UserError(f"{wrong[0]!r} of the model's own tokenizer.json has no place of its own: no other ids for it")
+        raise UserError(f"{wrong[0]!r} of the tokeniser has no place of its own in the dictionary's order")
     return backend
 
 

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from fairseq_masking.errors import UserError
-from fairseq_masking.tokenizers.base import SILENT_SYMBOLS, BackendTokenizer, read_utf8_lines
+from fairseq_masking.tokenizers.backend import BackendTokenizer
+from fairseq_masking.tokenizers.base import SILENT_SYMBOLS, read_utf8_lines
 from fairseq_masking.tokenizers.symbols import BERT_SYMBOLS, SPECIAL_SYMBOLS, UNK_SYMBOL
 
 __all__ = ["BertTokenizer", "wordpiece_backend"]
@@ -34,15 +35,6 @@ class BertTokenizer(BackendTokenizer):
 
     def decode(self, symbols: Sequence[str]) -> str:
         return self.backend.decoder.decode([symbol for symbol in symbols if symbol not in SILENT_SYMBOLS])
-
-    def join(self, symbols: Sequence[str]) -> str:
-        return self.backend.decoder.decode(list(symbols))
-
-    def starts_word(self, symbol: str) -> bool:
-        return not symbol.startswith("##") or symbol == "##"
-
-    def surface(self, symbol: str) -> str:
-        return " " + symbol if self.starts_word(symbol) else symbol[2:]
 
 
 def wordpiece_backend(ids: dict[str, int], *, unknown: str, **text: Any) -> Any:
