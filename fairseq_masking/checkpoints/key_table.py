@@ -127,6 +127,7 @@ def _roberta(title: str, prefix: str, layers: Names, token_types: bool = True) -
             "lm_head.decoder.weight": f"{prefix}.embeddings.word_embeddings.weight",
             "lm_head.decoder.bias": "lm_head.bias",
         },
+        renamed=((r"^data2vec_text\.", f"{prefix}."),),
         dropped=(f"{prefix}.embeddings.position_ids", f"{prefix}.pooler.dense.*"),
     )
 
@@ -215,7 +216,7 @@ def to_ours(state: Mapping[str, Tensor], family: Family, *, head: str = "sentenc
         head: our name for a classification head that has none of its own there.
 
     Raises:
-        UserError: keys that the table does not name, parts of a projection missing, copies that differ.
+        UserError: keys of the encoder that the table does not name, parts of a projection missing, copies that differ.
     """
     state = _modern_keys(state, family)
     token_types = family.token_types and family.prefix + family.token_types[0]
@@ -237,8 +238,8 @@ def to_ours(state: Mapping[str, Tensor], family: Family, *, head: str = "sentenc
                     sizes[name] = len(theirs)
                     origins[name] = key
                     break
-            else:
-                unknown.append(key)
+            else:  # outside of the encoder it is a head that no model here has
+                (unknown if key.startswith(family.prefix) else dropped).append(key)
     if unknown:
         raise UserError(f"not parameters of {family.title} as this package knows it: {listed(unknown)}")
     if halves := [name for name, found in parts.items() if len(found) != sizes[name]]:

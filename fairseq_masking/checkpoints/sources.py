@@ -37,8 +37,17 @@ SHAPE_OPTIONS = {
     **{name: name for name in KIND_OPTIONS},
 }
 _OWN_PARTS = ("encoder.", "lm_head.", "detection_head.", "classification_heads.")
-_HUGGING_FACE = ("bert", "roberta", "roberta-prelayernorm", "electra", "mpnet", "fairseq_masking")
 _SECTION = "fairseq_masking"
+# model_type -> the family that has its keys and computes the same
+_HUGGING_FACE = {kind: kind for kind in ("bert", "roberta", "roberta-prelayernorm", "electra", "mpnet", _SECTION)}
+_HUGGING_FACE |= dict.fromkeys(("xlm-roberta", "camembert", "data2vec-text"), "roberta")
+# Fields of config.json -> the values with which our encoder computes the same, the first where it is absent.
+_TAKEN = {
+    "is_decoder": (False, None),
+    "add_cross_attention": (False, None),
+    "position_embedding_type": ("absolute", None),
+    "relative_attention_num_buckets": (32,),  # transformers' MPNet has 32, whatever its config says
+}
 _CONFIG = "config.json"
 
 
@@ -99,20 +108,24 @@ def _from_hugging_face(folder: Path) -> Source:
     config = read_json(folder / _CONFIG)
     kind = config.get("model_type")
     if kind not in _HUGGING_FACE:
-        raise UserError(f"{folder} is a {kind!r}, whose encoder is not ours: known are {', '.join(_HUGGING_FACE)}")
+        raise UserError(
+            f"{folder} has model_type {kind!r} in config.json, whose encoder is not ours: taken are"
+            f" {', '.join(_HUGGING_FACE)}"
+        )
     if "auto_map" in config and kind != _SECTION:
         raise UserError(
             f"{folder} brings its own code (auto_map in config.json), which is never run: give a plain {kind}"
         )
-    family = FAMILIES[kind]
-    if kind.startswith("roberta"):  # transformers counts its positions from here
+    family = FAMILIES[_HUGGING_FACE[kind]]
+    if _HUGGING_FACE[kind].startswith("roberta"):  # transformers counts its positions from here
         family = replace(family, unused_positions=config.get("pad_token_id", 1) + 1)
-    own = config.get("is_decoder") or config.get("add_cross_attention")
-    absolute = config.get("position_embedding_type", "absolute") == "absolute"
-    # transformers' MPNet has 32 buckets, whatever its config says
-    if own or not absolute or (kind == "mpnet" and config.get("relative_attention_num_buckets", 32) != 32):
-        raise UserError(f"{folder} is a decoder or has positions of another kind: only plain encoders fit")
-    state, dropped = _converted(read_weights(folder), family, folder)
+    for field, taken in _TAKEN.items():
+        if config.get(field, taken[0]) not in taken:
+            raise UserError(f"{folder} has {field} {config[field]!r} in config.json: taken is {taken[0]!r} alone")
+    weights = read_weights(folder)
+    foreign = _foreign_scores(weights, config.get("architectures") or [])
+    state, dropped = _converted({key: weights[key] for key in weights if key not in foreign}, family, folder)
+    dropped += foreign
     options = {
         "num_heads": config.get("num_attention_heads", 12),
         "activation": config.get("hidden_act", "gelu"),
@@ -160,7 +173,21 @@ def _from_checkpoint(path: Path) -> Source:
     return Source(path, family.title, config, state, symbols, False, options, dropped)
 
 
+def _foreign_scores(state: Mapping[str, Tensor], architectures: Sequence[str]) -> list[str]:
+    """Keys of scores that no text as a whole has: of tokens or choices, which other models name alike."""
+    if not architectures or any(name.endswith("ForSequenceClassification") for name in architectures):
+        return []
+    return [key for key in state if key.startswith("classifier.")]
+
+
 def _converted(state: Mapping[str, Tensor], family: Family, path: Path) -> Converted:
+    projection = next((value for key, value in state.items() if key.endswith("embeddings_project.weight")), None)
+    if projection is not None:
+        wide, narrow = projection.shape
+        raise UserError(
+            f"{path} has embeddings {narrow} wide, projected to its layers' {wide} (embedding_size in config.json, as"
+            " ELECTRA-small has it): our encoder's are as wide as its layers"
+        )
     try:
         return to_ours(state, family)
     except UserError as error:

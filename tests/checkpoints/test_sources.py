@@ -39,6 +39,9 @@ FAMILIES = {
     "roberta-prelayernorm": ("RobertaPreLayerNormConfig", "RobertaPreLayerNormForMaskedLM", {"pad_token_id": 1}, 24),
     "electra": ("ElectraConfig", "ElectraForPreTraining", {"embedding_size": 32}, 26),
     "mpnet": ("MPNetConfig", "MPNetForMaskedLM", {"pad_token_id": 1}, 24),
+    "xlm-roberta": ("XLMRobertaConfig", "XLMRobertaForMaskedLM", {"pad_token_id": 1}, 24),
+    "camembert": ("CamembertConfig", "CamembertForMaskedLM", {"pad_token_id": 1}, 24),
+    "data2vec-text": ("Data2VecTextConfig", "Data2VecTextForMaskedLM", {"pad_token_id": 1}, 24),
 }
 SPECIALS = {  # where MPNet and RoBERTa have them, and what they call them
     "bert": ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"),
@@ -185,6 +188,27 @@ def test_a_missing_head_starts_afresh_and_is_said(transformers, tmp_path, data, 
     assert model.lm_head.bias.abs().max() == 0
     assert any("lm_head initialised at random" in line and "encoder taken" not in line for line in caplog.messages)
     assert any("pooler.dense.weight" in line and line.startswith("not taken") for line in caplog.messages)
+
+
+@pytest.mark.parametrize(
+    ("name", "model_class", "foreign"),
+    [
+        ("roberta", "RobertaForTokenClassification", "classifier.weight"),
+        ("bert", "BertForTokenClassification", "classifier.weight"),
+        ("bert", "BertForMultipleChoice", "classifier.bias"),
+        ("electra", "ElectraForMaskedLM", "generator_predictions.dense.weight"),
+    ],
+)
+def test_a_head_that_no_model_here_has_is_named_and_left(
+    transformers, tmp_path, data, caplog, name, model_class, foreign
+):
+    theirs = write_model(transformers, tmp_path, name, model_class=model_class)
+    with caplog.at_level("INFO", "fairseq_masking"):
+        model, source = imported(tmp_path, data)
+    layer = getattr(theirs, name).encoder.layer[1]
+    assert torch.equal(model.encoder.layers[1].fc1.weight, layer.intermediate.dense.weight)
+    assert foreign in source.dropped and not any("classification_heads" in key for key in source.state)
+    assert any(line.startswith("not taken") and foreign in line for line in caplog.messages)
 
 
 def test_a_method_takes_what_it_shares(transformers, tmp_path, data, caplog):
@@ -397,13 +421,13 @@ def test_corrupt_and_foreign_files_are_refused(folder, tmp_path):
         read_source(folder)
     weights.write_bytes(whole)
     for values, part in (
-        ({"model_type": "gpt2"}, "known are bert, roberta"),
+        ({"model_type": "gpt2"}, "taken are bert, roberta"),
         ({"hidden_act": "gelu_new"}, "computes with 'gelu_new'"),
         ({"num_attention_heads": 5}, "do not divide"),
         ({"num_attention_heads": "4"}, "does not tell its number of attention heads"),
         ({"num_attention_heads": -2}, "does not tell its number of attention heads"),
-        ({"is_decoder": True}, "only plain encoders"),
-        ({"position_embedding_type": "relative_key"}, "only plain encoders"),
+        ({"is_decoder": True}, "is_decoder True in config.json: taken is False"),
+        ({"position_embedding_type": "relative_key"}, "taken is 'absolute' alone"),
     ):
         original = (folder / "config.json").read_text(encoding="utf-8")
         change_config(folder, **values)
@@ -429,13 +453,13 @@ def test_corrupt_and_foreign_files_are_refused(folder, tmp_path):
 
 def test_electras_with_narrow_embeddings_are_refused(transformers, tmp_path):
     write_model(transformers, tmp_path, "electra", embedding_size=16)
-    refused(tmp_path, "embeddings_project.weight")
+    refused(tmp_path, "embeddings 16 wide, projected to its layers' 32")
 
 
 def test_an_mpnet_of_other_buckets_is_refused(transformers, tmp_path):
     """transformers computes it with 32 all the same."""
     write_model(transformers, tmp_path, "mpnet", relative_attention_num_buckets=64)
-    refused(tmp_path, "positions of another kind")
+    refused(tmp_path, "relative_attention_num_buckets 64")
 
 
 def test_without_the_hub_its_names_are_one_line(monkeypatch):
