@@ -42,6 +42,7 @@ VARIANTS = {
     "pre_ln": ("--normalize-before",),
     "relative": ("--relative-position", "t5"),
     "recomputed": ("--checkpoint-activations",),
+    "following": ("--mask-prob-end", "0.1", "--max-update", "10", "--mask-law", "adaptive"),
 }
 CRITERIONS = {"map_net": "map_net", "amos": "amos"}  # other methods train with mlm
 METHODS = [name for name in ("mlm", "map_net", "three_ml", "amos") if f"{name}_tiny" in ARCH_MODEL_NAME_REGISTRY]
@@ -82,7 +83,8 @@ def _selects_by_values(packet: Any, args: tuple, kwargs: dict[str, Any]) -> bool
 
 def _crosses_devices(packet: Any, args: tuple, kwargs: dict[str, Any]) -> bool:
     if packet is aten._to_copy:
-        return kwargs.get("device") not in (None, args[0].device)
+        shipped = kwargs.get("non_blocking") and args[0].device.type == "cpu"  # from the host, not waited for
+        return not shipped and kwargs.get("device") not in (None, args[0].device)
     return packet is aten.copy_ and args[0].device != args[1].device
 
 

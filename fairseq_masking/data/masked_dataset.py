@@ -29,6 +29,8 @@ class MaskedDataset(SizedDataset):
         seed: of the order of the items and of each batch's ``noise_seed``.
         shuffle: False keeps the order of the corpus.
         fixed_epoch: draw the masks of this epoch for ever (validation); None follows ``set_epoch``.
+        draws: False leaves the masks to whoever knows the update: a batch has none yet, and under ``undrawn``
+            its examples and their epoch.
     """
 
     def __init__(
@@ -40,6 +42,7 @@ class MaskedDataset(SizedDataset):
         seed: int,
         shuffle: bool = True,
         fixed_epoch: int | None = None,
+        draws: bool = True,
     ) -> None:
         super().__init__()
         self.blocks = blocks
@@ -49,18 +52,20 @@ class MaskedDataset(SizedDataset):
         self.seed = seed
         self.shuffle = shuffle
         self.fixed_epoch = fixed_epoch
+        self.draws = draws
         self.epoch = 1 if fixed_epoch is None else fixed_epoch
         self._logged_short = False
 
     def __getitem__(self, index: int) -> MaskedExample:
         index = int(index)
         tokens_T = self.blocks[index]
-        masked = self.masker(tokens_T, epoch=self.epoch, index=index)
+        masked = self.masker(tokens_T, epoch=self.epoch, index=index) if self.draws else None
         return MaskedExample(index, tokens_T, masked, self.masker.num_splits)
 
     def collater(self, samples: Sequence[MaskedExample]) -> dict[str, Any]:
         """The batch of design.md; {} for no samples."""
-        return collate(samples, self.pad_index, seed=self.seed, epoch=self.epoch)
+        batch = collate(samples, self.pad_index, seed=self.seed, epoch=self.epoch)
+        return batch if self.draws or not batch else {**batch, "undrawn": (samples, self.epoch)}
 
     def set_epoch(self, epoch: int, **unused: Any) -> None:
         """Switches to the masks of an epoch, unless the epoch is fixed.
@@ -98,7 +103,8 @@ class MaskedDataset(SizedDataset):
         if self.blocks.ragged:
             indices = indices[np.argsort(self.sizes[indices], kind="stable")]
         # Two of the tokens are the outer specials. The rest of the test needs the text: see MaskedExample.
-        long_enough = self.sizes[indices] - 2 >= self.masker.num_splits
+        needed = self.masker.config.num_disjoint
+        long_enough = self.sizes[indices] - 2 >= needed
         num_short = len(indices) - int(np.count_nonzero(long_enough))
         if num_short and not self._logged_short:
             self._logged_short = True
@@ -106,7 +112,7 @@ class MaskedDataset(SizedDataset):
                 "left out %d of %d blocks with fewer than %d tokens: too short for --mask-splits %d",
                 num_short,
                 len(indices),
-                self.masker.num_splits,
-                self.masker.num_splits,
+                needed,
+                needed,
             )
         return indices[long_enough]

@@ -13,9 +13,11 @@ import numpy.typing as npt
 
 from fairseq_masking.errors import PREPARE_AGAIN, UserError
 
-__all__ = ["MaskUnit", "MaskingConfig", "MaskingVocabulary"]
+__all__ = ["MaskUnit", "MaskingConfig", "MaskingVocabulary", "SplitsLaw", "SplitsOver"]
 
 MaskUnit = Literal["subword", "whole_word", "span"]
+SplitsLaw = Literal["disjoint", "independent"]
+SplitsOver = Literal["batch", "epochs"]
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,11 @@ class MaskingConfig:
         unit: what is drawn as a whole.
         span_geometric_p: p of the geometric law of span lengths, in words.
         span_max_length: longest span, in words.
-        num_splits: K disjoint masks per sequence.
+        num_splits: K masks per sequence.
+        splits_law: whether they are disjoint, or independent of each other.
+        splits_over: whether a sequence has its K masks in one batch, or one a visit in K visits that follow
+            each other.
+        visit_epochs: epochs from one visit of a sequence to the next: folders of text that take turns.
         seed: of every mask; masks are pure in (seed, epoch, index, split).
 
     Raises:
@@ -43,7 +49,15 @@ class MaskingConfig:
     span_geometric_p: float = 0.2
     span_max_length: int = 10
     num_splits: int = 1
+    splits_law: SplitsLaw = "disjoint"
+    splits_over: SplitsOver = "batch"
+    visit_epochs: int = 1
     seed: int = 1
+
+    @property
+    def num_disjoint(self) -> int:
+        """How many disjoint masks must fit into a sequence."""
+        return self.num_splits if self.splits_law == "disjoint" else 1
 
     def __post_init__(self) -> None:
         # `not (a < x <= b)` instead of the opposite comparisons: it refuses NaN as well.
@@ -68,7 +82,18 @@ class MaskingConfig:
             raise UserError(f"--span-max-length {self.span_max_length}: must be at least 1 word")
         if self.num_splits < 1:
             raise UserError(f"--mask-splits {self.num_splits}: must be at least 1")
-        if round(self.num_splits * self.mask_prob, 9) > 1.0:
+        for option, choices in (("splits_law", SplitsLaw), ("splits_over", SplitsOver)):
+            if getattr(self, option) not in get_args(choices):
+                raise UserError(
+                    f"--mask-{option.replace('_', '-')} {getattr(self, option)!r}: choose one of"
+                    f" {', '.join(get_args(choices))}"
+                )
+        if self.splits_over == "epochs" and (self.splits_law != "disjoint" or self.num_splits < 2):
+            raise UserError(
+                "--mask-splits-over epochs spreads --mask-splits 2 or more of --mask-splits-law disjoint; independent"
+                " masks of an epoch each are plain masking: leave the three options out"
+            )
+        if round(self.num_disjoint * self.mask_prob, 9) > 1.0:
             raise UserError(
                 f"--mask-splits {self.num_splits} times --mask-prob {self.mask_prob} is"
                 f" {self.num_splits * self.mask_prob:.4g}, but disjoint masks can cover a sequence only once:"

@@ -5,7 +5,6 @@ A pure function of (seed, epoch, index); NumPy only. Plain masking is K = 1 of t
 Shapes: T tokens of an item with its outer <s> and </s>, m maskable tokens, K splits, k masked positions.
 """
 
-from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -24,7 +23,7 @@ class MaskedItem(NamedTuple):
     """The K masks of one item; in a split [MASK] comes first, then random, then unchanged, each ascending.
 
     Attributes:
-        columns: int64 [K, k], masked columns; no column is in two splits.
+        columns: int64 [K, k], masked columns; no column is in two disjoint splits.
         kinds: int8 [k], values of ``Kind``, the same in every split.
         replacements: int64 [K, k], what to write there.
     """
@@ -64,30 +63,74 @@ class Masker:
 
     @property
     def num_splits(self) -> int:
-        """K."""
-        return self.config.num_splits
+        """Masks that an item gets at once: K, or 1 of them an epoch."""
+        return self.config.num_splits if self.config.splits_over == "batch" else 1
 
-    def __call__(self, tokens_T: npt.NDArray[np.int64], *, epoch: int, index: int) -> MaskedItem | None:
+    def __call__(
+        self,
+        tokens_T: npt.NDArray[np.int64],
+        *,
+        epoch: int,
+        index: int,
+        mask_prob: float | None = None,
+        weights_V: npt.NDArray[np.float64] | None = None,
+    ) -> MaskedItem | None:
         """Masks one item.
 
         Args:
             tokens_T: int64 [T] including the outer <s> and </s>, which are never chosen.
-            epoch: of training; a fixed number for validation.
+            epoch: of training, from 1; a fixed number for validation.
             index: of the item in its dataset.
+            mask_prob: a rate below the configuration's, whose masks are then cut short: a disjoint split stays
+                disjoint from one that was drawn at another rate.
+            weights_V: positive: tokens are masked in proportion to them, a unit to the mean of its tokens'.
 
         Returns:
-            The K masks, or None where fewer than K tokens can be masked: the item is to be skipped.
+            The masks, or None where fewer tokens can be masked than disjoint splits need: the item is to be
+            skipped.
         """
         config = self.config
         maskable_m = np.flatnonzero(self._maskable[tokens_T[1:-1]]) + 1
-        k = num_masked(len(tokens_T) - 2, len(maskable_m), config.mask_prob, config.num_splits)
-        if k == 0:
+        size = len(tokens_T) - 2, len(maskable_m)
+        drawn = num_masked(*size, config.mask_prob, config.num_disjoint)
+        if drawn == 0:
             return None
+        k = drawn if mask_prob is None else min(drawn, num_masked(*size, mask_prob, config.num_disjoint))
 
+        splits = range(config.num_splits)
+        if config.splits_over == "epochs":
+            # The epoch in which the K masks began, and which of them this one takes.
+            split = (epoch - 1) // config.visit_epochs % config.num_splits
+            epoch, splits = epoch - split * config.visit_epochs, range(split, split + 1)
         rng = position_generator(config.seed, epoch, index)
-        starts_U = unit_starts(tokens_T, maskable_m, config, self.vocabulary, self._span_cdf, rng)
-        columns_Kk = maskable_m[cut_splits(starts_U, len(maskable_m), config.num_splits, k, rng)]
+        draws = [
+            self._disjoint(tokens_T, maskable_m, drawn, rng, weights_V)
+            for _ in range(config.num_splits // config.num_disjoint)
+        ]
+        columns_Kk = np.concatenate(draws)[splits, :k]
         kinds_k = kinds_of(k, config.leave_unmasked_prob, config.random_token_prob)
-        generator_of = partial(corruption_generator, config.seed, epoch, index)
-        columns_Kk, replacements_Kk = corrupt(tokens_T, columns_Kk, kinds_k, self.vocabulary, generator_of)
+        columns_Kk, replacements_Kk = corrupt(
+            tokens_T,
+            columns_Kk,
+            kinds_k,
+            self.vocabulary,
+            lambda row: corruption_generator(config.seed, epoch, index, splits[row]),
+        )
         return MaskedItem(columns_Kk, kinds_k, replacements_Kk)
+
+    def _disjoint(
+        self,
+        tokens_T: npt.NDArray[np.int64],
+        maskable_m: npt.NDArray[np.int64],
+        num_masked: int,
+        rng: np.random.Generator,
+        weights_V: npt.NDArray[np.float64] | None,
+    ) -> npt.NDArray[np.int64]:
+        """Columns of the masks that share a draw: K disjoint ones, or one."""
+        starts_U = unit_starts(tokens_T, maskable_m, self.config, self.vocabulary, self._span_cdf, rng)
+        weights_U = None
+        if weights_V is not None:
+            sums_U = np.add.reduceat(weights_V[tokens_T[maskable_m]], starts_U)
+            weights_U = sums_U / np.diff(starts_U, append=len(maskable_m))
+        num_splits = self.config.num_disjoint
+        return maskable_m[cut_splits(starts_U, len(maskable_m), num_splits, num_masked, rng, weights_U)]

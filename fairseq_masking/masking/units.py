@@ -96,7 +96,12 @@ def span_length_cdf(geometric_p: float, max_length: int) -> npt.NDArray[np.float
 
 
 def cut_splits(
-    starts_U: npt.NDArray[np.int64], num_maskable: int, num_splits: int, num_masked: int, rng: np.random.Generator
+    starts_U: npt.NDArray[np.int64],
+    num_maskable: int,
+    num_splits: int,
+    num_masked: int,
+    rng: np.random.Generator,
+    weights_U: npt.NDArray[np.float64] | None = None,
 ) -> npt.NDArray[np.int64]:
     """Draws K disjoint sets of tau maskable tokens.
 
@@ -106,6 +111,8 @@ def cut_splits(
         num_splits: K.
         num_masked: tau, with K * tau <= m.
         rng: the item's stream for positions.
+        weights_U: of the units, positive: draw one after the other in proportion to them, without replacement.
+            None: all alike.
 
     Returns:
         int64 [K, k], indices into the maskable tokens, ascending in no split.
@@ -114,8 +121,10 @@ def cut_splits(
     exact also for units of several tokens and changes nothing for subwords.
     """
     assert 0 < num_splits * num_masked <= num_maskable
-    order_U = rng.permutation(len(starts_U))
-    offset = rng.integers(num_maskable)
+    if weights_U is None:
+        order_U, offset = rng.permutation(len(starts_U)), rng.integers(num_maskable)
+    else:  # the smallest of exponential variates with these rates are such draws
+        order_U, offset = np.argsort(rng.exponential(size=len(starts_U)) / weights_U), np.int64(0)
     labels_K = rng.permutation(num_splits)
 
     tokens_m = order_U if len(starts_U) == num_maskable else _concatenate(starts_U, order_U, num_maskable)

@@ -4,7 +4,7 @@ import logging
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, List, get_args
+from typing import Any, List, Optional, get_args
 
 import numpy as np
 import torch
@@ -22,7 +22,8 @@ from fairseq_masking.corpus.identity import check_shards
 from fairseq_masking.corpus.manifest import check_dictionary
 from fairseq_masking.data import BlockDataset, BreakMode, MaskedDataset, load_dictionary, load_tokens
 from fairseq_masking.errors import UserError
-from fairseq_masking.masking import Masker, MaskingConfig, MaskUnit
+from fairseq_masking.masking import Masker, MaskingConfig, MaskingRate, MaskUnit, RateSchedule, SplitsLaw, SplitsOver
+from fairseq_masking.tasks.following_masks import AdaptiveLaw, draw_masks
 from fairseq_masking.tokenizers.symbols import MASK_SYMBOL
 
 __all__ = ["MaskedPretrainingConfig", "MaskedPretrainingTask"]
@@ -31,6 +32,10 @@ logger = logging.getLogger(__name__)
 
 SAMPLE_BREAK_MODE_CHOICES = ChoiceEnum(list(get_args(BreakMode)))
 MASK_UNIT_CHOICES = ChoiceEnum(list(get_args(MaskUnit)))
+MASK_LAW_CHOICES = ChoiceEnum(["uniform", "adaptive"])
+MASK_PROB_SCHEDULE_CHOICES = ChoiceEnum(list(get_args(RateSchedule)))
+MASK_SPLITS_LAW_CHOICES = ChoiceEnum(list(get_args(SplitsLaw)))
+MASK_SPLITS_OVER_CHOICES = ChoiceEnum(list(get_args(SplitsOver)))
 
 
 @dataclass
@@ -45,16 +50,31 @@ class MaskedPretrainingConfig(FairseqDataclass):
     )
     tokens_per_sample: int = option(512, "tokens of a block, <s> and </s> included (at least 4)")
     mask_prob: float = option(0.15, "share of a sequence's tokens that is predicted")
+    mask_prob_end: Optional[float] = option(None, "the same at --max-update, where --mask-prob is that of the start")
+    mask_prob_schedule: MASK_PROB_SCHEDULE_CHOICES = option(
+        "linear", "how the share gets from --mask-prob to --mask-prob-end; step: at half of the updates"
+    )
     leave_unmasked_prob: float = option(0.1, "share of the predicted tokens that stays as it is")
     random_token_prob: float = option(0.1, "share of the predicted tokens that becomes a random token")
     mask_unit: MASK_UNIT_CHOICES = option("subword", "what is masked as a whole: a subword, a word, a span of words")
     span_geometric_p: float = option(0.2, "p of the geometric law of a span's length in words (--mask-unit span)")
     span_max_length: int = option(10, "longest span in words (--mask-unit span)")
     mask_splits: int = option(1, "K masks of a sequence that never overlap, K rows of the batch (fully-explored MLM)")
+    mask_splits_law: MASK_SPLITS_LAW_CHOICES = option(
+        "disjoint", "the K masks never overlap, or are independent: the control of fully-explored MLM"
+    )
+    mask_splits_over: MASK_SPLITS_OVER_CHOICES = option(
+        "batch", "a sequence gets its K masks at once, or one in each of K epochs that follow each other"
+    )
+    mask_law: MASK_LAW_CHOICES = option(
+        "uniform", "which tokens: all alike, or adaptive: those that the model guesses less often"
+    )
+    mask_law_updates: int = option(200, "updates after which --mask-law adaptive looks at the model's guesses")
     valid_mask_prob: float = option(0.15, "--mask-prob of validation, which always masks single subwords once")
     seed: int = II("common.seed")
     train_subset: str = II("dataset.train_subset")
     update_freq: List[int] = II("optimization.update_freq")
+    max_update: int = II("optimization.max_update")
     bpe: Any = II("bpe")
 
 
@@ -106,12 +126,22 @@ class MaskedPretrainingTask(TextTask):
         self._output_class: type | None = None
         if cfg.tokens_per_sample < 4:
             raise UserError(f"--tokens-per-sample {cfg.tokens_per_sample}: a block needs at least 4 tokens")
+        self._rate, self._law = None, None
+        if cfg.mask_prob_end is not None:
+            self._rate = MaskingRate(cfg.mask_prob, cfg.mask_prob_end, str(cfg.mask_prob_schedule), cfg.max_update)
+        if str(cfg.mask_law) == "adaptive":
+            if cfg.mask_law_updates < 1:
+                raise UserError(f"--mask-law-updates {cfg.mask_law_updates}: must be at least 1, for example 200")
+            self._law = AdaptiveLaw(len(dictionary), cfg.mask_law_updates)
         self._train_masking = self._masking_config(
-            mask_prob=cfg.mask_prob,
+            mask_prob=cfg.mask_prob if self._rate is None else self._rate.highest,
             unit=str(cfg.mask_unit),
             span_geometric_p=cfg.span_geometric_p,
             span_max_length=cfg.span_max_length,
             num_splits=cfg.mask_splits,
+            splits_law=str(cfg.mask_splits_law),
+            splits_over=str(cfg.mask_splits_over),
+            visit_epochs=len(utils.split_paths(cfg.data)),
         )
         self._valid_masking = self._masking_config(mask_prob=cfg.valid_mask_prob)
 
@@ -183,6 +213,7 @@ class MaskedPretrainingTask(TextTask):
             pad_index=self.dictionary.pad(),
             seed=self.cfg.seed,
             fixed_epoch=None if training else 1,
+            draws=not training or (self._rate is None and self._law is None),
         )
 
     def filter_indices_by_size(
@@ -193,7 +224,7 @@ class MaskedPretrainingTask(TextTask):
         if len(kept) == 0:
             raise UserError(
                 f"none of {len(dataset)} blocks fits --tokens-per-sample {self.max_positions()} and has"
-                f" {dataset.masker.num_splits} tokens to mask: use longer blocks or --sample-break-mode none"
+                f" {dataset.masker.config.num_disjoint} tokens to mask: use longer blocks or --sample-break-mode none"
             )
         return kept
 
@@ -266,8 +297,29 @@ class MaskedPretrainingTask(TextTask):
         **kwargs: Any,
     ) -> tuple[torch.Tensor, int, dict[str, Any]]:
         """Forward and backward, dropout seeded by the batch: 2 ranks draw what 2 micro-batches draw."""
+        if "undrawn" in sample:
+            masker = self.dataset(self.cfg.train_subset).masker
+            run = {"pad_index": self.dictionary.pad(), "seed": self.cfg.seed}
+            sample = draw_masks(sample, masker, update=update_num, rate=self._rate, law=self._law, **run)
+            if self._law is not None and not ignore_grad:
+                sample["observe"] = self._law.observe
         torch.manual_seed(sample["net_input"]["shape"]["noise_seed"])
         return super().train_step(sample, model, criterion, optimizer, update_num, ignore_grad)
+
+    def optimizer_step(self, optimizer: Any, model: torch.nn.Module, update_num: int) -> None:
+        """Step, then let the masks learn from the update."""
+        super().optimizer_step(optimizer, model, update_num)
+        if self._law is not None:
+            self._law.end_update(update_num + 1)
+
+    def get_checkpoint_dict(self) -> dict[str, Any]:
+        """What fairseq stores with a checkpoint: the state of the masks, where they have one."""
+        return {} if self._law is None else {type(self).__name__: {"mask_law": self._law.state()}}
+
+    def set_checkpoint_dict(self, stored: dict[str, Any]) -> None:
+        """What it gives back when the run goes on."""
+        if self._law is not None and "mask_law" in stored:
+            self._law.resume(stored["mask_law"])
 
     def _masking_config(self, **options: Any) -> MaskingConfig:
         return MaskingConfig(

@@ -44,7 +44,10 @@ def masked_token_logs(output: MaskedTokenOutput, sample: dict[str, Any]) -> dict
     """Return sums over the batch's masked tokens; losses are in nats."""
     batch = sample["net_input"]
     losses, kinds = output.losses_N.detach(), batch["kinds"].long()
-    correct = output.predictions_N == gather_positions(batch["src_tokens"], batch["positions"])
+    targets = gather_positions(batch["src_tokens"], batch["positions"])
+    correct = output.predictions_N == targets
+    if observe := sample.get("observe"):  # the task's masks follow what the model guesses
+        observe(targets, correct)
     loss_by_kind = losses.new_zeros(len(KINDS)).index_add_(0, kinds, losses)
     count_by_kind = losses.new_zeros(len(KINDS)).index_add_(0, kinds, torch.ones_like(losses))
     logs = {
