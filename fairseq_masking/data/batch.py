@@ -28,18 +28,21 @@ class MaskedExample:
         tokens: int64 [T], clean text with the outer <s> and </s>.
         masked: its K masks; None where it is skipped.
         num_splits: K.
+        documents: int64 [T], of ``document_numbers``; None where attention takes no notice of documents.
     """
 
     index: int
     tokens: npt.NDArray[np.int64]
     masked: MaskedItem | None
     num_splits: int
+    documents: npt.NDArray[np.int64] | None = None
 
 
 def batch_input(
     texts: Sequence[npt.NDArray[np.int64]],
     masks: Sequence[MaskedItem | None],
     *,
+    documents: Sequence[npt.NDArray[np.int64]] | None = None,
     num_splits: int = 1,
     pad_index: int | None = None,
     noise_seed: int = 0,
@@ -50,6 +53,7 @@ def batch_input(
     Args:
         texts: I clean texts, int64 [length] with the outer <s> and </s>.
         masks: the K masks of each text; None gives it K rows without a mask.
+        documents: the number of each token's document in its text.
         num_splits: K.
         pad_index: id of <pad>, needed where the texts differ in length.
         noise_seed: of what is drawn on the device for this batch.
@@ -60,7 +64,8 @@ def batch_input(
         ``kinds`` int8 [N], ``replacements`` int64 [N], ``num_masked`` int64 [B], and ``shape``, Python values
         that no model has to ask the device for: ``rectangular`` (all rows have one length and one k),
         ``max_masked`` (the largest k), ``num_mask`` ([MASK]s of the batch), ``max_visible`` (the most columns
-        of a row that are neither [MASK] nor <pad>), ``has_padding``, ``noise_seed``, ``num_splits`` (K).
+        of a row that are neither [MASK] nor <pad>), ``has_padding``, ``noise_seed``, ``num_splits`` (K). With
+        documents also ``documents`` int64 [B, T], -1 at <pad>.
     """
     num_rows = len(texts) * num_splits
     lengths_I = np.array([len(text) for text in texts], dtype=np.int64)
@@ -70,22 +75,26 @@ def batch_input(
     width = int(lengths_I.max())
     has_padding = bool((lengths_I != width).any())
 
-    tokens_BT = np.empty((num_rows, width), dtype=np.int64)
-    if has_padding:
-        assert pad_index is not None, "texts of different lengths need a <pad>"
-        tokens_BT.fill(pad_index)
-    for row, text in zip(range(0, num_rows, num_splits), texts, strict=True):
-        tokens_BT[row : row + num_splits, : len(text)] = text
+    assert pad_index is not None or not has_padding, "texts of different lengths need a <pad>"
+
+    def rows(values: Sequence[npt.NDArray[np.int64]], fill: int | None) -> npt.NDArray[np.int64]:
+        rows_BT = np.empty((num_rows, width), dtype=np.int64)
+        if has_padding:
+            rows_BT.fill(fill)
+        for row, value in zip(range(0, num_rows, num_splits), values, strict=True):
+            rows_BT[row : row + num_splits, : len(value)] = value
+        return rows_BT
 
     num_masked_B = np.repeat(counts_I, num_splits)
     row_starts_N = np.repeat(np.arange(num_rows, dtype=np.int64) * width, num_masked_B)
     arrays = {
-        "src_tokens": tokens_BT,
+        "src_tokens": rows(texts, pad_index),
         "src_lengths": np.repeat(lengths_I, num_splits),
         "positions": row_starts_N + np.concatenate([mask.columns.ravel() for mask in filled]),
         "kinds": np.concatenate([np.tile(mask.kinds, num_splits) for mask in filled]),
         "replacements": np.concatenate([mask.replacements.ravel() for mask in filled]),
         "num_masked": num_masked_B,
+        **({} if documents is None else {"documents": rows(documents, -1)}),
     }
     shape = {
         "rectangular": not has_padding and bool((counts_I == counts_I[0]).all()),
@@ -118,6 +127,7 @@ def collate(items: Sequence[MaskedExample], pad_index: int, *, seed: int = 1, ep
     net_input = batch_input(
         [item.tokens for item in items],
         [item.masked for item in items],
+        documents=None if items[0].documents is None else [item.documents for item in items],
         num_splits=num_splits,
         pad_index=pad_index,
         noise_seed=noise_seed(seed, epoch, items[0].index),

@@ -85,7 +85,7 @@ class BlockDataset(SizedDataset):
         self.tokens = tokens
         self.tokens_per_sample = tokens_per_sample
         self.break_mode = break_mode
-        self._bos, self._eos = bos, eos
+        self._bos, self.eos = bos, eos
         self._closing = 1 if break_mode == "none" else 0
         self._stream = TokenStream.of(tokens)
 
@@ -124,5 +124,5 @@ class BlockDataset(SizedDataset):
         else:
             inner[:] = self._rows[index]
         if self._closing:
-            block[-1] = self._eos
+            block[-1] = self.eos
         return block

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from fairseq_masking.data.batch import MaskedExample, collate
 from fairseq_masking.data.blocks import BlockDataset, SizedDataset
+from fairseq_masking.data.documents import document_numbers
 from fairseq_masking.masking import Masker, order_generator
 
 __all__ = ["MaskedDataset"]
@@ -31,6 +32,7 @@ class MaskedDataset(SizedDataset):
         fixed_epoch: draw the masks of this epoch for ever (validation); None follows ``set_epoch``.
         draws: False leaves the masks to whoever knows the update: a batch has none yet, and under ``undrawn``
             its examples and their epoch.
+        document_bounds: ``line`` or ``blank-line``, for attention within documents; None for all of a block.
     """
 
     def __init__(
@@ -43,6 +45,7 @@ class MaskedDataset(SizedDataset):
         shuffle: bool = True,
         fixed_epoch: int | None = None,
         draws: bool = True,
+        document_bounds: str | None = None,
     ) -> None:
         super().__init__()
         self.blocks = blocks
@@ -53,6 +56,7 @@ class MaskedDataset(SizedDataset):
         self.shuffle = shuffle
         self.fixed_epoch = fixed_epoch
         self.draws = draws
+        self.document_bounds = document_bounds
         self.epoch = 1 if fixed_epoch is None else fixed_epoch
         self._logged_short = False
 
@@ -60,7 +64,10 @@ class MaskedDataset(SizedDataset):
         index = int(index)
         tokens_T = self.blocks[index]
         masked = self.masker(tokens_T, epoch=self.epoch, index=index) if self.draws else None
-        return MaskedExample(index, tokens_T, masked, self.masker.num_splits)
+        bounds, documents_T = self.document_bounds, None
+        if bounds is not None:
+            documents_T = document_numbers(tokens_T, bounds, self.blocks.eos)
+        return MaskedExample(index, tokens_T, masked, self.masker.num_splits, documents_T)
 
     def collater(self, samples: Sequence[MaskedExample]) -> dict[str, Any]:
         """The batch of design.md; {} for no samples."""

@@ -1,5 +1,6 @@
 """The fixed text that a checkpoint is measured on: full blocks of a prepared corpus, masked or not."""
 
+import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from fairseq_masking.measure import CORRUPTIONS
 
 __all__ = ["choose_sequences", "load_blocks", "masked_batches", "sequence_length"]
 
+logger = logging.getLogger(__name__)
+
 Tokens = npt.NDArray[np.int64]
 
 
@@ -32,6 +35,8 @@ def sequence_length(hub: HubInterface, wanted: int | None) -> int:
             f"--tokens-per-sample {length} is more than the checkpoint's {hub.model.max_positions()}"
             " positions: lower it"
         )
+    if hub.cfg.task.get("attend_within_documents"):
+        logger.warning("trained within documents, measured on whole rows, where documents see one another")
     return int(length)
 
 

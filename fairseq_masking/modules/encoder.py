@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 from fairseq_masking.errors import UserError
 from fairseq_masking.modules.config import POSITION_ENCODINGS, EncoderConfig
 from fairseq_masking.modules.layer import ACTIVATIONS, TransformerLayer, get_activation
-from fairseq_masking.modules.reach import Reach, Reaches, reach_of, window_mask
+from fairseq_masking.modules.reach import Reach, Reaches, places_within, reach_of, visible_keys, window_mask
 from fairseq_masking.modules.relative_position import RelativePositionBias
 from fairseq_masking.modules.rotary import rotation_of
 from fairseq_masking.ops import dropout
@@ -132,15 +132,19 @@ class EmbeddedStack(LayerStack):
             )
 
     def embed(
-        self, token_embeddings_BTD: Tensor, positions_BT: Tensor | None, padding_BT: Tensor | None
+        self,
+        token_embeddings_BTD: Tensor,
+        positions_BT: Tensor | None,
+        padding_BT: Tensor | None,
+        documents_BT: Tensor | None = None,
     ) -> tuple[Tensor, Reaches]:
-        """Return what enters the layers, and what their attention reaches: no padding."""
-        hidden = self.enter(token_embeddings_BTD, positions_BT)
-        visible = None if padding_BT is None else ~padding_BT[:, None, None, :]
+        """Return what enters the layers, and what their attention reaches: no padding, no other document."""
+        places_BT = places_within(documents_BT) if positions_BT is None else positions_BT
+        hidden = self.enter(token_embeddings_BTD, places_BT)
         bias = None
-        if self.relative_position is not None:
+        if self.relative_position is not None:  # columns are as far apart as places within a document
             bias = self.relative_position(hidden.shape[1], positions_BT).to(hidden.dtype)
-        return hidden, self.reaches(hidden, positions_BT, visible, bias)
+        return hidden, self.reaches(hidden, places_BT, visible_keys(padding_BT, documents_BT), bias)
 
 
 class TransformerEncoder(EmbeddedStack):
@@ -163,14 +167,17 @@ class TransformerEncoder(EmbeddedStack):
         positions_BT: Tensor | None = None,
         padding_BT: Tensor | None = None,
         token_embeddings_BTD: Tensor | None = None,
+        documents_BT: Tensor | None = None,
     ) -> list[Tensor]:
         """Return the states ``[B, T, D]`` of the embedding and of every layer.
 
         Args:
             tokens_BT: int64 token ids.
-            positions_BT: int64 places of the tokens, where they are not ``0..T-1``.
+            positions_BT: int64 places of the tokens, where they are not ``0..T-1`` or, with documents, those
+                within each.
             padding_BT: bool, True at padding; None where the batch has none.
             token_embeddings_BTD: used in place of ``embed_tokens(tokens_BT)``.
+            documents_BT: int64, whose tokens attend to those of the same number only; another one at padding.
 
         Raises:
             UserError: the batch is longer than ``max_positions``.
@@ -178,7 +185,7 @@ class TransformerEncoder(EmbeddedStack):
         if positions_BT is None:
             check_length(tokens_BT.shape[1], self.config.max_positions, "encoder")
         embedded = self.embed_tokens(tokens_BT) if token_embeddings_BTD is None else token_embeddings_BTD
-        return self.run_layers(*self.embed(embedded, positions_BT, padding_BT))
+        return self.run_layers(*self.embed(embedded, positions_BT, padding_BT, documents_BT))
 
 
 def _places(hidden_BTD: Tensor, positions_BT: Tensor | None) -> Tensor:

@@ -1,4 +1,4 @@
-"""Which tokens a layer's attention reaches: all of a row, a window around each, what is no padding.
+"""Which tokens a layer's attention reaches: all of a row, its own document, a window around each, no padding.
 
 Shapes: B batch (1 where all rows have the same places), T length, H heads.
 """
@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["Reach", "Reaches", "reach_of", "window_mask"]
+__all__ = ["Reach", "Reaches", "places_within", "reach_of", "visible_keys", "window_mask"]
 
 
 class Reach(NamedTuple):
@@ -28,6 +28,26 @@ class Reaches(NamedTuple):
 
     everywhere: Reach
     nearby: Reach
+
+
+def visible_keys(padding_BT: Tensor | None, documents_BT: Tensor | None = None) -> Tensor | None:
+    """Return bool ``[B, 1, 1, T]``, False at padding, or ``[B, 1, T, T]``, True within a document; None for all.
+
+    Args:
+        documents_BT: int64, the number of each token's document; padding has one of its own.
+    """
+    if documents_BT is not None:
+        return (documents_BT[:, :, None] == documents_BT[:, None, :])[:, None]
+    return None if padding_BT is None else ~padding_BT[:, None, None, :]
+
+
+def places_within(documents_BT: Tensor | None) -> Tensor | None:
+    """Return int64 ``[B, T]``: how far each token is from the beginning of its document; None for none."""
+    if documents_BT is None:
+        return None
+    columns_T = torch.arange(documents_BT.shape[1], device=documents_BT.device)
+    begins_BT = documents_BT.diff(dim=1, prepend=documents_BT[:, :1] - 1) != 0
+    return columns_T - (columns_T * begins_BT).cummax(dim=1).values
 
 
 def window_mask(places_BT: Tensor, window: int) -> Tensor:

@@ -21,6 +21,7 @@ from fairseq_masking.corpus.dictionary import masking_vocabulary
 from fairseq_masking.corpus.identity import check_shards
 from fairseq_masking.corpus.manifest import check_dictionary
 from fairseq_masking.data import BlockDataset, BreakMode, MaskedDataset, load_dictionary, load_tokens
+from fairseq_masking.data.documents import document_bounds
 from fairseq_masking.errors import UserError
 from fairseq_masking.masking import Masker, MaskingConfig, MaskingRate, MaskUnit, RateSchedule, SplitsLaw, SplitsOver
 from fairseq_masking.tasks.following_masks import AdaptiveLaw, draw_masks
@@ -71,6 +72,9 @@ class MaskedPretrainingConfig(FairseqDataclass):
     )
     mask_law_updates: int = option(200, "updates after which --mask-law adaptive looks at the model's guesses")
     valid_mask_prob: float = option(0.15, "--mask-prob of validation, which always masks single subwords once")
+    attend_within_documents: bool = option(
+        False, "no token attends to another document of its row, positions restart in each; without padding"
+    )
     seed: int = II("common.seed")
     train_subset: str = II("dataset.train_subset")
     update_freq: List[int] = II("optimization.update_freq")
@@ -214,6 +218,7 @@ class MaskedPretrainingTask(TextTask):
             seed=self.cfg.seed,
             fixed_epoch=None if training else 1,
             draws=not training or (self._rate is None and self._law is None),
+            document_bounds=document_bounds(folder, tokens) if self.cfg.attend_within_documents else None,
         )
 
     def filter_indices_by_size(

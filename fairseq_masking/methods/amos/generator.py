@@ -48,14 +48,16 @@ class GeneratorStack(EmbeddedStack):
         self.create_stack(replace(config, num_layers=depths[-1]))
         self.apply(init_bert_weights)
 
-    def forward(self, token_embeddings_BTD: Tensor, padding_BT: Tensor | None = None) -> list[Tensor]:
+    def forward(
+        self, token_embeddings_BTD: Tensor, padding_BT: Tensor | None = None, documents_BT: Tensor | None = None
+    ) -> list[Tensor]:
         """Return the states ``[B, T, D]`` of its input and of every layer, normalised at the depths.
 
         Raises:
             UserError: the batch is longer than ``max_positions``.
         """
         check_length(token_embeddings_BTD.shape[1], self.config.max_positions, "generator")
-        hidden, reaches = self.embed(token_embeddings_BTD, None, padding_BT)
+        hidden, reaches = self.embed(token_embeddings_BTD, None, padding_BT, documents_BT)
         states = [hidden]
         for start, depth in pairwise((0, *self.depths)):
             block = self.run_layers(hidden, reaches, part=slice(start, depth))
@@ -109,7 +111,11 @@ class Generator(nn.Module):
         )
 
     def forward(
-        self, token_embeddings_BTD: Tensor, positions_N: Tensor, padding_BT: Tensor | None = None
+        self,
+        token_embeddings_BTD: Tensor,
+        positions_N: Tensor,
+        padding_BT: Tensor | None = None,
+        documents_BT: Tensor | None = None,
     ) -> GeneratorOutput:
         """Read the corrupted text, at all depths, at the masked positions.
 
@@ -117,10 +123,11 @@ class Generator(nn.Module):
             token_embeddings_BTD: of the corrupted text.
             positions_N: int64, flat (row * T + column).
             padding_BT: bool, True at padding; None where the batch has none.
+            documents_BT: int64, as ``TransformerEncoder``'s.
         """
         features = []
         for stack, own in zip(self.stacks, self.depths_of_stacks, strict=True):
-            states = stack(token_embeddings_BTD, padding_BT)
+            states = stack(token_embeddings_BTD, padding_BT, documents_BT)
             features += [gather_positions(states[depth], positions_N) for depth in own]
         features_KND = torch.stack(features)
         return GeneratorOutput(features_KND, self.lm_head.project(features_KND))

@@ -99,6 +99,7 @@ class AmosModel(EncoderModel):
         positions: Tensor,
         replacements: Tensor,
         shape: dict[str, Any],
+        documents: Tensor | None = None,
         noise_NV: Tensor | None = None,
         **_: Any,
     ) -> AmosOutput:
@@ -117,6 +118,7 @@ class AmosModel(EncoderModel):
                 self.mixture.given(seed, self.encoder.embed_tokens.weight),
                 torch.full((), seed ^ _SAMPLING_STREAM, dtype=torch.int64, device=device),
                 noise_NV,
+                documents,
             )
         )
 
@@ -129,6 +131,7 @@ class AmosModel(EncoderModel):
         given_K: Tensor,
         seed: Tensor,
         noise_NV: Tensor | None,
+        documents_BT: Tensor | None = None,
     ) -> AmosOutput:
         """Return all outputs: all of the model's arithmetic."""
         embedding_VD = self.encoder.embed_tokens.weight
@@ -136,7 +139,7 @@ class AmosModel(EncoderModel):
 
         corrupted = corrupt_tokens(src_tokens, positions, replacements)
         targets = gather_positions(src_tokens, positions)
-        generated = self.generator(self.encoder.embed_tokens(corrupted), positions, padding_BT)
+        generated = self.generator(self.encoder.embed_tokens(corrupted), positions, padding_BT, documents_BT)
         losses_KN, predictions_KN = lm_head.projected_losses(generated.hidden_KND, embedding_VD, targets)
 
         weights_NK = self.mixture(generated.features_KND, given_K)
@@ -155,7 +158,9 @@ class AmosModel(EncoderModel):
 
         clean = self.encoder.embed_tokens(src_tokens)
         replaced = clean.flatten(0, 1).index_copy(0, positions, embedded_ND.to(clean.dtype)).view_as(clean)
-        hidden = self.encoder(src_tokens, token_embeddings_BTD=replaced, padding_BT=padding_BT)[-1]
+        hidden = self.encoder(
+            src_tokens, token_embeddings_BTD=replaced, padding_BT=padding_BT, documents_BT=documents_BT
+        )[-1]
         logits = self.detection_head(hidden).squeeze(-1)
         logits = logits if logits.dtype == torch.float64 else logits.float()
         original = corrupt_tokens(src_tokens, positions, sampled_N) == src_tokens

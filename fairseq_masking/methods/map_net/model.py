@@ -154,6 +154,7 @@ class MapNetModel(MLMModel):
         replacements: Tensor,
         num_masked: Tensor,
         shape: dict[str, Any],
+        documents: Tensor | None = None,
         **_: Any,
     ) -> MapNetOutput:
         """Predict the tokens that the batch masked uniformly, or the proposal network in their place.
@@ -167,11 +168,11 @@ class MapNetModel(MLMModel):
         if self.training:
             explore = self.exploration.probability_for_batch(self.seed, self.num_updates)
         if explore < 1.0 or (self.training and self.learn_from_all):
-            log_proposal_BT = self.propose(src_tokens, shape["has_padding"])
+            log_proposal_BT = self.propose(src_tokens, shape["has_padding"], documents)
         if explore < 1.0:
             masks = self._draw_masks(masks, log_proposal_BT, explore, src_tokens, kinds, num_masked, shape)
         padding = src_tokens.eq(self.pad_index) if shape["has_padding"] else None
-        losses, predictions = self.predict(src_tokens, masks.positions_N, masks.replacements_N, padding)
+        losses, predictions = self.predict(src_tokens, masks.positions_N, masks.replacements_N, padding, documents)
         if self.training and log_proposal_BT is None:
             losses = losses + _nothing_of(self.proposal)
         return MapNetOutput(
@@ -216,11 +217,11 @@ class MapNetModel(MLMModel):
             proposed_B,
         )
 
-    def propose(self, src_tokens: Tensor, has_padding: bool = True) -> Tensor:
+    def propose(self, src_tokens: Tensor, has_padding: bool = True, documents_BT: Tensor | None = None) -> Tensor:
         """Return log p_prop of clean text: fp32 ``[B, T]`` in nats, -inf at special tokens and padding."""
         padding_BT = src_tokens.eq(self.pad_index) if has_padding else None
         maskable_BT = ~self.special_V[src_tokens]
-        return self.proposal(self.encoder.embed_tokens(src_tokens), maskable_BT, padding_BT)
+        return self.proposal(self.encoder.embed_tokens(src_tokens), maskable_BT, padding_BT, documents_BT)
 
 
 def _nothing_of(module: nn.Module) -> Tensor:

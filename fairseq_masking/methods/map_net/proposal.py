@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fairseq_masking.modules.encoder import EncoderConfig, LayerStack, check_length, init_bert_weights
+from fairseq_masking.modules.reach import places_within, visible_keys
 
 __all__ = ["ProposalNetwork"]
 
@@ -31,13 +32,20 @@ class ProposalNetwork(LayerStack):
         self.score = nn.Linear(config.embed_dim, 1, bias=False)
         self.apply(init_bert_weights)
 
-    def forward(self, token_embeddings_BTD: Tensor, maskable_BT: Tensor, padding_BT: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        token_embeddings_BTD: Tensor,
+        maskable_BT: Tensor,
+        padding_BT: Tensor | None = None,
+        documents_BT: Tensor | None = None,
+    ) -> Tensor:
         """Return log p_prop, a softmax over the maskable positions of each row.
 
         Args:
             token_embeddings_BTD: the encoder's embeddings of the clean tokens.
             maskable_BT: bool, True where a mask may be.
             padding_BT: bool, True at padding; None where the batch has none.
+            documents_BT: int64, as ``TransformerEncoder``'s; the softmax goes over all of them.
 
         Returns:
             fp32 (fp64 for fp64) ``[B, T]`` in nats, -inf where nothing may be masked.
@@ -47,9 +55,10 @@ class ProposalNetwork(LayerStack):
         """
         length = token_embeddings_BTD.shape[1]
         check_length(length, self.config.max_positions, "proposal network")
-        hidden = self.enter(self.project_tokens(token_embeddings_BTD))
-        visible = None if padding_BT is None else ~padding_BT[:, None, None, :]
-        scores_BT = self.score(self.run_layers(hidden, self.reaches(hidden, visible=visible))[-1]).squeeze(-1)
+        places_BT = places_within(documents_BT)
+        hidden = self.enter(self.project_tokens(token_embeddings_BTD), places_BT)
+        reaches = self.reaches(hidden, places_BT, visible_keys(padding_BT, documents_BT))
+        scores_BT = self.score(self.run_layers(hidden, reaches)[-1]).squeeze(-1)
         scores_BT = scores_BT if scores_BT.dtype == torch.float64 else scores_BT.float()
         # A finite bottom, so that a row without a maskable position gives no NaN; its exp is still 0.
         log_proposal_BT = scores_BT.masked_fill(~maskable_BT, -1e30).log_softmax(dim=1)

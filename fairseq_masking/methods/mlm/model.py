@@ -43,18 +43,30 @@ class MLMModel(EncoderModel):
         )
 
     def pretrain(
-        self, src_tokens: Tensor, *, positions: Tensor, replacements: Tensor, shape: dict[str, Any], **_: Any
+        self,
+        src_tokens: Tensor,
+        *,
+        positions: Tensor,
+        replacements: Tensor,
+        shape: dict[str, Any],
+        documents: Tensor | None = None,
+        **_: Any,
     ) -> MaskedTokenOutput:
         """Predict the tokens at ``positions`` from the corrupted text."""
         padding = src_tokens.eq(self.pad_index) if shape["has_padding"] else None
-        return MaskedTokenOutput(*self.predict(src_tokens, positions, replacements, padding))
+        return MaskedTokenOutput(*self.predict(src_tokens, positions, replacements, padding, documents))
 
     def predict(
-        self, src_tokens: Tensor, positions: Tensor, replacements: Tensor, padding_BT: Tensor | None
+        self,
+        src_tokens: Tensor,
+        positions: Tensor,
+        replacements: Tensor,
+        padding_BT: Tensor | None,
+        documents_BT: Tensor | None = None,
     ) -> LinearCrossEntropyOutput:
         """Return loss and arg max of each masked token: all of the model's arithmetic."""
         corrupted = corrupt_tokens(src_tokens, positions, replacements)
-        hidden = self.encoder(corrupted, padding_BT=padding_BT)[-1]
+        hidden = self.encoder(corrupted, padding_BT=padding_BT, documents_BT=documents_BT)[-1]
         features = gather_positions(hidden, positions)
         targets = gather_positions(src_tokens, positions)
         return self.lm_head.losses(features, self.encoder.embed_tokens.weight, targets)

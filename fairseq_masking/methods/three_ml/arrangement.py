@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from fairseq_masking.modules.reach import places_within
 from fairseq_masking.ops import gather_positions
 
 __all__ = ["Arrangement", "Selection", "arrange"]
@@ -24,26 +25,37 @@ class Selection(NamedTuple):
         empty_BS: bool, True at the end of rows with fewer than S; what ``columns_BS`` says there means
             nothing. None where all rows have S.
         flat_BT: int64, for a selected token its flat index in ``[B * S]``; for others it means nothing.
+        places_BS: int64, the columns, or with documents the places within them.
+        documents_BS: int64, the numbers of the tokens' documents, -1 at empty places; None without documents.
     """
 
     columns_BS: Tensor
     empty_BS: Tensor | None
     flat_BT: Tensor
+    places_BS: Tensor
+    documents_BS: Tensor | None = None
 
     @classmethod
-    def of(cls, selected_BT: Tensor, width: int, *, exact: bool) -> "Selection":
+    def of(cls, selected_BT: Tensor, width: int, *, exact: bool, documents_BT: Tensor | None = None) -> "Selection":
         """Select where ``selected_BT`` is True.
 
         Args:
             width: S, at least the most that a row selects, at most T.
             exact: every row selects exactly S.
+            documents_BT: int64, the number of each token's document.
         """
         order_BT = (~selected_BT).to(torch.int8).argsort(dim=1, stable=True)
         columns_BS = order_BT[:, :width].contiguous()
         empty_BS = None if exact else ~selected_BT.gather(1, columns_BS)
         slots = torch.arange(columns_BS.numel(), device=columns_BS.device).view_as(columns_BS)
         flat_BT = torch.zeros_like(order_BT).scatter_(1, columns_BS, slots)
-        return cls(columns_BS, empty_BS, flat_BT)
+        if documents_BT is None:
+            return cls(columns_BS, empty_BS, flat_BT, columns_BS)
+        places_BS, documents_BS = (
+            values_BT.gather(1, columns_BS) for values_BT in (places_within(documents_BT), documents_BT)
+        )
+        documents_BS = documents_BS if empty_BS is None else documents_BS.masked_fill(empty_BS, -1)
+        return cls(columns_BS, empty_BS, flat_BT, places_BS, documents_BS)
 
     def take(self, tokens_BT: Tensor, fill: int) -> Tensor:
         """Return the selected tokens ``[B, S]``, ``fill`` at empty places."""
@@ -91,6 +103,7 @@ def arrange(
     *,
     crossing: bool,
     shape: dict[str, Any] | None = None,
+    documents_BT: Tensor | None = None,
 ) -> Arrangement:
     """Divide a batch, or text in which [MASK]s stand already, for predictions anywhere.
 
@@ -99,6 +112,7 @@ def arrange(
         positions_N: of what is predicted.
         crossing: the decoder reads the [MASK]s alone.
         shape: Python values of a training batch of design.md; without them the device is asked for counts.
+        documents_BT: int64, the number of each token's document, where attention stays within them.
     """
     is_mask_N = gather_positions(hidden_BT, positions_N)
     visible_BT = ~hidden_BT if padding_BT is None else ~(hidden_BT | padding_BT)
@@ -108,11 +122,11 @@ def arrange(
     else:
         exact, num_mask, max_visible = shape["rectangular"], shape["num_mask"], shape["max_visible"]
         max_mask = num_mask // len(hidden_BT) if exact else shape["max_masked"]
-    visible = Selection.of(visible_BT, max_visible, exact=exact)
+    visible = Selection.of(visible_BT, max_visible, exact=exact, documents_BT=documents_BT)
     if not crossing:
         return Arrangement(visible)
     # Without any [MASK] the decoder runs on an empty place: DDP wants a gradient for each parameter.
-    masked = Selection.of(hidden_BT, max(1, max_mask), exact=exact and max_mask > 0)
+    masked = Selection.of(hidden_BT, max(1, max_mask), exact=exact and max_mask > 0, documents_BT=documents_BT)
     mask_first_N = (~is_mask_N).to(torch.int8).argsort(stable=True)
     ordered_N = positions_N.index_select(0, mask_first_N)
     return Arrangement(visible, masked, mask_first_N, ordered_N[:num_mask], ordered_N[num_mask:])

@@ -14,7 +14,7 @@ from fairseq_masking.methods.three_ml.arrangement import Selection
 from fairseq_masking.modules.attention import CrossAttention
 from fairseq_masking.modules.encoder import EncoderConfig, LayerStack, TransformerLayer, init_bert_weights
 from fairseq_masking.modules.heads import MaskedLMHead
-from fairseq_masking.modules.reach import Reach
+from fairseq_masking.modules.reach import Reach, places_within, visible_keys
 from fairseq_masking.ops import dropout
 
 __all__ = ["CrossDecoder", "CrossDecoderLayer", "SelfDecoder", "TwoSidedLMHead"]
@@ -74,20 +74,28 @@ class _Decoder(LayerStack):
 class SelfDecoder(_Decoder):
     """Self-attention over the whole sequence: encoder states at their places, [MASK] vectors in the holes."""
 
-    def forward(self, states_BSD: Tensor, visible: Selection, padding_BT: Tensor | None = None) -> list[Tensor]:
+    def forward(
+        self,
+        states_BSD: Tensor,
+        visible: Selection,
+        padding_BT: Tensor | None = None,
+        documents_BT: Tensor | None = None,
+    ) -> list[Tensor]:
         """Decode.
 
         Args:
             states_BSD: the encoder's output.
             visible: which tokens they are.
             padding_BT: bool, True at padding; None where the batch has none.
+            documents_BT: int64, as ``TransformerEncoder``'s.
 
         Returns:
             States ``[B, T, W]`` of its input and of every layer; those at padding mean nothing.
         """
         filled_BTW = visible.put_back(self.project_states(states_BSD), self.mask_embedding)
-        visible_BT = None if padding_BT is None else ~padding_BT[:, None, None, :]
-        return self.run_layers(self.enter(filled_BTW), self.reaches(filled_BTW, visible=visible_BT))
+        places_BT = places_within(documents_BT)
+        reaches = self.reaches(filled_BTW, places_BT, visible_keys(padding_BT, documents_BT))
+        return self.run_layers(self.enter(filled_BTW, places_BT), reaches)
 
 
 class CrossDecoder(_Decoder):
@@ -107,17 +115,21 @@ class CrossDecoder(_Decoder):
             States ``[B, M, W]`` of its input and of every layer; those at empty places of ``masked`` mean
             nothing.
         """
-        embedded_BMW = self.enter(self.mask_embedding.expand(*masked.columns_BS.shape, -1), masked.columns_BS)
+        embedded_BMW = self.enter(self.mask_embedding.expand(*masked.places_BS.shape, -1), masked.places_BS)
         attention_bias = memory_bias = None
-        if masked.empty_BS is not None:
+        if masked.documents_BS is not None and visible.documents_BS is not None:
+            attention_bias = visible_keys(None, masked.documents_BS)
+            memory_bias = (masked.documents_BS[:, :, None] == visible.documents_BS[:, None, :])[:, None]
+            memory_bias = memory_bias | (masked.documents_BS < 0)[:, None, :, None]  # empty places reach all
+        elif masked.empty_BS is not None:
             # A row without any [MASK] must still have something to attend to, or its softmax is 0 / 0.
             first_M = torch.arange(masked.empty_BS.shape[1], device=embedded_BMW.device) == 0
             attention_bias = (~masked.empty_BS | first_M)[:, None, None, :]
-        if visible.empty_BS is not None:
+        if memory_bias is None and visible.empty_BS is not None:
             memory_bias = ~visible.empty_BS[:, None, None, :]
         memory_BSW = self.project_states(states_BSD)
-        reaches = self.reaches(embedded_BMW, masked.columns_BS, attention_bias)
-        rotation = self.rotation(memory_BSW, visible.columns_BS)
+        reaches = self.reaches(embedded_BMW, masked.places_BS, attention_bias)
+        rotation = self.rotation(memory_BSW, visible.places_BS)
         return self.run_layers(embedded_BMW, reaches, memory_BSW, memory_bias, rotation)
 
 

@@ -58,14 +58,17 @@ class ThreeMLModel(EncoderModel):
         positions, shape = batch["positions"], batch["shape"]
         padding = src_tokens.eq(self.pad_index) if shape["has_padding"] else None
         arrangement = self._arrange(src_tokens, padding, batch)
-        losses, predictions = self.predict(src_tokens, positions, batch["replacements"], arrangement, padding)
+        losses, predictions = self.predict(
+            src_tokens, positions, batch["replacements"], arrangement, padding, batch.get("documents")
+        )
         measures = self._measures(src_tokens.shape, positions.numel(), shape)
         return MaskedTokenOutput(losses, predictions, measures)
 
     def _arrange(self, src_tokens: Tensor, padding_BT: Tensor | None, batch: dict[str, Any]) -> Arrangement:
         nowhere_BT = torch.zeros_like(src_tokens, dtype=torch.bool)
         hidden_BT = corrupt_tokens(nowhere_BT, batch["positions"], batch["kinds"] == Kind.MASK)
-        return arrange(hidden_BT, padding_BT, batch["positions"], crossing=self.crossing, shape=batch["shape"])
+        told = {"shape": batch["shape"], "documents_BT": batch.get("documents")}
+        return arrange(hidden_BT, padding_BT, batch["positions"], crossing=self.crossing, **told)
 
     def predict(
         self,
@@ -74,41 +77,49 @@ class ThreeMLModel(EncoderModel):
         replacements: Tensor,
         arrangement: Arrangement,
         padding_BT: Tensor | None,
+        documents_BT: Tensor | None = None,
     ) -> LinearCrossEntropyOutput:
         """Return loss and arg max of each masked token: all of the model's arithmetic."""
         corrupted = corrupt_tokens(src_tokens, positions, replacements)
-        projected_ND = self._project(corrupted, positions, arrangement, padding_BT)
+        projected_ND = self._project(corrupted, positions, arrangement, padding_BT, documents_BT)
         targets = gather_positions(src_tokens, positions)
         return self.lm_head.projected_losses(projected_ND, self.encoder.embed_tokens.weight, targets)
 
     def encode_visible(self, corrupted_BT: Tensor, visible: Selection) -> Tensor:
         """Return the encoder's states ``[B, S, D]`` of the visible tokens, each at its original place."""
         tokens_BS = visible.take(corrupted_BT, fill=self.pad_index)
-        return self.encoder(tokens_BS, positions_BT=visible.columns_BS, padding_BT=visible.empty_BS)[-1]
+        where = {"positions_BT": visible.places_BS, "padding_BT": visible.empty_BS}
+        return self.encoder(tokens_BS, **where, documents_BT=visible.documents_BS)[-1]
 
     def mask_states(self, src_tokens: Tensor, **batch: Any) -> list[Tensor]:
         """Return the states ``[M, W]`` of the batch's [MASK]s: the decoder's, as the encoder has none."""
         corrupted = corrupt_tokens(src_tokens, batch["positions"], batch["replacements"])
         padding = src_tokens == self.pad_index
         arrangement = self._arrange(src_tokens, padding, batch)
-        _, states = self._decode(corrupted, arrangement, padding)
+        _, states = self._decode(corrupted, arrangement, padding, batch.get("documents"))
         where = batch["positions"][batch["kinds"] == Kind.MASK]
         find = gather_positions if arrangement.masked is None else arrangement.masked.at
         return [find(state, where) for state in states]
 
     def _decode(
-        self, corrupted_BT: Tensor, arrangement: Arrangement, padding_BT: Tensor | None
+        self, corrupted_BT: Tensor, arrangement: Arrangement, padding_BT: Tensor | None, documents_BT: Tensor | None
     ) -> tuple[Tensor, list[Tensor]]:
         """Return the encoder's states ``[B, S, D]``, and the decoder's."""
         visible, masked = arrangement.visible, arrangement.masked
         encoded_BSD = self.encode_visible(corrupted_BT, visible)
-        return encoded_BSD, self.decoder(encoded_BSD, visible, padding_BT if masked is None else masked)
+        others = (padding_BT, documents_BT) if masked is None else (masked,)
+        return encoded_BSD, self.decoder(encoded_BSD, visible, *others)
 
     def _project(
-        self, corrupted_BT: Tensor, positions: Tensor, arrangement: Arrangement, padding_BT: Tensor | None
+        self,
+        corrupted_BT: Tensor,
+        positions: Tensor,
+        arrangement: Arrangement,
+        padding_BT: Tensor | None,
+        documents_BT: Tensor | None = None,
     ) -> Tensor:
         """Return what is multiplied with the embedding ``[N, D]``, in the order of ``positions``."""
-        encoded_BSD, (*_, decoded) = self._decode(corrupted_BT, arrangement, padding_BT)
+        encoded_BSD, (*_, decoded) = self._decode(corrupted_BT, arrangement, padding_BT, documents_BT)
         if arrangement.masked is None:
             return self.lm_head.project(gather_positions(decoded, positions))
         sides_ND = self.lm_head.project_sides(
