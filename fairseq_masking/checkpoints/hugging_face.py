@@ -27,7 +27,7 @@ from fairseq_masking.modules.config import KIND_OPTIONS, EncoderKind
 from fairseq_masking.tokenizers.hugging_face_files import EXTRA
 from fairseq_masking.tokenizers.to_hugging_face import steps_left_out, write_tokenizer
 
-__all__ = ["Exported", "export_checkpoint"]
+__all__ = ["Exported", "export_checkpoint", "export_form"]
 
 logger = logging.getLogger(__name__)
 
@@ -95,6 +95,12 @@ def export_checkpoint(
             output.rmdir()
         partial.replace(output)
     return Exported(config["architectures"][0], kind == "fairseq_masking")
+
+
+def export_form(source: Source) -> Exported:
+    """Return what ``export_checkpoint`` would write of one of ours."""
+    kind = _kind(source)
+    return Exported(_CLASSES[kind] + _suffix(source.state), kind == "fairseq_masking")
 
 
 def _with_one_head(state: Mapping[str, Tensor], head: str | None) -> dict[str, Tensor]:

@@ -19,6 +19,7 @@ VERBS = {
     "baselines": "what fine-tuned scores have to beat: the majority, and TF-IDF",
     "predict": "a fine-tuned checkpoint's predictions and scores",
     "continue": "an encoder of Hugging Face, continued on your text by any method, back to it",
+    "inspect": "what a checkpoint is, and what it can be used for",
     "export": "a checkpoint as a folder for Hugging Face transformers",
     "show masks": "where a checkpoint masks text",
     "show replacements": "what AMOS puts in place of masked tokens",

@@ -1,4 +1,4 @@
-"""Options: one of a fairseq dataclass, what fairseq's parser makes of ``--bf16``, and which were typed."""
+"""Options: one of a fairseq dataclass, what fairseq's parser makes of ``--bf16`` and ``--help``, which were typed."""
 
 import sys
 from argparse import Namespace
@@ -13,6 +13,7 @@ from fairseq_masking.compat.patching import replace
 
 __all__ = ["keep_bf16_off_the_tpu", "option", "typed_model_options"]
 
+_HELP = {"-h", "--help"}
 _given: list[str] = []  # the words that fairseq's parser got last
 
 
@@ -49,8 +50,30 @@ def _parse_without_tpu(
     original: Callable[..., Any], parser: Any, input_args: list[str] | None = None, *rest: Any, **options: Any
 ) -> Any:
     _given[:] = sys.argv[1:] if input_args is None else input_args
+    if not _HELP.isdisjoint(_given) and any(word.partition("=")[0] in ("-a", "--arch") for word in _given):
+        input_args = [word for word in _given if word not in _HELP]
+        options["modify_parser"] = _help_of_the_whole(options.get("modify_parser"))
     parsed = original(parser, input_args, *rest, **options)
     args: Namespace = parsed[0] if isinstance(parsed, tuple) else parsed
     if getattr(args, "tpu", False) and "--tpu" not in _given:
         args.tpu = False
     return parsed
+
+
+def _help_of_the_whole(modify: Callable[[Any], None] | None) -> Callable[[Any], None]:
+    """fairseq modifies its parser at first, and once the options of task, model and the rest are in it.
+
+    It parses in between, where ``--help`` would end with those of the first parser alone.
+    """
+    calls: list[Any] = []
+
+    def modified(parser: Any) -> None:
+        calls.append(parser)
+        if modify is not None:
+            modify(parser)
+        if len(calls) == 2:
+            parser.usage = "%(prog)s DATA [options]"  # or 200 lines of brackets stand before the first help
+            parser.print_help()
+            parser.exit()
+
+    return modified

@@ -75,6 +75,23 @@ def test_bf16_is_no_tpu(given: list[str], tpu: bool, small_data: Path) -> None:
     assert args.bf16 is ("--bf16" in given)
 
 
+def test_help_has_the_options_of_task_model_and_criterion(
+    small_data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    chosen = "--task masked_pretraining --arch map_net_tiny --criterion map_net --optimizer fused_adamw"
+    with pytest.raises(SystemExit) as stop:
+        options.parse_args_and_arch(options.get_training_parser(), [str(small_data), *chosen.split(), "--help"])
+    told = capsys.readouterr().out
+    of_each = (
+        "--mask-splits",
+        "--proposal-layers",
+        "--proposal-learn-from",
+        "--no-decay-bias-and-norm",
+        "--max-update",
+    )
+    assert stop.value.code == 0 and all(f"  {option} " in told for option in of_each)
+
+
 def test_next_run_of_a_process_starts_afresh() -> None:
     from fairseq_cli import train
 
