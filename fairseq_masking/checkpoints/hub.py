@@ -3,6 +3,7 @@
 Shapes: T tokens, D width.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,6 +12,8 @@ from fairseq.data import Dictionary
 from torch import Tensor, nn
 
 from fairseq_masking.checkpoints.loading import read_checkpoint
+from fairseq_masking.corpus.changes import check_unknown
+from fairseq_masking.corpus.encoding import TextEncoder
 from fairseq_masking.corpus.manifest import first_shard, load_normalizer, load_tokenizer
 from fairseq_masking.errors import UserError
 from fairseq_masking.tokenizers import Tokenizer
@@ -76,6 +79,15 @@ class HubInterface(nn.Module):
         ids = [self.dictionary.bos(), *map(self.dictionary.index, symbols), self.dictionary.eos()]
         return torch.tensor(ids)
 
+    def check_known(self, tokens: Tensor, texts: Iterable[str]) -> None:
+        """Warn where the ids ``[T]`` of texts hold <unk>, and name for what it stands.
+
+        Raises:
+            UserError: half of them are.
+        """
+        encoder = TextEncoder(self.tokenizer, self.dictionary, self.normalizer)
+        check_unknown(int((tokens == self.dictionary.unk()).sum()), len(tokens), texts, encoder, "the text")
+
     def decode(self, tokens: Tensor) -> str:
         """Return the text of int64 ids ``[T]``, special symbols left out."""
         special = {self.dictionary.bos(), self.dictionary.eos(), self.dictionary.pad()}
@@ -97,11 +109,12 @@ class HubInterface(nn.Module):
         """Return the ``topk`` likeliest fillings of the one ``<mask>`` in ``text``, best first.
 
         Raises:
-            UserError: the text does not hold exactly one ``<mask>``.
+            UserError: the text does not hold exactly one ``<mask>``, or is mostly <unk>.
         """
         if text.count(MASK_SYMBOL) != 1:
             raise UserError(f"fill_mask needs one {MASK_SYMBOL} in the text, not {text.count(MASK_SYMBOL)}: {text!r}")
         tokens = self.encode(text)
+        self.check_known(tokens, [text])
         logits, _ = self.model(tokens[None].to(self.device))
         column = int((tokens == self.dictionary.index(MASK_SYMBOL)).nonzero()[0, 0])
         probabilities, indices = logits[0, column].float().softmax(-1).topk(min(topk, logits.shape[-1]))

@@ -18,14 +18,18 @@ from fairseq_masking.cli.options import add_out, add_seed, at_least
 from fairseq_masking.corpus.documents import DOCUMENT_BOUNDS
 from fairseq_masking.tokenizers import BertTokenizer, Gpt2Tokenizer, SentencePieceTokenizer, Tokenizer
 from fairseq_masking.tokenizers.normalization import TextNormalizer
-from fairseq_masking.tokenizers.sentencepiece import BpeTraining
+from fairseq_masking.tokenizers.sentencepiece import NORMALIZATIONS, BpeTraining
 
 __all__ = ["add_options", "run"]
 
 _TRAINED = "train-bpe"
 # Tokeniser -> what makes it, the options with its files, its other options.
 _TOKENIZERS: dict[str, tuple[Callable[..., Tokenizer | BpeTraining], tuple[str, ...], tuple[str, ...]]] = {
-    _TRAINED: (BpeTraining, (), ("vocab_size", "character_coverage", "byte_fallback", "input_sentences")),
+    _TRAINED: (
+        BpeTraining,
+        (),
+        ("vocab_size", "character_coverage", "byte_fallback", "input_sentences", "normalization"),
+    ),
     "sentencepiece": (SentencePieceTokenizer, ("sentencepiece_model",), ()),
     "gpt2": (Gpt2Tokenizer, ("gpt2_encoder_json", "gpt2_vocab_bpe"), ()),
     "wordpiece": (BertTokenizer, ("wordpiece_vocab",), ("wordpiece_lowercase",)),
@@ -53,6 +57,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--progress", action="store_true", help="progress bars even where nobody is watching")
 
     add = parser.add_argument_group("text").add_argument
+    add("--unescape-entities", action="store_true", help="HTML's entities (&amp;) as characters")
     add("--lowercase", action="store_true", help="lower-case the text")
     add("--split-sentences", action="store_true",
         help="one sentence a line, by rules; an empty line between documents")
@@ -76,6 +81,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--byte-fallback", action="store_true", help="train-bpe: write other characters as bytes, not <unk>")
     add("--input-sentences", type=at_least(0), metavar="N",
         help=f"train-bpe: lines to train on, 0 for all (default: {trained.input_sentences})")
+    add("--normalization", choices=NORMALIZATIONS,
+        help=f"train-bpe: SentencePiece's rules for characters (default: {trained.normalization})")
     add("--sentencepiece-model", type=Path, metavar="FILE", help="sentencepiece: the .model file")
     add("--gpt2-encoder-json", type=Path, metavar="FILE", help="gpt2: encoder.json")
     add("--gpt2-vocab-bpe", type=Path, metavar="FILE", help="gpt2: vocab.bpe")

@@ -6,6 +6,8 @@ fairseq's ``FileBinarizer.multiprocess_dataset`` lets its first process wait unt
 """
 
 import os
+import re
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -22,6 +24,7 @@ from fairseq_masking.tokenizers import Tokenizer
 __all__ = ["binarize"]
 
 _CHUNK_BYTES = 4 << 20
+_NOT_ASCII = re.compile(r"[^\x00-\x7f]")
 
 
 def binarize(
@@ -32,7 +35,7 @@ def binarize(
     *,
     workers: int,
     progress: Callable[[int], object],
-) -> npt.NDArray[np.int64]:
+) -> tuple[npt.NDArray[np.int64], Counter[str]]:
     """Writes ``output_prefix``.bin and .idx from a text file, one item a line.
 
     Args:
@@ -44,44 +47,50 @@ def binarize(
         progress: called with the number of bytes of text done since the last call.
 
     Returns:
-        int64 [V], how often each id was written, the </s> of every line included.
+        int64 [V], how often each id was written, the </s> of every line included; and how often each character
+        outside of ASCII stands in the text.
     """
     size = text.stat().st_size
     chunks = range(0, size, _CHUNK_BYTES)
     builder = indexed_dataset.make_builder(f"{output_prefix}.bin", "mmap", len(dictionary))
     counts_V = np.zeros(len(dictionary), dtype=np.int64)
+    seen = Counter[str]()
     work = partial(_binarize_chunk, text, output_prefix, tokenizer, dictionary)
     written = map_in_order(work, chunks, workers=min(workers, len(chunks)))
-    for start, (part, of_chunk_V) in zip(chunks, written, strict=True):
+    for start, (part, of_chunk_V, of_chunk) in zip(chunks, written, strict=True):
         builder.merge_file_(part)
         for suffix in (".bin", ".idx"):
             os.remove(part + suffix)
         counts_V += of_chunk_V
+        seen += of_chunk
         progress(min(_CHUNK_BYTES, size - start))
     builder.finalize(f"{output_prefix}.idx")
-    return counts_V
+    return counts_V, seen
 
 
 def _binarize_chunk(
     text: Path, output_prefix: Path, tokenizer: Tokenizer, dictionary: Dictionary, start: int
-) -> tuple[str, npt.NDArray[np.int64]]:
-    """Writes the lines that begin in a chunk, perhaps none; returns their files' prefix and [V] counts.
+) -> tuple[str, npt.NDArray[np.int64], Counter[str]]:
+    """Writes the lines that begin in a chunk, perhaps none; returns their files' prefix and both counts.
 
     fairseq's find_offsets looks for them in text mode, where ``tell`` is slow and not always a byte offset.
     """
     part = f"{output_prefix}.part{start}"
     counts_V = np.zeros(len(dictionary), dtype=np.int64)
+    seen = Counter[str]()
     builder = indexed_dataset.make_builder(f"{part}.bin", "mmap", len(dictionary))
     with open(text, "rb") as file:
         if start:
             file.seek(start - 1)
             file.readline()
         while file.tell() < start + _CHUNK_BYTES and (raw := file.readline()):
-            ids_T = _binarize_line(raw.decode("utf-8").removesuffix("\n"), tokenizer, dictionary)
+            line = raw.decode("utf-8").removesuffix("\n")
+            seen.update(_NOT_ASCII.findall(line))
+            ids_T = _binarize_line(line, tokenizer, dictionary)
             np.add.at(counts_V, ids_T, 1)
             builder.add_item(torch.from_numpy(ids_T))
     builder.finalize(f"{part}.idx")
-    return part, counts_V
+    return part, counts_V, seen
 
 
 def _binarize_line(line: str, tokenizer: Tokenizer, dictionary: Dictionary) -> npt.NDArray[np.int32]:

@@ -11,7 +11,9 @@ is no empty line: each line is a whole document, and ``--sample-break-mode eos``
 import bz2
 import gzip
 import lzma
+import re
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
@@ -19,6 +21,7 @@ from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import BinaryIO, cast
+from unicodedata import category
 
 import numpy as np
 
@@ -28,10 +31,11 @@ from fairseq_masking.files import open_binary
 from fairseq_masking.tokenizers.normalization import TextNormalizer
 
 __all__ = [
-    "DOCUMENT_BOUNDS", "TextFile", "distribute_documents", "draw_validation", "read_lines", "write_documents",
+    "DOCUMENT_BOUNDS", "Met", "TextFile", "distribute_documents", "draw_validation", "read_lines", "write_documents",
 ]  # fmt: skip
 
 DOCUMENT_BOUNDS = ("line", "blank-line")
+Met = Counter[tuple[str, str]]  # what is done to lines without being asked: (rule, an instance) -> how often
 _BATCH_LINES = 512
 
 # Suffix -> how such a file begins, and what reads it.
@@ -43,6 +47,8 @@ _COMPRESSIONS: dict[str, tuple[bytes, Callable[[BinaryIO], object]]] = {
 # fairseq reads its text in universal-newline mode, where a lone \r ends a line, and str.splitlines splits at
 # the others; none of them is a line end here.
 _LINE_BREAKS = str.maketrans(dict.fromkeys("\r\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029", " "))
+_UNSEEN = ("Cc", "Cf", "Zl", "Zp", "Zs")  # Unicode's controls, formats and white space
+_ENTITY = re.compile(r"&(?:#\d+|#[xX][0-9a-fA-F]+|[a-zA-Z][a-zA-Z0-9]+);")
 
 
 @dataclass
@@ -80,6 +86,7 @@ def write_documents(
     normalizer: TextNormalizer,
     workers: int,
     progress: Callable[[int], object] | None = None,
+    met: Met | None = None,
 ) -> TextFile:
     """Normalises raw text files into one file of the intermediate form.
 
@@ -90,6 +97,7 @@ def write_documents(
         normalizer: what to do with each line.
         workers: number of processes; 1 where the normaliser has little to do.
         progress: called with the number of input bytes read since the last call.
+        met: counts what is done to lines beside.
 
     Raises:
         UserError: an input cannot be read, or the text vanishes in normalisation.
@@ -97,7 +105,7 @@ def write_documents(
     by_line = documents == "line"
     normalize = partial(_normalize_batch, normalizer)
     workers = workers if normalizer.is_costly else 1
-    raw = chain.from_iterable(map_in_order(normalize, _batches(inputs, progress), workers=workers))
+    raw = chain.from_iterable(map_in_order(normalize, _batches(inputs, progress, met), workers=workers))
     separated = not by_line or normalizer.split_sentences
     (text,) = distribute_documents(_begun(raw, by_line=by_line), [output], separated, lambda number: 0)
     if not text.documents:
@@ -148,23 +156,30 @@ def distribute_documents(
     return texts
 
 
-def read_lines(path: str | Path, progress: Callable[[int], object] | None = None) -> Iterator[str]:
-    r"""Yields the lines of a UTF-8 text file, stripped; only "\n" ends a line.
+def read_lines(
+    path: str | Path, progress: Callable[[int], object] | None = None, met: Met | None = None
+) -> Iterator[str]:
+    r"""Yields the lines of a UTF-8 text file, stripped; only "\n" ends a line, and one that shows nothing is empty.
 
     Args:
         path: plain, .xz, .gz or .bz2 file.
         progress: called with the number of bytes read from disk since the last call.
+        met: counts what is done to lines beside.
 
     Raises:
-        UserError: the file is missing, empty, cut short, corrupt, not UTF-8, or holds no text at all.
+        UserError: the file is missing, empty, cut short, corrupt, not UTF-8, or holds no text at all, or a lone
+            carriage return ends its lines.
     """
-    holds_text = False
+    holds_text, returns = False, 0
+    met = Met() if met is None else met
     with open_binary(path) as raw_file, _decompress(raw_file, path) as file:
         number, offset, reported = 0, 0, 0
         try:
             for raw in file:
                 number += 1
                 line = _decode(raw, path, number, offset)
+                returns += line.count("\r")
+                line = _clean(line, met)
                 offset += len(raw)
                 holds_text = holds_text or bool(line)
                 if progress is not None and number % 1024 == 0:
@@ -182,6 +197,11 @@ def read_lines(path: str | Path, progress: Callable[[int], object] | None = None
             ) from error
         if progress is not None:
             progress(raw_file.tell() - reported)
+    if returns > number:
+        raise UserError(
+            f"{path} has {returns:,} carriage returns (\\r) inside of its {number:,} lines: it ends lines with them"
+            " alone, as old Macs do; convert it with tr '\\r' '\\n'"
+        )
     if not holds_text:
         raise UserError(f"{path} holds no text; remove it from the inputs")
 
@@ -197,9 +217,9 @@ def _begun(raw: Iterable[list[str] | None], *, by_line: bool) -> Iterator[tuple[
             new_document = True
 
 
-def _batches(inputs: Sequence[Path], progress: Callable[[int], object] | None) -> Iterator[list[str]]:
+def _batches(inputs: Sequence[Path], progress: Callable[[int], object] | None, met: Met | None) -> Iterator[list[str]]:
     for path in inputs:
-        lines = chain(read_lines(path, progress), [""])
+        lines = chain(read_lines(path, progress, met), [""])
         while batch := list(islice(lines, _BATCH_LINES)):
             yield batch
 
@@ -234,4 +254,17 @@ def _decode(raw: bytes, path: str | Path, number: int, offset: int) -> str:
             f"{path}: line {number} (byte {offset + raw.index(0)}) holds a NUL byte: UTF-16 or binary data, "
             "not UTF-8 text; convert it, e.g. iconv -f utf-16 -t utf-8"
         )
-    return line.translate(_LINE_BREAKS).strip()
+    return line.strip()
+
+
+def _clean(line: str, met: Met) -> str:
+    if all(category(character) in _UNSEEN for character in line):
+        if line:
+            met["invisible", ascii(line[:10])] += 1
+        return ""
+    if "&" in line:
+        met.update(("entity", entity) for entity in _ENTITY.findall(line))
+    whole = line.translate(_LINE_BREAKS)
+    if whole != line:
+        met.update(("break", ascii(character)) for character in line if ord(character) in _LINE_BREAKS)
+    return whole

@@ -26,13 +26,14 @@ if TYPE_CHECKING:
 __all__ = [
     "DICTIONARY_FILE", "MANIFEST_FILE", "TOKENIZER_FOLDER", "Manifest", "check_dictionary", "check_same",
     "describe_inputs", "file_sizes", "finish_folder", "first_shard", "load_normalizer",
-    "load_tokenizer", "read_manifest", "tokenizer_settings",
+    "load_tokenizer", "read_manifest", "settings_of", "tokenizer_settings",
 ]  # fmt: skip
 
 MANIFEST_FILE = "manifest.json"
 DICTIONARY_FILE = "dict.txt"
 TOKENIZER_FOLDER = "tokenizer"
 _FORMAT = 1
+_LATER = {"normalization": "nmt_nfkc", "unescape_entities": False}
 _LIBRARIES = ("fairseq-masking", "ve-fairseq", "torch", "numpy", "sentencepiece", "tokenizers", "sacremoses")
 
 
@@ -212,6 +213,11 @@ def finish_folder(folder: Path, tokenizer: Tokenizer, dictionary: "Dictionary", 
     )
     manifest.save(folder)
     return manifest
+
+
+def settings_of(options: Any) -> dict[str, Any]:
+    """Returns a dataclass's fields; those that older manifests lack only where they are not what it was then."""
+    return {name: value for name, value in dataclasses.asdict(options).items() if _LATER.get(name, ...) != value}
 
 
 def tokenizer_settings(tokenizer: Tokenizer) -> dict[str, Any]:

@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 
 from fairseq_masking.corpus.binarization import binarize
+from fairseq_masking.corpus.changes import changes_of, check_unknown, rewritten
 from fairseq_masking.corpus.dictionary import dictionary_of
-from fairseq_masking.corpus.documents import TextFile, distribute_documents, draw_validation, write_documents
+from fairseq_masking.corpus.documents import Met, TextFile, distribute_documents, draw_validation, write_documents
+from fairseq_masking.corpus.encoding import TextEncoder
 from fairseq_masking.corpus.manifest import (
     DICTIONARY_FILE,
     Manifest,
@@ -21,6 +23,7 @@ from fairseq_masking.corpus.manifest import (
     load_normalizer,
     load_tokenizer,
     read_manifest,
+    settings_of,
     tokenizer_settings,
 )
 from fairseq_masking.corpus.workspace import Reporter, check_output, workspace
@@ -67,8 +70,8 @@ class Preparation:
         tokenizer = self.tokenizer
         return {
             "documents": self.documents,
-            "text": dataclasses.asdict(self.normalizer),
-            "tokenizer": {"trained": dataclasses.asdict(tokenizer)}
+            "text": settings_of(self.normalizer),
+            "tokenizer": {"trained": settings_of(tokenizer)}
             if isinstance(tokenizer, BpeTraining)
             else tokenizer_settings(tokenizer),
             "dictionary": hash_file(self.dictionary) if self.dictionary else None,
@@ -132,7 +135,8 @@ def _make(
     """Writes it all into ``folder``; the manifests of the shards and of the whole share ``shared``."""
     scratch = folder / ".text"  # hidden, so no part of what is recorded
     scratch.mkdir()
-    train, valid = _write_splits(preparation, scratch, workers, reporter)
+    met = Met()
+    train, valid = _write_splits(preparation, scratch, workers, reporter, met)
     tokenizer = preparation.tokenizer
     if isinstance(tokenizer, BpeTraining):
         num_lines = min(train.lines, tokenizer.input_sentences or train.lines)
@@ -148,16 +152,24 @@ def _make(
     with reporter.bar("binarising", sum(text.path.stat().st_size for _, _, text in placed)) as bar:
         for home, split, text in placed:
             home.mkdir(exist_ok=True)
-            written_V = binarize(text.path, home / split, tokenizer, dictionary, workers=workers, progress=bar.update)
+            written_V, seen = binarize(
+                text.path, home / split, tokenizer, dictionary, workers=workers, progress=bar.update
+            )
+            unknown, tokens = int(written_V[dictionary.unk()]), int(written_V.sum())
+            encoder = TextEncoder(tokenizer, dictionary, TextNormalizer())  # it is normalised
+            check_unknown(unknown, tokens, (line for _, line in text.read()), encoder, f"the {split} text")
+            met += rewritten(seen, tokenizer)
             text.path.unlink()
             counts.setdefault(home, {})[split] = {
                 "documents": text.documents,
                 "lines": text.lines,
-                "tokens": int(written_V.sum()),
-                "unknown": int(written_V[dictionary.unk()]),
+                "tokens": tokens,
+                "unknown": unknown,
             }
             if split == "train":
                 trained_on += written_V
+    for line in changes_of(met):
+        reporter.say(line)
     dictionary.count = trained_on.tolist()
     for number, (home, found) in enumerate(counts.items()):
         shard = None if home == folder else number
@@ -171,7 +183,7 @@ def _make(
 
 
 def _write_splits(
-    preparation: Preparation, scratch: Path, workers: int, reporter: Reporter
+    preparation: Preparation, scratch: Path, workers: int, reporter: Reporter, met: Met
 ) -> tuple[TextFile, TextFile | None]:
     def write(split: str, name: str) -> TextFile:
         paths = getattr(preparation, split)
@@ -183,7 +195,10 @@ def _write_splits(
                 normalizer=preparation.normalizer,
                 workers=workers,
                 progress=bar.update,
+                met=met,
             )
+        if preparation.normalizer.unescape_entities:
+            met.subtract({key: met[key] for key in met if key[0] == "entity"})
         reporter.say(f"read {text.documents:,} documents, {text.lines:,} lines of {split} text")
         return text
 

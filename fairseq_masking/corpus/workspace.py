@@ -48,8 +48,10 @@ def check_output(output: Path) -> None:
     """Makes sure that ``output`` is ours to write; brings back what a kill between two renames put aside.
 
     Raises:
-        UserError: something else lies there.
+        UserError: something else lies there, or fairseq cannot be given that name.
     """
+    if ":" in str(output):
+        raise UserError(f"--out {output}: fairseq takes ':' for what separates shards; give a name without it")
     aside = _sibling(output, "replaced")
     if aside.exists() and output.exists():
         shutil.rmtree(aside, ignore_errors=True)

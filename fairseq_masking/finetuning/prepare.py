@@ -17,7 +17,6 @@ fairseq puts two texts together with ``--init-token 0 --separator-token 2``: <s>
 cut so that this fits ``max_length``, the longer one of two first.
 """
 
-import dataclasses
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
@@ -27,6 +26,7 @@ from typing import Any
 
 from fairseq.data import Dictionary
 
+from fairseq_masking.corpus.changes import check_unknown
 from fairseq_masking.corpus.encoding import ArrayWriter, TextEncoder
 from fairseq_masking.corpus.manifest import (
     DICTIONARY_FILE,
@@ -35,6 +35,7 @@ from fairseq_masking.corpus.manifest import (
     describe_inputs,
     finish_folder,
     read_manifest,
+    settings_of,
     tokenizer_settings,
 )
 from fairseq_masking.corpus.workers import map_in_batches
@@ -108,7 +109,7 @@ def prepare_finetuning(
         asked |= {"max_length": max_length, "max_train_rows": max_train_rows, "seed": seed}
     settings = {
         _KEY: asked,
-        "text": dataclasses.asdict(encoder.normalizer),
+        "text": settings_of(encoder.normalizer),
         "tokenizer": tokenizer_settings(encoder.tokenizer),
         "dictionary": len(encoder.dictionary),
     }
@@ -158,6 +159,8 @@ def _write_rows(
         encoded = map_in_batches(encode, read.rows, size=_BATCH_ROWS, workers=workers)
         places = [folder / f"input{number}" / split for number in range(len(read.rows[0].texts))]
         counts = _write_texts(encoded, places, encoder.dictionary)
+        texts = (text for row in read.rows for text in row.texts)
+        check_unknown(counts["unknown"], counts["tokens"], texts, encoder, f"the {split} rows")
         _write_labels(read.rows, labels, folder, split, encoder.dictionary.eos())
         yield split, counts, read.faults
     for place in folder.glob("input?"):

@@ -34,6 +34,9 @@ class BackendTokenizer(Tokenizer):
     def encode_further(self, text: str) -> list[str]:
         return [self.by_id[index] for index in self._further.encode(text, add_special_tokens=False).ids]
 
+    def normalize(self, text: str) -> str:
+        return self.backend.normalizer.normalize_str(text) if self.backend.normalizer else text
+
     def join(self, symbols: Sequence[str]) -> str:
         ids = [self.backend.token_to_id(self.tokens[symbol]) for symbol in symbols if symbol in self.tokens]
         return self.backend.decode(ids, skip_special_tokens=False)

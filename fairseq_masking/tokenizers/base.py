@@ -78,6 +78,10 @@ class Tokenizer(ABC):
             text += part if glued else " " + part
         return text
 
+    def normalize(self, text: str) -> str:
+        """Returns the text that the tokeniser's own normaliser makes of one before it looks for symbols."""
+        return text
+
     @abstractmethod
     def join(self, symbols: Sequence[str]) -> str:
         """Returns the text of ordinary symbols."""

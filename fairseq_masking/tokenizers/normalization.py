@@ -1,5 +1,6 @@
 """What happens to a line of raw text before it is tokenised: Moses, sentence splitting, lower-casing."""
 
+import html
 import re
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,6 +15,7 @@ _OPENING = "\"'“‘«(\\[¿¡"
 _END = re.compile(
     rf"(?P<stop>[.!?…]+)(?P<close>[{_CLOSING}]*)\s+(?=[{_OPENING}]*\s?(?P<next>\w))|(?P<wide>[。！？][」』”’）]*)\s*"
 )
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _INITIALS = re.compile(r"(?:[^\W\d_]\.)*[^\W\d_]")
 _RARE_LETTERS = range(0xA000, 0xA48D)  # of the Yi, without case
 # Not in Moses's English list, frequent in encyclopedic and technical prose.
@@ -30,6 +32,7 @@ class TextNormalizer:
         split_sentences: one sentence a line.
         moses_tokenize: spaces between words and punctuation (sacremoses), no escaping to XML entities.
         lowercase: lower-case everything.
+        unescape_entities: HTML's entities ("&amp;") as characters, first of all.
         moses_lang: language of the Moses steps and of the sentence splitter's abbreviations.
 
     Raises:
@@ -41,6 +44,7 @@ class TextNormalizer:
     moses_tokenize: bool = False
     lowercase: bool = False
     moses_lang: str = "en"
+    unescape_entities: bool = False
 
     def __post_init__(self) -> None:
         if self.is_costly:
@@ -57,21 +61,28 @@ class TextNormalizer:
 
     def sentences(self, line: str) -> list[str]:
         """Returns the lines, none of them empty, that a raw line becomes."""
-        if self.moses_normalize:
-            line = self._moses_normalizer.normalize(line)
+        line = self._begin(line)
         lines = self._splitter(line) if self.split_sentences else [line.strip()]
         return [text for text in map(self._finish, lines) if text]
 
     def __call__(self, text: str) -> str:
-        """Normalises a text as the training data was, without splitting it (for text at inference)."""
-        if self.moses_normalize:
-            text = self._moses_normalizer.normalize(text)
-        return self._finish(text)
+        """Normalises a text as the training data was, without splitting it (for text at inference).
+
+        Raises:
+            UserError: a character is half of one, which no UTF-8 holds.
+        """
+        if surrogate := _SURROGATE.search(text):
+            raise UserError(
+                f"the text {text[:40]!r} holds a lone surrogate ({surrogate[0]!a}), half of a character, from"
+                " JSON or bytes that are not UTF-8: put the character in its place, or remove it"
+            )
+        return self._finish(self._begin(text))
 
     def steps(self) -> dict[str, Any]:
         """Returns the fields by which text -> ids differs from that of no normalisation at all."""
-        taken = {name: True for name in ("moses_normalize", "moses_tokenize", "lowercase") if getattr(self, name)}
-        return {**taken, "moses_lang": self.moses_lang} if taken.keys() - {"lowercase"} else taken
+        names = ("unescape_entities", "moses_normalize", "moses_tokenize", "lowercase")
+        language = {"moses_lang": self.moses_lang} if self.moses_normalize or self.moses_tokenize else {}
+        return {**{name: True for name in names if getattr(self, name)}, **language}
 
     def around(self, text: str, hole: str) -> list[str]:
         """Normalises a text of which ``hole`` hides words, as if they stood there; returns what is around them."""
@@ -80,6 +91,10 @@ class TextNormalizer:
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: self.__dict__[name] for name in self.__dataclass_fields__}
+
+    def _begin(self, text: str) -> str:
+        text = html.unescape(text) if self.unescape_entities else text
+        return self._moses_normalizer.normalize(text) if self.moses_normalize else text
 
     def _finish(self, text: str) -> str:
         if self.moses_tokenize:

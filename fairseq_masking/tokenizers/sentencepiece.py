@@ -15,10 +15,11 @@ from fairseq_masking.errors import UserError
 from fairseq_masking.tokenizers.base import Offsets, Tokenizer
 from fairseq_masking.tokenizers.symbols import FILLER_PREFIX, MASK_SYMBOL, PAD_SYMBOL, SPECIAL_SYMBOLS, UNK_SYMBOL
 
-__all__ = ["BpeTraining", "SentencePieceTokenizer", "model_proto", "train_bpe"]
+__all__ = ["NORMALIZATIONS", "BpeTraining", "SentencePieceTokenizer", "model_proto", "train_bpe"]
 
 # Its trainer takes what a special symbol is called out of the text, with letters that may stand nowhere else.
 _WRITTEN_SPECIAL = re.compile(rf"<(?={'|'.join(symbol[1:] for symbol in SPECIAL_SYMBOLS)})")
+NORMALIZATIONS = ("nmt_nfkc", "nfkc", "nmt_nfkc_cf", "nfkc_cf", "identity")
 # SentencePiece leaves out longer lines. Words are counted one by one, so cutting at a space changes nothing.
 _MAX_CHARACTERS = 1024
 
@@ -60,6 +61,9 @@ class SentencePieceTokenizer(Tokenizer):
             return self.encode(text)
         return self._symbols_of(self._further.encode(text, out_type=str))
 
+    def normalize(self, text: str) -> str:
+        return self._model.normalize(text).replace("▁", " ")
+
     def join(self, symbols: Sequence[str]) -> str:
         return self._model.decode_pieces(list(symbols)).replace("▁", " ")  # one that it does not know stays as it is
 
@@ -94,6 +98,7 @@ class BpeTraining:
         byte_fallback: write the other characters as UTF-8 bytes (256 of the symbols), not as <unk>.
         input_sentences: train on so many lines, drawn with the seed, where the corpus has more; 0 for all.
         seed: of that draw.
+        normalization: SentencePiece's rule; "identity" keeps every character.
     """
 
     vocab_size: int = 32000
@@ -101,6 +106,7 @@ class BpeTraining:
     byte_fallback: bool = False
     input_sentences: int = 5_000_000
     seed: int = 1
+    normalization: str = "nmt_nfkc"
 
 
 def model_proto(model: Path) -> Any:
@@ -129,6 +135,7 @@ def train_bpe(lines: Iterable[str], num_lines: int, output: Path, training: BpeT
             vocab_size=training.vocab_size,
             character_coverage=training.character_coverage,
             byte_fallback=training.byte_fallback,
+            normalization_rule_name=training.normalization,
             # With its own <unk>, <s> and </s> these are fairseq's five special symbols: both counts agree,
             # and no merge spells one of them, which would have no place of its own in the dictionary.
             control_symbols=[PAD_SYMBOL, MASK_SYMBOL],

@@ -92,8 +92,7 @@ def write_tokenizer(
 
 def steps_left_out(normalizer: TextNormalizer) -> list[str]:
     """Return the options of ``prepare corpus`` whose work on the text no tokenizer.json does."""
-    steps = {"--moses-normalize": normalizer.moses_normalize, "--moses-tokenize": normalizer.moses_tokenize}
-    return [option for option, taken in steps.items() if taken]
+    return [f"--{step.replace('_', '-')}" for step in normalizer.steps() if step not in ("lowercase", "moses_lang")]
 
 
 def _sentencepiece(tokenizer: SentencePieceTokenizer, ids: dict[str, int]) -> Any:

@@ -47,11 +47,12 @@ def cut_texts(hub: HubInterface, texts: Iterable[Iterable[str]], tokens_per_bloc
     """Return the blocks of several texts, each a number of lines; no block holds parts of two.
 
     Raises:
-        UserError: there is no word in them.
+        UserError: there is no word in them, or mostly <unk>.
     """
     blocks = [block for lines in texts for block in cut_blocks(hub, lines, tokens_per_block)]
     if not blocks:
         raise UserError("the text holds no words to mask: give some")
+    hub.check_known(torch.cat(blocks), (line for lines in texts for line in lines))
     return blocks
 
 
