@@ -1,8 +1,8 @@
 """A checkpoint of ours as a Hugging Face folder: weights, config, tokeniser.
 
 What transformers has is written as that, to be loaded with no code of ours: post-LN as RoBERTa, pre-LN as
-RoBERTa-PreLayerNorm, T5's relative positions as MPNet. Any other encoder, and AMOS's discriminator with its
-head, gets ``modeling_fairseq_masking.py`` beside its weights.
+RoBERTa-PreLayerNorm, T5's relative positions as MPNet, the modern archs as ModernBERT. Any other encoder of BERT's
+kind, and AMOS's discriminator with its head, gets ``modeling_fairseq_masking.py`` beside its weights.
 """
 
 import json
@@ -35,7 +35,16 @@ _CLASSES = {
     "roberta": "Roberta",
     "roberta-prelayernorm": "RobertaPreLayerNorm",
     "mpnet": "MPNet",
+    "modernbert": "ModernBert",
     "fairseq_masking": "FairseqMasking",
+}
+_MODERN = {  # what ModernBERT is beside what its config tells
+    "position_encoding": "rotary",
+    "feed_forward": "glu",
+    "norm": "layer_norm",
+    "normalize_before": True,
+    "skip_first_norm": True,
+    "relative_position": "none",
 }
 _SCORES = "ForSequenceClassification"
 _OUTPUT = re.compile(r"classification_heads\.[^.]+\.out_proj\.bias")
@@ -79,6 +88,10 @@ def export_checkpoint(
         raise UserError(f"{checkpoint} is {source.title}, no checkpoint of fairseq_masking's models")
     source = replace(source, state=_with_one_head(source.state, head))
     kind = _kind(source)
+    if kind == "modernbert" and "detection_head.weight" in source.state:
+        logger.warning("%s: its detection_head stays behind: ModernBERT has none", checkpoint)
+        encoder = {key: value for key, value in source.state.items() if not key.startswith("detection_head.")}
+        source = replace(source, state=encoder)
     folder = first_shard(str(data or source.options.get("data")))
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}-") as scratch:
@@ -114,18 +127,28 @@ def _with_one_head(state: Mapping[str, Tensor], head: str | None) -> dict[str, T
 
 
 def _kind(source: Source) -> str:
-    """The family of transformers that computes the same; ours where there is none."""
+    """The family of transformers that computes the same; ours where there is none.
+
+    Raises:
+        UserError: there is none, and ours has no place for the encoder's options either.
+    """
     config, options, state = source.config, source.options, source.state
-    unlike = [name for name in KIND_OPTIONS if getattr(config, name) != getattr(EncoderKind, name)]
-    if _suffix(state) == _SCORES and str(options.get("pooling", "first")) != "first":
-        unlike.append("pooling")
+    modern = any(getattr(config, name) != getattr(EncoderKind, name) for name in KIND_OPTIONS)
+    scores, pooling = _suffix(state) == _SCORES, str(options.get("pooling", "first"))
+    present = {**vars(config), "pooling": pooling, "pooler_norm": options.get("pooler_norm", False)}
+    wanted = {**(_MODERN if modern else {}), **({"pooler_norm": modern} if scores else {})}
+    wanted.update({"pooling": "first"} if scores and not modern else {})
+    unlike = [f"{name}={present[name]}" for name, value in wanted.items() if present[name] != value]
+    unlike += ["the head of --task squad"] if modern and _suffix(state) == "ForQuestionAnswering" else []
     if unlike:
         raise UserError(
-            f"{source.path} is no encoder of BERT's kind ({listed(unlike)}): its export is not there yet; its"
-            " checkpoints fine-tune, and --init-from takes them"
+            f"{source.path} is none of transformers' models: {'ModernBERT' if modern else 'BERT'} has no place for"
+            f" {listed(unlike)}; it fine-tunes, and --init-from takes it"
         )
+    if modern:
+        return "modernbert"
     usual = config.activation == "gelu" and "detection_head.weight" not in state
-    if not usual or (_suffix(state) == _SCORES and options.get("pooler_activation_fn", "tanh") != "tanh"):
+    if not usual or (scores and options.get("pooler_activation_fn", "tanh") != "tanh"):
         return "fairseq_masking"
     if config.relative_position == "none":
         return "roberta-prelayernorm" if config.normalize_before else "roberta"
@@ -171,10 +194,37 @@ def _config(kind: str, source: Source, data: Path) -> dict[str, Any]:
             auto_map={name: f"{_MODELING.stem}.{_CLASSES[kind]}{suffix}" for name, suffix in _AUTO_CLASSES.items()},
         )
     suffix = _suffix(state)
+    if kind == "modernbert":
+        config.update(_modernbert(source))
     if suffix == _SCORES:
         bias = next(value for key, value in state.items() if _OUTPUT.fullmatch(key))
         config.update(_labels(len(bias), data))
     return {"architectures": [_CLASSES[kind] + suffix], **config}
+
+
+def _modernbert(source: Source) -> dict[str, Any]:
+    """What ModernBERT's config calls otherwise; the names of transformers 4, which 5 reads, too."""
+    encoder, options = source.config, source.options
+    scores = _suffix(source.state) == _SCORES
+    return {
+        "hidden_activation": encoder.activation,
+        "norm_eps": encoder.layer_norm_eps,
+        "embedding_dropout": options.get("dropout", 0.0),
+        "mlp_dropout": options.get("activation_dropout", 0.0),
+        "attention_dropout": options.get("attention_dropout", 0.0),
+        "global_attn_every_n_layers": encoder.global_attention_every if encoder.attention_window else 1,
+        "local_attention": encoder.attention_window,
+        "global_rope_theta": encoder.rope_theta,
+        "local_rope_theta": encoder.rope_local_theta,
+        "attention_bias": not encoder.no_attention_bias,
+        "mlp_bias": not encoder.no_feed_forward_bias,
+        "norm_bias": not encoder.no_norm_bias,
+        "classifier_bias": not encoder.no_head_bias,
+        "classifier_activation": str(options["pooler_activation_fn"]) if scores else encoder.activation,
+        "classifier_pooling": "mean" if str(options.get("pooling")) == "mean" else "cls",
+        "cls_token_id": 0,
+        "sep_token_id": 2,
+    }
 
 
 def _suffix(state: Mapping[str, Tensor]) -> str:

@@ -57,11 +57,13 @@ def resolve_shape(cfg: DictConfig) -> None:
     resumed = _checkpoint_to_resume(cfg.checkpoint)
     if resumed is None:
         _read[path] = read_source(path)
-        shape = _read[path].shape()
+        shape, heads = _read[path].shape(), _read[path].heads()
     else:
         stored = read_checkpoint(resumed).options
         shape = {name: stored[name] for name in SHAPE_OPTIONS if stored.get(name) is not None}
+        heads = {name: stored[name] for name in ("pooler_norm", "pooler_activation_fn") if name in stored}
     _check_options(model, shape, f"--init-from {path}" if resumed is None else str(resumed))
+    shape.update({name: value for name, value in heads.items() if not _is_own(model, name)})
     task = OmegaConf.select(cfg, "task")
     with open_dict(model):
         model.update(shape)
@@ -159,16 +161,24 @@ def _checkpoint_to_resume(cfg: CheckpointConfig) -> Path | None:
 
 
 def _check_options(model: Any, shape: Mapping[str, Any], source: str) -> None:
-    """An option contradicts the source if it was typed, or if it is neither the source's nor the arch's."""
-    typed, defaults = typed_model_options(), _defaults_of(str(getattr(model, "_name", "")))
-    for name, value in shape.items():
-        given = getattr(model, name, None)
-        own = name in typed or str(given) != str(defaults.get(name))
-        if given is not None and str(given) != str(value) and own:
+    """What contradicts the source was asked for, or comes with the arch: an error, or a word in the log."""
+    given = {name: getattr(model, name, None) for name in shape}
+    unlike = [name for name, value in shape.items() if given[name] is not None and str(given[name]) != str(value)]
+    for name in unlike:
+        if _is_own(model, name):
             raise UserError(
-                f"--{name.replace('_', '-')} {given} contradicts {source}, whose encoder has {value}: leave"
-                " the option out"
+                f"--{name.replace('_', '-')} {given[name]} contradicts {source}, whose encoder has {shape[name]}:"
+                " leave the option out"
             )
+    if unlike:
+        replaced = listed(f"{name} {shape[name]} for {given[name]}" for name in unlike)
+        logger.info("the encoder has the shape of %s, not of its arch %s: %s", source, model._name, replaced)
+
+
+def _is_own(model: Any, name: str) -> bool:
+    """Whether an option was typed, or a recipe says it: it is not what it is where only ``--arch`` is given."""
+    default = _defaults_of(str(getattr(model, "_name", ""))).get(name)
+    return name in typed_model_options() or str(getattr(model, name, None)) != str(default)
 
 
 def _defaults_of(arch: str) -> dict[str, Any]:

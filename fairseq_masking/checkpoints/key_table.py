@@ -196,6 +196,30 @@ FAMILIES: dict[str, Family] = {
     "roberta": _roberta("RoBERTa", "roberta", _BERT_LAYERS),
     "roberta-prelayernorm": _roberta("RoBERTa-PreLayerNorm", "roberta_prelayernorm", _PRE_LN_LAYERS),
     "mpnet": _roberta("MPNet", "mpnet", _MPNET_LAYERS, token_types=False),
+    "modernbert": Family(
+        "ModernBERT",
+        "model.",
+        {
+            TOKENS: "embeddings.tok_embeddings.weight",
+            "encoder.layernorm_embedding.*": "embeddings.norm.*",
+            _IN_PROJ: "layers.#.attn.Wqkv.*",
+            "encoder.layers.#.self_attn.out_proj.*": "layers.#.attn.Wo.*",
+            "encoder.layers.#.self_attn_layer_norm.*": "layers.#.attn_norm.*",
+            "encoder.layers.#.fc1.*": "layers.#.mlp.Wi.*",
+            "encoder.layers.#.fc2.*": "layers.#.mlp.Wo.*",
+            "encoder.layers.#.final_layer_norm.*": "layers.#.mlp_norm.*",
+            "encoder.layer_norm.*": "final_norm.*",
+        },
+        {
+            "lm_head.dense.*": "head.dense.*",
+            "lm_head.layer_norm.*": "head.norm.*",
+            "lm_head.bias": "decoder.bias",
+            "classification_heads.@.dense.*": "head.dense.*",
+            "classification_heads.@.layer_norm.*": "head.norm.*",
+            "classification_heads.@.out_proj.*": "classifier.*",
+        },
+        copies={"decoder.weight": "model.embeddings.tok_embeddings.weight"},
+    ),
     "fairseq_masking": Family(
         "fairseq_masking",
         "encoder.",
@@ -224,13 +248,17 @@ def to_ours(state: Mapping[str, Tensor], family: Family, *, head: str = "sentenc
     sizes: dict[str, int] = {}
     origins: dict[str, str] = {}
     dropped, unknown = [], []
+    # A key that two heads share, as ModernBERT's, is of the one whose output is there.
+    outputs = [theirs[0] for ours, theirs in family.rows if ours == "classification_heads.@.out_proj.*"]
+    classifies = any(_match(name, key) is not None for name in outputs for key in state)
+    rows = sorted(family.rows, key=lambda row: row[0].startswith("classification_heads.") != classifies)
     for key, value in state.items():
         if key in family.copies:
             _check_copy(key, family.copies[key], state, family)
         elif any(_match(name, key) is not None for name in family.dropped):
             dropped.append(key)
         elif key != token_types:
-            named = ((ours, theirs, part) for ours, theirs in family.rows for part in range(len(theirs)))
+            named = ((ours, theirs, part) for ours, theirs in rows for part in range(len(theirs)))
             for ours, theirs, part in named:
                 if (wildcards := _match(theirs[part], key)) is not None:
                     name = _fill(ours, {"@": head, **wildcards})

@@ -39,7 +39,8 @@ SHAPE_OPTIONS = {
 _OWN_PARTS = ("encoder.", "lm_head.", "detection_head.", "classification_heads.")
 _SECTION = "fairseq_masking"
 # model_type -> the family that has its keys and computes the same
-_HUGGING_FACE = {kind: kind for kind in ("bert", "roberta", "roberta-prelayernorm", "electra", "mpnet", _SECTION)}
+_KINDS = ("bert", "roberta", "roberta-prelayernorm", "electra", "mpnet", "modernbert", _SECTION)
+_HUGGING_FACE = {kind: kind for kind in _KINDS}
 _HUGGING_FACE |= dict.fromkeys(("xlm-roberta", "camembert", "data2vec-text"), "roberta")
 # Fields of config.json -> the values with which our encoder computes the same, the first where it is absent.
 _TAKEN = {
@@ -48,6 +49,7 @@ _TAKEN = {
     "position_embedding_type": ("absolute", None),
     "relative_attention_num_buckets": (32,),  # transformers' MPNet has 32, whatever its config says
 }
+_GLOBAL, _LOCAL = "full_attention", "sliding_attention"  # ModernBERT's names
 _CONFIG = "config.json"
 
 
@@ -83,6 +85,11 @@ class Source:
         if self.config.relative_position == "none":
             del shape["relative_position_buckets"], shape["relative_position_max_distance"]
         return shape
+
+    def heads(self) -> dict[str, Any]:
+        """Those of classification heads, where nothing else is asked for: ModernBERT's kind has its head."""
+        modern = self.config.position_encoding == "rotary"
+        return {"pooler_norm": True, "pooler_activation_fn": self.config.activation} if modern else {}
 
 
 def read_source(path: str | Path) -> Source:
@@ -133,8 +140,52 @@ def _from_hugging_face(folder: Path) -> Source:
         "relative_position": config.get("relative_position", "t5"),
         "max_distance": config.get("relative_position_max_distance", 128),
     }
+    if kind == "modernbert":
+        options |= _modernbert(config, folder)
     encoder, symbols = _config(state, family, folder, **options), hugging_face_symbols(folder)
     return Source(folder, family.title, encoder, state, symbols, True, config, dropped)
+
+
+def _modernbert(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Return ModernBERT's config in our terms, whether transformers 4 or 5 wrote it."""
+
+    def pattern(every: int, number: int) -> list[str]:
+        return [_LOCAL if layer % every else _GLOBAL for layer in range(number)]
+
+    written = pattern(config.get("global_attn_every_n_layers", 3), config.get("num_hidden_layers", 22))
+    types = config.get("layer_types") or written
+    every = next((layer for layer, kind in enumerate(types) if layer and kind == _GLOBAL), len(types))
+    rope = {_GLOBAL: {}, _LOCAL: {}, **(config.get("rope_parameters") or {})}
+    theta = rope[_GLOBAL].get("rope_theta", config.get("global_rope_theta", 160_000.0))
+    local_theta = rope[_LOCAL].get("rope_theta", config.get("local_rope_theta", 10_000.0)) or theta
+    activation = config.get("hidden_activation", "gelu")
+    unfit = {
+        "layer_types": types != pattern(every, len(types)),
+        "rope_parameters": any(values.get("rope_type", "default") != "default" for values in rope.values()),
+        "rope_scaling": config.get("rope_scaling"),
+        "classifier_activation": config.get("classifier_activation", "gelu") != activation,
+    }
+    if unlike := [name for name, is_unfit in unfit.items() if is_unfit]:
+        raise UserError(
+            f"{folder}: another {listed(unlike)} in config.json than our encoder has: taken are ModernBERTs whose"
+            " first of every N layers attends globally, with rotary positions as they are and one activation for all"
+        )
+    window = {"attention_window": config.get("local_attention", 128), "global_attention_every": every}
+    return {
+        "activation": activation,
+        "layer_norm_eps": config.get("norm_eps", 1e-5),
+        "max_positions": config.get("max_position_embeddings", 8192),
+        "position_encoding": "rotary",
+        "rope_theta": float(theta),
+        "rope_local_theta": float(local_theta),
+        "skip_first_norm": True,
+        "feed_forward": "glu",
+        "no_attention_bias": not config.get("attention_bias", False),
+        "no_feed_forward_bias": not config.get("mlp_bias", False),
+        "no_norm_bias": not config.get("norm_bias", False),
+        "no_head_bias": not config.get("classifier_bias", False),
+        **(window if every > 1 else {}),
+    }
 
 
 def _from_checkpoint(path: Path) -> Source:
@@ -177,7 +228,8 @@ def _foreign_scores(state: Mapping[str, Tensor], architectures: Sequence[str]) -
     """Keys of scores that no text as a whole has: of tokens or choices, which other models name alike."""
     if not architectures or any(name.endswith("ForSequenceClassification") for name in architectures):
         return []
-    return [key for key in state if key.startswith("classifier.")]
+    scores = [key for key in state if key.startswith("classifier.")]
+    return [*scores, *(key for key in state if scores and key.startswith("head."))]  # ModernBERT's is before them
 
 
 def _converted(state: Mapping[str, Tensor], family: Family, path: Path) -> Converted:

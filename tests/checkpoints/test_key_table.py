@@ -14,7 +14,7 @@ from fairseq_masking.checkpoints.sources import read_source
 from fairseq_masking.errors import UserError
 from fairseq_masking.methods.mlm.model import MLMConfig, MLMModel
 
-PRE_LN = ("roberta-prelayernorm", "fairseq", "fairseq_masking")
+PRE_LN = ("roberta-prelayernorm", "modernbert", "fairseq", "fairseq_masking")
 RELATIVE = ("mpnet", "amos_release", "fairseq_masking")
 
 
@@ -132,10 +132,14 @@ def test_every_family_goes_there_and_back_bit_by_bit(name):
     options = {"normalize_before": name in PRE_LN, "relative_position": "t5" if name in RELATIVE else "none"}
     if name == "fairseq":
         options["relative_position"] = "none"
+    if name == "modernbert":
+        options |= {"position_encoding": "rotary", "skip_first_norm": True, "feed_forward": "glu"}
     state = ours(**options).state_dict()
-    heads = {"amos_release": ("encoder.", "classification_heads."), "electra": ("encoder.",)}.get(
-        name, ("encoder.", "lm_head.", "classification_heads.")
-    )
+    heads = {
+        "amos_release": ("encoder.", "classification_heads."),
+        "electra": ("encoder.",),
+        "modernbert": ("encoder.", "lm_head."),
+    }.get(name, ("encoder.", "lm_head.", "classification_heads."))
     state = {key: value for key, value in state.items() if key.startswith(heads)}
     theirs = from_ours(state, FAMILIES[name])
     back = to_ours(theirs, FAMILIES[name], head="topic")

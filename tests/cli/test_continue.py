@@ -84,5 +84,5 @@ def test_a_step_says_itself_what_is_wrong(bert, tmp_path, trainings, capsys):
     assert "\nfairseq-masking prepare corpus: error: " in "\n" + capsys.readouterr().err
     (bert / "config.json").write_text('{"model_type": "deberta-v2"}')
     assert continued(tmp_path) == 1
-    assert "known are bert, roberta" in capsys.readouterr().err
+    assert "taken are bert, roberta" in capsys.readouterr().err
     assert not trainings and not (tmp_path / "out" / "data").exists()
