@@ -24,7 +24,7 @@ SHAPE = {
 def build(device, *, seed=1, sharpen=20.0, **options) -> MapNetModel:
     """Without dropout; ``sharpen`` scales the scores, so that the proposal is far from uniform."""
     torch.manual_seed(0)
-    fixed = {"dropout": 0.0, "attention_dropout": 0.0, "max_positions": 32, "seed": seed}
+    fixed = {"dropout": 0.0, "attention_dropout": 0.0, "max_positions": 32, "seed": seed, "max_update": 0}
     model = MapNetModel.build_model(MapNetConfig(**{**fixed, **SHAPE, **options}), pretraining_task()).to(device)
     with torch.no_grad():
         model.proposal.score.weight.mul_(sharpen)

@@ -10,6 +10,7 @@ from fairseq.dataclass import initialize
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from fairseq_masking.compat.patching import loaded_program, replace
+from fairseq_masking.compat.recipes import refuse_open_keys
 from fairseq_masking.errors import UserError
 
 __all__ = [
@@ -92,6 +93,7 @@ def show_user_errors_of_hydra_programs() -> None:
 
 def _run_hydra_main(original: Callable[..., Any], *args: Any, **options: Any) -> Any:
     try:
+        refuse_open_keys(args[0])
         return original(*args, **options)
     except Exception as error:
         shown = user_error_in(error) or _configuration_error_in(error)

@@ -94,9 +94,14 @@ def summary(run_cfg: DictConfig, model: torch.nn.Module, *, epoch_updates: int, 
     task, data, ranks = run_cfg.task, run_cfg.dataset, run_cfg.distributed_training.distributed_world_size
     parameters = sum(parameter.numel() for parameter in model.parameters())
     lines = {"method": f"{run_cfg.criterion._name} with {run_cfg.model._name}, {parameters:,} parameters"}
-    if "mask_prob" in task:
-        disjoint = f", {task.mask_splits} masks of a sequence that never overlap" if task.mask_splits > 1 else ""
-        lines["masks"] = f"{task.mask_prob:.0%} of a sequence, {task.mask_unit}s{disjoint}"
+    if "mask_splits_over" in task:
+        end = "" if task.mask_prob_end is None else f" to {task.mask_prob_end:.0%}"
+        law = " by the model's guesses" if str(task.mask_law) == "adaptive" else ""
+        lines["masks"] = f"{task.mask_prob:.0%}{end} of a sequence, {task.mask_unit}s{law}"
+        if task.mask_splits > 1:
+            disjoint = " that never overlap" if str(task.mask_splits_law) == "disjoint" else ", independent"
+            over = ", one an epoch" if str(task.mask_splits_over) == "epochs" else ""
+            lines["masks"] += f", {task.mask_splits} masks of a sequence{disjoint}{over}"
     batches, length = update_freq * ranks, task.get("tokens_per_sample")
     rows = data.batch_size and data.batch_size * batches
     tokens = data.max_tokens * batches if data.max_tokens else rows * length if length else 0

@@ -11,10 +11,13 @@ from fairseq_masking.data.batch import MaskedExample, collate
 from fairseq_masking.data.blocks import BlockDataset, SizedDataset
 from fairseq_masking.data.documents import document_numbers
 from fairseq_masking.masking import Masker, order_generator
+from fairseq_masking.masking.units import word_starts
 
 __all__ = ["MaskedDataset"]
 
 logger = logging.getLogger(__name__)
+
+_LONG_WORD = 16  # tokens
 
 
 class MaskedDataset(SizedDataset):
@@ -73,6 +76,26 @@ class MaskedDataset(SizedDataset):
         """The batch of design.md; {} for no samples."""
         batch = collate(samples, self.pad_index, seed=self.seed, epoch=self.epoch)
         return batch if self.draws or not batch else {**batch, "undrawn": (samples, self.epoch)}
+
+    def tell_words(self, num_blocks: int = 64) -> None:
+        """Log how long the words are that masks are made of; warn where the text has next to none."""
+        unit, vocabulary, lengths = self.masker.config.unit, self.masker.vocabulary, []
+        for index in np.unique(np.linspace(0, len(self) - 1, num_blocks, dtype=np.int64)):
+            maskable_m = np.flatnonzero(~vocabulary.special[tokens_T := self.blocks[index]])
+            lengths.append(np.diff(word_starts(tokens_T, maskable_m, vocabulary), append=len(maskable_m)))
+        lengths_W = np.concatenate(lengths)
+        mean, longest = lengths_W.mean(), lengths_W.max()
+        logger.info("--mask-unit %s: words have %.2f tokens on average, the longest %d", unit, mean, longest)
+        in_long = lengths_W[lengths_W > _LONG_WORD].sum() / max(1, lengths_W.sum())
+        if in_long > 0.5:
+            logger.warning(
+                "--mask-unit %s: %.0f%% of the text stands in words of more than %d tokens, as where a script has no"
+                " spaces: a row is masked in a few long pieces. Use --mask-unit subword, or prepare the corpus from"
+                " text in which a word segmenter has set spaces",
+                unit,
+                100 * in_long,
+                _LONG_WORD,
+            )
 
     def set_epoch(self, epoch: int, **unused: Any) -> None:
         """Switches to the masks of an epoch, unless the epoch is fixed.

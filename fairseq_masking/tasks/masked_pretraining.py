@@ -220,6 +220,8 @@ class MaskedPretrainingTask(TextTask):
             draws=not training or (self._rate is None and self._law is None),
             document_bounds=document_bounds(folder, tokens) if self.cfg.attend_within_documents else None,
         )
+        if training and masking.unit != "subword":
+            self.datasets[split].tell_words()
 
     def filter_indices_by_size(
         self, indices: np.ndarray, dataset: MaskedDataset, max_positions: Any = None, *_: Any, **__: Any

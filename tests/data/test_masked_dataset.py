@@ -1,6 +1,7 @@
 """Order, sizes and reproducibility of masked blocks."""
 
 import copy
+import dataclasses
 import logging
 import pickle
 from collections.abc import Callable
@@ -171,3 +172,27 @@ def test_dataset_can_be_copied_and_pickled(make) -> None:
 
 def test_empty_batch(make) -> None:
     assert make().collater([]) == {}
+
+
+@pytest.mark.parametrize(("every", "warned"), [(3, False), (40, True)])
+def test_words_are_told_and_missing_ones_warned_of(every, warned, make, caplog, monkeypatch) -> None:
+    """40: but for the separators nothing begins a word, as in text without spaces."""
+    dataset = make("none")
+    monkeypatch.setattr("fairseq_masking.data.masked_dataset._LONG_WORD", 3)
+    starts_word = np.arange(40) % every == 0
+    dataset.masker = Masker(
+        dataset.masker.config, dataclasses.replace(dataset.masker.vocabulary, starts_word=starts_word)
+    )
+    with caplog.at_level(logging.INFO):
+        dataset.tell_words()
+    lengths = []
+    for tokens in (dataset.blocks[index] for index in range(len(dataset))):
+        for column in range(1, len(tokens) - 1):
+            special = dataset.masker.vocabulary.special[tokens[column]]
+            begins = starts_word[tokens[column]] or dataset.masker.vocabulary.special[tokens[column - 1]]
+            if not special and begins:
+                lengths.append(0)
+            if not special:
+                lengths[-1] += 1
+    assert f"words have {np.mean(lengths):.2f} tokens on average, the longest {max(lengths)}" in caplog.text
+    assert ("as where a script has no spaces" in caplog.text) == warned

@@ -1,7 +1,9 @@
 """``fairseq-hydra-train`` by recipe: typed, resumed in place, on two ranks (by groups: test_wheel.py)."""
 
+import shutil
 from pathlib import Path
 
+import pytest
 import torch
 from commands import ROOT, Finished, assert_one_line_error, run_command
 
@@ -72,3 +74,23 @@ def test_other_hydra_programs_are_left_alone(tmp_path: Path) -> None:
     finished = run_command(["python", "program.py"], cwd=tmp_path)
     assert finished.returncode == 0, finished.stderr
     assert "imported []" in finished.stdout
+
+
+@pytest.mark.parametrize(
+    ("config", "arguments", "says"),
+    [
+        ("pretrain/fully_explored_cs", ["task.data=x"], ("model.init_from", "or checkpoint.finetune_from_model=")),
+        ("finetune/amos", ["task.data=x", "task.num_classes=2", "checkpoint.save_dir=s"], ("best_checkpoint_metric",)),
+        ("mine", ["model.init_from=null"], ("fully_explored_cs.yaml leaves model.init_from open (???)",)),
+        ("mine", ["model.init_from=nowhere"], ("nowhere",)),  # now all is given, and the start looked for
+    ],
+)
+def test_what_a_recipe_leaves_open_must_be_given(config, arguments, says, tmp_path: Path) -> None:
+    """``mine`` is a user's recipe on ours, which gives the data."""
+    shutil.copy(ROOT / "configs/pretrain/fully_explored_cs.yaml", tmp_path)
+    mine = "defaults:\n  - fully_explored_cs\n  - _self_\ntask:\n  data: x\ncommon:\n  cpu: true\n  bf16: false\n"
+    (tmp_path / "mine.yaml").write_text(mine)
+    folder, _, name = config.rpartition("/")
+    folder = ROOT / "configs" / folder if folder else tmp_path
+    finished = hydra_train(tmp_path, "--config-dir", folder, "--config-name", name, *arguments)
+    assert_one_line_error(finished, *says)

@@ -4,6 +4,7 @@ Source: 2204.03243, Eq. 1, 2 and 4; spec/amos.md, "Discriminator".
 Shapes: B batch, T length, N masked tokens (or values), K depths.
 """
 
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ from fairseq_masking.methods.base.masked_tokens import (
 from fairseq_masking.methods.mlm.criterion import MLMCriterion
 
 __all__ = ["AmosCriterion", "AmosCriterionConfig", "ranked_pairs"]
+
+logger = logging.getLogger(__name__)
 
 MLM_LOSS, WEIGHT = "mlm_loss_", "mixture_"  # before the name of a depth
 
@@ -59,6 +62,11 @@ class AmosCriterion(MLMCriterion):
         if not 0.0 <= cfg.discriminator_weight < math.inf:
             raise UserError(f"--discriminator-weight {cfg.discriminator_weight}: 0 or more; the paper has 50")
         self.discriminator_weight = cfg.discriminator_weight
+        if any(getattr(getattr(task, "cfg", None), name, 0) for name in ("leave_unmasked_prob", "random_token_prob")):
+            logger.warning(
+                "AMOS's generators predict what is <mask> (2204.03243, Section 3.1), here also random or unchanged"
+                " tokens: the paper's setting is --leave-unmasked-prob 0 --random-token-prob 0"
+            )
 
     def forward(
         self, model: nn.Module, sample: dict[str, Any], reduce: bool = True

@@ -6,6 +6,7 @@ Source: 2008.05333, Section 3.3 and 4.1.1; spec/map_net.md.
 Shapes: B rows, T length, N masked tokens, V vocabulary.
 """
 
+import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Optional
@@ -27,6 +28,8 @@ from fairseq_masking.methods.mlm.model import MLMConfig, MLMModel
 from fairseq_masking.ops import gather_positions
 
 __all__ = ["PROPOSAL_SIZES", "MapNetConfig", "MapNetModel", "MapNetOutput"]
+
+logger = logging.getLogger(__name__)
 
 EXPLORE_UNIT_CHOICES = ChoiceEnum(list(EXPLORE_UNITS))
 LEARN_FROM_CHOICES = ChoiceEnum(["all", "proposed"])
@@ -56,8 +59,8 @@ class MapNetConfig(MLMConfig):
     proposal_attention_heads: Optional[int] = option(None, "number of attention heads of the proposal network")
     explore_start: float = option(1.0, "probability of uniform masks at the first update")
     explore_end: float = option(0.33, "probability of uniform masks from --explore-updates on")
-    explore_updates: int = option(
-        1_000_000, "updates over which that probability falls linearly; give a shorter run its own length"
+    explore_updates: Optional[int] = option(
+        None, "updates over which that probability falls linearly; by default --max-update"
     )
     explore_unit: EXPLORE_UNIT_CHOICES = option(
         "sentence", "toss the coin for each sentence, or once for all sentences of an update"
@@ -66,6 +69,7 @@ class MapNetConfig(MLMConfig):
         "all", "train the proposal network on all sentences, or on those that it masked"
     )
     seed: int = II("common.seed")
+    max_update: int = II("optimization.max_update")
 
 
 class MapNetOutput(NamedTuple):
@@ -121,7 +125,11 @@ class MapNetModel(MLMModel):
     def build_pretraining(self, cfg: EncoderModelConfig) -> None:
         """Create the prediction head and the proposal network."""
         super().build_pretraining(cfg)
-        self.exploration = Exploration(cfg.explore_start, cfg.explore_end, cfg.explore_updates, str(cfg.explore_unit))
+        updates = cfg.explore_updates
+        if updates is None:
+            updates = cfg.max_update or Exploration.updates
+            logger.info("exploration falls over %d updates (--explore-updates)", updates)
+        self.exploration = Exploration(cfg.explore_start, cfg.explore_end, updates, str(cfg.explore_unit))
         self.learn_from_all = str(cfg.proposal_learn_from) == "all"
         self.seed = cfg.seed
         self.num_updates = 0

@@ -1,6 +1,7 @@
 """AMOS's objective and its log against counts made token by token, and against a case by hand."""
 
 import math
+from argparse import Namespace
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from small_amos import batch, build, criterion_of
 from small_batches import PAD_INDEX
 
 from fairseq_masking.errors import UserError
-from fairseq_masking.methods.amos.criterion import AmosCriterion
+from fairseq_masking.methods.amos.criterion import AmosCriterion, AmosCriterionConfig
 from fairseq_masking.methods.amos.model import AmosOutput
 
 LENGTHS = (20, 11, 5, 3)
@@ -117,3 +118,13 @@ def test_bad_weights_are_one_clear_line(weight):
 def test_another_model_is_refused(device):
     assert criterion_of().required_output is AmosOutput
     assert build(device).output_class is AmosOutput
+
+
+def test_other_corruption_than_the_papers_is_said(caplog):
+    """Section 3.1: all of them [MASK]."""
+    for leave, random in ((0.0, 0.0), (0.1, 0.0), (0.0, 0.1)):
+        caplog.clear()
+        cfg = Namespace(leave_unmasked_prob=leave, random_token_prob=random)
+        AmosCriterion(AmosCriterionConfig(), Namespace(cfg=cfg))
+        said = "--leave-unmasked-prob 0 --random-token-prob 0" in caplog.text
+        assert said == (leave + random > 0)

@@ -338,3 +338,11 @@ def test_a_checkpoint_of_mlm_is_told_apart(device):
     state = {key: value for key, value in model.state_dict().items() if not key.startswith("proposal.")}
     with pytest.raises(UserError, match=r"of another model: it lacks proposal\."):
         MapNetModel.build_model(model.cfg, pretraining_task()).load_state_dict(state)
+
+
+def test_exploration_falls_over_the_run(device, caplog):
+    assert build(device, max_update=125_000).exploration.updates == 125_000
+    assert build(device, max_update=125_000, explore_updates=7).exploration.updates == 7
+    with caplog.at_level("INFO"):
+        assert build(device).exploration.updates == 1_000_000  # a run without an end: the paper's
+    assert "exploration falls over 1000000 updates" in caplog.text
