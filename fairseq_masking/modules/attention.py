@@ -3,6 +3,9 @@
 Shapes: B batch, T length, S length of the other sequence, D width, H heads, C width of a head.
 """
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -19,6 +22,8 @@ class SelfAttention(nn.Module):
 
     ``in_proj`` holds query, key and value in this order, each ``[D, D]``, one below the other.
     """
+
+    stacked: ClassVar[Mapping[str, int]] = {"in_proj": 3}  # matrices below one another, each its own for Muon
 
     def __init__(self, embed_dim: int, num_heads: int, *, dropout: float = 0.0, bias: bool = True) -> None:
         super().__init__()
@@ -54,6 +59,8 @@ class CrossAttention(nn.Module):
 
     ``key_value_proj`` holds key and value in this order, each ``[D, D]``, one below the other.
     """
+
+    stacked: ClassVar[Mapping[str, int]] = {"key_value_proj": 2}
 
     def __init__(self, embed_dim: int, num_heads: int, *, dropout: float = 0.0, bias: bool = True) -> None:
         super().__init__()

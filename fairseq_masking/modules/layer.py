@@ -44,6 +44,7 @@ class TransformerLayer(nn.Module):
         linear = partial(nn.Linear, bias=not config.no_feed_forward_bias)
         self.fc1 = linear(config.embed_dim, FEED_FORWARDS[config.feed_forward] * config.ffn_dim)
         self.fc2 = linear(config.ffn_dim, config.embed_dim)
+        self.stacked = {"fc1": FEED_FORWARDS[config.feed_forward]}  # as in SelfAttention
         self.final_layer_norm = config.build_norm()
 
     def forward(

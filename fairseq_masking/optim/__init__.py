@@ -1,8 +1,10 @@
-"""Optimizers and a learning rate schedule, registered with fairseq."""
+"""Optimizers and learning rate schedules, registered with fairseq."""
 
 from fairseq_masking.optim.adamw import AdamW, clip_grad_norm
 from fairseq_masking.optim.fused_adamw import FusedAdamWConfig, FusedAdamWOptimizer
 from fairseq_masking.optim.linear_schedule import LinearSchedule, LinearScheduleConfig
+from fairseq_masking.optim.muon import Muon, MuonConfig, MuonOptimizer
+from fairseq_masking.optim.wsd_schedule import WSDSchedule, WSDScheduleConfig
 
 __all__ = [
     "AdamW",
@@ -10,5 +12,10 @@ __all__ = [
     "FusedAdamWOptimizer",
     "LinearSchedule",
     "LinearScheduleConfig",
+    "Muon",
+    "MuonConfig",
+    "MuonOptimizer",
+    "WSDSchedule",
+    "WSDScheduleConfig",
     "clip_grad_norm",
 ]

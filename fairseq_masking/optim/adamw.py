@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_
 from torch.optim.adamw import adamw
 
-__all__ = ["AdamW", "clip_grad_norm"]
+__all__ = ["AdamW", "chunks", "clip_grad_norm", "moment_dtype"]
 
 # meta: tests prove there that nothing reads a value of the device.
 _FUSED_DEVICES = frozenset({"cpu", "cuda", "meta"})
@@ -56,6 +56,7 @@ class AdamW(torch.optim.Optimizer):
         decay_vectors: whether parameters of one dimension (biases, LayerNorm weights) decay, too.
     """
 
+    kept = ("step", "exp_avg", "exp_avg_sq")  # of a parameter's state in a checkpoint
     supports_memory_efficient_fp16 = True
     supports_flat_params = True
     # fairseq would put the checkpoint's CPU tensors in place of what load_state_dict has just made.
@@ -80,15 +81,19 @@ class AdamW(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        for group in self.param_groups:
+        self.update_groups(self.param_groups)
+        return loss
+
+    def update_groups(self, groups: Iterable[dict[str, Any]]) -> None:
+        """Update the parameters of some groups."""
+        for group in groups:
             kinds: dict[_Kind, list[Tensor]] = defaultdict(list)
             for parameter in group["params"]:
                 if parameter.grad is not None:
                     kinds[self._count_update(parameter, group)].append(parameter)
             for kind, parameters in kinds.items():
-                for chunk in _chunks(parameters) if kind.half else (parameters,):
+                for chunk in chunks(parameters) if kind.half else (parameters,):
                     self._update(chunk, kind, group)
-        return loss
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load this optimizer's state or that of fairseq's ``adam``.
@@ -105,16 +110,18 @@ class AdamW(torch.optim.Optimizer):
         for index, parameter in zip(indices, parameters, strict=True):
             saved = state_dict["state"].get(index)
             if saved:
-                like = {"device": parameter.device, "dtype": _moment_dtype(parameter)}
-                moments = {key: saved[key].to(**like) for key in ("exp_avg", "exp_avg_sq")}
-                self.state[parameter] = {"step": int(saved["step"]), **moments}
+                like = {"device": parameter.device, "dtype": moment_dtype(parameter)}
+                kept = {key: saved[key] for key in self.kept if key in saved}
+                self.state[parameter] = {
+                    key: int(value) if key == "step" else value.to(**like) for key, value in kept.items()
+                }
 
     def _count_update(self, parameter: Tensor, group: dict[str, Any]) -> _Kind:
         state = self.state[parameter]
         if not state:
             state["step"] = 0
             for key in ("exp_avg", "exp_avg_sq"):
-                state[key] = torch.zeros_like(parameter, dtype=_moment_dtype(parameter))
+                state[key] = torch.zeros_like(parameter, dtype=moment_dtype(parameter))
         state["step"] += 1
         decays = group["decay_vectors"] or parameter.dim() > 1
         return _Kind(parameter.device, parameter.dtype in _HALVES, decays, state["step"])
@@ -179,11 +186,12 @@ def clip_grad_norm(
     return total_norm
 
 
-def _moment_dtype(parameter: Tensor) -> torch.dtype:
+def moment_dtype(parameter: Tensor) -> torch.dtype:
+    """Return the precision of a parameter's moments: at least fp32."""
     return torch.promote_types(parameter.dtype, torch.float32)
 
 
-def _chunks(parameters: list[Tensor]) -> Iterator[list[Tensor]]:
+def chunks(parameters: list[Tensor]) -> Iterator[list[Tensor]]:
     """Parts of up to ``_CHUNK_NUMEL`` elements, or of a single larger tensor."""
     chunk: list[Tensor] = []
     numel = 0

@@ -5,18 +5,18 @@ import logging
 import math
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, List
+from typing import Any, ClassVar, List
 
 from fairseq.dataclass import FairseqDataclass
 from fairseq.optim import FairseqOptimizer, register_optimizer
-from omegaconf import II
+from omegaconf import II, DictConfig
 from torch import Tensor
 
 from fairseq_masking.compat.options import option
 from fairseq_masking.errors import UserError
 from fairseq_masking.optim.adamw import AdamW, clip_grad_norm
 
-__all__ = ["FusedAdamWConfig", "FusedAdamWOptimizer", "parse_betas"]
+__all__ = ["FusedAdamWConfig", "FusedAdamWOptimizer", "flattens", "lr_groups", "overrides_of", "parse_betas"]
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +50,12 @@ class FusedAdamWOptimizer(FairseqOptimizer):
     """
 
     cfg: FusedAdamWConfig
+    stored_options: ClassVar[dict[str, str]] = {
+        "betas": "adam-betas",
+        "eps": "adam-eps",
+        "weight_decay": "weight-decay",
+        "decay_vectors": "no-decay-bias-and-norm",
+    }
 
     def __init__(self, cfg: FusedAdamWConfig, params: Iterable[Tensor]) -> None:
         super().__init__(cfg)
@@ -64,7 +70,11 @@ class FusedAdamWOptimizer(FairseqOptimizer):
                 " told from weights: add --fp16-no-flatten-grads to --fp16, or use another --ddp-backend than"
                 " fully_sharded"
             )
-        self._optimizer = AdamW(_groups(params), **self.optimizer_config)
+        self._optimizer = self.create(params)
+
+    def create(self, params: list[Tensor]) -> AdamW:
+        """Return PyTorch's optimizer of these parameters."""
+        return AdamW(lr_groups(params), **self.optimizer_config)
 
     @property
     def optimizer_config(self) -> dict[str, Any]:
@@ -106,7 +116,7 @@ class FusedAdamWOptimizer(FairseqOptimizer):
         super().load_state_dict(state_dict, optimizer_overrides)
         for group, scale in zip(self.param_groups, scales, strict=True):
             group["lr_scale"] = scale  # fairseq's adam has none
-        for key, name in _OPTIONS.items():
+        for key, name in self.stored_options.items():
             stored, given = self.param_groups[0][key], self.optimizer_config[key]
             if stored != given:
                 logger.warning(
@@ -120,21 +130,23 @@ class FusedAdamWOptimizer(FairseqOptimizer):
                 )
 
 
-def _groups(params: Iterable[Tensor]) -> list[dict[str, Any]]:
-    """Put together what has the same share of the learning rate (methods/base/layer_lr.py)."""
+def lr_groups(params: Iterable[Tensor], **options: Any) -> list[dict[str, Any]]:
+    """Return groups, with ``options``, of what has the same share of the learning rate (methods/base/layer_lr.py)."""
     groups: dict[float, list[Tensor]] = {}
     for parameter in params:
-        overrides = getattr(parameter, "optim_overrides", {}).get("optimizer", {})
-        groups.setdefault(overrides.get("lr_scale", 1.0), []).append(parameter)
-    return [{"params": parameters, "lr_scale": scale} for scale, parameters in groups.items()]
+        groups.setdefault(overrides_of(parameter).get("lr_scale", 1.0), []).append(parameter)
+    return [{"params": parameters, "lr_scale": scale, **options} for scale, parameters in groups.items()]
 
 
-_OPTIONS = {
-    "betas": "adam-betas",
-    "eps": "adam-eps",
-    "weight_decay": "weight-decay",
-    "decay_vectors": "no-decay-bias-and-norm",
-}
+def flattens(cfg: DictConfig) -> bool:
+    """Whether fairseq hands all parameters over as one vector."""
+    masters = cfg.common.fp16 and not (cfg.common.fp16_no_flatten_grads or cfg.common.memory_efficient_fp16)
+    return masters or cfg.distributed_training.ddp_backend == "fully_sharded"
+
+
+def overrides_of(parameter: Tensor) -> dict[str, Any]:
+    """Return what a model says of a parameter, where fairseq copies it to the fp32 master, too."""
+    return getattr(parameter, "optim_overrides", {}).get("optimizer", {})
 
 
 def parse_betas(value: Any) -> tuple[float, float]:

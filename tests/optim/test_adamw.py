@@ -134,7 +134,7 @@ def test_chunks_of_half_precision_change_nothing(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(adamw, "_CHUNK_NUMEL", 100)
     parts = train(AdamW, device, dtype=torch.bfloat16, num_updates=5)
     assert all(torch.equal(*pair) for pair in zip(whole[-1], parts[-1], strict=True))
-    sizes = [[t.numel() for t in chunk] for chunk in adamw._chunks([torch.zeros(n) for n in (60, 40, 1, 300, 7)])]
+    sizes = [[t.numel() for t in chunk] for chunk in adamw.chunks([torch.zeros(n) for n in (60, 40, 1, 300, 7)])]
     assert sizes == [[60, 40], [1], [300], [7]]
 
 

@@ -186,9 +186,13 @@ def checkpoint(folder: Path) -> dict[str, Any]:
     return torch.load(folder / "checkpoint_last.pt", weights_only=True)
 
 
-def assert_same_checkpoint(left: dict[str, Any], right: dict[str, Any]) -> None:
+def assert_same_weights(left: dict[str, Any], right: dict[str, Any]) -> None:
     assert left["model"].keys() == right["model"].keys()
     assert all(torch.equal(left["model"][key], right["model"][key]) for key in left["model"])
+
+
+def assert_same_checkpoint(left: dict[str, Any], right: dict[str, Any]) -> None:
+    assert_same_weights(left, right)
     ours, theirs = left["last_optimizer_state"], right["last_optimizer_state"]
     assert ours["param_groups"] == theirs["param_groups"]
     assert ours["state"].keys() == theirs["state"].keys()

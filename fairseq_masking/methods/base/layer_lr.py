@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from fairseq_masking.errors import UserError
+from fairseq_masking.optim.fused_adamw import flattens
 
 __all__ = ["check_optimizer", "scale_learning_rates"]
 
@@ -51,10 +52,9 @@ def check_optimizer(cfg: DictConfig) -> None:
     if decay == 1:
         return
     name = OmegaConf.select(cfg, "optimizer._name")
-    if name is not None and name != "fused_adamw":
-        raise UserError(f"--layer-lr-decay {decay} needs --optimizer fused_adamw, not {name}")
-    flattens = cfg.common.fp16 and not (cfg.common.fp16_no_flatten_grads or cfg.common.memory_efficient_fp16)
-    if flattens or cfg.distributed_training.ddp_backend == "fully_sharded":
+    if name not in (None, "fused_adamw", "muon"):
+        raise UserError(f"--layer-lr-decay {decay} needs --optimizer fused_adamw or muon, not {name}")
+    if flattens(cfg):
         raise UserError(
             f"--layer-lr-decay {decay}: --fp16 and fully_sharded hand all parameters over as one vector: add"
             " --fp16-no-flatten-grads, or use another --ddp-backend"

@@ -99,7 +99,7 @@ GIVEN = ("--layer-lr-decay", "0.5", "--save-interval-updates", "1", "--max-updat
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        (("--optimizer", "adam"), "needs --optimizer fused_adamw, not adam"),
+        (("--optimizer", "adam"), "needs --optimizer fused_adamw or muon, not adam"),
         (("--optimizer", "fused_adamw", "--fp16"), "add --fp16-no-flatten-grads"),
     ],
 )
