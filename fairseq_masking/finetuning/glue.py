@@ -55,7 +55,7 @@ _MNLI_FILES = {
     "test": "test_matched.tsv",
     "test1": "test_mismatched.tsv",
 }
-_MNLI_SUBMISSIONS = {"test": "MNLI-m.tsv", "test1": "MNLI-mm.tsv"}
+_MNLI_SUBMISSIONS = {"test": "MNLI-m.tsv", "test1": "MNLI-mm.tsv", "test2": "AX.tsv"}
 _QUESTIONS, _STRINGS = ("question1", "question2"), ("#1 String", "#2 String")
 
 _ALL = (

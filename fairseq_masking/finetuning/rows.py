@@ -25,6 +25,8 @@ _FILES = {  # the first pattern that a file of the folder has
     SQUAD: {"train": ("train*.json",), "valid": ("dev*.json",), "test": ("test*.json",)},
     **{task.name: {split: (file,) for split, file in task.files.items()} for task in GLUE_TASKS.values()},
 }
+# GLUE's diagnostics, for models of MNLI: in its folder or, as GLUE gives them out, in one beside it.
+_FILES["MNLI"]["test2"] = ("diagnostic.tsv", "AX.tsv", "../AX/AX.tsv", "../diagnostic/diagnostic.tsv")
 Lines = Iterator[tuple[int, bytes]]
 
 _BOM = b"\xef\xbb\xbf"
@@ -68,15 +70,15 @@ class FaultLog:
         self.kinds[str(fault)] += 1
         self.lines.append(f"{self.path.name}:{place}: {fault}: {content[:_SHOWN]!r}")
 
-    def check_left(self, left: object, what: str) -> None:
-        """Make sure that some rows, each a ``what``, can be used.
+    def check_left(self, left: object, what: str, expected: str = "") -> None:
+        """Make sure that some rows, each a ``what``, can be used; else say what the file is expected to hold.
 
         Raises:
             UserError: there are none.
         """
         if not left:
             faults = ", ".join(f"{count} {kind}" for kind, count in self.kinds.most_common())
-            raise UserError(f"{self.path} has no {what} that can be used ({faults or 'it is empty'})")
+            raise UserError(f"{self.path} has no {what} that can be used ({faults or 'it is empty'}){expected}")
 
     def counts(self) -> dict[str, int]:
         """Return the numbers for a manifest."""
@@ -132,12 +134,24 @@ def read_task(task: str, files: dict[str, Path]) -> tuple[dict[str, Rows], tuple
     for split, path in files.items():
         hash_file(path)  # says what is wrong with a file that cannot be read
         rows = _read_jsonl(path, split, labels) if task == JSONL else _read_tsv(path, split, GLUE_TASKS[task])
-        rows.faults.check_left(rows.rows, "row")
+        rows.faults.check_left(rows.rows, "row", _expected(task))
         if task == JSONL and split == "train":
             labels = tuple(sorted({str(row.label) for row in rows.rows}))
             _check_names(path, labels)
         splits[split] = rows
     return splits, labels
+
+
+def _expected(task: str) -> str:
+    if task == JSONL:
+        return '; expected is a row a line: {"text": "...", "label": "..."}'
+    form = GLUE_TASKS[task]
+    columns = form.columns or (*form.sentences, form.label)
+    labels = f"with {form.label} of {', '.join(form.labels)}" if form.labels else f"with {form.label}s"
+    return (
+        f"; expected are GLUE's own columns, {', '.join(map(repr, columns))} with tabs between, {labels} (the library"
+        " datasets writes others: give its texts and labels as --task jsonl)"
+    )
 
 
 def subsample(rows: list[Row], count: int | None, seed: int) -> list[Row]:
@@ -156,7 +170,7 @@ def _read_tsv(path: Path, split: str, task: GlueTask) -> Rows:
         if name not in columns:
             raise UserError(
                 f"{path} has no column {name!r}, only {', '.join(map(repr, columns[:12]))[:200]}; "
-                f"give {task.name}'s own {task.files[split]}"
+                f"give {task.name}'s own {path.name}"
             )
     rows = Rows(FaultLog(path))
 
@@ -185,8 +199,15 @@ def _read_jsonl(path: Path, split: str, labels: tuple[str, ...]) -> Rows:
         if not isinstance(record, dict) or not isinstance(record.get("text"), str):
             raise FaultyRow('no "text"')
         label = record.get("label")
-        if not isinstance(label, str | int | float | None) or (label is None and not is_test):
+        if not isinstance(label, str | int | float | None) or label != label or (label is None and not is_test):
             raise FaultyRow('no "label"')
+        if isinstance(label, float):
+            if not label.is_integer():
+                raise UserError(
+                    f"{path} has the label {label}: a JSONL task has classes, not scores. Give classes, as texts where"
+                    " they look like that; scores of 0 to 5 of two texts are read from STS-B's files"
+                )
+            label = int(label)  # pandas writes 0 as 0.0 where a label is missing elsewhere in the column
         try:
             f"{record['text']}{label}".encode()
         except UnicodeEncodeError:  # JSON may hold half a pair: "\ud800"

@@ -149,7 +149,10 @@ def test_scores_must_be_scores(tmp_path: Path) -> None:
     ("train", "message"),
     [
         ("text\tlabel\nfine\t1\n", r"train.tsv has no column 'sentence', only 'text', 'label'; give SST-2's"),
-        ("sentence\tlabel\nfine\tx\n", r"train.tsv has no row that can be used \(1 unknown label\)"),
+        (
+            "sentence\tlabel\nfine\tx\n",
+            r"train.tsv has no row .* \(1 unknown label\); expected are .* 'sentence', 'label' .* of 0, 1",
+        ),
         ("sentence\tlabel\n", r"has no row that can be used \(it is empty\)"),
         (b"\xff\tlabel\n", r"line 1 is not UTF-8"),
         ("", r"train.tsv is empty"),
@@ -194,6 +197,31 @@ def test_jsonl_labels_come_from_the_training_set(tmp_path: Path) -> None:
     (tmp_path / "train.jsonl").write_text(lines({"text": "a", "label": 1}))
     with pytest.raises(UserError, match="has the one label '1'"):
         read(JSONL, tmp_path)
+
+
+def test_whole_numbers_are_one_label_and_scores_are_none(tmp_path: Path) -> None:
+    write_jsonl(tmp_path, "train", {"text": "a", "label": 0}, {"text": "b", "label": 1})
+    write_jsonl(tmp_path, "dev", {"text": "a", "label": 0.0}, {"text": "b", "label": 1.0})
+    splits, labels = read(JSONL, tmp_path)
+    assert labels == ("0", "1") and [row.label for row in splits["valid"].rows] == ["0", "1"]
+    write_jsonl(tmp_path, "train", {"text": "a", "label": 0.25}, {"text": "b", "label": 1})
+    with pytest.raises(UserError, match=r"train.jsonl has the label 0.25: a JSONL task has classes.*STS-B"):
+        read(JSONL, tmp_path)
+    write_jsonl(tmp_path, "train", {"sentence": "a", "label": 1})
+    with pytest.raises(UserError, match=r'\(1 no "text"\); expected is a row a line: \{"text"'):
+        read(JSONL, tmp_path)
+
+
+@pytest.mark.parametrize("place", ["MNLI/diagnostic.tsv", "AX/AX.tsv"])
+def test_mnli_takes_the_diagnostics(place: str, tmp_path: Path) -> None:
+    (tmp_path / "MNLI").mkdir()
+    for name in ("train", "dev_matched", "dev_mismatched"):
+        rows = "".join(f"a\tb\t{label}\n" for label in GLUE_TASKS["MNLI"].labels)
+        (tmp_path / f"MNLI/{name}.tsv").write_text("sentence1\tsentence2\tgold_label\n" + rows)
+    (tmp_path / place).parent.mkdir(exist_ok=True)
+    (tmp_path / place).write_text("index\tsentence1\tsentence2\n7\tc\td\n")
+    splits, _ = read("MNLI", tmp_path / "MNLI")
+    assert splits["test2"].rows == [(("c", "d"), None, "7")] and GLUE_TASKS["MNLI"].submissions["test2"] == "AX.tsv"
 
 
 def test_a_subsample_is_fixed_and_in_order() -> None:
