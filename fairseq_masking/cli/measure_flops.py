@@ -37,7 +37,8 @@ _OTHERS = {"other methods": "{method}", "GFLOPs": "{gflops:.1f}", "over plain ma
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the verb's options."""
     add = parser.add_argument
-    add("--size", choices=("tiny", "small", "base", "large"), default="base",
+    sizes = ("tiny", "small", "base", "large")
+    add("--size", choices=(*sizes, *(f"modern_{size}" for size in sizes)), default="base",
         help="encoder's shape (default: base)")  # fmt: skip
     add("--decoder-attention", choices=DECODER_ATTENTIONS, nargs="+", default=DECODER_ATTENTIONS,
         help="of 3ML, as all of --decoder-* (default: both)")  # fmt: skip
@@ -81,26 +82,32 @@ def _three_ml_rows(args: argparse.Namespace) -> list[dict[str, Any]]:
     from itertools import product
 
     from fairseq_masking.masking import MaskingConfig
+    from fairseq_masking.measure.flops import shape_of
     from fairseq_masking.methods.base.options import SIZES
     from fairseq_masking.methods.three_ml import flops
 
-    encoder, tokens = SIZES[args.size], args.tokens_per_sample
+    encoder, tokens = shape_of(SIZES[args.size], args.vocab_size), args.tokens_per_sample
+    inner = flops.feed_forward_flops(encoder.feed_forward, encoder.ffn_dim, encoder.embed_dim)
     leave, random = args.leave_unmasked_prob, args.random_token_prob
     for rate in (*args.mask_prob, args.baseline_mask_prob):  # says what is wrong with them
         MaskingConfig(mask_prob=rate, leave_unmasked_prob=leave, random_token_prob=random)
-    widths = args.decoder_embed_dim or [encoder.encoder_embed_dim // 2]
+    widths = args.decoder_embed_dim or [encoder.embed_dim // 2]
     ideal_baseline = flops.ideal_counts(tokens, args.baseline_mask_prob, 1 - leave - random)
     exact_baseline = flops.exact_counts(tokens, args.baseline_mask_prob, leave, random)
     rows = []
     for attention, layers, width, rate in product(args.decoder_attention, args.decoder_layers, widths, args.mask_prob):
         shape = flops.ThreeMLShape(
-            attention, encoder.encoder_layers, encoder.encoder_embed_dim, layers, width, args.vocab_size
+            attention, encoder.num_layers, encoder.embed_dim, layers, width, args.vocab_size, inner
         )
         ideal = flops.ideal_counts(tokens, rate, 1 - leave - random)
         exact = flops.exact_counts(tokens, rate, leave, random)
         faster = flops.speedup(shape, ideal, ideal_baseline)
         baseline_flops = flops.mlm_flops(
-            exact_baseline, num_layers=shape.encoder_layers, dim=shape.encoder_dim, vocab_size=args.vocab_size
+            exact_baseline,
+            num_layers=shape.encoder_layers,
+            dim=shape.encoder_dim,
+            vocab_size=args.vocab_size,
+            feed_forward=inner,
         )
         rows.append(
             {
@@ -124,13 +131,12 @@ def _three_ml_rows(args: argparse.Namespace) -> list[dict[str, Any]]:
 def _other_rows(args: argparse.Namespace, baseline_flops: float) -> list[dict[str, Any]]:
     """MAP-Net and AMOS in the columns of 3ML: those that only it has are empty."""
     from fairseq_masking.masking import num_masked
-    from fairseq_masking.measure.flops import EncoderShape, flops_over_mlm, mean_share_proposed, proposal_share
+    from fairseq_masking.measure.flops import flops_over_mlm, mean_share_proposed, proposal_share, shape_of
     from fairseq_masking.methods.amos.options import GENERATOR_LAYERS
     from fairseq_masking.methods.base.options import SIZES
     from fairseq_masking.methods.map_net.model import PROPOSAL_SIZES, MapNetConfig
 
-    size, proposal = SIZES[args.size], PROPOSAL_SIZES[args.size]
-    shape = EncoderShape(size.encoder_layers, size.encoder_embed_dim, size.encoder_ffn_embed_dim, args.vocab_size)
+    shape, proposal = shape_of(SIZES[args.size], args.vocab_size), PROPOSAL_SIZES[args.size]
     maskable = args.tokens_per_sample - 2
     counts = {
         "num_tokens": args.tokens_per_sample,

@@ -25,6 +25,7 @@ Letters: T tokens of a sequence, D width, F inner width, L layers, V vocabulary,
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from fairseq_masking.methods.three_ml.flops import prediction_flops
 from fairseq_masking.modules.feed_forward import FEED_FORWARDS
@@ -40,6 +41,7 @@ __all__ = [
     "prediction_flops",
     "proposal_flops",
     "proposal_share",
+    "shape_of",
     "step_flops",
 ]
 
@@ -61,6 +63,14 @@ class EncoderShape:
     ffn_dim: int
     vocab_size: int
     feed_forward: str = "mlp"
+
+
+def shape_of(size: Any, vocab_size: int) -> EncoderShape:
+    """Return the shape of a row of ``SIZES``."""
+    kind = getattr(size, "feed_forward", "mlp")
+    return EncoderShape(
+        size.encoder_layers, size.encoder_embed_dim, size.encoder_ffn_embed_dim, vocab_size, feed_forward=kind
+    )
 
 
 def attention_flops(num_queries: int, num_keys: int, embed_dim: int) -> int:

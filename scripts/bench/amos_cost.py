@@ -25,7 +25,7 @@ import torch
 from systems import OURS, VARIANTS, Run, Setting
 
 from fairseq_masking.figures.tables import format_table
-from fairseq_masking.measure.flops import EncoderShape, amos_flops, encoder_flops
+from fairseq_masking.measure.flops import amos_flops, encoder_flops, shape_of
 from fairseq_masking.methods.amos.options import GENERATOR_LAYERS
 from fairseq_masking.methods.base.options import SIZES
 
@@ -67,8 +67,7 @@ def system_of(args: argparse.Namespace, name: str) -> str:
 
 def computed(setting: Setting, depths: Sequence[int], vocabulary: int) -> int:
     """FLOPs of a sequence, forward."""
-    size = SIZES[setting.arch]
-    shape = EncoderShape(size.encoder_layers, size.encoder_embed_dim, size.encoder_ffn_embed_dim, vocabulary)
+    shape = shape_of(SIZES[setting.arch], vocabulary)
     if not depths:
         return encoder_flops(shape, setting.tokens, setting.num_masked)
     return amos_flops(shape, depths, num_tokens=setting.tokens, num_masked=setting.num_masked)

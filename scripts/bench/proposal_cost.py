@@ -21,7 +21,7 @@ import torch
 from common import bench_parser, environment, milliseconds, read_csv, take_turns, write_csv
 from systems import VARIANTS, Run, Setting
 
-from fairseq_masking.measure.flops import EncoderShape, mean_share_proposed, proposal_share
+from fairseq_masking.measure.flops import mean_share_proposed, proposal_share, shape_of
 from fairseq_masking.methods.base.options import SIZES
 from fairseq_masking.methods.map_net.model import PROPOSAL_SIZES, MapNetConfig
 
@@ -72,9 +72,9 @@ def measure(setting: Setting, *, steps: int, turns: int) -> list[dict[str, Any]]
 
 def share_of(setting: Setting, vocab_size: int) -> float:
     """Return the FLOPs that the proposal network adds, over those of the encoder with its head."""
-    size, proposal = SIZES[setting.arch], PROPOSAL_SIZES[setting.arch]
+    proposal = PROPOSAL_SIZES[setting.arch]
     return proposal_share(
-        EncoderShape(size.encoder_layers, size.encoder_embed_dim, size.encoder_ffn_embed_dim, vocab_size),
+        shape_of(SIZES[setting.arch], vocab_size),
         num_layers=proposal["proposal_layers"],
         embed_dim=proposal["proposal_embed_dim"],
         ffn_dim=proposal["proposal_ffn_embed_dim"],

@@ -27,6 +27,7 @@ import torch
 from systems import PARTS, STOCK, Run, Setting, check_systems
 
 from fairseq_masking.methods.base.options import SIZES
+from fairseq_masking.modules.feed_forward import FEED_FORWARDS
 
 # (arch, tokens, precision): column and least value wanted of one H200 (issue 3).
 TARGETS = {("base", 512, "bf16"): ("tokens_per_s", 650_000), ("large", 512, "bf16"): ("rows_per_s", 375)}
@@ -144,7 +145,7 @@ def matrix_products(setting: Setting, vocabulary: int) -> float:
     shapes = [  # (batch, m, k, n), times in a step's forward pass
         ((1, places, width, 3 * width), size.encoder_layers),
         ((1, places, width, width), size.encoder_layers),
-        ((1, places, width, inner), size.encoder_layers),
+        ((1, places, width, inner * FEED_FORWARDS[getattr(size, "feed_forward", "mlp")]), size.encoder_layers),
         ((1, places, inner, width), size.encoder_layers),
         ((rows * heads, tokens, width // heads, tokens), size.encoder_layers),
         ((rows * heads, tokens, tokens, width // heads), size.encoder_layers),

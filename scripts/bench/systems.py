@@ -20,7 +20,7 @@ from fairseq.trainer import Trainer
 
 import fairseq_masking
 from fairseq_masking.masking.corruption import num_masked
-from fairseq_masking.measure.flops import EncoderShape, step_flops
+from fairseq_masking.measure.flops import shape_of, step_flops
 from fairseq_masking.methods.base.options import SIZES
 
 __all__ = ["PARTS", "STOCK", "Run", "Setting", "check_systems", "training_options"]
@@ -61,9 +61,12 @@ class Setting:
 
     def flops(self, vocab_size: int) -> int:
         """FLOPs of a training step."""
-        size = SIZES[self.arch]
-        shape = EncoderShape(size.encoder_layers, size.encoder_embed_dim, size.encoder_ffn_embed_dim, vocab_size)
-        return step_flops(shape, num_rows=self.rows, num_tokens=self.tokens, num_masked=self.num_masked)
+        return step_flops(
+            shape_of(SIZES[self.arch], vocab_size),
+            num_rows=self.rows,
+            num_tokens=self.tokens,
+            num_masked=self.num_masked,
+        )
 
     def columns(self) -> dict[str, Any]:
         """What a row of a CSV says of it."""
@@ -102,6 +105,8 @@ def training_options(setting: Setting, system: str, save_dir: str) -> list[str]:
     shared += ["--cpu"] if setting.device == "cpu" else []
     shared += [] if setting.precision == "fp32" else [f"--{setting.precision}"]
     if base == STOCK:
+        if setting.arch.startswith("modern"):
+            raise SystemExit(f"{STOCK} has no encoder of {setting.arch}'s kind: compare {OURS} alone")
         size = SIZES[setting.arch]
         return [
             *shared, "--task", "masked_lm", "--criterion", "masked_lm", "--arch", "roberta",

@@ -24,8 +24,16 @@ from common import bench_parser, environment, milliseconds, take_turns, write_cs
 from systems import OURS, VARIANTS, Run, Setting
 
 from fairseq_masking.figures.tables import format_table
+from fairseq_masking.measure.flops import shape_of
 from fairseq_masking.methods.base.options import SIZES
-from fairseq_masking.methods.three_ml.flops import BASELINE_RATE, ThreeMLShape, exact_counts, mlm_flops, speedup
+from fairseq_masking.methods.three_ml.flops import (
+    BASELINE_RATE,
+    ThreeMLShape,
+    exact_counts,
+    feed_forward_flops,
+    mlm_flops,
+    speedup,
+)
 
 ATTENTIONS = ("self", "cross")
 SHARE_WANTED, RATE_WANTED = 0.9, 0.4
@@ -60,12 +68,13 @@ def variant(arch: str, model: str, rate: float) -> tuple[str, ...]:
 
 def computed(arch: str, model: str, rate: float, tokens: int, vocabulary: int) -> float:
     """FLOPs of the baseline over the contender's."""
-    size = SIZES[arch]
+    shape = shape_of(SIZES[arch], vocabulary)
+    layers, width = shape.num_layers, shape.embed_dim
+    inner = feed_forward_flops(shape.feed_forward, shape.ffn_dim, width)
     counts, baseline = exact_counts(tokens, rate), exact_counts(tokens, BASELINE_RATE)
     if model != "mlm":
-        layers, width = size.encoder_layers, size.encoder_embed_dim
-        return speedup(ThreeMLShape(model, layers, width, 2, width // 2, vocabulary), counts, baseline)
-    plain = {"num_layers": size.encoder_layers, "dim": size.encoder_embed_dim, "vocab_size": vocabulary}
+        return speedup(ThreeMLShape(model, layers, width, 2, width // 2, vocabulary, inner), counts, baseline)
+    plain = {"num_layers": layers, "dim": width, "vocab_size": vocabulary, "feed_forward": inner}
     return mlm_flops(baseline, **plain) / mlm_flops(counts, **plain)
 
 

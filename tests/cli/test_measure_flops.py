@@ -37,6 +37,16 @@ def test_what_map_net_and_amos_add(capsys, tmp_path):
     assert "amos, generator layers 4, 6, 8" in capsys.readouterr().out
 
 
+def test_a_modern_encoder_counts_its_gated_layers(tmp_path):
+    """22 layers of 512 tokens: 8 T D^2 for attention's projections, 4 T^2 D, 6 T D F; the head on 77 of them."""
+    out = tmp_path / "flops.csv"
+    assert main(["--size", "modern_base", "--vocab-size", "50368", "--out", str(out)]) == 0
+    layer = 8 * 512 * 768**2 + 4 * 512**2 * 768 + 6 * 512 * 768 * 1152
+    forward = 22 * layer + 2 * 77 * (768**2 + 768 * 50368)
+    for row in csv.DictReader(out.open(encoding="utf-8")):
+        assert float(row["baseline_flops"]) == pytest.approx(2 * forward, rel=1e-6)  # rounded in the file
+
+
 def test_the_ablations_shapes(capsys):
     options = ["--size", "large", "--tokens-per-sample", "128", "--mask-prob", "0.4"]
     options += ["--decoder-attention", "self"]

@@ -20,6 +20,7 @@ __all__ = [
     "block_flops",
     "cross_block_flops",
     "exact_counts",
+    "feed_forward_flops",
     "ideal_counts",
     "mlm_flops",
     "prediction_flops",
@@ -104,6 +105,11 @@ def exact_counts(
 def block_flops(num_tokens: float, dim: float, feed_forward: float = 16) -> float:
     """A Transformer block, forward: ``phi_BLK(n, d) = 24nd^2 + 4n^2d``; 16 of the 24 are ``feed_forward``."""
     return (8 + feed_forward) * num_tokens * dim**2 + 4 * num_tokens**2 * dim
+
+
+def feed_forward_flops(kind: str, ffn_dim: int, dim: int) -> float:
+    """FLOPs over ``nd^2`` of a feed-forward layer: the paper's 16, or those of the three products of a gated one."""
+    return 6 * ffn_dim / dim if kind == "glu" else 16
 
 
 def cross_block_flops(num_visible: float, num_mask: float, dim: float, feed_forward: float = 16) -> float:

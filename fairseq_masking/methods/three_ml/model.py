@@ -17,7 +17,14 @@ from fairseq_masking.methods.base.masked_tokens import MaskedTokenOutput
 from fairseq_masking.methods.base.options import register_architectures
 from fairseq_masking.methods.three_ml.arrangement import Arrangement, Selection, arrange
 from fairseq_masking.methods.three_ml.decoder import CrossDecoder, SelfDecoder, TwoSidedLMHead
-from fairseq_masking.methods.three_ml.flops import BASELINE_RATE, Counts, ThreeMLShape, exact_counts, share_saved
+from fairseq_masking.methods.three_ml.flops import (
+    BASELINE_RATE,
+    Counts,
+    ThreeMLShape,
+    exact_counts,
+    feed_forward_flops,
+    share_saved,
+)
 from fairseq_masking.methods.three_ml.options import ThreeMLConfig, decoder_config, normalization
 from fairseq_masking.modules import MaskedLMHead
 from fairseq_masking.modules.encoder import check_length
@@ -45,7 +52,7 @@ class ThreeMLModel(EncoderModel):
         options |= config.head_options
         attention = str(cfg.decoder_attention)
         self.crossing = attention == "cross"
-        inner = 6 * cfg.encoder_ffn_embed_dim / width if config.feed_forward == "glu" else 16
+        inner = feed_forward_flops(config.feed_forward, cfg.encoder_ffn_embed_dim, width)
         self.shape = ThreeMLShape(
             attention, cfg.encoder_layers, width, cfg.decoder_layers, config.embed_dim, vocab_size, inner
         )

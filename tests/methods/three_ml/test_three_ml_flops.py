@@ -15,6 +15,7 @@ from fairseq_masking.methods.three_ml.flops import (
     block_flops,
     cross_block_flops,
     exact_counts,
+    feed_forward_flops,
     ideal_counts,
     mlm_flops,
     prediction_flops,
@@ -101,9 +102,12 @@ def test_an_unknown_attention_is_refused():
         ThreeMLShape("both", 12, 768, 2, 384, VOCABULARY)
 
 
+MODERN = {"encoder_ffn_embed_dim": 344, "feed_forward": "glu", "position_encoding": "rotary", "attention_window": 8}
+
+
 @pytest.mark.parametrize("attention", ["self", "cross"])
-@pytest.mark.parametrize("decoder_dim", [64, 128])
-def test_they_are_what_the_modules_compute(attention, decoder_dim):
+@pytest.mark.parametrize(("decoder_dim", "kind"), [(64, {}), (128, {}), (64, MODERN)])
+def test_they_are_what_the_modules_compute(attention, decoder_dim, kind):
     """PyTorch's own counter: equal to the last FLOP.
 
     The paper counts backward as much as forward (``2bu``), so half of its figure is the forward pass; the
@@ -112,14 +116,15 @@ def test_they_are_what_the_modules_compute(attention, decoder_dim):
     attention for CPUs, so the attention runs as its matrix products.
     """
     rows, length = 3, 20
-    sizes = {"encoder_embed_dim": 128, "encoder_ffn_embed_dim": 512, "encoder_attention_heads": 2}
+    sizes = {"encoder_embed_dim": 128, "encoder_ffn_embed_dim": 512, "encoder_attention_heads": 2, **kind}
     model = build("cpu", attention, double=False, decoder_embed_dim=decoder_dim, **sizes).train()
     net_input = batch("cpu", (length,) * rows, mask_prob=0.5, specials_inside=False)["net_input"]
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         losses = model(**net_input).losses_N
         forward = counter.get_total_flops()
         losses.sum().backward()
-    shape = ThreeMLShape(attention, 2, 128, 2, decoder_dim, NUM_SYMBOLS)
+    inner = feed_forward_flops(kind.get("feed_forward", "mlp"), sizes["encoder_ffn_embed_dim"], 128)
+    shape = ThreeMLShape(attention, 2, 128, 2, decoder_dim, NUM_SYMBOLS, inner)
     counts = exact_counts(length, 0.5)
     assert net_input["shape"]["num_mask"] == rows * counts.num_mask
     assert forward == three_ml_flops(shape, counts, batch_size=rows) / 2
