@@ -128,9 +128,11 @@ def _call_in_new_processes(
 def _spawn_cpu_ranks(cfg: DictConfig, rank_main: RankMain, options: dict[str, Any]) -> None:
     """fairseq's spawn with as many processes as ranks; fairseq's own starts as many as there are GPUs.
 
-    A server imports fairseq and this package once and the ranks are forked from it.
+    They are forked from this process where it has no second thread, whose locks a fork would leave held, else
+    from a server that imports fairseq and this package once.
     """
     multiprocessing.set_forkserver_preload(["fairseq_cli.train", "fairseq_masking"])
+    threads = Path("/proc/self/task")  # also those of OpenMP, OpenBLAS and autograd, unknown to Python
     num_ranks = cfg.distributed_training.distributed_world_size
     cfg.distributed_training.distributed_rank = None  # each process takes its own
     torch.multiprocessing.start_processes(
@@ -138,7 +140,7 @@ def _spawn_cpu_ranks(cfg: DictConfig, rank_main: RankMain, options: dict[str, An
         args=(rank_main, cfg, {**options, "start_rank": 0}),
         nprocs=num_ranks,
         join=True,
-        start_method="forkserver",
+        start_method="fork" if threads.is_dir() and len(list(threads.iterdir())) == 1 else "forkserver",
     )
 
 

@@ -48,6 +48,7 @@ def test_two_processes_equal_one(small_data: Path, tmp_path: Path, alone: Path) 
 
 
 def test_error_on_one_rank_is_one_line(small_data: Path, tmp_path: Path) -> None:
+    """Of a rank that a server starts; all other tests of two ranks fork them."""
     finished = failing_plugin_run(small_data, tmp_path, "--distributed-world-size", "2", rank=1)
     assert_one_line_error(finished, "rank 1 has a bad day")
     assert not list((tmp_path / "save").glob("*.pt"))
@@ -62,6 +63,7 @@ def failing_plugin_run(data: Path, folder: Path, *options: str, rank: int) -> Fi
 
 
 FAILING_PLUGIN = """
+import threading
 from fairseq.distributed import utils as distributed_utils
 from fairseq_masking.methods.mlm.criterion import MLMCriterion
 from fairseq_masking.errors import UserError
@@ -74,6 +76,7 @@ def failing_forward(self, *args, **options):
     return forward(self, *args, **options)
 
 MLMCriterion.forward = failing_forward
+threading.Thread(target=threading.Event().wait, daemon=True).start()  # a process that is not to be forked
 """
 
 
