@@ -14,7 +14,7 @@ from fairseq.distributed import utils as distributed_utils
 from omegaconf import DictConfig
 from torch.multiprocessing.spawn import ProcessException
 
-from fairseq_masking.compat.distributed import complete_launch_settings, spawns_cpu_ranks
+from fairseq_masking.compat.distributed import complete_launch_settings, runs_on_cpu, spawns_cpu_ranks
 from fairseq_masking.compat.errors import exit_with, leave_no_checkpoint_of_user_errors, one_line, user_error_in
 from fairseq_masking.compat.patching import replace
 from fairseq_masking.compat.progress import tell_the_rest
@@ -61,6 +61,8 @@ class RankMain:
 
     def __call__(self, cfg: DictConfig, **options: Any) -> None:
         try:
+            if runs_on_cpu(cfg):  # data workers are forked, as without ranks: a server's would import all again
+                multiprocessing.set_start_method(None, force=True)
             _prepare(cfg)
             self.main(cfg, **options)
             tell_the_rest()

@@ -15,12 +15,14 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from commands import ROOT, TINY_TRAINING, run_command, run_verb
+import torch
+from commands import ROOT, TINY_TRAINING, assert_ok, run_command, run_verb
 from finetuning_data import prepare, write_prepared_corpus, write_sst2
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from fairseq_masking.cli.finetune import add_options
 from fairseq_masking.errors import UserError
+from fairseq_masking.files import held
 from fairseq_masking.finetuning import runs as finetuning_runs
 from fairseq_masking.finetuning import sweep as sweeps
 from fairseq_masking.finetuning import tasks as finetuning_tasks
@@ -85,6 +87,49 @@ def test_the_best_runs_weights_and_predictions_stay(swept):
     assert lines[0] == "index\tprediction" and len(lines) == 8
     scores = json.loads((out / "MLM/2/SST-2/predictions/scores.json").read_text())
     assert scores["valid"]["accuracy"] == best
+
+
+def test_a_run_is_the_command_to_the_bit(swept, tmp_path):
+    """Forked from the server, as started by itself."""
+    (kept,) = swept[1].rglob("checkpoint_*.pt")
+    record = json.loads((kept.parent / "run.json").read_text())
+    recipe = ("--config-dir", RECIPES, "--config-name", Path(record["recipe"]).stem)
+    assert_ok(run_command(["fairseq-hydra-train", *recipe, *record["overrides"], f"checkpoint.save_dir={tmp_path}"]))
+    forked, alone = (torch.load(place / kept.name, weights_only=True)["model"] for place in (kept.parent, tmp_path))
+    assert forked.keys() == alone.keys() and all(torch.equal(forked[key], alone[key]) for key in alone)
+
+
+def test_a_run_that_dies_harms_no_other(tmp_path):
+    with (tmp_path / "output").open("ab") as output, held(tmp_path / "lock") as lock:
+        first, second = (finetuning_runs._Training(["--version"], {}, output.fileno(), lock) for _ in range(2))
+        first.start()
+        os.kill(first.pid, signal.SIGKILL)
+        second.start()
+        first.join()
+    with pytest.raises(UserError, match="is being trained by another process"), held(tmp_path / "lock"):
+        pass  # the second one holds it, though who started it does not
+    second.join()
+    assert (first.exitcode, second.exitcode) == (-signal.SIGKILL, 0)
+    assert "Hydra 1." in (tmp_path / "output").read_text()
+
+
+def test_a_run_whose_server_opened_the_gpus_starts_afresh(monkeypatch):
+    """CUDA cannot be forked."""
+    training = finetuning_runs._Training(["--help"], {"CUDA_VISIBLE_DEVICES": "7"}, *[SimpleNamespace(detach=int)] * 2)
+    started = []
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setattr("torch.cuda._is_in_bad_fork", lambda: True)
+    for name in ("dup2", "set_inheritable"):
+        monkeypatch.setattr(os, name, lambda *_: None)
+
+    def execv(program, command):
+        started.append((command[1:], os.environ["CUDA_VISIBLE_DEVICES"]))
+        raise InterruptedError
+
+    monkeypatch.setattr(os, "execv", execv)
+    with pytest.raises(InterruptedError):
+        training.run()
+    assert started == [(["-m", "fairseq_cli.hydra_train", "--help"], "7")]
 
 
 def test_finished_runs_are_not_repeated(swept, capsys, monkeypatch):
@@ -190,7 +235,7 @@ def test_the_best_runs_checkpoint_stays(keep, kept, folder, tmp_path, monkeypatc
     accuracies = {1: 60.0, 2: 80.0, 3: 70.0}  # by seed
     module = "fairseq_masking.finetuning.runs"
 
-    def train(run, device, *, num_threads):
+    def train(run, device):
         run.record()
         run.best_checkpoint.touch()
         (run.folder / "checkpoint_last.pt").touch()
@@ -262,14 +307,13 @@ def test_why_a_run_failed(told, cause, folder, tmp_path, monkeypatch):
     run.record()
     (run.folder / "output.txt").write_text("x: error: of the attempt before\n")
 
-    def fail(*_, stdout, **__):
-        stdout.write(told.encode())
-        stdout.flush()
-        return SimpleNamespace(returncode=1)
+    def fail(arguments, variables, output, lock):
+        os.write(output, told.encode())
+        return SimpleNamespace(start=lambda: None, join=lambda: None, exitcode=1)
 
-    monkeypatch.setattr(finetuning_runs.subprocess, "run", fail)
+    monkeypatch.setattr(finetuning_runs, "_Training", fail)
     with pytest.raises(UserError, match=re.escape(f"failed: {cause} (all of it: ")):
-        finetuning_runs._train(run, "cpu", num_threads=1)
+        finetuning_runs._train(run, "cpu")
 
 
 @pytest.mark.parametrize(("visible", "name"), [(None, "1"), ("6, 7", "7"), ("GPU-a,GPU-b", "GPU-b")])
@@ -279,13 +323,13 @@ def test_a_run_gets_the_gpu_that_this_process_counts_so(visible, name, folder, t
     if visible:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
 
-    def train(*_, env, **__):
-        seen.append(env["CUDA_VISIBLE_DEVICES"])
+    def train(arguments, variables, output, lock):
+        seen.append(variables["CUDA_VISIBLE_DEVICES"])
         run.best_checkpoint.touch()
-        return SimpleNamespace(returncode=0)
+        return SimpleNamespace(start=lambda: None, join=lambda: None, exitcode=0)
 
-    monkeypatch.setattr(finetuning_runs.subprocess, "run", train)
-    finetuning_runs._train(run, "cuda:1", num_threads=1)
+    monkeypatch.setattr(finetuning_runs, "_Training", train)
+    finetuning_runs._train(run, "cuda:1")
     assert seen == [name]
 
 
