@@ -87,11 +87,10 @@ def export_checkpoint(
     if source.from_hugging_face or source.title != FAMILIES["fairseq_masking"].title:
         raise UserError(f"{checkpoint} is {source.title}, no checkpoint of fairseq_masking's models")
     source = replace(source, state=_with_one_head(source.state, head))
-    kind = _kind(source)
-    if kind == "modernbert" and "detection_head.weight" in source.state:
-        logger.warning("%s: its detection_head stays behind: ModernBERT has none", checkpoint)
-        encoder = {key: value for key, value in source.state.items() if not key.startswith("detection_head.")}
-        source = replace(source, state=encoder)
+    kind, state = _form(source)
+    if left := sorted(source.state.keys() - state.keys()):
+        logger.warning("%s: %s stay behind: %s has no place for them", checkpoint, listed(left), FAMILIES[kind].title)
+    source = replace(source, state=state)
     folder = first_shard(str(data or source.options.get("data")))
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}-") as scratch:
@@ -111,9 +110,13 @@ def export_checkpoint(
 
 
 def export_form(source: Source) -> Exported:
-    """Return what ``export_checkpoint`` would write of one of ours."""
-    kind = _kind(source)
-    return Exported(_CLASSES[kind] + _suffix(source.state), kind == "fairseq_masking")
+    """Return what ``export_checkpoint`` would write of one of ours.
+
+    Raises:
+        UserError: no model of transformers is the same.
+    """
+    kind, state = _form(source)
+    return Exported(_CLASSES[kind] + _suffix(state), kind == "fairseq_masking")
 
 
 def _with_one_head(state: Mapping[str, Tensor], head: str | None) -> dict[str, Tensor]:
@@ -124,6 +127,13 @@ def _with_one_head(state: Mapping[str, Tensor], head: str | None) -> dict[str, T
         raise UserError(f"the checkpoint has several heads: choose one of --head {', '.join(heads)}")
     others = tuple(f"classification_heads.{name}." for name in heads if name != (head or heads[0]))
     return {key: value for key, value in state.items() if not key.startswith(others)}
+
+
+def _form(source: Source) -> tuple[str, dict[str, Tensor]]:
+    """The family of transformers that computes the same, and what it has a place for: ModernBERT detects nothing."""
+    kind, state = _kind(source), source.state
+    left = ("detection_head.",) if kind == "modernbert" else ()
+    return kind, {key: value for key, value in state.items() if not key.startswith(left)}
 
 
 def _kind(source: Source) -> str:

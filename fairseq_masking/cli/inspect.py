@@ -57,11 +57,16 @@ def _training(checkpoint: Any) -> Iterator[tuple[str, str]]:
 
 
 def _shape(source: Any) -> Iterator[tuple[str, str]]:
+    from fairseq_masking.modules.config import KIND_OPTIONS, EncoderKind
+
     config, state = source.config, source.state
     size = sum(value.numel() for value in state.values())
     kind = "pre-LN" if config.normalize_before else "post-LN"
     yield "encoder", f"{config.num_layers} layers, {config.embed_dim} wide, {config.num_heads} heads, {kind}"
     yield "", f"{config.vocab_size:,} symbols, {config.max_positions} positions, relative: {config.relative_position}"
+    values = {name: getattr(config, name) for name in KIND_OPTIONS}
+    if today := [f"{name} {value}" for name, value in values.items() if value != getattr(EncoderKind, name)]:
+        yield "", ", ".join(today)
     heads = sorted({key.split(".")[0] for key in state} - {"encoder"})
     yield "parameters", f"{size:,} in the encoder{''.join(f', {head}' for head in heads)}"
     if source.dropped:
@@ -126,8 +131,11 @@ def _uses(source: Any, checkpoint: Any) -> Iterator[tuple[str, str]]:
 
     place, state = f"--checkpoint {source.path}", source.state
     if checkpoint is not None:
-        form = export_form(source)
-        yield "use", f"export {place}: {form.architecture}{' (trust_remote_code)' if form.remote_code else ''}"
+        try:
+            form = export_form(source)
+            yield "use", f"export {place}: {form.architecture}{' (trust_remote_code)' if form.remote_code else ''}"
+        except UserError as error:
+            yield "no export", str(error)
         if "lm_head.bias" in state:
             yield "use", "fill_mask of its model's from_pretrained"
         if any(key.startswith("classification_heads.") for key in state):

@@ -8,9 +8,11 @@ import torch.nn.functional as F
 from foreign_models import own_checkpoint, padded_rows, prepare, shake, task_of, write_wordpiece
 from safetensors.torch import load_file
 
-from fairseq_masking.checkpoints.hugging_face import export_checkpoint
+from fairseq_masking.checkpoints.hugging_face import export_checkpoint, export_form
 from fairseq_masking.checkpoints.init_from import initialize
+from fairseq_masking.checkpoints.loading import read_checkpoint
 from fairseq_masking.checkpoints.sources import read_source
+from fairseq_masking.cli import inspect
 from fairseq_masking.data import load_dictionary
 from fairseq_masking.errors import UserError
 from fairseq_masking.methods.amos.model import AmosModel
@@ -179,7 +181,8 @@ def test_the_head_of_token_scores_is_nobodys(transformers, tmp_path, data):
 def test_encoders_without_an_mlm_head_load_bare(transformers, tmp_path, data, model_class, config_class, options):
     options = {**SHAPE, "relative_position": "none", **options}
     model = own_checkpoint(model_class, config_class, tmp_path / "c.pt", data, **options)
-    assert export_checkpoint(tmp_path / "c.pt", tmp_path / "out") == ("ModernBertModel", False)
+    written = export_checkpoint(tmp_path / "c.pt", tmp_path / "out")
+    assert written == export_form(read_source(tmp_path / "c.pt")) == ("ModernBertModel", False)
     theirs = transformers.AutoModel.from_pretrained(tmp_path / "out").eval()
     tokens, visible = padded_rows(model.encoder.config.vocab_size, 1)
     with torch.no_grad():
@@ -202,6 +205,9 @@ def test_what_modernbert_has_no_place_for_is_named(tmp_path, data, options, name
     with pytest.raises(UserError, match=f"no place for {named}"):
         export_checkpoint(tmp_path / "c.pt", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+    uses = dict(inspect._uses(read_source(tmp_path / "c.pt"), read_checkpoint(tmp_path / "c.pt")))
+    assert "position_encoding rotary" in dict(inspect._shape(read_source(tmp_path / "c.pt")))[""] or "learned" in named
+    assert f"no place for {named}" in uses["no export"] and "--init-from" in uses["use"]
 
 
 @pytest.mark.parametrize(

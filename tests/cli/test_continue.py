@@ -15,16 +15,17 @@ SMALL = ["dataset.batch_size=8", "optimization.update_freq=[1]", "dataset.num_wo
 
 
 @pytest.fixture
-def bert(tmp_path, transformers):
-    """A BERT of two layers, and a text that it can read."""
-    folder = tmp_path / "bert"
+def modernbert(tmp_path, transformers):
+    """A ModernBERT of three layers, and a text that it can read."""
+    folder = tmp_path / "modernbert"
     folder.mkdir()
     (tmp_path / "my.txt").write_text("\n".join(LINES * 20) + "\n", encoding="utf-8")
-    config = transformers.BertConfig(
-        vocab_size=write_wordpiece(folder), hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
-        intermediate_size=48, max_position_embeddings=24,
+    config = transformers.ModernBertConfig(
+        vocab_size=write_wordpiece(folder), hidden_size=32, num_hidden_layers=3, num_attention_heads=4,
+        intermediate_size=48, max_position_embeddings=24, local_attention=6, pad_token_id=0, bos_token_id=6,
+        eos_token_id=9, cls_token_id=6, sep_token_id=9,
     )  # fmt: skip
-    shake(transformers.BertForMaskedLM(config)).save_pretrained(folder)
+    shake(transformers.ModernBertForMaskedLM(config)).save_pretrained(folder)
     return folder
 
 
@@ -43,11 +44,11 @@ def trainings(monkeypatch):
 
 
 def continued(folder, *options):
-    places = ["--from", folder / "bert", "--text", folder / "my.txt", "--out", folder / "out"]
+    places = ["--from", folder / "modernbert", "--text", folder / "my.txt", "--out", folder / "out"]
     return run_verb("continue", *places, "--method", "fully_explored", "--gpus", 0, *options, "--set", *SMALL)
 
 
-def test_a_chain_is_done_once_and_goes_on(bert, tmp_path, trainings, transformers, capsys, monkeypatch):
+def test_a_chain_is_done_once_and_goes_on(modernbert, tmp_path, trainings, transformers, capsys, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(chain.subprocess, "run", lambda command, **_: subprocess.CompletedProcess(command, -9))
         assert continued(tmp_path, "--updates", 3) == 137  # killed
@@ -61,10 +62,10 @@ def test_a_chain_is_done_once_and_goes_on(bert, tmp_path, trainings, transformer
         "fairseq-masking", "fairseq-hydra-train", "fairseq-masking",
     ]  # fmt: skip
     assert "model=mlm_tiny" in printed[1] and "task.tokens_per_sample=24" in printed[1]
-    model = transformers.AutoModelForMaskedLM.from_pretrained(tmp_path / "out" / "model")
-    before = transformers.AutoModelForMaskedLM.from_pretrained(bert)
-    assert model.config.num_hidden_layers == 2
-    weights = [each.base_model.encoder.layer[0].output.dense.weight for each in (before, model)]
+    model = transformers.ModernBertForMaskedLM.from_pretrained(tmp_path / "out" / "model")
+    before = transformers.AutoModelForMaskedLM.from_pretrained(modernbert)
+    assert model.config.num_hidden_layers == 3
+    weights = [each.model.layers[1].mlp.Wo.weight for each in (before, model)]
     assert 0 < (weights[0] - weights[1]).abs().max() < 1e-3
 
     assert continued(tmp_path, "--updates", 3) == 0  # finished: nothing is trained or written
@@ -79,10 +80,10 @@ def test_a_chain_is_done_once_and_goes_on(bert, tmp_path, trainings, transformer
     assert "was started with another optimization.max_update" in capsys.readouterr().err
 
 
-def test_a_step_says_itself_what_is_wrong(bert, tmp_path, trainings, capsys):
+def test_a_step_says_itself_what_is_wrong(modernbert, tmp_path, trainings, capsys):
     assert continued(tmp_path, "--valid", tmp_path / "none.txt") == 1
     assert "\nfairseq-masking prepare corpus: error: " in "\n" + capsys.readouterr().err
-    (bert / "config.json").write_text('{"model_type": "deberta-v2"}')
+    (modernbert / "config.json").write_text('{"model_type": "deberta-v2"}')
     assert continued(tmp_path) == 1
     assert "taken are bert, roberta" in capsys.readouterr().err
     assert not trainings and not (tmp_path / "out" / "data").exists()
