@@ -12,19 +12,25 @@ import dataclasses
 import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fairseq_masking.cli.options import add_out, add_seed, at_least
 from fairseq_masking.corpus.documents import DOCUMENT_BOUNDS
 from fairseq_masking.tokenizers import BertTokenizer, Gpt2Tokenizer, SentencePieceTokenizer, Tokenizer
 from fairseq_masking.tokenizers.normalization import TextNormalizer
 from fairseq_masking.tokenizers.sentencepiece import NORMALIZATIONS, BpeTraining
+from fairseq_masking.tokenizers.whitespace import SymbolCounting, symbols_apart
+
+if TYPE_CHECKING:
+    from fairseq_masking.corpus.manifest import Manifest
 
 __all__ = ["add_options", "run"]
 
 _TRAINED = "train-bpe"
+_TEXT_STEPS = ("unescape_entities", "lowercase", "split_sentences", "moses_normalize", "moses_tokenize")
+_Made = Tokenizer | BpeTraining | SymbolCounting
 # Tokeniser -> what makes it, the options with its files, its other options.
-_TOKENIZERS: dict[str, tuple[Callable[..., Tokenizer | BpeTraining], tuple[str, ...], tuple[str, ...]]] = {
+_TOKENIZERS: dict[str, tuple[Callable[..., _Made], tuple[str, ...], tuple[str, ...]]] = {
     _TRAINED: (
         BpeTraining,
         (),
@@ -32,6 +38,7 @@ _TOKENIZERS: dict[str, tuple[Callable[..., Tokenizer | BpeTraining], tuple[str, 
     ),
     "sentencepiece": (SentencePieceTokenizer, ("sentencepiece_model",), ()),
     "gpt2": (Gpt2Tokenizer, ("gpt2_encoder_json", "gpt2_vocab_bpe"), ()),
+    "whitespace": (SymbolCounting, (), ()),
     "wordpiece": (BertTokenizer, ("wordpiece_vocab",), ("wordpiece_lowercase",)),
 }
 
@@ -42,9 +49,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("input and output")
     add = group.add_argument
     text = {"nargs": "+", "type": Path, "metavar": "FILE"}
-    add("--train", required=True, **text, help="UTF-8 text, plain, .xz, .gz or .bz2")
+    add("--train", **text, help="UTF-8 text, plain, .xz, .gz or .bz2")
     add("--valid", **text, help="text to validate on (default: --valid-fraction of --train)")
-    add_out(group, "folder to make", metavar="DIR", required=True)
+    add_out(group, "folder to make", metavar="DIR")
+    add("--from-fairseq", type=Path, metavar="DIR",
+        help="instead of --train and --out: data of fairseq-preprocess, beside which to write its manifest")
     add("--documents", choices=DOCUMENT_BOUNDS, default="line",
         help="line: each line is a document. blank-line: empty lines stand between them (default: line)")
     add("--valid-fraction", type=_share("[0, 1)", lambda share: 0 <= share < 1), metavar="F",
@@ -68,7 +77,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     trained = BpeTraining()
     add = parser.add_argument_group("tokeniser").add_argument
     add("--tokenizer", choices=_TOKENIZERS, default=_TRAINED,
-        help=f"train a SentencePiece BPE, or take one (default: {_TRAINED})")
+        help=f"train a SentencePiece BPE, take one, or take symbols as white space parts them (default: {_TRAINED})")
     add("--tokenizer-from", metavar="MODEL",
         help="instead of --tokenizer: a Hugging Face folder or name on the hub, or a prepared corpus, whose"
         " tokeniser and dictionary to take (for --init-from)")
@@ -98,6 +107,8 @@ def run(args: argparse.Namespace) -> None:
     from fairseq_masking.corpus.workspace import Reporter
 
     _check_options(args)
+    if args.from_fairseq is not None:
+        return _adopt(args)
     with tempfile.TemporaryDirectory() as scratch:
         tokenizer, dictionary, steps = _tokenizer(args, Path(scratch))
         text = {field.name: getattr(args, field.name) for field in dataclasses.fields(TextNormalizer)}
@@ -119,10 +130,25 @@ def run(args: argparse.Namespace) -> None:
         manifest, is_new = prepare(preparation, reporter=reporter, workers=args.workers, force=args.force)
     if not is_new:
         print(f"{args.out} was prepared with these settings and inputs: nothing to do")
+    _show(manifest, args.out)
+
+
+def _adopt(args: argparse.Namespace) -> None:
+    from fairseq_masking.corpus.stock_data import adopt
+
+    folder = args.from_fairseq
+    with tempfile.TemporaryDirectory() as scratch:
+        tokenizer = _tokenizer(args, Path(scratch))[0] if args.tokenizer != "whitespace" else None
+        if isinstance(tokenizer, BpeTraining):  # the default: nothing was said
+            tokenizer = symbols_apart(folder / "dict.txt")
+        _show(adopt(folder, tokenizer), folder)
+
+
+def _show(manifest: "Manifest", folder: Path) -> None:
     for split, counts in sorted(manifest.counts.items()):
         shown = ", ".join(f"{count:,} {name}" for name, count in counts.items())
         print(f"{split}: {shown} ({counts['unknown'] / counts['tokens']:.3%})")
-    print(f"fairseq-train takes: {manifest.data(args.out)}")
+    print(f"fairseq-train takes: {manifest.data(folder)}")
 
 
 def _share(allowed: str, holds: Callable[[float], bool]) -> Callable[[str], float]:
@@ -155,6 +181,13 @@ def _check_options(args: argparse.Namespace) -> None:
         return f"--{next(iter(names)).replace('_', '-')}"
 
     chosen = args.tokenizer
+    made = _given(args, ("train", "out"))
+    if args.from_fairseq is not None and (more := {**made, **_given(args, ("valid", "valid_fraction", *_TEXT_STEPS))}):
+        refuse(f"--from-fairseq takes data that is made already: leave {first(more)} out")
+    if args.from_fairseq is None and len(made) < 2:
+        refuse("--train and --out are required (or --from-fairseq)")
+    if chosen == "whitespace" and (steps := _given(args, _TEXT_STEPS)):
+        refuse(f"--tokenizer whitespace takes symbols as they are: leave {first(steps)} out")
     for tokenizer, (_, files, more) in _TOKENIZERS.items():
         given = _given(args, (*files, *more))
         if tokenizer != chosen and given:
@@ -170,7 +203,7 @@ def _check_options(args: argparse.Namespace) -> None:
         refuse("--valid and --valid-fraction exclude each other; give one")
 
 
-def _tokenizer(args: argparse.Namespace, scratch: Path) -> tuple[Tokenizer | BpeTraining, Path | None, dict[str, Any]]:
+def _tokenizer(args: argparse.Namespace, scratch: Path) -> tuple[_Made, Path | None, dict[str, Any]]:
     """The tokeniser, the dict.txt in whose order its symbols shall stand, and what it needs done to the text."""
     if args.tokenizer_from is not None:
         from fairseq_masking.corpus.prepare import tokenizer_of

@@ -6,6 +6,7 @@ what is asked for again, and training and use find the tokeniser and the normali
 
 import dataclasses
 import json
+import logging
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from fairseq_masking.errors import UserError
 from fairseq_masking.files import hash_file, read_json, whole_file
 from fairseq_masking.tokenizers import KINDS, Tokenizer
 from fairseq_masking.tokenizers.normalization import TextNormalizer
+from fairseq_masking.tokenizers.whitespace import symbols_apart
 
 if TYPE_CHECKING:
     from fairseq.data import Dictionary
@@ -28,6 +30,8 @@ __all__ = [
     "describe_inputs", "file_sizes", "finish_folder", "first_shard", "load_normalizer",
     "load_tokenizer", "read_manifest", "settings_of", "tokenizer_settings",
 ]  # fmt: skip
+
+logger = logging.getLogger(__name__)
 
 MANIFEST_FILE = "manifest.json"
 DICTIONARY_FILE = "dict.txt"
@@ -130,7 +134,7 @@ def load_tokenizer(data_dir: str | Path, kind: str | None = None) -> Tokenizer:
 
     Args:
         data_dir: folder with manifest.json and tokenizer/; of colon-separated shards, the first one counts.
-        kind: "sentencepiece", "gpt2" or "bert", instead of what the manifest says.
+        kind: a name of ``KINDS``, instead of what the manifest says.
 
     Raises:
         UserError: nothing says which kind it is, the kind is unknown, or its files are missing or damaged.
@@ -138,6 +142,13 @@ def load_tokenizer(data_dir: str | Path, kind: str | None = None) -> Tokenizer:
     folder = first_shard(data_dir)
     if kind is None:
         manifest = read_manifest(folder)
+        if manifest is None and (folder / DICTIONARY_FILE).is_file():
+            tokenizer = symbols_apart(folder / DICTIONARY_FILE)
+            logger.warning(
+                "%s has no manifest.json: taken for data of fairseq-preprocess, its text for symbols with white space"
+                " between them (fairseq-masking prepare corpus --from-fairseq %s says so once)", folder, folder,
+            )  # fmt: skip
+            return tokenizer
         if manifest is None:
             raise UserError(
                 f"{folder} has no manifest.json that names its tokeniser; prepare the data with "
@@ -154,9 +165,11 @@ def load_normalizer(data_dir: str | Path) -> TextNormalizer:
     """Returns the normaliser that a data folder was prepared with (from its manifest).
 
     Raises:
-        UserError: the folder has no manifest.
+        UserError: the folder has no manifest, and is no data of fairseq-preprocess, whose text is as it was.
     """
     manifest = read_manifest(data_dir)
+    if manifest is None and (first_shard(data_dir) / DICTIONARY_FILE).is_file():
+        return TextNormalizer()
     if manifest is None:
         raise UserError(f"{data_dir} has no manifest.json; prepare it with fairseq-masking prepare corpus")
     return TextNormalizer(**manifest.settings["text"])
@@ -196,13 +209,14 @@ def describe_inputs(paths: Iterable[Path], reporter: "Reporter") -> list[dict[st
     return files
 
 
-def finish_folder(folder: Path, tokenizer: Tokenizer, dictionary: "Dictionary", **found: Any) -> Manifest:
+def finish_folder(folder: Path, tokenizer: Tokenizer, dictionary: "Dictionary | None", **found: Any) -> Manifest:
     """Writes a data folder's dictionary and tokeniser, then its manifest, which is returned.
 
     Args:
         found: the manifest's ``settings``, ``inputs``, ``counts`` and what else is not read off the folder.
     """
-    dictionary.save(str(folder / DICTIONARY_FILE))
+    if dictionary is not None:
+        dictionary.save(str(folder / DICTIONARY_FILE))
     tokenizer.save(folder / TOKENIZER_FOLDER)
     manifest = Manifest(
         tokenizer={"kind": tokenizer.kind, "symbols": len(tokenizer.symbols), "files": _hashes(tokenizer)},

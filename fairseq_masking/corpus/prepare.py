@@ -33,6 +33,7 @@ from fairseq_masking.tokenizers import Tokenizer
 from fairseq_masking.tokenizers.hugging_face_files import find_source, import_tokenizer, text_steps
 from fairseq_masking.tokenizers.normalization import TextNormalizer
 from fairseq_masking.tokenizers.sentencepiece import BpeTraining, train_bpe
+from fairseq_masking.tokenizers.whitespace import SymbolCounting
 
 __all__ = ["Preparation", "prepare", "tokenizer_of"]
 
@@ -56,7 +57,7 @@ class Preparation:
 
     train: tuple[Path, ...]
     output: Path
-    tokenizer: Tokenizer | BpeTraining
+    tokenizer: Tokenizer | BpeTraining | SymbolCounting
     valid: tuple[Path, ...] = ()
     documents: str = "line"
     normalizer: TextNormalizer = field(default_factory=TextNormalizer)
@@ -72,7 +73,7 @@ class Preparation:
             "documents": self.documents,
             "text": settings_of(self.normalizer),
             "tokenizer": {"trained": settings_of(tokenizer)}
-            if isinstance(tokenizer, BpeTraining)
+            if not isinstance(tokenizer, Tokenizer)
             else tokenizer_settings(tokenizer),
             "dictionary": hash_file(self.dictionary) if self.dictionary else None,
             "valid_fraction": None if self.valid else self.valid_fraction,
@@ -143,6 +144,8 @@ def _make(
         reporter.say(f"training a SentencePiece BPE of {tokenizer.vocab_size:,} on {num_lines:,} lines")
         lines = (line for _, line in train.read())
         tokenizer = train_bpe(lines, train.lines, scratch / "sentencepiece.model", tokenizer)
+    elif isinstance(tokenizer, SymbolCounting):
+        tokenizer = tokenizer((line for _, line in train.read()), scratch)
     dictionary = dictionary_of(tokenizer, preparation.dictionary)
     texts = {"train": train} if valid is None else {"valid": valid, "train": train}
     placed = _place_shards(texts, folder, preparation.num_shards)

@@ -9,12 +9,13 @@ from fairseq_masking.tokenizers.base import Offsets, Tokenizer
 from fairseq_masking.tokenizers.gpt2 import Gpt2Tokenizer
 from fairseq_masking.tokenizers.hugging_face import HuggingFaceTokenizer
 from fairseq_masking.tokenizers.sentencepiece import SentencePieceTokenizer
+from fairseq_masking.tokenizers.whitespace import WhitespaceTokenizer
 from fairseq_masking.tokenizers.wordpiece import BertTokenizer
 
 __all__ = [
     "KINDS", "BertTokenizer", "Gpt2Tokenizer", "HuggingFaceTokenizer", "Offsets", "SentencePieceTokenizer",
-    "Tokenizer",
+    "Tokenizer", "WhitespaceTokenizer",
 ]  # fmt: skip
 
-_KINDS = (SentencePieceTokenizer, Gpt2Tokenizer, BertTokenizer, HuggingFaceTokenizer)
+_KINDS = (SentencePieceTokenizer, Gpt2Tokenizer, BertTokenizer, HuggingFaceTokenizer, WhitespaceTokenizer)
 KINDS: dict[str, type[Tokenizer]] = {cls.kind: cls for cls in _KINDS}
