@@ -11,7 +11,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from commands import PACKAGE, ROOT, assert_ok, run_command, run_verb
+from commands import PACKAGE, ROOT, assert_ok, run_command, run_verb, write_corpus
 from finetuning_data import write_sst2
 
 from fairseq_masking.cli.main import VERBS
@@ -23,6 +23,7 @@ NOT_RUN = {
     r"pip install ": "tests/test_wheel.py installs",
     r"python -m wikiextractor\.": "needs a Wikipedia dump",
     r"find .*": "a pipe over what that extracted",
+    r"awk .*": "tests/corpus/test_stock_data.py runs it",
 }
 
 # Of these the verb's parser reads the options, and no more.
@@ -33,7 +34,7 @@ PARSED = {
 
 # As printed -> as run: nothing but sizes, places of this machine, and how many of several alike.
 SHORTER = (
-    (r"\b(fully_explored|mlm|map_net|amos)_base\b", r"\1_tiny"),
+    (r"\b(fully_explored|mlm|map_net|amos)_(?:base|residues)\b", r"\1_tiny"),
     (r"\bthree_ml_base(_self40)?\b", "three_ml_tiny"),
     (r"--vocab-size \d+", "--vocab-size 150"),
     (r"--workers 16", "--workers 1"),
@@ -147,7 +148,6 @@ def write_template(folder: Path) -> None:
     _write_bpe(folder, lines)
     _write_roberta(folder / "FacebookAI" / "roberta-base", folder)
     (folder / "vocab.txt").write_text(_wordpieces(lines), encoding="utf-8")
-    (folder / "data").mkdir()
     with contextlib.chdir(folder):
         run_page_command("fairseq-masking prepare corpus --train my.txt --out data/made", folder)
     (folder / "data" / "wiki").symlink_to("made")
@@ -173,6 +173,9 @@ def _write_texts(folder: Path) -> list[str]:
         sentences = re.split(r"(?<=\.) ", next(file))
     lines = (sentences * 8)[:400]
     (folder / "my.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    (folder / "residues.txt").write_text("M K T A Y I A K\n" * 200, encoding="utf-8")
+    (folder / "data" / "stock").mkdir(parents=True)
+    write_corpus(folder / "data" / "stock", {"train": 20})
     with lzma.open(folder / "wiki.txt.xz", "wt", encoding="utf-8") as file:
         file.write("\n\n".join("\n".join(lines[start : start + 5]) for start in range(0, 400, 5)))
     return lines

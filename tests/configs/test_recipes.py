@@ -24,6 +24,7 @@ EXPECTED = {
     "fully_explored_base",
     "fully_explored_cs",
     "fully_explored_news",
+    "fully_explored_residues",
     "fully_explored_tiny",
     "map_net_base",
     "map_net_tiny",

@@ -1,11 +1,12 @@
 """Symbols that white space parts: prepared here, or by stock fairseq-preprocess; in and out, and any objective."""
 
 import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import run_verb, write_corpus
+from commands import PACKAGE, run_verb, write_corpus
 
 from fairseq_masking.corpus.dictionary import masking_vocabulary
 from fairseq_masking.corpus.encoding import TextEncoder
@@ -77,6 +78,14 @@ def test_stock_data_get_a_manifest_and_stay_as_they_are(tmp_path: Path, capsys, 
     err = capsys.readouterr().err
     for part in ("made already: leave --train out", "--train and --out are required", "none/dict.txt does not exist"):
         assert part in err
+
+
+def test_the_pages_way_from_fasta(tmp_path: Path) -> None:
+    page = (PACKAGE / "corpus" / "README.md").read_text(encoding="utf-8")
+    (tmp_path / "proteins.fasta").write_text(">one x\nMKT\nAY\r\n\n>two\nQV-Q*\n", encoding="utf-8")
+    (line,) = (line for line in page.splitlines() if line.startswith("awk "))
+    subprocess.run(line, shell=True, check=True, cwd=tmp_path)
+    assert (tmp_path / "residues.txt").read_text(encoding="utf-8").splitlines() == ["M K T A Y ", "Q V Q * "]
 
 
 @pytest.mark.parametrize("sign", ["▁the", "##ing", "1"])
