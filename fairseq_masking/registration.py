@@ -29,6 +29,15 @@ from fairseq_masking.methods.base.encoder_model import EncoderModel  # noqa: E40
 from fairseq_masking.methods.base.layer_lr import check_optimizer  # noqa: E402
 from fairseq_masking.optim.linear_schedule import tell_epoch_lengths  # noqa: E402
 from fairseq_masking.optim.muon import mark_matrices_for_muon  # noqa: E402
+from fairseq_masking.tasks.global_batch import set_global_batch  # noqa: E402
 
 EncoderModel.loader = HubInterface.from_pretrained  # a method knows nothing of checkpoints and tokenisers
-before_start(begin_quietly, check_optimizer, resolve_shape, tell_epoch_lengths, keep_run_state, mark_matrices_for_muon)
+before_start(
+    begin_quietly,
+    set_global_batch,
+    check_optimizer,
+    resolve_shape,
+    tell_epoch_lengths,
+    keep_run_state,
+    mark_matrices_for_muon,
+)

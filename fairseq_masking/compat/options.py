@@ -11,7 +11,7 @@ from hydra.core.hydra_config import HydraConfig
 
 from fairseq_masking.compat.patching import replace
 
-__all__ = ["keep_bf16_off_the_tpu", "option", "typed_model_options"]
+__all__ = ["keep_bf16_off_the_tpu", "option", "typed_model_options", "was_typed"]
 
 _HELP = {"-h", "--help"}
 _given: list[str] = []  # the words that fairseq's parser got last
@@ -44,6 +44,14 @@ def typed_model_options() -> set[str]:
         return {key.removeprefix("model.") for key in keys if key.startswith("model.")}
     options = (word.partition("=")[0] for word in _given if word.startswith("--"))
     return {option.removeprefix("--").replace("-", "_") for option in options}
+
+
+def was_typed(section: str, name: str) -> bool:
+    """Whether a user typed an option, such as optimization.update_freq. A started rank knows none."""
+    if HydraConfig.initialized():
+        keys = (override.partition("=")[0].lstrip("+") for override in HydraConfig.get().overrides.task)
+        return f"{section}.{name}" in keys
+    return f"--{name.replace('_', '-')}" in (word.partition("=")[0] for word in _given)
 
 
 def _parse_without_tpu(

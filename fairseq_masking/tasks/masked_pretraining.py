@@ -75,6 +75,9 @@ class MaskedPretrainingConfig(FairseqDataclass):
     attend_within_documents: bool = option(
         False, "no token attends to another document of its row, positions restart in each; without padding"
     )
+    global_batch: Optional[int] = option(
+        None, "rows of an update on all devices: --update-freq follows from it and from --batch-size, the most at once"
+    )
     seed: int = II("common.seed")
     train_subset: str = II("dataset.train_subset")
     update_freq: List[int] = II("optimization.update_freq")

@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 
 from fairseq_masking.masking import MaskingConfig
 from fairseq_masking.methods.base.options import SIZES
+from fairseq_masking.tasks.global_batch import divide
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # fairseq still works in the way of Hydra 1.0
 
@@ -90,6 +91,11 @@ def test_global_batch_is_the_headers(recipe):
     cfg = composed(recipe)
     assert rows == batch_size * update_freq * gpus
     assert (cfg.dataset.batch_size, list(cfg.optimization.update_freq)) == (batch_size, [update_freq])
+    assert cfg.task.global_batch == (None if recipe.endswith("_tiny") else rows)
+    assert divide(rows, ranks=gpus, batch_size=batch_size, num_splits=cfg.task.mask_splits) == (
+        batch_size,
+        update_freq,
+    )
 
 
 def test_header_says_what_a_reader_needs(recipe):
