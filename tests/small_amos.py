@@ -158,7 +158,8 @@ def transformer(model, network, embedded_TD, num_layers, stops):
     hidden = normalize(weights, f"{network}.layernorm_embedding", hidden)
     bias = 0.0
     if f"{network}.relative_position.weight" in weights:
-        buckets = model.encoder.relative_position.buckets_TT[:length, :length]
+        of_offsets, places = model.encoder.relative_position.buckets_O, torch.arange(length)
+        buckets = of_offsets[places[None, :] - places[:, None] + len(of_offsets) // 2]
         bias = weights[f"{network}.relative_position.weight"][buckets].permute(2, 0, 1)
     for layer in range(num_layers):
         name = f"{network}.layers.{layer}"

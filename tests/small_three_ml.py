@@ -88,9 +88,10 @@ def slow_three_ml(model: ThreeMLModel, net_input: dict) -> Slow:
             if "encoder.relative_position.weight" in weights:
                 table, buckets = (
                     weights["encoder.relative_position.weight"],
-                    model.encoder.relative_position.buckets_TT,
+                    model.encoder.relative_position.buckets_O,
                 )
-                bias = lambda query, key, head: table[buckets[query, key], head]  # noqa: B023, E731
+                zero = len(buckets) // 2
+                bias = lambda query, key, head: table[buckets[zero + key - query], head]  # noqa: B023, E731
             states = block(weights, f"encoder.layers.{layer}", states, model.cfg.encoder_attention_heads, bias)
         if "encoder.layer_norm.weight" in weights:
             states = {c: normalize(weights, "encoder.layer_norm", state) for c, state in states.items()}

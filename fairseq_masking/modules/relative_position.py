@@ -1,6 +1,6 @@
 """Relative position buckets and the attention bias that is learned over them.
 
-Shapes: T length, B batch, H heads. ``offset = key position - query position``.
+Shapes: T length, B batch, H heads, O = 2T - 1 offsets, R buckets. ``offset = key position - query position``.
 """
 
 import math
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fairseq_masking.errors import UserError
 
-__all__ = ["BUCKETINGS", "RelativePositionBias", "amos_buckets", "t5_buckets"]
+__all__ = ["BUCKETINGS", "RelativePositionBias", "amos_buckets", "bias_by_diagonals", "t5_buckets"]
 
 
 def t5_buckets(offset: Tensor, *, num_buckets: int, max_distance: int, **_: int) -> Tensor:
@@ -72,7 +72,7 @@ class RelativePositionBias(nn.Module):
     The buckets are computed once and never stored in a checkpoint.
     """
 
-    buckets_TT: Tensor
+    buckets_O: Tensor  # of all offsets from 1 - max_positions to max_positions - 1
 
     def __init__(self, kind: str, *, num_heads: int, num_buckets: int, max_distance: int, max_positions: int) -> None:
         super().__init__()
@@ -86,19 +86,33 @@ class RelativePositionBias(nn.Module):
                 f" {num_buckets} buckets ({num_buckets // 2})"
             )
         self.weight = nn.Parameter(torch.empty(num_buckets, num_heads).normal_(std=0.02))
-        places = torch.arange(max_positions)
-        buckets = BUCKETINGS[kind](
-            places[None, :] - places[:, None],
-            num_buckets=num_buckets,
-            max_distance=max_distance,
-            max_positions=max_positions,
-        )
-        self.register_buffer("buckets_TT", buckets, persistent=False)
+        offsets = torch.arange(1 - max_positions, max_positions)
+        sizes = {"num_buckets": num_buckets, "max_distance": max_distance, "max_positions": max_positions}
+        self.register_buffer("buckets_O", BUCKETINGS[kind](offsets, **sizes), persistent=False)
 
     def forward(self, length: int, positions_BT: Tensor | None = None) -> Tensor:
         """Return the bias ``[1, H, T, T]``, or ``[B, H, T, T]`` for tokens at ``positions_BT``."""
-        if positions_BT is None:
-            buckets = self.buckets_TT[None, :length, :length]
-        else:
-            buckets = self.buckets_TT[positions_BT[:, :, None], positions_BT[:, None, :]]
-        return self.weight[buckets].permute(0, 3, 1, 2)
+        zero = len(self.buckets_O) // 2
+        if positions_BT is not None:
+            offset_BTT = positions_BT[:, None, :] - positions_BT[:, :, None]
+            return self.weight[self.buckets_O[offset_BTT + zero]].permute(0, 3, 1, 2)
+        buckets_O = self.buckets_O[zero + 1 - length : zero + length]
+        if self.weight.device.type != "cpu" or torch.compiler.is_compiling():
+            return bias_by_diagonals(self.weight, buckets_O)
+        return self.weight[_square(buckets_O)[None]].permute(0, 3, 1, 2)
+
+
+def bias_by_diagonals(weight_RH: Tensor, buckets_O: Tensor) -> Tensor:
+    """Return ``[1, H, T, T]``, whose gradient is summed along each diagonal, then for each bucket.
+
+    Look-ups of ``[T, T]`` buckets send it through an accumulating index_put, in which a single bucket has a third
+    of all entries: GPUs do that one after the other. The product with zeros and ones is exact.
+    """
+    chosen_OR1 = (buckets_O[:, None] == torch.arange(len(weight_RH), device=buckets_O.device))[..., None]
+    values_OH = (chosen_OR1 * weight_RH).sum(dim=1)
+    return _square(values_OH.T)[None]
+
+
+def _square(values_O: Tensor) -> Tensor:
+    """Return ``[..., T, T]`` for ``[..., O]``: at query i and key j what stands at offset j - i."""
+    return values_O.unfold(-1, (values_O.shape[-1] + 1) // 2, 1).flip(-2)

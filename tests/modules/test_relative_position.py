@@ -4,7 +4,13 @@ import pytest
 import torch
 
 from fairseq_masking.errors import UserError
-from fairseq_masking.modules.relative_position import BUCKETINGS, RelativePositionBias, amos_buckets, t5_buckets
+from fairseq_masking.modules.relative_position import (
+    BUCKETINGS,
+    RelativePositionBias,
+    amos_buckets,
+    bias_by_diagonals,
+    t5_buckets,
+)
 
 # The distance n at which each bucket beyond the exact ones begins, in whole numbers, without logarithms:
 # t5's k-th at the first with far^k exact^(m-k) <= n^m, m = half - exact; amos's k-th after the last with
@@ -78,13 +84,28 @@ def test_bias_is_the_table_at_the_bucket(kind):
     bias = RelativePositionBias(kind, num_heads=3, num_buckets=32, max_distance=128, max_positions=40)
     plain = bias(12)
     assert plain.shape == (1, 3, 12, 12)
-    assert torch.equal(plain[0, :, 4, 9], bias.weight[bias.buckets_TT[4, 9]])
-    assert bias.buckets_TT[4, 9] != bias.buckets_TT[9, 4], "left and right must differ"
+    for query, key in ((4, 9), (9, 4), (11, 0)):
+        assert torch.equal(plain[0, :, query, key], bias.weight[bias.buckets_O[39 + key - query]])
+    assert not torch.equal(plain[0, :, 4, 9], plain[0, :, 9, 4]), "left and right must differ"
     places = torch.tensor([[0, 3, 11], [2, 5, 7]])
     own = bias(3, places)
     assert own.shape == (2, 3, 3, 3)
     assert torch.equal(own[1, :, 0, 2], plain[0, :, 2, 7])
-    assert "buckets_TT" not in bias.state_dict()
+    assert "buckets_O" not in bias.state_dict()
+
+
+def test_a_gradient_by_diagonals_is_the_sum_over_all_places_without_an_index_put():
+    """Equal to looking up every pair, value to the bit and gradient in fp64, for any upstream gradient."""
+    bias = RelativePositionBias("t5", num_heads=3, num_buckets=32, max_distance=128, max_positions=60).double()
+    upstream = torch.randn(1, 3, 41, 41, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    looked_up = bias(41)
+    buckets = bias.buckets_O[59 - 40 : 59 + 41]
+    with torch.profiler.profile() as profile:
+        by_diagonals = bias_by_diagonals(bias.weight, buckets)
+        (gradient,) = torch.autograd.grad((by_diagonals * upstream).sum(), bias.weight)
+    assert torch.equal(by_diagonals, looked_up)
+    torch.testing.assert_close(gradient, torch.autograd.grad((looked_up * upstream).sum(), bias.weight)[0])
+    assert not [event.key for event in profile.key_averages() if "index" in event.key]
 
 
 @pytest.mark.parametrize(("kind", "buckets", "distance"), [("x", 32, 128), ("t5", 33, 128), ("t5", 32, 16)])
