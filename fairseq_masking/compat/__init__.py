@@ -8,6 +8,7 @@ class of fairseq, leaves everything alone that already works, and may be called 
 | this one | NumPy names that are gone, PyPI's unrelated ``apex``, a torchaudio that does not load |
 | checkpoints.py | loading under weights_only, refusing checkpoints that run code, atomic copies |
 | distributed.py | several processes on CPU, torchrun, DDP without a GPU |
+| epochs.py | the place in an epoch, in rows: a run resumes with other batches, row lengths or ranks |
 | errors.py | a ``UserError`` ends the program with one line instead of a traceback, on every rank |
 | imports.py | sklearn, SciPy and torch._dynamo, which are imported at every start and not used |
 | launch.py | the one wrapper around ``call_main`` through which every fairseq command starts its work |
@@ -31,7 +32,7 @@ from fairseq_masking.compat.imports import import_fairseq, leave_dynamo_unimport
 
 import_fairseq()
 
-from fairseq_masking.compat import checkpoints, distributed, errors, launch, options, progress, runs  # noqa: E402
+from fairseq_masking.compat import checkpoints, distributed, epochs, errors, launch, options, progress, runs  # noqa: E402
 from fairseq_masking.compat.runs import reset_process_state  # noqa: E402
 
 __all__ = ["apply", "hide_broken_torchaudio", "reset_process_state", "restore_numpy_compat", "warn_about_wrong_apex"]
@@ -54,6 +55,7 @@ def apply() -> None:
     distributed.wrap_cpu_models_without_device_ids()
     distributed.gather_lists_without_cuda()
     leave_dynamo_unimported()
+    epochs.keep_rows_read()
     runs.stop_reading_ahead_at_exit()
     launch.wrap_call_main()
     errors.show_user_errors_outside_of_call_main()

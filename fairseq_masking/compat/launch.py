@@ -18,7 +18,7 @@ from fairseq_masking.compat.distributed import complete_launch_settings, runs_on
 from fairseq_masking.compat.errors import exit_with, leave_no_checkpoint_of_user_errors, one_line, user_error_in
 from fairseq_masking.compat.patching import replace
 from fairseq_masking.compat.progress import tell_the_rest
-from fairseq_masking.compat.runs import leave_finished_runs_alone, reset_process_state
+from fairseq_masking.compat.runs import give_jobs_folders_of_their_own, leave_finished_runs_alone, reset_process_state
 
 __all__ = ["RankMain", "before_start", "wrap_call_main"]
 
@@ -79,6 +79,7 @@ def _call_main(original: Callable[..., Any], cfg: DictConfig, main: Callable[...
     reset_process_state()
     try:
         _set_user_dir(cfg)
+        give_jobs_folders_of_their_own(cfg)
         complete_launch_settings(cfg)
         _prepare(cfg)
         if cfg.distributed_training.distributed_init_method is None or cfg.distributed_training.distributed_no_spawn:

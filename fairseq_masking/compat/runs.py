@@ -8,6 +8,7 @@ import atexit
 import contextlib
 import logging
 import math
+import os
 import queue
 import sys
 import time
@@ -18,15 +19,24 @@ from typing import Any
 from fairseq import checkpoint_utils
 from fairseq.data import iterators
 from fairseq.logging import progress_bar
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from fairseq_masking.compat.patching import loaded_program, replace
 
-__all__ = ["leave_finished_runs_alone", "reset_process_state", "stop_reading_ahead", "stop_reading_ahead_at_exit"]
+__all__ = [
+    "give_jobs_folders_of_their_own",
+    "leave_finished_runs_alone",
+    "reset_process_state",
+    "stop_reading_ahead",
+    "stop_reading_ahead_at_exit",
+]
 
 logger = logging.getLogger(__name__)
 
 _TRAIN = "fairseq_cli.train"
+_jobs: dict[str, int] = {}  # folder of a multirun's job -> its number
 _readers: weakref.WeakSet[iterators.BackgroundConsumer] = weakref.WeakSet()
 
 
@@ -40,6 +50,21 @@ def leave_finished_runs_alone() -> None:
     module = loaded_program(_TRAIN)
     if module is not None:
         replace(module, "train", _train_unless_finished)
+
+
+def give_jobs_folders_of_their_own(cfg: DictConfig) -> None:
+    """Moves a job of Hydra's multirun out of the folder of an earlier job, whose checkpoint it would resume."""
+    if not (HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN):
+        return
+    shared, number = cfg.checkpoint.save_dir, HydraConfig.get().job.num
+    if _jobs.setdefault(os.path.abspath(shared), number) == number:
+        return
+    own = os.path.join(shared, f"job{number}")
+    logger.warning("%s has the checkpoints of another job of this multirun: this one's are in %s", shared, own)
+    cfg.checkpoint.save_dir = own
+    for name in ("tensorboard_logdir", "log_file"):
+        if (path := cfg.common[name]) and path.startswith(shared):
+            cfg.common[name] = own + path.removeprefix(shared)
 
 
 def reset_process_state() -> None:

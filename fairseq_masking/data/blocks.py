@@ -85,7 +85,7 @@ class BlockDataset(SizedDataset):
         self.tokens = tokens
         self.tokens_per_sample = tokens_per_sample
         self.break_mode = break_mode
-        self._bos, self.eos = bos, eos
+        self._bos, self.eos, self._pad = bos, eos, pad
         self._closing = 1 if break_mode == "none" else 0
         self._stream = TokenStream.of(tokens)
 
@@ -113,6 +113,28 @@ class BlockDataset(SizedDataset):
     def ragged(self) -> bool:
         """Whether blocks differ in length by their nature, not only the last one."""
         return self.break_mode != "none"
+
+    @property
+    def cut(self) -> dict[str, Any]:
+        """How the text is cut: the arguments that decide it."""
+        return {"tokens_per_sample": self.tokens_per_sample, "break_mode": self.break_mode}
+
+    def rows_within(self, rows: npt.NDArray[np.bool_], cut: dict[str, Any]) -> npt.NDArray[np.bool_] | None:
+        """Return which of these blocks have their middle in chosen blocks of the same text, cut otherwise.
+
+        Args:
+            rows: bool [number of blocks under ``cut``, the last of which may be left out].
+
+        Returns:
+            bool [number of blocks]; None where ``rows`` are not of this text.
+        """
+        specials = {"bos": self._bos, "eos": self.eos, "pad": self._pad}
+        starts = BlockDataset(self.tokens, **specials, **cut)._slices[:, 0]
+        if len(starts) - len(rows) not in (0, 1):
+            return None
+        chosen = np.append(rows, False)
+        places = np.searchsorted(starts, self._slices.mean(axis=1), side="right") - 1
+        return chosen[np.minimum(places, len(rows))]
 
     def __getitem__(self, index: int) -> npt.NDArray[np.int64]:
         start, stop = self._slices[index].tolist()

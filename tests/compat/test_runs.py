@@ -3,11 +3,17 @@
 import sys
 import threading
 from collections.abc import Iterator
+from types import SimpleNamespace
 
+import pytest
 from commands import assert_ok, run_command
 from fairseq.data.iterators import BufferedIterator
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import OmegaConf
 
-from fairseq_masking.compat.runs import reset_process_state, stop_reading_ahead
+from fairseq_masking.compat import runs
+from fairseq_masking.compat.runs import give_jobs_folders_of_their_own, reset_process_state, stop_reading_ahead
 
 # The thread is nearly always inside of a sort when the program ends: without the fix it ended with SIGABRT.
 LEAVES_BATCHES_UNREAD = """
@@ -66,3 +72,23 @@ def test_reader_that_waits_for_its_batch_is_left_alone() -> None:
     buffered._consumer.join(30)
     assert not buffered._consumer.is_alive()
     assert batches.read == 2
+
+
+def test_jobs_of_a_multirun_do_not_share_a_folder(monkeypatch: pytest.MonkeyPatch, caplog) -> None:
+    monkeypatch.setattr(runs, "_jobs", {})
+    monkeypatch.setattr(HydraConfig, "initialized", lambda: True)
+
+    def folders(number: int, save_dir: str, mode: RunMode = RunMode.MULTIRUN) -> list[str]:
+        job = SimpleNamespace(mode=mode, job=SimpleNamespace(num=number))
+        monkeypatch.setattr(HydraConfig, "get", lambda: job)
+        common = {"tensorboard_logdir": f"{save_dir}/tensorboard", "log_file": None}
+        cfg = OmegaConf.create({"checkpoint": {"save_dir": save_dir}, "common": common})
+        give_jobs_folders_of_their_own(cfg)
+        return [cfg.checkpoint.save_dir, cfg.common.tensorboard_logdir]
+
+    assert folders(0, "save") == ["save", "save/tensorboard"]
+    assert folders(1, "other") == ["other", "other/tensorboard"]
+    assert not caplog.records
+    assert folders(2, "save") == ["save/job2", "save/job2/tensorboard"]
+    assert "save has the checkpoints of another job" in caplog.text
+    assert folders(2, "save", RunMode.RUN) == ["save", "save/tensorboard"]
