@@ -4,6 +4,7 @@ Importing it registers its tasks, models, criterions and optimizers with fairseq
 ``fairseq-masking`` a verb does so where it needs them: fairseq takes seconds to import, ``--help`` none.
 """
 
+import importlib
 import sys
 from pathlib import Path
 
@@ -21,5 +22,25 @@ def _is_the_command() -> bool:
     return Path(sys.argv[0]).name == "fairseq-masking" or (sys.argv[0] == "-m" and "fairseq_masking" in sys.orig_argv)
 
 
-if not _is_the_command():
+def _stand_in(name: str = "fairseq_masking") -> None:
+    """Be the package where ``--user-dir`` names a link to it that is called otherwise.
+
+    Its modules import each other by its own name: imported under two, each would register twice.
+    """
+    folder = Path(__file__).resolve().parent
+    error = f"{name}: error: --user-dir {Path(__file__).parent}"
+    if folder.name != name:
+        raise SystemExit(f"{error}: the folder has to be called {name}: rename it")
+    sys.path.insert(0, str(folder.parent))  # started ranks look there, too
+    package = importlib.import_module(name)
+    if Path(package.__path__[0]).resolve() != folder:
+        raise SystemExit(f"{error} is another copy than {package.__path__[0]}, which is imported: give that one")
+    package.register()
+    for module in [module for module in sys.modules if module.partition(".")[0] == name]:
+        sys.modules[__name__ + module.removeprefix(name)] = sys.modules[module]
+
+
+if __name__ != "fairseq_masking":
+    _stand_in()
+elif not _is_the_command():
     register()

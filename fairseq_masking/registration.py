@@ -23,6 +23,7 @@ import fairseq_masking.finetuning.squad.task  # noqa: E402, F401
 from fairseq_masking.checkpoints.hub import HubInterface  # noqa: E402
 from fairseq_masking.checkpoints.init_from import resolve_shape  # noqa: E402
 from fairseq_masking.checkpoints.run_state import keep_run_state  # noqa: E402
+from fairseq_masking.checkpoints.start import check_start  # noqa: E402
 from fairseq_masking.compat.launch import before_start  # noqa: E402
 from fairseq_masking.compat.progress import begin_quietly  # noqa: E402
 from fairseq_masking.methods.base.encoder_model import EncoderModel  # noqa: E402
@@ -35,6 +36,7 @@ EncoderModel.loader = HubInterface.from_pretrained  # a method knows nothing of 
 before_start(
     begin_quietly,
     set_global_batch,
+    check_start,
     check_optimizer,
     resolve_shape,
     tell_epoch_lengths,

@@ -109,8 +109,10 @@ class HubInterface(nn.Module):
         """Return the ``topk`` likeliest fillings of the one ``<mask>`` in ``text``, best first.
 
         Raises:
-            UserError: the text does not hold exactly one ``<mask>``, or is mostly <unk>.
+            UserError: the text does not hold exactly one ``<mask>``, or is mostly <unk>; no filling is asked for.
         """
+        if topk < 1:
+            raise UserError(f"fill_mask: topk {topk} is below 1, the likeliest filling alone")
         if text.count(MASK_SYMBOL) != 1:
             raise UserError(f"fill_mask needs one {MASK_SYMBOL} in the text, not {text.count(MASK_SYMBOL)}: {text!r}")
         tokens = self.encode(text)

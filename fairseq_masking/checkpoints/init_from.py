@@ -23,6 +23,7 @@ from fairseq_masking.checkpoints.loading import read_checkpoint
 from fairseq_masking.checkpoints.sources import SHAPE_OPTIONS, Source, read_source
 from fairseq_masking.compat.options import typed_model_options
 from fairseq_masking.compat.patching import replace
+from fairseq_masking.compat.runs import warn_at_both_ends
 from fairseq_masking.corpus.manifest import first_shard, load_tokenizer
 from fairseq_masking.errors import UserError
 from fairseq_masking.tokenizers.hugging_face_files import tokens_of_symbols
@@ -91,12 +92,17 @@ def initialize(model: Any, source: Source, task: Any) -> None:
             elif key.split(".")[0] in taken:
                 own[key].copy_(value)
     logger.info("%s taken from %s (%s)", ", ".join(sorted(taken)), source.path, source.title)
-    if source.dropped:
-        logger.info("not taken from it: %s", listed(source.dropped))
+    told = []
+    if left := [*source.dropped, *sorted({key.split(".")[0] for key in source.state} - taken)]:
+        told.append(f"not taken from {source.path}: {listed(left)}")
     if fresh := sorted({key.split(".")[0] for key in own} - taken):
-        logger.info("%s initialised at random: %s has none that fits", ", ".join(fresh), source.path)
+        told.append(f"{', '.join(fresh)} initialised at random: {source.path} has none that fits")
     if fresh := [symbol for symbol, row in zip(task.source_dictionary.symbols, rows, strict=True) if row is None]:
-        logger.info("%d symbols initialised at random, such as %s: %s lacks them", len(fresh), fresh[0], source.path)
+        lacked = f"{len(fresh)} symbols initialised at random, such as {fresh[0]}"
+        told.append(f"{lacked}: {source.path} lacks them")
+    if told:
+        say = warn_at_both_ends if getattr(task, "pretrains", False) else logger.info  # fine-tuning means a new head
+        say("; ".join(told))
 
 
 def _rows(task: Any, source: Source) -> list[int | None]:

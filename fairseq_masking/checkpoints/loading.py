@@ -147,11 +147,12 @@ def symbols_of(task: Any) -> list[str] | None:
     return getattr(getattr(task, "source_dictionary", None), "symbols", None) if has_data else None
 
 
-def read_checkpoint(path: str | Path, file: str = "checkpoint_best.pt") -> Checkpoint:
+def read_checkpoint(path: str | Path, file: str = "checkpoint_best.pt", way_out: str = "get it again") -> Checkpoint:
     """Read a checkpoint.
 
     Args:
         path: the checkpoint, or the folder that holds ``file``.
+        way_out: what to do about a damaged one.
 
     Raises:
         UserError: there is none, or it would run code, is cut short or something else.
@@ -159,19 +160,19 @@ def read_checkpoint(path: str | Path, file: str = "checkpoint_best.pt") -> Check
     path = Path(path) / file if Path(path).is_dir() else Path(path)
     if not path.is_file():
         raise UserError(f"no such checkpoint: {path}")
-    state = load_tensors(path)
+    state = load_tensors(path, way_out)
     if not isinstance(state, dict):
         raise UserError(f"{path} is a PyTorch file, but no checkpoint")
     return Checkpoint(path, state)
 
 
-def load_tensors(path: Path) -> Any:
+def load_tensors(path: Path, way_out: str = "get it again") -> Any:
     """Load a PyTorch file on the CPU; its tensors are read when they are used.
 
     Raises:
         UserError: the file would run code, is cut short or is no PyTorch file.
     """
-    with loading_safely(str(path), "get it again"), path.open("rb") as file:
+    with loading_safely(str(path), way_out), path.open("rb") as file:
         is_archive = file.read(4) == b"PK\x03\x04"  # PyTorch files of before 1.6 cannot be mapped
         return torch.load(path, map_location="cpu", mmap=is_archive, weights_only=True)
 

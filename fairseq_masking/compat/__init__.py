@@ -50,6 +50,7 @@ def apply() -> None:
     checkpoints.guard_checkpoint_loading()
     checkpoints.allow_broadcast_of_checkpoints()
     checkpoints.copy_checkpoints_atomically()
+    checkpoints.save_whole_or_say_why()
     checkpoints.remove_leftover_temporaries()
     options.keep_bf16_off_the_tpu()
     distributed.wrap_cpu_models_without_device_ids()

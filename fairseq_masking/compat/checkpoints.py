@@ -31,16 +31,18 @@ from fairseq_masking.compat.patching import replace
 from fairseq_masking.errors import UserError
 
 __all__ = [
+    "RESUME_EARLIER",
     "allow_broadcast_of_checkpoints",
     "allow_safe_globals",
     "copy_checkpoints_atomically",
     "guard_checkpoint_loading",
     "loading_safely",
     "remove_leftover_temporaries",
+    "save_whole_or_say_why",
 ]
 
 _UNSAFE_SWITCH = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
-_RESUME_EARLIER = "delete it and resume from an earlier checkpoint with --restore-file"
+RESUME_EARLIER = "delete it and resume from an earlier checkpoint with --restore-file"
 
 # What rank 0 sends to the other ranks: the state it has loaded, its configuration as OmegaConf containers.
 _BROADCAST_GLOBALS = [
@@ -114,13 +116,24 @@ def copy_checkpoints_atomically() -> None:
     replace(PathManager, "copy", _copy_then_rename)
 
 
+def save_whole_or_say_why() -> None:
+    """Makes a checkpoint that cannot be written (full disk, quota, read-only) one line, and leaves no half of it.
+
+    fairseq tries three times into one file, prints each traceback and keeps its ``.tmp``.
+
+    Raises:
+        UserError: (when saving) why it cannot be written, and which checkpoint is the last whole one.
+    """
+    replace(checkpoint_utils, "torch_persistent_save", _save_whole)
+
+
 def remove_leftover_temporaries() -> None:
     """Clears what a killed run left half-written (``*.pt.tmp``) out of its folder at the next start."""
     replace(checkpoint_utils, "verify_checkpoint_directory", _verify_and_clean)
 
 
 def _load_guarded(original: Callable[..., Any], path: str, *rest: Any, **options: Any) -> Any:
-    with loading_safely(f"checkpoint {path}", _RESUME_EARLIER):
+    with loading_safely(f"checkpoint {path}", RESUME_EARLIER):
         return original(path, *rest, **options)
 
 
@@ -157,17 +170,43 @@ def _with_broadcast_globals(original: Callable[..., Any], *args: Any, **options:
 def _copy_then_rename(original: Callable[..., Any], src_path: str, dst_path: str, overwrite: bool = False) -> Any:
     if PathManager.path_requires_pathmanager(src_path) or PathManager.path_requires_pathmanager(dst_path):
         return original(src_path, dst_path, overwrite=overwrite)
-    temporary = f"{dst_path}.tmp"  # the name that fairseq's own atomic save uses
-    try:
+    with _written_whole(dst_path) as temporary:
         shutil.copyfile(src_path, temporary)
-        os.replace(temporary, dst_path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
     return dst_path
 
 
+def _save_whole(original: Callable[..., Any], obj: Any, filename: str, async_write: bool = False) -> None:
+    if async_write or not PathManager.supports_rename(filename):
+        return original(obj, filename, async_write=async_write)
+    with _written_whole(filename) as temporary, open(temporary, "wb") as file:
+        torch.save(obj, file)
+
+
+@contextlib.contextmanager
+def _written_whole(path: str) -> Iterator[str]:
+    temporary = f"{path}.tmp"  # the name that fairseq's own atomic save uses
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:
+        # torch's writer may fail once more while it is closed, of what the system has said before
+        links = [error, error.__context__]
+        reason = next((link.strerror for link in links if isinstance(link, OSError) and link.strerror), None)
+        if reason is None:
+            raise
+        there = [file for file in Path(path).parent.glob("checkpoint*.pt") if file.is_file()]
+        last = max(there, key=lambda file: file.stat().st_mtime, default=None)
+        kept = f"the last whole one is {last}" if last else "there is none before it"
+        raise UserError(f"{path} cannot be written ({reason}): {kept}; make room, then start again") from error
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+
+
 def _verify_and_clean(original: Callable[..., Any], save_dir: str) -> None:
-    original(save_dir)
+    try:
+        original(save_dir)
+    except OSError as error:
+        raise UserError(f"--save-dir {save_dir} cannot be written to ({error.strerror}): give another") from error
     if not PathManager.path_requires_pathmanager(save_dir):
         for leftover in Path(save_dir).glob("checkpoint*.pt.tmp"):
             leftover.unlink(missing_ok=True)

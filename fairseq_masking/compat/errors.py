@@ -1,13 +1,21 @@
 """A ``UserError`` is one line on stderr and exit status 1, wherever in a fairseq command it was raised."""
 
+import linecache
+import logging
+import os
 import sys
 import traceback
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any, NoReturn
 
+import fairseq
+import fairseq_cli
 from fairseq.dataclass import initialize
+from hydra._internal import utils as hydra_utils
+from hydra.errors import HydraException
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from yaml import YAMLError
 
 from fairseq_masking.compat.patching import loaded_program, replace
 from fairseq_masking.compat.recipes import refuse_open_keys
@@ -20,8 +28,12 @@ __all__ = [
     "show_user_errors_of_hydra_programs",
     "show_user_errors_outside_of_call_main",
     "user_error_in",
+    "users_error_in",
 ]
 
+logger = logging.getLogger(__name__)
+
+_FAIRSEQ = tuple(os.path.realpath(module.__path__[0]) + os.sep for module in (fairseq, fairseq_cli))
 _HYDRA_PROGRAMS = ("fairseq_cli.hydra_train", "fairseq_cli.hydra_validate")
 
 
@@ -37,6 +49,32 @@ def user_error_in(error: BaseException) -> UserError | None:
             seen.add(id(link))
             pending += [link.__context__, link.__cause__]
     return None
+
+
+def users_error_in(error: Exception) -> Exception | None:
+    """The UserError behind an exception, or what fairseq itself has raised of a user's input, which is one as well.
+
+    That is a ValueError or AssertionError with words of its own, or the system's error about a file by name.
+    LOGLEVEL=DEBUG shows where such a one comes from.
+    """
+    shown: Exception | None = user_error_in(error)
+    if shown is None and (words := _words_of_fairseq(error)):
+        logger.debug("fairseq's own error", exc_info=error)
+        shown = UserError(words)
+    return shown
+
+
+def _words_of_fairseq(error: Exception) -> str:
+    frames = [
+        (os.path.realpath(frame.f_code.co_filename), line) for frame, line in traceback.walk_tb(error.__traceback__)
+    ]
+    in_fairseq = [file.startswith(_FAIRSEQ) for file, _ in frames]
+    if isinstance(error, OSError) and error.filename is not None and any(in_fairseq):
+        return f"{error.filename}: {error.strerror}"
+    if not in_fairseq or not in_fairseq[-1] or not isinstance(error, (ValueError, AssertionError)):
+        return ""
+    raises = linecache.getline(*frames[-1]).lstrip().startswith(("raise", "assert"))  # or Python does, of a bug
+    return str(error) if raises else ""
 
 
 def one_line(error: BaseException) -> str:
@@ -82,13 +120,14 @@ def _save_unless_user_error(original: Callable[..., Any], self: Any, *args: Any,
 
 
 def show_user_errors_of_hydra_programs() -> None:
-    """Covers what runs inside Hydra, which prints tracebacks of its own before any excepthook is asked.
+    """Covers what runs inside Hydra, which prints tracebacks of its own before any excepthook is asked, and Hydra.
 
     A value in a YAML file that a dataclass of the plugin refuses counts as the user's error, too.
     """
     for module in map(loaded_program, _HYDRA_PROGRAMS):
         if module is not None and hasattr(module, "_hydra_main"):
             replace(module, "_hydra_main", _run_hydra_main)
+            replace(hydra_utils, "run_and_report", _report_in_one_line)
 
 
 def _run_hydra_main(original: Callable[..., Any], *args: Any, **options: Any) -> Any:
@@ -96,10 +135,28 @@ def _run_hydra_main(original: Callable[..., Any], *args: Any, **options: Any) ->
         refuse_open_keys(args[0])
         return original(*args, **options)
     except Exception as error:
-        shown = user_error_in(error) or _configuration_error_in(error)
+        shown = users_error_in(error) or _configuration_error_in(error)
         if shown is None:
             raise
         exit_with(one_line(shown))
+
+
+def _report_in_one_line(original: Callable[..., Any], function: Callable[[], Any]) -> Any:
+    """What Hydra refuses: a misspelt key or group, a value of another type, YAML that is none."""
+
+    def reported() -> Any:
+        try:
+            return function()
+        except (HydraException, OmegaConfBaseException, YAMLError) as error:
+            reasons = [
+                one_line(link).partition(" Config search path")[0]
+                for link in (error, error.__cause__)
+                if link is not None
+            ]
+            way_out = "the keys, groups and values that there are: --cfg job after the command"
+            exit_with(f"{': '.join(dict.fromkeys(reasons))}; {way_out}")
+
+    return original(reported)
 
 
 def _configuration_error_in(error: Exception) -> Exception | None:

@@ -15,10 +15,15 @@ from omegaconf import DictConfig
 from torch.multiprocessing.spawn import ProcessException
 
 from fairseq_masking.compat.distributed import complete_launch_settings, runs_on_cpu, spawns_cpu_ranks
-from fairseq_masking.compat.errors import exit_with, leave_no_checkpoint_of_user_errors, one_line, user_error_in
+from fairseq_masking.compat.errors import exit_with, leave_no_checkpoint_of_user_errors, one_line, users_error_in
 from fairseq_masking.compat.patching import replace
 from fairseq_masking.compat.progress import tell_the_rest
-from fairseq_masking.compat.runs import give_jobs_folders_of_their_own, leave_finished_runs_alone, reset_process_state
+from fairseq_masking.compat.runs import (
+    give_jobs_folders_of_their_own,
+    leave_finished_runs_alone,
+    reset_process_state,
+    say_warnings_again,
+)
 
 __all__ = ["RankMain", "before_start", "wrap_call_main"]
 
@@ -65,9 +70,10 @@ class RankMain:
                 multiprocessing.set_start_method(None, force=True)
             _prepare(cfg)
             self.main(cfg, **options)
+            say_warnings_again()
             tell_the_rest()
         except Exception as error:
-            user_error = user_error_in(error)
+            user_error = users_error_in(error)
             if user_error is None:
                 raise
             rank = cfg.distributed_training.distributed_rank
@@ -84,11 +90,12 @@ def _call_main(original: Callable[..., Any], cfg: DictConfig, main: Callable[...
         _prepare(cfg)
         if cfg.distributed_training.distributed_init_method is None or cfg.distributed_training.distributed_no_spawn:
             original(cfg, main, **options)
+            say_warnings_again()
             tell_the_rest()
         else:
             _call_in_new_processes(original, cfg, main, options)
     except Exception as error:
-        user_error = user_error_in(error)
+        user_error = users_error_in(error)
         if user_error is None:
             raise
         if not _speaks_for_all_ranks(cfg):
@@ -104,10 +111,12 @@ def _prepare(cfg: DictConfig) -> None:
 
 
 def _set_user_dir(cfg: DictConfig) -> None:
-    """Names this package by the path it was imported from; another plugin's user_dir stays."""
-    user_dir = cfg.common.user_dir
-    if user_dir is None or os.path.basename(os.path.abspath(user_dir)) == _PACKAGE.__name__:
-        cfg.common.user_dir = _PACKAGE.__path__[0]
+    """Names this package by the path it was imported from, a link to it also; another plugin's user_dir stays."""
+    own = _PACKAGE.__path__[0]
+    user_dir = cfg.common.user_dir or own
+    same = os.path.exists(user_dir) and os.path.samefile(user_dir, own)
+    if same or os.path.basename(os.path.abspath(user_dir)) == _PACKAGE.__name__:
+        cfg.common.user_dir = own
 
 
 def _call_in_new_processes(

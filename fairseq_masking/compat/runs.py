@@ -16,6 +16,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
+import torch.distributed as dist
 from fairseq import checkpoint_utils
 from fairseq.data import iterators
 from fairseq.logging import progress_bar
@@ -29,13 +30,16 @@ __all__ = [
     "give_jobs_folders_of_their_own",
     "leave_finished_runs_alone",
     "reset_process_state",
+    "say_warnings_again",
     "stop_reading_ahead",
     "stop_reading_ahead_at_exit",
+    "warn_at_both_ends",
 ]
 
 logger = logging.getLogger(__name__)
 
 _TRAIN = "fairseq_cli.train"
+_warnings: list[str] = []
 _jobs: dict[str, int] = {}  # folder of a multirun's job -> its number
 _readers: weakref.WeakSet[iterators.BackgroundConsumer] = weakref.WeakSet()
 
@@ -76,6 +80,7 @@ def reset_process_state() -> None:
     loaded later.
     """
     stop_reading_ahead()
+    _warnings.clear()
     vars(checkpoint_utils.save_checkpoint).pop("best", None)
     if _TRAIN in sys.modules:
         patience = vars(sys.modules[_TRAIN].should_stop_early)
@@ -85,6 +90,20 @@ def reset_process_state() -> None:
     for writer in writers.values():
         writer.close()
     writers.clear()
+
+
+def warn_at_both_ends(message: str) -> None:
+    """Warns now and when the run has ended, hours of other lines later; on the first rank only."""
+    if not dist.is_initialized() or dist.get_rank() == 0:
+        logger.warning(message)
+        _warnings.append(message)
+
+
+def say_warnings_again() -> None:
+    """Repeats what ``warn_at_both_ends`` has said in this run."""
+    for message in _warnings:
+        logger.warning("as was said at the start: %s", message)
+    _warnings.clear()
 
 
 def stop_reading_ahead_at_exit() -> None:

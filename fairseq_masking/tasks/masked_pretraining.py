@@ -267,6 +267,13 @@ class MaskedPretrainingTask(TextTask):
                 logger.warning(
                     "all %d sequences of the corpus make one batch, smaller than --batch-size asks", len(dataset)
                 )
+        fitting = dataset.sizes[dataset.sizes <= self.max_positions()]
+        if max_tokens is not None and len(fitting) and max_tokens < fitting.max() * num_splits:
+            rows = f"the {num_splits} rows of a sequence have" if num_splits > 1 else "a row has"
+            raise UserError(
+                f"--max-tokens {max_tokens} ({'training' if training else 'validation'}): {rows}"
+                f" {fitting.max() * num_splits} tokens: give at least so many, or shorter rows (--tokens-per-sample)"
+            )
         batches = super().get_batch_iterator(
             dataset,
             max_tokens=max_tokens,

@@ -1,0 +1,104 @@
+"""What a command is given is checked before anything is built, and before other processes are started."""
+
+import logging
+import multiprocessing
+import os
+from pathlib import Path
+from typing import Any
+
+from fairseq import tasks
+from fairseq.data import data_utils
+from fairseq.file_io import PathManager
+from omegaconf import DictConfig, OmegaConf
+
+from fairseq_masking.checkpoints.loading import read_checkpoint
+from fairseq_masking.compat.checkpoints import RESUME_EARLIER
+from fairseq_masking.compat.distributed import runs_on_cpu
+from fairseq_masking.errors import UserError
+
+__all__ = ["check_start"]
+
+logger = logging.getLogger(__name__)
+
+_LAST = "checkpoint_last.pt"
+
+
+def check_start(cfg: DictConfig) -> None:
+    """Check devices, seed, folders, checkpoints and data.
+
+    Raises:
+        UserError: training would fail, or would silently be another one than asked for.
+    """
+    if not 0 <= cfg.common.seed < 2**31:  # epochs are added to it
+        raise UserError(f"--seed {cfg.common.seed}: give 0 to {2**31 - 1}")
+    if OmegaConf.select(cfg, "model") is None:  # fairseq-validate and others, which train nothing
+        for path in filter(None, (OmegaConf.select(cfg, "common_eval.path") or "").split(os.pathsep)):
+            _check_checkpoint("--path", path)
+        return
+    _check_device(cfg)
+    _check_save_dir(cfg.checkpoint.save_dir)
+    _check_checkpoints(cfg.checkpoint)
+    _check_data(cfg)
+
+
+def _check_device(cfg: DictConfig) -> None:
+    on_cpu = runs_on_cpu(cfg)
+    for name in ("amp", "fp16", "memory_efficient_fp16"):
+        if cfg.common[name] and on_cpu:
+            raise UserError(f"--{name.replace('_', '-')} needs a GPU, and this runs on the CPU: leave it out")
+    if on_cpu and not cfg.common.cpu and multiprocessing.parent_process() is None:
+        logger.warning(
+            "there is no GPU here: this trains on the CPU; where that is meant, say --cpu (common.cpu=true)"
+        )
+
+
+def _check_save_dir(save_dir: str) -> None:
+    if PathManager.path_requires_pathmanager(save_dir):
+        return
+    folder = Path(save_dir).absolute()
+    there = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        reason = "may not be written to" if there.is_dir() else "is no folder"
+        raise UserError(f"--save-dir {save_dir}: {there} {reason}; give another")
+
+
+def _check_checkpoints(cfg: Any) -> None:
+    last = Path(cfg.save_dir) / _LAST
+    if cfg.restore_file != _LAST:
+        _check_checkpoint("--restore-file", cfg.restore_file)
+    elif last.exists():
+        _check_checkpoint("checkpoint", last, RESUME_EARLIER)
+    elif cfg.continue_once:
+        _check_checkpoint("--continue-once", cfg.continue_once)
+    elif cfg.finetune_from_model:
+        _check_checkpoint("--finetune-from-model", cfg.finetune_from_model)
+
+
+def _check_checkpoint(option: str, path: str | Path, way_out: str = "") -> None:
+    """What is no checkpoint is not found by fairseq, which then begins with random weights."""
+    if PathManager.path_requires_pathmanager(str(path)):
+        return
+    if not way_out:
+        way_out = "give a checkpoint of a training (.pt)"
+        way_out += f"; other encoders, Hugging Face's too, go to --init-from {path}" if option != "--path" else ""
+    if not Path(path).is_file():
+        reason = "is no file" if Path(path).exists() else "does not exist"
+        raise UserError(f"{option} {path} {reason}: {way_out}")
+    state = read_checkpoint(path, way_out=way_out).state
+    if "model" not in state or not (state.get("cfg") or state.get("args")):
+        raise UserError(f"{option} {path} is a PyTorch file, but not a fairseq checkpoint: {way_out}")
+
+
+def _check_data(cfg: DictConfig) -> None:
+    if cfg.dataset.max_tokens is None and cfg.dataset.batch_size is None:
+        raise UserError("how large is a batch? give --batch-size ROWS or --max-tokens TOKENS")
+    if not cfg.dataset.disable_validation and getattr(cfg.task, "data", None):
+        data_utils.raise_if_valid_subsets_unintentionally_ignored(cfg)
+    settings = cfg.distributed_training
+    spawns = settings.distributed_init_method is not None and not settings.distributed_no_spawn
+    if spawns and multiprocessing.parent_process() is None:  # or each rank says it, after a minute
+        task = tasks.setup_task(cfg.task)
+        task.load_dataset(cfg.dataset.train_subset, epoch=1, combine=True)
+        if not (cfg.dataset.disable_validation or cfg.dataset.combine_valid_subsets):
+            for subset in cfg.dataset.valid_subset.split(","):
+                task.load_dataset(subset, epoch=1, combine=False)
