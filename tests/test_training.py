@@ -98,7 +98,9 @@ def test_killed_again_and_again_it_ends_with_the_same_weights(small_data, tmp_pa
     assert deaths.count("killed") >= 3, deaths
     assert_ok(run_fairseq_train(small_data, folder, *options, "--num-workers", "1"))
     assert_same(weights(folder), weights(tmp_path / "whole"))
-    assert not [path for path in folder.iterdir() if path.suffix not in (".pt", ".log")], "half-written files were left behind"
+    assert not [path for path in folder.iterdir() if path.suffix not in (".pt", ".log")], (
+        "half-written files were left behind"
+    )
 
 
 def kill_at(process: subprocess.Popen, folder: Path, moment: str | float) -> str:
