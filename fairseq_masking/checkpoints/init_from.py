@@ -62,7 +62,7 @@ def resolve_shape(cfg: DictConfig) -> None:
     else:
         stored = read_checkpoint(resumed).options
         shape = {name: stored[name] for name in SHAPE_OPTIONS if stored.get(name) is not None}
-        heads = {name: stored[name] for name in ("pooler_norm", "pooler_activation_fn") if name in stored}
+        heads = {name: stored[name] for name in ("pooler_norm", "pooler_activation_fn", "pooling") if name in stored}
     _check_options(model, shape, f"--init-from {path}" if resumed is None else str(resumed))
     shape.update({name: value for name, value in heads.items() if not _is_own(model, name)})
     task = OmegaConf.select(cfg, "task")

@@ -87,9 +87,12 @@ class Source:
         return shape
 
     def heads(self) -> dict[str, Any]:
-        """Those of classification heads, where nothing else is asked for: ModernBERT's kind has its head."""
-        modern = self.config.position_encoding == "rotary"
-        return {"pooler_norm": True, "pooler_activation_fn": self.config.activation} if modern else {}
+        """The options of classification heads where nothing else is asked for: ModernBERT's kind has its head."""
+        if self.config.position_encoding != "rotary":
+            return {}
+        mean = self.options.get("classifier_pooling", self.options.get("pooling")) == "mean"
+        kind = {"pooler_norm": True, "pooler_activation_fn": self.config.activation}
+        return {**kind, "pooling": "mean" if mean else "first"}
 
 
 def read_source(path: str | Path) -> Source:

@@ -41,7 +41,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     text = {"nargs": "+", "type": Path, "metavar": "FILE"}
     add("--from", dest="source", required=True, metavar="MODEL",
-        help="a folder, or a name on the hub: what --init-from takes")
+        help="what --init-from takes: a folder, a name on the hub, or a checkpoint whose corpus is there")
     add("--text", required=True, **text, help="UTF-8 text, plain, .xz, .gz or .bz2")
     add("--valid", **text, help="text to validate on (default: a hundredth of --text)")
     add("--documents", choices=DOCUMENT_BOUNDS, default="line", help="what bounds them in the text (default: line)")
@@ -64,6 +64,7 @@ def run(args: argparse.Namespace) -> None:
     from fairseq_masking import register
 
     register()
+    from fairseq_masking.checkpoints.loading import read_checkpoint
     from fairseq_masking.checkpoints.sources import read_source
     from fairseq_masking.corpus.manifest import read_manifest
     from fairseq_masking.files import configs_folder, held, read_json, write_json
@@ -71,9 +72,10 @@ def run(args: argparse.Namespace) -> None:
     name, folder, out = RECIPES[args.method], configs_folder() / "pretrain", args.out.absolute()
     source = Path(args.source).absolute() if Path(args.source).exists() else args.source
     config = read_source(args.source).config  # what is not taken is said before the text is prepared
+    of_corpus = read_checkpoint(source).data if Path(source).is_file() else None
 
     texts = ["--train", *args.text, *(["--valid", *args.valid] if args.valid else [])]
-    places = ["--tokenizer-from", source, "--out", out / "data"]
+    places = ["--tokenizer-from", of_corpus or source, "--out", out / "data"]
     _run_verb("prepare", "corpus", *texts, "--documents", args.documents, "--workers", args.workers, *places)
 
     num_tokens = read_manifest(out / "data").counts["train"]["tokens"]

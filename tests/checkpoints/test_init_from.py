@@ -124,12 +124,13 @@ def test_a_modern_source_brings_its_kind(from_command_line, from_hydra, tmp_path
     """Also of heads, unless others are asked for; what the arch says otherwise is logged, what is typed an error."""
     path = tmp_path / "modern.pt"
     kind = {"position_encoding": "rotary", "feed_forward": "glu", "skip_first_norm": True, "normalize_before": True}
-    own_checkpoint(MLMModel, MLMConfig, path, data, **kind, attention_window=6)
+    own_checkpoint(MLMModel, MLMConfig, path, data, **kind, attention_window=6, pooling="mean")
     for cfg in (from_command_line("mlm_base", "--init-from", path), from_hydra("mlm_base", f"model.init_from={path}")):
         with caplog.at_level("INFO"):
             resolve_shape(cfg)
         assert {name: cfg.model[name] for name in kind} == kind and cfg.model.attention_window == 6
-        assert cfg.model.pooler_norm is True and cfg.model.pooler_activation_fn == "gelu"
+        heads = ("pooler_norm", "pooler_activation_fn", "pooling")
+        assert [str(cfg.model[name]) for name in heads] == ["True", "gelu", "mean"]
         assert "not of its arch mlm_base: encoder_layers 2 for 12" in caplog.text
         caplog.clear()
     cfg = from_command_line("mlm_base", "--init-from", path, "--pooler-activation-fn", "relu")

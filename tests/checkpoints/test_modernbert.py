@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 import torch.nn.functional as F
-from foreign_models import own_checkpoint, padded_rows, prepare, shake, task_of, write_wordpiece
+from foreign_models import own_checkpoint, padded_rows, prepare, save_checkpoint, shake, task_of, write_wordpiece
 from safetensors.torch import load_file
 
 from fairseq_masking.checkpoints.hugging_face import export_checkpoint, export_form
@@ -146,6 +146,19 @@ def test_back_again_it_is_the_same_to_the_bit(transformers, tmp_path, data, opti
     assert all(
         torch.equal(again[key], value) for key, value in load_file(tmp_path / "out" / "model.safetensors").items()
     )
+
+
+def test_in_and_out_again_its_weights_are_the_same_to_the_bit(transformers, tmp_path, data):
+    """With its rows in the order of our dictionary."""
+    write_modernbert(transformers, tmp_path / "in", **BIASED)
+    model, source = imported(tmp_path / "in", data)
+    save_checkpoint(tmp_path / "c.pt", model, MLMConfig(**source.shape()), data)
+    export_checkpoint(tmp_path / "c.pt", tmp_path / "out")
+    before, after = (load_file(tmp_path / place / "model.safetensors") for place in ("in", "out"))
+    there = ids_there(data, tmp_path / "in")
+    for key in ("model.embeddings.tok_embeddings.weight", "decoder.bias"):
+        before[key] = before[key][there]
+    assert before.keys() == after.keys() and all(torch.equal(before[key], after[key]) for key in before)
 
 
 @pytest.mark.parametrize("pooling", ["first", "mean"])
