@@ -46,6 +46,7 @@ _MODERN = {  # what ModernBERT is beside what its config tells
     "skip_first_norm": True,
     "relative_position": "none",
 }
+_BERTS = ("hidden_act", "layer_norm_eps", "hidden_dropout_prob", "attention_probs_dropout_prob")  # otherwise there
 _SCORES = "ForSequenceClassification"
 _OUTPUT = re.compile(r"classification_heads\.[^.]+\.out_proj\.bias")
 _MODELING = Path(__file__).with_name("modeling_fairseq_masking.py")
@@ -205,7 +206,7 @@ def _config(kind: str, source: Source, data: Path) -> dict[str, Any]:
         )
     suffix = _suffix(state)
     if kind == "modernbert":
-        config.update(_modernbert(source))
+        config = {name: value for name, value in config.items() if name not in _BERTS} | _modernbert(source)
     if suffix == _SCORES:
         bias = next(value for key, value in state.items() if _OUTPUT.fullmatch(key))
         config.update(_labels(len(bias), data))

@@ -32,7 +32,7 @@ RECIPES = {  # of configs/pretrain
     "map_net": "map_net_base",
 }
 _RECORD = "continue.json"
-_ROWS, _TOKENS, _PASSES, _WARMUP = (24, 2), 512, 3, 0.06
+_ROWS, _AT_ONCE, _TOKENS, _PASSES, _WARMUP = 48, 24, 512, 3, 0.06
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -53,9 +53,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help=f"learning rate after {_WARMUP:.0%} of the updates, falling to 0 from there (default: 1e-4)")
     add("--gpus", type=at_least(0), metavar="N", help="0: on the CPU (default: 1 where there is one)")
     add("--set", nargs="+", action="extend", dest="overrides", default=[], metavar="KEY=VALUE",
-        help="overrides of the recipe, as task.mask_unit=span. An update has dataset.batch_size x"
-        " optimization.update_freq x GPUs rows of task.tokens_per_sample tokens (default:"
-        f" {_ROWS[0]} x {_ROWS[1]} x 1 of {_TOKENS})")
+        help="overrides of the recipe, as task.mask_unit=span. An update has task.global_batch rows of"
+        f" task.tokens_per_sample tokens (default: {_ROWS} of {_TOKENS}), dataset.batch_size at once ({_AT_ONCE})")
     # fmt: on
 
 
@@ -110,23 +109,28 @@ def _settings(args: argparse.Namespace, recipe: Path, config: Any, num_tokens: i
 
     written = OmegaConf.load(recipe)
     arch = next(group["model"] for group in written.defaults if "model" in group).rpartition("_")[0]
-    size = min(SIZES, key=lambda size: abs(SIZES[size].encoder_layers - config.num_layers))
+    sizes = [size for size in SIZES if size.startswith("modern") == (config.position_encoding == "rotary")]
+    size = min(sizes, key=lambda size: abs(SIZES[size].encoder_layers - config.num_layers))
     gpus = int(torch.cuda.is_available()) if args.gpus is None else args.gpus
-    devices = {"common.cpu": "true", "common.bf16": "false"} if gpus == 0 else {}
+    ranks = max(1, gpus)
     settings = {
         "model": f"{arch}_{size}",
-        **devices,
-        "distributed_training.distributed_world_size": max(1, gpus),
+        **({"common.cpu": "true", "common.bf16": "false"} if gpus == 0 else {}),
+        "distributed_training.distributed_world_size": ranks,
         "task.tokens_per_sample": min(_TOKENS, config.max_positions),
-        "dataset.batch_size": _ROWS[0],
-        "optimization.update_freq": [max(1, _ROWS[1] // max(1, gpus))],
+        "dataset.batch_size": _AT_ONCE,
         "optimization.lr": [args.lr],
         **dict(override.partition("=")[::2] for override in args.overrides),
     }
     dotted = [f"{key.lstrip('+')}={value}" for key, value in settings.items() if "." in key]
     cfg = OmegaConf.merge(written, OmegaConf.from_dotlist(dotted))
-    rows = cfg.dataset.batch_size * cfg.optimization.update_freq[0] * max(1, gpus) // cfg.task.get("mask_splits", 1)
-    updates = math.ceil(_PASSES * num_tokens / max(1, rows) / cfg.task.tokens_per_sample)
+    splits = cfg.task.get("mask_splits", 1)
+    if "optimization.update_freq" in settings:
+        rows = cfg.dataset.batch_size * cfg.optimization.update_freq[0] * ranks
+    else:
+        rows = math.ceil(_ROWS / ranks / splits) * ranks * splits
+        rows = int(settings.setdefault("task.global_batch", rows))
+    updates = math.ceil(_PASSES * num_tokens * splits / max(1, rows) / cfg.task.tokens_per_sample)
     updates = int(settings.get("optimization.max_update", args.updates or updates))
     interval = min(1000, math.ceil(updates / 10))
     return {

@@ -11,7 +11,7 @@ from foreign_models import LINES, shake, write_wordpiece
 from fairseq_masking.files import held
 
 chain = importlib.import_module("fairseq_masking.cli.continue")
-SMALL = ["dataset.batch_size=8", "optimization.update_freq=[1]", "dataset.num_workers=0", "model.dropout=0.0"]
+SMALL = ["dataset.batch_size=8", "task.global_batch=8", "dataset.num_workers=0", "model.dropout=0.0"]
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def test_a_chain_is_done_once_and_goes_on(modernbert, tmp_path, trainings, trans
     assert [line.split()[1].rpartition("/")[2] for line in printed] == [
         "fairseq-masking", "fairseq-hydra-train", "fairseq-masking",
     ]  # fmt: skip
-    assert "model=mlm_tiny" in printed[1] and "task.tokens_per_sample=24" in printed[1]
+    assert "model=mlm_modern_tiny" in printed[1] and "task.tokens_per_sample=24" in printed[1]
     model = transformers.ModernBertForMaskedLM.from_pretrained(tmp_path / "out" / "model")
     before = transformers.AutoModelForMaskedLM.from_pretrained(modernbert)
     assert model.config.num_hidden_layers == 3
