@@ -23,6 +23,7 @@ VERBS = {
     "export": "a checkpoint as a folder for Hugging Face transformers",
     "show masks": "where a checkpoint masks text",
     "show replacements": "what AMOS puts in place of masked tokens",
+    "measure pmi": "which words of a corpus are masked as a whole by --mask-unit pmi",
     "measure variance": "what masks and their laws do to the gradient's variance",
     "measure information": "what the states of [MASK]s say about the hidden tokens",
     "measure flops": "what pre-training with each method costs",

@@ -95,7 +95,12 @@ def ids_of(symbols: Iterable[str], dictionary: Dictionary) -> list[int]:
 
 
 def masking_vocabulary(
-    dictionary: Dictionary, *, folder: Path, bpe: Any = None, need_words: bool = False
+    dictionary: Dictionary,
+    *,
+    folder: Path,
+    bpe: Any = None,
+    need_words: bool = False,
+    collocations: frozenset[bytes] = frozenset(),
 ) -> MaskingVocabulary:
     """What masking needs to know about a dictionary: which symbols are special, and where words begin.
 
@@ -103,6 +108,7 @@ def masking_vocabulary(
         folder: prepared corpus, whose manifest names the tokeniser.
         bpe: ``--bpe`` (a name, or Hydra's node with ``_name``), which overrides the manifest.
         need_words: also find out which symbols begin a word.
+        collocations: n-grams to mask as a whole, by ``read_collocations``.
     """
     starts_word = None
     if need_words:
@@ -115,6 +121,7 @@ def masking_vocabulary(
         mask_index=dictionary.index(MASK_SYMBOL),
         starts_word=starts_word,
         never_drawn=fillers,
+        collocations=collocations,
     )
 
 

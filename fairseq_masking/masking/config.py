@@ -15,7 +15,7 @@ from fairseq_masking.errors import PREPARE_AGAIN, UserError
 
 __all__ = ["MaskUnit", "MaskingConfig", "MaskingVocabulary", "SplitsLaw", "SplitsOver"]
 
-MaskUnit = Literal["subword", "whole_word", "span"]
+MaskUnit = Literal["subword", "whole_word", "span", "pmi"]
 SplitsLaw = Literal["disjoint", "independent"]
 SplitsOver = Literal["batch", "epochs"]
 
@@ -113,12 +113,14 @@ class MaskingVocabulary:
         special: bool [V], symbols that are never chosen and never drawn: <s>, <pad>, </s>, <unk>, <mask>.
         replacements: int64 [R], the ids from which random tokens are drawn uniformly.
         starts_word: bool [V], whether a word begins with the symbol; None if only subwords are masked.
+        collocations: n-grams of words that are masked as a whole, the bytes of their tokens in int64.
     """
 
     mask_index: int
     special: npt.NDArray[np.bool_]
     replacements: npt.NDArray[np.int64]
     starts_word: npt.NDArray[np.bool_] | None = None
+    collocations: frozenset[bytes] = frozenset()
 
     def __post_init__(self) -> None:
         assert self.special.dtype == np.bool_ and self.special.ndim == 1
@@ -138,6 +140,7 @@ class MaskingVocabulary:
         *,
         starts_word: npt.NDArray[np.bool_] | None = None,
         never_drawn: Iterable[int] = (),
+        collocations: frozenset[bytes] = frozenset(),
     ) -> "MaskingVocabulary":
         """Builds the arrays from ids.
 
@@ -147,6 +150,7 @@ class MaskingVocabulary:
             mask_index: id of [MASK].
             starts_word: bool [V] or None.
             never_drawn: ordinary ids that are still no replacement, such as fairseq's madeupword padding.
+            collocations: see the class.
         """
         special = np.zeros(num_symbols, dtype=np.bool_)
         special[[*special_ids, mask_index]] = True
@@ -157,4 +161,5 @@ class MaskingVocabulary:
             special=special,
             replacements=np.flatnonzero(drawn).astype(np.int64),
             starts_word=starts_word,
+            collocations=collocations,
         )

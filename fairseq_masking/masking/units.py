@@ -20,7 +20,17 @@ import numpy.typing as npt
 
 from fairseq_masking.masking.config import MaskingConfig, MaskingVocabulary
 
-__all__ = ["cut_splits", "span_length_cdf", "tile_spans", "unit_starts", "word_starts"]
+__all__ = [
+    "MAX_COLLOCATION",
+    "cut_splits",
+    "join_collocations",
+    "span_length_cdf",
+    "tile_spans",
+    "unit_starts",
+    "word_starts",
+]
+
+MAX_COLLOCATION = 5  # words
 
 
 def unit_starts(
@@ -47,6 +57,8 @@ def unit_starts(
     if config.unit == "subword":
         return np.arange(len(maskable_m))
     words_W = word_starts(tokens_T, maskable_m, vocabulary)
+    if config.unit == "pmi":
+        return join_collocations(tokens_T, maskable_m, words_W, vocabulary.collocations)
     return words_W if config.unit == "whole_word" else tile_spans(words_W, span_cdf, rng)
 
 
@@ -65,6 +77,31 @@ def word_starts(
     starts_m = vocabulary.starts_word[tokens_T[maskable_m]]
     starts_m |= vocabulary.special[tokens_T[maskable_m - 1]]
     return np.flatnonzero(starts_m)
+
+
+def join_collocations(
+    tokens_T: npt.NDArray[np.int64],
+    maskable_m: npt.NDArray[np.int64],
+    words_W: npt.NDArray[np.int64],
+    collocations: frozenset[bytes],
+) -> npt.NDArray[np.int64]:
+    """Joins words that stand in the list, from the left, the longest n-gram first (PMI-masking, 2010.01825).
+
+    Returns:
+        int64 [U], the first tokens of the units, a subset of ``words_W``.
+    """
+    tokens_m = tokens_T[maskable_m]
+    ends_W = np.append(words_W[1:], len(maskable_m))
+    # How many words from each one on stand together, no special among them.
+    cut_W = np.flatnonzero(np.append(np.diff(maskable_m)[words_W[1:] - 1] > 1, True))
+    room_W = cut_W[np.searchsorted(cut_W, np.arange(len(words_W)))] - np.arange(len(words_W)) + 1
+    units, word = [], 0
+    while word < len(words_W):
+        units.append(word)
+        start = words_W[word]
+        lengths = range(min(MAX_COLLOCATION, room_W[word]), 1, -1)
+        word += next((n for n in lengths if tokens_m[start : ends_W[word + n - 1]].tobytes() in collocations), 1)
+    return words_W[units]
 
 
 def tile_spans(

@@ -17,6 +17,7 @@ from fairseq.tasks import FairseqTask, register_task
 from omegaconf import II, MISSING
 
 from fairseq_masking.compat.options import option
+from fairseq_masking.corpus.collocations import read_collocations
 from fairseq_masking.corpus.dictionary import masking_vocabulary
 from fairseq_masking.corpus.identity import check_shards
 from fairseq_masking.corpus.manifest import check_dictionary
@@ -57,7 +58,9 @@ class MaskedPretrainingConfig(FairseqDataclass):
     )
     leave_unmasked_prob: float = option(0.1, "share of the predicted tokens that stays as it is")
     random_token_prob: float = option(0.1, "share of the predicted tokens that becomes a random token")
-    mask_unit: MASK_UNIT_CHOICES = option("subword", "what is masked as a whole: a subword, a word, a span of words")
+    mask_unit: MASK_UNIT_CHOICES = option(
+        "subword", "what is masked as a whole: a subword, a word, a span of words, a collocation (measure pmi)"
+    )
     span_geometric_p: float = option(0.2, "p of the geometric law of a span's length in words (--mask-unit span)")
     span_max_length: int = option(10, "longest span in words (--mask-unit span)")
     mask_splits: int = option(1, "K masks of a sequence that never overlap, K rows of the batch (fully-explored MLM)")
@@ -212,7 +215,11 @@ class MaskedPretrainingTask(TextTask):
         logger.info("%s: %d blocks from %s", split, len(blocks), folder)
         masking = self._train_masking if training else self._valid_masking
         vocabulary = masking_vocabulary(
-            self.dictionary, folder=folder, bpe=self.cfg.bpe, need_words=masking.unit != "subword"
+            self.dictionary,
+            folder=folder,
+            bpe=self.cfg.bpe,
+            need_words=masking.unit != "subword",
+            collocations=read_collocations(folder, self.dictionary) if masking.unit == "pmi" else frozenset(),
         )
         self.datasets[split] = MaskedDataset(
             blocks,
