@@ -11,7 +11,8 @@ usage: scripts/pretrain.sh --data DIR [options] [KEY=VALUE ...]
   --config-dir DIR   folder of recipes (default: configs/pretrain of this repository)
   --save-dir DIR     checkpoints; an interrupted run goes on from there (default: the recipe's)
   --gpus N           GPUs of this machine; 0 trains on the CPU (default: 1)
-  --dry-run          print the command and stop
+  --dry-run          print the command, check recipe, data and devices, say batch, memory and hours, and stop
+  --print            print the command and stop
   --help             this text
 
 Several machines, through torchrun: start the same command on each of them, with the same paths.
@@ -32,13 +33,14 @@ fail() {
 }
 
 repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-data= config=mlm_base config_dir=$repo/configs/pretrain save_dir= gpus=1 dry_run=
+data= config=mlm_base config_dir=$repo/configs/pretrain save_dir= gpus=1 dry_run= print=
 nodes=1 rendezvous= rendezvous_id=fairseq_masking
 overrides=()
 while [ $# -gt 0 ]; do
     case $1 in
         --help | -h) usage && exit 0 ;;
-        --dry-run) dry_run=1 && shift ;;
+        --dry-run) dry_run=1 print=1 && shift ;;
+        --print) print=1 && shift ;;
         --data | --config | --config-dir | --save-dir | --gpus | --nodes | --rendezvous | --rendezvous-id)
             [ $# -ge 2 ] || fail "$1 needs a value"
             name=${1#--} && printf -v "${name//-/_}" %s "$2" && shift 2 ;;
@@ -71,9 +73,14 @@ command=("${program[@]}" --config-dir "$config_dir" --config-name "$config" "tas
 [ -z "$save_dir" ] || command+=("checkpoint.save_dir='$save_dir'")
 command+=(${overrides[@]+"${overrides[@]}"})
 
-if [ -n "$dry_run" ]; then
+if [ -n "$print" ]; then
     printf '%q ' "${command[@]}" && echo
-    exit 0
+    [ -z "$dry_run" ] || python -m fairseq_masking plan --config-dir "$config_dir" --config "$config" \
+        "${command[@]:${#program[@]}+4}" ${rendezvous:+distributed_training.distributed_world_size=$((gpus * nodes))} >&2
+    exit
 fi
-export PYTHONWARNINGS=${PYTHONWARNINGS:+$PYTHONWARNINGS,}ignore:::fairseq_cli.hydra_train # what Hydra tells fairseq's authors
+if [ "$gpus" -gt 0 ]; then
+    here=$(python -c 'import torch; print(torch.cuda.device_count())')
+    [ "$gpus" -le "$here" ] || fail "--gpus $gpus, but this machine has $here; --gpus 0 trains on the CPU"
+fi
 exec "${command[@]}"

@@ -55,7 +55,8 @@ ADDED = (
     (r"fairseq-masking measure variance --of splits", f"{FEW} --draws 3"),
     (r"fairseq-masking measure variance --of distances", DISTANCES),
     (r"fairseq-masking measure variance --of laws", f"{FEW} --draws 3 --oracle-rounds 1"),
-    (r"--nodes|scripts/(three_ml_sweeps|amos_mixtures)\.sh", "--dry-run"),
+    (r"--nodes", "--print"),
+    (r"scripts/(three_ml_sweeps|amos_mixtures)\.sh", "--dry-run"),
     (r"scripts/pretrain\.sh", f"--gpus 0 {TWO_UPDATES} dataset.batch_size=4"),
     (r"fairseq-hydra-train .*configs/pretrain", f"{TWO_UPDATES} dataset.batch_size=4"),
     (r"fairseq-hydra-train .*configs/finetune", f"{CPU} optimization.max_update=2 dataset.batch_size=8"),
@@ -106,8 +107,8 @@ def _run(words: list[str], workspace: Path) -> None:
         first = next(number for number, word in enumerate(arguments) if word.endswith(".slurm"))
         assert (workspace / arguments[first]).is_file()
         program, arguments = "scripts/pretrain.sh", arguments[first + 1 :]
-    if program == "scripts/pretrain.sh" and "--dry-run" not in arguments:
-        printed = _script([program, *arguments, "--dry-run"], workspace)
+    if program == "scripts/pretrain.sh" and "--print" not in arguments:
+        printed = _script([program, *arguments, "--print"], workspace)
         program, *arguments = shlex.split(printed)
     elif program.endswith(".sh"):
         _script([program, *arguments], workspace)

@@ -87,7 +87,7 @@ class Checkpoint:
         """What a run of ours has left in it beside fairseq's own state; {} in one of before."""
         return (self.state.get("task_state") or {}).get(RUN_STATE, {})
 
-    def check_trained_on(self, symbols: Sequence[str], folder: Path) -> None:
+    def check_trained_on(self, symbols: Sequence[Any], folder: Path) -> None:
         """Compare the dictionary and tokeniser it was trained with with those of a data folder.
 
         A checkpoint of before does not keep them: its corpus is asked where that is still there.
@@ -95,11 +95,11 @@ class Checkpoint:
         Raises:
             UserError: they are others.
         """
-        kept, given = self.run_state.get("trained_on"), identity(symbols, folder)
-        if kept is None and (self.data is None or not (self.data / DICTIONARY_FILE).is_file()):
+        kept, given, data = self.run_state.get("trained_on"), identity(symbols, folder), self.data
+        if kept is None and (data is None or not (data / DICTIONARY_FILE).is_file()):
             logger.info("%s does not tell its dictionary, nor is its corpus there: only sizes are compared", self.path)
             return
-        known = kept or identity(load_dictionary(self.data / DICTIONARY_FILE).symbols, self.data)
+        known = kept or identity(load_dictionary(data / DICTIONARY_FILE).symbols, data)  # type: ignore[operator,arg-type]
         if known["dictionary"] != given["dictionary"]:
             message = (
                 f"checkpoint {self.path} was trained with another dictionary than that of {folder}: give the data"
@@ -107,7 +107,7 @@ class Checkpoint:
             )
             if kept is not None:
                 raise UserError(message)
-            logger.warning("%s (as its corpus %s is today)", message, self.data)
+            logger.warning("%s (as its corpus %s is today)", message, data)
         elif known.get("tokenizer", given.get("tokenizer")) != given.get("tokenizer"):
             logger.warning(
                 "checkpoint %s was trained with another tokeniser, or other steps before it, than those of %s: its"

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from fairseq import tasks
+from fairseq import tasks, utils
 from fairseq.data import data_utils
 from fairseq.file_io import PathManager
 from omegaconf import DictConfig, OmegaConf
@@ -92,7 +92,8 @@ def _check_checkpoint(option: str, path: str | Path, way_out: str = "") -> None:
 def _check_data(cfg: DictConfig) -> None:
     if cfg.dataset.max_tokens is None and cfg.dataset.batch_size is None:
         raise UserError("how large is a batch? give --batch-size ROWS or --max-tokens TOKENS")
-    if not cfg.dataset.disable_validation and getattr(cfg.task, "data", None):
+    folders = utils.split_paths(getattr(cfg.task, "data", None) or "")
+    if not cfg.dataset.disable_validation and all(map(os.path.isdir, folders)):  # else the task says it better
         data_utils.raise_if_valid_subsets_unintentionally_ignored(cfg)
     settings = cfg.distributed_training
     spawns = settings.distributed_init_method is not None and not settings.distributed_no_spawn

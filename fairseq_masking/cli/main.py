@@ -15,6 +15,7 @@ __all__ = ["VERBS", "main"]
 VERBS = {
     "prepare corpus": "raw text to the data folder that pre-training takes",
     "prepare task": "a labelled task's own files to the data folder that fine-tuning takes",
+    "plan": "what a pre-training is, and what it needs, before it runs",
     "finetune": "checkpoints' scores on labelled tasks, by a paper's protocol",
     "baselines": "what fine-tuned scores have to beat: the majority, and TF-IDF",
     "predict": "a fine-tuned checkpoint's predictions and scores",

@@ -25,7 +25,7 @@ from fairseq_masking.compat.runs import (
     say_warnings_again,
 )
 
-__all__ = ["RankMain", "before_start", "wrap_call_main"]
+__all__ = ["RankMain", "before_start", "prepare_start", "wrap_call_main"]
 
 _PACKAGE = sys.modules[__package__.partition(".")[0]]
 _before_start: list[Callable[[DictConfig], None]] = []
@@ -37,6 +37,16 @@ def before_start(*hooks: Callable[[DictConfig], None]) -> None:
     In every process that does some of it, and in the one that starts the others.
     """
     _before_start.extend(hooks)
+
+
+def prepare_start(cfg: DictConfig) -> None:
+    """Do what comes before a command's work: complete its settings, then have the hooks called.
+
+    Raises:
+        UserError: of a hook.
+    """
+    complete_launch_settings(cfg)
+    _prepare(cfg)
 
 
 def wrap_call_main() -> None:
@@ -86,8 +96,7 @@ def _call_main(original: Callable[..., Any], cfg: DictConfig, main: Callable[...
     try:
         _set_user_dir(cfg)
         give_jobs_folders_of_their_own(cfg)
-        complete_launch_settings(cfg)
-        _prepare(cfg)
+        prepare_start(cfg)
         if cfg.distributed_training.distributed_init_method is None or cfg.distributed_training.distributed_no_spawn:
             original(cfg, main, **options)
             say_warnings_again()

@@ -44,7 +44,7 @@ def test_answers_help(script):
 def test_command_names_the_recipe_and_passes_overrides_on(machines, tmp_path):
     overrides = ["optimization.update_freq=[4]", "model.dropout=0.0"]
     options = ["--data", "/a:/b", "--config", "fully_explored_base", "--gpus", "2", "--save-dir", str(tmp_path)]
-    done = run(PRETRAIN, *machines, *options, "--dry-run", *overrides)
+    done = run(PRETRAIN, *machines, *options, "--print", *overrides)
     assert done.returncode == 0, done.stderr
     command = shlex.split(done.stdout)
     assert command[command.index("--config-name") + 1] == "fully_explored_base"
@@ -61,7 +61,7 @@ def test_command_names_the_recipe_and_passes_overrides_on(machines, tmp_path):
 
 
 def test_without_a_gpu_the_cpu_trains_in_fp32():
-    command = shlex.split(run(PRETRAIN, "--data", "/a", "--gpus", "0", "--dry-run").stdout)
+    command = shlex.split(run(PRETRAIN, "--data", "/a", "--gpus", "0", "--print").stdout)
     assert {"common.cpu=true", "common.bf16=false"} <= set(command)
 
 
@@ -74,6 +74,7 @@ def test_without_a_gpu_the_cpu_trains_in_fp32():
         (["--data", "/a", "--config", "absent"], "no recipe"),
         (["--data", "/a", "positional"], "'positional' is neither"),
         (["--data"], "--data needs a value"),
+        (["--data", "/a", "--gpus", "999"], "--gpus 999, but this machine has"),
         (["--data", "/a", "--nodes", "none"], "--nodes none is not a number above 0"),
         (["--data", "/a", "--nodes", "2"], "--nodes 2 needs --rendezvous HOST:PORT"),
         (["--data", "/a", "--gpus", "0", "--rendezvous", "a:1"], "needs --gpus above 0"),

@@ -1,0 +1,118 @@
+"""Check a pre-training before it runs: its recipe, data, devices, batch, memory and time. Nothing is trained.
+
+Memory is an estimate: weights, gradients and Adam's state by the precision, and the activations of Transformer
+layers without their attention weights, 34 bytes a token, layer and unit of width in 16 bits (2205.05198, Eq. 2).
+
+Example:
+  fairseq-masking plan --config mlm_tiny task.data=.quickstart/data
+"""
+
+import argparse
+import warnings
+from pathlib import Path
+from typing import Any
+
+__all__ = ["add_options", "run"]
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's options."""
+    add = parser.add_argument
+    add("--config", required=True, metavar="NAME", help="recipe in --config-dir, without .yaml")
+    add("--config-dir", type=Path, metavar="DIR", help="folder of recipes (default: this package's for pre-training)")
+    add("overrides", nargs="*", metavar="KEY=VALUE", help="as for fairseq-hydra-train")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Print a line a thing; what cannot be is an error."""
+    from fairseq_masking import register
+    from fairseq_masking.files import configs_folder
+
+    register()
+    import torch
+    from fairseq import tasks
+
+    from fairseq_masking.compat.distributed import runs_on_cpu
+    from fairseq_masking.compat.launch import prepare_start
+
+    folder = (args.config_dir or configs_folder() / "pretrain").absolute()
+    cfg = _composed(folder, args.config, args.overrides)
+    prepare_start(cfg)
+    task = tasks.setup_task(cfg.task)
+    with torch.device("meta"):
+        model = task.build_model(cfg.model)
+    sizes = {split: _num_rows(task, cfg, split) for split in _splits(cfg)}
+    ranks, accumulated = cfg.distributed_training.distributed_world_size, cfg.optimization.update_freq[-1]
+    length, dataset = cfg.task.tokens_per_sample, cfg.dataset
+    rows = dataset.batch_size or dataset.max_tokens // length
+    parts = {"weights, gradients, Adam": _state_bytes(cfg, model), "activations": _activation_bytes(cfg, model, rows)}
+    device = "CPU" if runs_on_cpu(cfg) else f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}"
+    update = rows * accumulated * ranks
+    epochs = update // task.cfg.mask_splits * cfg.optimization.max_update / sizes[dataset.train_subset]
+    lines = {
+        "model": f"{cfg.model._name}, {sum(parameter.numel() for parameter in model.parameters()):,} parameters",
+        "data": ", ".join(f"{split} {number:,} sequences of {length} tokens" for split, number in sizes.items()),
+        "device": device if cfg.common.cpu or device != "CPU" else "CPU: no GPU is here, where the recipe wants one",
+        "update": f"{update:,} rows ({rows} x {accumulated} batches x {ranks} processes), {update * length:,} tokens",
+        "length": f"{cfg.optimization.max_update:,} updates, {epochs:.3g} epochs",
+        "memory": " + ".join(f"{size / 2**30:.3g} GiB {name}" for name, size in parts.items()) + " a process, about",
+        "hours": _hardware(folder / f"{args.config}.yaml"),
+    }
+    print("\n".join(f"{name:<8}{text}" for name, text in lines.items()))
+
+
+def _composed(folder: Path, name: str, overrides: list[str]) -> Any:
+    from fairseq.dataclass.initialize import add_defaults, hydra_init
+    from hydra import compose, initialize_config_dir
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+
+    from fairseq_masking.compat.errors import one_line
+    from fairseq_masking.errors import UserError
+
+    hydra_init(name)
+    try:
+        warnings.filterwarnings("ignore", module=r"fairseq_masking\.cli|hydra")  # of fairseq's old Hydra ways
+        with initialize_config_dir(config_dir=str(folder), version_base="1.1"):
+            cfg = compose(name, overrides=overrides)
+    except HydraException as error:
+        raise UserError(f"{folder / name}.yaml: {one_line(error)}") from error
+    add_defaults(cfg)
+    return OmegaConf.create(OmegaConf.to_container(cfg, resolve=True, enum_to_str=True))
+
+
+def _splits(cfg: Any) -> list[str]:
+    valid = [] if cfg.dataset.disable_validation else cfg.dataset.valid_subset.split(",")
+    return [cfg.dataset.train_subset, *valid]
+
+
+def _num_rows(task: Any, cfg: Any, split: str) -> int:
+    """Also makes the batches of training, which says what cannot be batched."""
+    training = split == cfg.dataset.train_subset
+    task.load_dataset(split, epoch=1, combine=training)
+    if training:
+        sizes = {"max_tokens": cfg.dataset.max_tokens, "max_sentences": cfg.dataset.batch_size}
+        ranks = cfg.distributed_training.distributed_world_size
+        task.get_batch_iterator(task.dataset(split), **sizes, max_positions=task.max_positions(), num_shards=ranks)
+    return len(task.dataset(split))
+
+
+def _state_bytes(cfg: Any, model: Any) -> int:
+    """fp32: weights, gradients, two moments; in 16 bits weights and gradients once more."""
+    half = cfg.common.bf16 or cfg.common.fp16
+    return (20 if half else 16) * sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+
+
+def _activation_bytes(cfg: Any, model: Any, rows: int) -> int:
+    """Networks beside the encoder count as the layers that have as many parameters (12 a squared unit of width)."""
+    width = cfg.model.encoder_embed_dim
+    inner = sum(parameter.numel() for name, parameter in model.named_parameters() if "embed" not in name)
+    layers = 2 if cfg.model.get("checkpoint_activations") else inner / (12 * width**2)
+    half = cfg.common.bf16 or cfg.common.fp16 or cfg.common.amp
+    return int((34 if half else 68) * rows * cfg.task.tokens_per_sample * width * layers)
+
+
+def _hardware(recipe: Path) -> str:
+    lines = recipe.read_text(encoding="utf-8").splitlines()
+    found = [line.partition("Hardware:")[2].strip() for line in lines if line.startswith("# Hardware:")]
+    return found[0] if found else "the recipe does not say"
