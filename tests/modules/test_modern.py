@@ -137,11 +137,12 @@ def test_a_modern_encoder_is_one_graph_and_checkpoints(dropout):
     encoder = build(attention_dropout=dropout, dropout=dropout).train()
     compiled = torch.compile(encoder.forward, fullgraph=True, backend="eager")
     text = tokens()
+    documents = torch.tensor([0] * 7 + [1] * 13).expand(2, 20)
     states = []
     for forward, saving in ((encoder, False), (encoder, True), (compiled, False)):
         object.__setattr__(encoder.config, "checkpoint_activations", saving)
         torch.manual_seed(7)
-        states.append(forward(text, padding_BT=text == 4)[-1])
+        states.append(forward(text, padding_BT=text == 4, documents_BT=documents)[-1])
     torch.testing.assert_close(states[0], states[1])
     if not dropout:
         torch.testing.assert_close(states[0], states[2])
