@@ -3,6 +3,8 @@
 import logging
 import multiprocessing
 import os
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -66,12 +68,26 @@ def _check_checkpoints(cfg: Any) -> None:
     last = Path(cfg.save_dir) / _LAST
     if cfg.restore_file != _LAST:
         _check_checkpoint("--restore-file", cfg.restore_file)
-    elif last.exists():
-        _check_checkpoint("checkpoint", last, RESUME_EARLIER)
+    elif others := [path for path in last.parent.glob("checkpoint*.pt") if "-shard" not in path.name]:
+        _go_on(cfg, last, sorted({*others} - {last}, key=lambda path: path.stat().st_mtime, reverse=True))
     elif cfg.continue_once:
         _check_checkpoint("--continue-once", cfg.continue_once)
     elif cfg.finetune_from_model:
         _check_checkpoint("--finetune-from-model", cfg.finetune_from_model)
+
+
+def _go_on(cfg: Any, last: Path, others: Sequence[Path]) -> None:
+    """Never begin anew where checkpoints lie: without a whole last one, go on from the newest of the others."""
+    try:
+        _check_checkpoint("checkpoint", last, RESUME_EARLIER if last.exists() else "others lie beside it")
+    except UserError as error:
+        for path in others:
+            with suppress(UserError):
+                _check_checkpoint("checkpoint", path)
+                logger.warning("%s. Training goes on from %s; to start over give another --save-dir", error, path)
+                cfg.restore_file, cfg.finetune_from_model = str(path), None
+                return
+        raise
 
 
 def _check_checkpoint(option: str, path: str | Path, way_out: str = "") -> None:

@@ -126,6 +126,19 @@ def test_a_full_disk_keeps_the_last_whole_checkpoint(small_data, tmp_path, capsy
     assert train_here(small_data, tmp_path, *options) == 0
 
 
+@pytest.mark.parametrize("what", ["missing", "damaged"])
+def test_without_a_whole_last_checkpoint_the_newest_other_one_goes_on(what, small_data, tmp_path, caplog):
+    last, options = tmp_path / "checkpoint_last.pt", ("--save-interval-updates", "2", "--disable-validation")
+    assert train_here(small_data, tmp_path, *options, "--max-update", "4") == 0
+    last.unlink() if what == "missing" else last.write_bytes(last.read_bytes()[:-500])
+    (tmp_path / "checkpoint_9_9.pt").write_bytes(b"cut")  # the newest, but not whole
+    assert train_here(small_data, tmp_path, *options, "--max-update", "5") == 0
+    (told,) = [message for message in caplog.messages if "Training goes on from" in message]
+    assert "checkpoint_1_4.pt" in told and str(last) in told
+    history = read_checkpoint(last).state["optimizer_history"]
+    assert history[-1]["num_updates"] == 5 and "Loaded checkpoint" in caplog.text
+
+
 def test_warnings_of_the_start_stand_at_the_end_as_well(caplog):
     runs.warn_at_both_ends("lm_head is random")
     runs.say_warnings_again()
