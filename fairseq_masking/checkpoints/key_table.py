@@ -247,7 +247,8 @@ def to_ours(state: Mapping[str, Tensor], family: Family, *, head: str = "sentenc
     parts: dict[str, dict[int, Tensor]] = {}
     sizes: dict[str, int] = {}
     origins: dict[str, str] = {}
-    dropped, unknown = [], []
+    dropped: list[str] = []
+    unknown: list[str] = []
     # A key that two heads share, as ModernBERT's, is of the one whose output is there.
     outputs = [theirs[0] for ours, theirs in family.rows if ours == "classification_heads.@.out_proj.*"]
     classifies = any(_match(name, key) is not None for name in outputs for key in state)

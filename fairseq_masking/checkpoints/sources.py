@@ -74,7 +74,7 @@ class Source:
     title: str
     config: EncoderConfig
     state: dict[str, Tensor]
-    symbols: list[str | None] | None
+    symbols: Sequence[str | None] | None
     from_hugging_face: bool
     options: Mapping[str, Any]
     dropped: Sequence[str]
@@ -108,7 +108,7 @@ def read_source(path: str | Path) -> Source:
     return source
 
 
-def dictionary_symbols(folder: Path) -> list[str | None] | None:
+def dictionary_symbols(folder: Path) -> list[str] | None:
     """Return the symbols of a folder's dict.txt by row, fairseq's four first; None where there is none."""
     path = folder / DICTIONARY_FILE
     return list(load_dictionary(path).symbols) if path.is_file() else None
