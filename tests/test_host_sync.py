@@ -180,6 +180,16 @@ def test_no_operation_of_an_update_waits(method: str, bf16: bool, small_data: Pa
     compute(prepare(small_data, f"{method}_tiny"), torch.device("cpu"), bf16)
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_nor_one_whose_masks_follow_the_training(method: str, small_data: Path) -> None:
+    """Rate and guesses shape every method's masks, and every method's guesses are counted."""
+    step = prepare(small_data, f"{method}_tiny", "--mask-prob", "0.4", *VARIANTS["following"])
+    compute(step, torch.device("cpu"), bf16=False)
+    guessed, masked = step.task._law._pending.sum(1).tolist()
+    rates = [0.4 - 0.3 * update / 10 for update in (0, 1)]  # two updates of two times 8 full rows of 30 tokens
+    assert guessed <= masked == sum(2 * 8 * round(30 * rate) for rate in rates)
+
+
 @pytest.mark.cuda
 @pytest.mark.parametrize("bf16", [False, True], ids=["fp32", "bf16"])
 @pytest.mark.parametrize("variant", VARIANTS)

@@ -31,7 +31,9 @@ PAGES = sorted(
     for path in folder.rglob("README.md")
 )
 PAGES = ["README.md", *PAGES]
-OPTIONS_OF_OTHERS = {"--gpus", "--nodes", "--rendezvous", "--cfg", "--budget", "--dry", "--help"}  # scripts', Hydra's
+# Scripts', Hydra's, fairseq-preprocess's.
+OPTIONS_OF_OTHERS = {"--gpus", "--nodes", "--rendezvous", "--cfg", "--budget", "--dry", "--dry-run", "--help"}
+OPTIONS_OF_OTHERS |= {"--only-source"}
 METHODS = [page for page in PAGES if "/methods/" in page]
 
 
@@ -145,7 +147,7 @@ def options_of_training():
     for task, arch, criterion, more in (
         ("masked_pretraining", "mlm_tiny", "fully_explored_mlm", "--optimizer fused_adamw --lr-scheduler linear"),
         ("masked_pretraining", "map_net_tiny", "map_net", "--optimizer adam --lr-scheduler polynomial_decay"),
-        ("masked_pretraining", "three_ml_tiny", "mlm", "--optimizer adam"),
+        ("masked_pretraining", "three_ml_tiny", "mlm", "--optimizer muon --lr-scheduler wsd"),
         ("masked_pretraining", "amos_tiny", "amos", "--optimizer adam"),
         ("sentence_prediction", "mlm_tiny", "scored_sentence_prediction", "--optimizer adam"),
         ("squad", "mlm_tiny", "squad", "--optimizer adam"),
