@@ -54,9 +54,11 @@ _AUTO_CLASSES = {
     "AutoConfig": "Config",
     "AutoModel": "Model",
     "AutoModelForMaskedLM": "ForMaskedLM",
+    "AutoModelForMultipleChoice": "ForMultipleChoice",
     "AutoModelForPreTraining": "ForPreTraining",
     "AutoModelForQuestionAnswering": "ForQuestionAnswering",
     "AutoModelForSequenceClassification": _SCORES,
+    "AutoModelForTokenClassification": "ForTokenClassification",
 }
 
 

@@ -16,6 +16,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import (
     BaseModelOutput,
     MaskedLMOutput,
+    MultipleChoiceModelOutput,
     QuestionAnsweringModelOutput,
     SequenceClassifierOutput,
     TokenClassifierOutput,
@@ -24,9 +25,11 @@ from transformers.modeling_outputs import (
 __all__ = [
     "FairseqMaskingConfig",
     "FairseqMaskingForMaskedLM",
+    "FairseqMaskingForMultipleChoice",
     "FairseqMaskingForPreTraining",
     "FairseqMaskingForQuestionAnswering",
     "FairseqMaskingForSequenceClassification",
+    "FairseqMaskingForTokenClassification",
     "FairseqMaskingModel",
 ]
 
@@ -107,14 +110,26 @@ class _Attention(nn.Module):
         self.in_proj = nn.Linear(config.hidden_size, 3 * config.hidden_size)
         self.out_proj = nn.Linear(config.hidden_size, config.hidden_size)
 
-    def forward(self, hidden_BTD: Tensor, bias: Tensor | None) -> Tensor:
-        batch, length, width = hidden_BTD.shape
-        projected = self.in_proj(hidden_BTD).view(batch, length, 3, self.num_heads, width // self.num_heads)
-        query, key, value = projected.permute(2, 0, 3, 1, 4)
-        attended = F.scaled_dot_product_attention(
-            query, key, value, attn_mask=bias, dropout_p=self.dropout if self.training else 0.0
+    def forward(
+        self, hidden_BTD: Tensor, bias: Tensor | None, with_weights: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return what was attended to ``[B, T, D]``, and its weights ``[B, H, T, T]`` if they are wanted."""
+        query, key, value = (
+            part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+            for part in self.in_proj(hidden_BTD).chunk(3, dim=-1)
         )
-        return self.out_proj(attended.transpose(1, 2).reshape(batch, length, width))
+        dropout, weights = self.dropout if self.training else 0.0, None
+        if with_weights:
+            scores = query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1])
+            if bias is not None:
+                scores = scores.masked_fill(~bias, float("-inf")) if bias.dtype == torch.bool else scores + bias
+            weights = scores.softmax(-1)
+            attended = F.dropout(weights, dropout) @ value
+        else:
+            attended = F.scaled_dot_product_attention(query, key, value, attn_mask=bias, dropout_p=dropout)
+        # a copy of its own: what torch.onnx.export puts in place of fused attention has other strides
+        attended = attended.transpose(1, 2).clone(memory_format=torch.contiguous_format)
+        return self.out_proj(attended.flatten(2)), weights
 
 
 class _Layer(nn.Module):
@@ -131,12 +146,14 @@ class _Layer(nn.Module):
         self.fc2 = nn.Linear(config.intermediate_size, width)
         self.final_layer_norm = nn.LayerNorm(width, eps)
 
-    def forward(self, hidden: Tensor, bias: Tensor | None) -> Tensor:
+    def forward(self, hidden: Tensor, bias: Tensor | None, with_weights: bool = False) -> tuple[Tensor, Tensor | None]:
         if self.normalize_before:
-            hidden = hidden + self.dropout(self.self_attn(self.self_attn_layer_norm(hidden), bias))
-            return hidden + self.dropout(self._inner(self.final_layer_norm(hidden)))
-        hidden = self.self_attn_layer_norm(hidden + self.dropout(self.self_attn(hidden, bias)))
-        return self.final_layer_norm(hidden + self.dropout(self._inner(hidden)))
+            attended, weights = self.self_attn(self.self_attn_layer_norm(hidden), bias, with_weights)
+            hidden = hidden + self.dropout(attended)
+            return hidden + self.dropout(self._inner(self.final_layer_norm(hidden))), weights
+        attended, weights = self.self_attn(hidden, bias, with_weights)
+        hidden = self.self_attn_layer_norm(hidden + self.dropout(attended))
+        return self.final_layer_norm(hidden + self.dropout(self._inner(hidden))), weights
 
     def _inner(self, hidden: Tensor) -> Tensor:
         return self.fc2(self.activation_dropout(self.activation(self.fc1(hidden))))
@@ -170,7 +187,8 @@ class FairseqMaskingPreTrainedModel(PreTrainedModel):
         encoded = self.encoder(input_ids, attention_mask, return_dict=True, **options)
         logits = self.logits(encoded.last_hidden_state)
         loss = None if labels is None else self.loss(logits.float(), labels)
-        output = self.output_class(loss=loss, logits=logits, hidden_states=encoded.hidden_states)
+        states = {"hidden_states": encoded.hidden_states, "attentions": encoded.attentions}
+        output = self.output_class(loss=loss, logits=logits, **states)
         return self._finished(output, return_dict)
 
     def _finished(self, output: Any, return_dict: bool | None) -> Any:
@@ -227,24 +245,32 @@ class FairseqMaskingModel(FairseqMaskingPreTrainedModel):
         **_: Any,
     ) -> Any:
         """Encode ``input_ids`` ``[B, T]``; 0 in ``attention_mask`` marks padding, at the end of rows."""
-        if self.config.output_attentions if output_attentions is None else output_attentions:
-            raise ValueError("fused attention never holds its weights: leave output_attentions out")
+        with_weights = bool(self.config.output_attentions if output_attentions is None else output_attentions)
+        if with_weights and self.config._attn_implementation != "eager":
+            raise ValueError(
+                "fused attention never holds its weights: leave output_attentions out, or load the model with"
+                " attn_implementation='eager'"
+            )
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
         embedded = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
         length = embedded.shape[1]
         hidden = self.dropout(self.layernorm_embedding(embedded + self.embed_positions.weight[:length]))
         bias = self._bias(length, attention_mask, hidden)
-        states = [hidden]
+        states, attentions = [hidden], []
         for layer in self.layers:
             if self.gradient_checkpointing and self.training:
-                states.append(self._gradient_checkpointing_func(layer.__call__, states[-1], bias))
+                hidden, weights = self._gradient_checkpointing_func(layer.__call__, states[-1], bias, with_weights)
             else:
-                states.append(layer(states[-1], bias))
+                hidden, weights = layer(states[-1], bias, with_weights)
+            states.append(hidden)
+            attentions.append(weights)
         if self.layer_norm is not None:
             states[-1] = self.layer_norm(states[-1])
         output = BaseModelOutput(
-            last_hidden_state=states[-1], hidden_states=tuple(states) if output_hidden_states else None
+            last_hidden_state=states[-1],
+            hidden_states=tuple(states) if output_hidden_states else None,
+            attentions=tuple(attentions) if with_weights else None,
         )
         return self._finished(output, return_dict)
 
@@ -280,8 +306,13 @@ class FairseqMaskingForMaskedLM(FairseqMaskingPreTrainedModel):
         self.lm_head = _LMHead(config)
         self.post_init()
 
-    def get_output_embeddings(self) -> None:
-        """None: the head multiplies by the token embedding itself."""
+    def get_output_embeddings(self) -> nn.Module:
+        """The token embedding, by which the head multiplies."""
+        return self.encoder.embed_tokens
+
+    def set_output_embeddings(self, value: Any) -> None:
+        """Replace the token embedding."""
+        self.encoder.embed_tokens = value
 
     def resize_token_embeddings(self, new_num_tokens: int | None = None, *more: Any, **options: Any) -> Any:
         """Resize the token embedding and with it the head's bias, which is 0 for new tokens."""
@@ -358,6 +389,64 @@ class FairseqMaskingForSequenceClassification(FairseqMaskingPreTrainedModel):
         return F.cross_entropy(logits_BC, labels.view(-1))
 
 
+class FairseqMaskingForTokenClassification(FairseqMaskingPreTrainedModel):
+    """Scores of each token."""
+
+    output_class = TokenClassifierOutput
+
+    def __init__(self, config: FairseqMaskingConfig) -> None:
+        super().__init__(config)
+        self.encoder = FairseqMaskingModel(config)
+        self.dropout = nn.Dropout(config.classifier_dropout)
+        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.post_init()
+
+    def logits(self, hidden_BTD: Tensor) -> Tensor:
+        """Return scores ``[B, T, C]``."""
+        return self.classifier(self.dropout(hidden_BTD))
+
+    def loss(self, logits_BTC: Tensor, labels: Tensor) -> Tensor:
+        """Return the cross-entropy; ``labels`` is -100 for tokens that do not count."""
+        return F.cross_entropy(logits_BTC.flatten(0, 1), labels.flatten())
+
+
+class FairseqMaskingForMultipleChoice(FairseqMaskingPreTrainedModel):
+    """One score for each choice, from the state of its ``<s>``."""
+
+    output_class = MultipleChoiceModelOutput
+
+    def __init__(self, config: FairseqMaskingConfig) -> None:
+        super().__init__(config)
+        self.encoder = FairseqMaskingModel(config)
+        self.dropout = nn.Dropout(config.classifier_dropout)
+        self.classifier = nn.Linear(config.hidden_size, 1)
+        self.post_init()
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        return_dict: bool | None = None,
+        **options: Any,
+    ) -> Any:
+        """Return ``[B, C]`` scores of ``input_ids`` ``[B, C, T]``."""
+        given = {
+            "input_ids": input_ids,
+            "attention_mask": attention_mask,
+            "inputs_embeds": options.pop("inputs_embeds", None),
+        }
+        choices = next(
+            value.shape[1] for name, value in given.items() if value is not None and name != "attention_mask"
+        )
+        rows = {name: None if value is None else value.flatten(0, 1) for name, value in given.items()}
+        encoded = self.encoder(**rows, return_dict=True, **options)
+        logits = self.classifier(self.dropout(encoded.last_hidden_state[:, 0])).unflatten(0, (-1, choices)).squeeze(-1)
+        loss = None if labels is None else F.cross_entropy(logits.float(), labels)
+        states = {"hidden_states": encoded.hidden_states, "attentions": encoded.attentions}
+        return self._finished(self.output_class(loss=loss, logits=logits, **states), return_dict)
+
+
 class FairseqMaskingForQuestionAnswering(FairseqMaskingPreTrainedModel):
     """Where in a text an answer begins and ends."""
 
@@ -386,7 +475,11 @@ class FairseqMaskingForQuestionAnswering(FairseqMaskingPreTrainedModel):
         if start_positions is not None and end_positions is not None:
             loss = (self._loss(start_BT, start_positions) + self._loss(end_BT, end_positions)) / 2
         output = QuestionAnsweringModelOutput(
-            loss=loss, start_logits=start_BT, end_logits=end_BT, hidden_states=encoded.hidden_states
+            loss=loss,
+            start_logits=start_BT,
+            end_logits=end_BT,
+            hidden_states=encoded.hidden_states,
+            attentions=encoded.attentions,
         )
         return self._finished(output, return_dict)
 

@@ -30,5 +30,14 @@ def run(args: argparse.Namespace) -> None:
     from fairseq_masking.checkpoints.hugging_face import export_checkpoint
 
     written = export_checkpoint(args.checkpoint, args.out, data=args.data, head=args.head)
+    from fairseq_masking.compat import hides_torchaudio
+
     code = ", trust_remote_code=True" if written.remote_code else ""
     print(f"{args.out}: {written.architecture}; AutoModel.from_pretrained({str(args.out)!r}{code}) loads it")
+    if written.remote_code:
+        print(f"its tokenizer asks for no trust: PreTrainedTokenizerFast.from_pretrained({str(args.out)!r})")
+    if hides_torchaudio():
+        print(
+            "the torchaudio of this environment does not load, and in a process of its own transformers fails with it:"
+            " pip uninstall torchaudio (nothing here needs it)"
+        )

@@ -35,7 +35,14 @@ import_fairseq()
 from fairseq_masking.compat import checkpoints, distributed, epochs, errors, launch, options, progress, runs  # noqa: E402
 from fairseq_masking.compat.runs import reset_process_state  # noqa: E402
 
-__all__ = ["apply", "hide_broken_torchaudio", "reset_process_state", "restore_numpy_compat", "warn_about_wrong_apex"]
+__all__ = [
+    "apply",
+    "hide_broken_torchaudio",
+    "hides_torchaudio",
+    "reset_process_state",
+    "restore_numpy_compat",
+    "warn_about_wrong_apex",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -97,6 +104,11 @@ def hide_broken_torchaudio() -> None:
             ctypes.CDLL(str(library))
     except OSError:
         sys.modules["torchaudio"] = None  # type: ignore[assignment]
+
+
+def hides_torchaudio() -> bool:
+    """Whether this environment has a torchaudio that does not load, which is hidden in this process alone."""
+    return sys.modules.get("torchaudio", sys) is None
 
 
 def _folders_of(package: str) -> list[Path]:

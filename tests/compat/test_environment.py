@@ -61,10 +61,11 @@ def test_torchaudio_is_hidden_where_its_library_does_not_load(
     del sys.modules["torchaudio"]
     compat.hide_broken_torchaudio()
     if broken:
+        assert compat.hides_torchaudio()
         with pytest.raises(ImportError):
             importlib.import_module("torchaudio")
     else:
-        assert importlib.import_module("torchaudio").answer == 42
+        assert importlib.import_module("torchaudio").answer == 42 and not compat.hides_torchaudio()
 
 
 @pytest.mark.parametrize(("given", "tpu"), [(["--bf16"], False), (["--bf16", "--tpu"], True), ([], False)])
