@@ -127,7 +127,8 @@ class MapNetModel(MLMModel):
         super().build_pretraining(cfg)
         updates = cfg.explore_updates
         if updates is None:
-            updates = cfg.max_update or Exploration.updates
+            known = isinstance(cfg.max_update, int)  # a configuration built by hand names where it would stand
+            updates = (known and cfg.max_update) or Exploration.updates
             logger.info("exploration falls over %d updates (--explore-updates)", updates)
         self.exploration = Exploration(cfg.explore_start, cfg.explore_end, updates, str(cfg.explore_unit))
         self.learn_from_all = str(cfg.proposal_learn_from) == "all"
