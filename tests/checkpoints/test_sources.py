@@ -215,9 +215,7 @@ def test_a_method_takes_what_it_shares(transformers, tmp_path, data, caplog):
     write_model(transformers, tmp_path, "roberta")
     sizes = {"proposal_layers": 1, "proposal_embed_dim": 16, "proposal_ffn_embed_dim": 16}
     with caplog.at_level("INFO", "fairseq_masking"):
-        model, source = imported(
-            tmp_path, data, MapNetModel, MapNetConfig, proposal_attention_heads=1, explore_updates=9, **sizes
-        )
+        model, source = imported(tmp_path, data, MapNetModel, MapNetConfig, proposal_attention_heads=1, **sizes)
     assert torch.equal(model.lm_head.dense.weight, source.state["lm_head.dense.weight"])
     assert any(line.startswith("encoder, lm_head taken") for line in caplog.messages)
     assert any("proposal initialised at random" in line for line in caplog.messages)
