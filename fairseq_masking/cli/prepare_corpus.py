@@ -135,8 +135,10 @@ def run(args: argparse.Namespace) -> None:
 
 def _adopt(args: argparse.Namespace) -> None:
     from fairseq_masking.corpus.stock_data import adopt
+    from fairseq_masking.corpus.workspace import check_name
 
     folder = args.from_fairseq
+    check_name(folder)
     with tempfile.TemporaryDirectory() as scratch:
         tokenizer = _tokenizer(args, Path(scratch))[0] if args.tokenizer != "whitespace" else None
         if isinstance(tokenizer, BpeTraining):  # the default: nothing was said

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from fairseq_masking.corpus.manifest import MANIFEST_FILE
 from fairseq_masking.errors import UserError
 
-__all__ = ["Reporter", "check_output", "workspace"]
+__all__ = ["Reporter", "check_name", "check_output", "workspace"]
 
 _LOCK_FILE = ".lock"
 _LOCK_SECONDS = 5.0
@@ -50,8 +50,7 @@ def check_output(output: Path) -> None:
     Raises:
         UserError: something else lies there, or fairseq cannot be given that name.
     """
-    if ":" in str(output):
-        raise UserError(f"--out {output}: fairseq takes ':' for what separates shards; give a name without it")
+    check_name(output)
     aside = _sibling(output, "replaced")
     if aside.exists() and output.exists():
         shutil.rmtree(aside, ignore_errors=True)
@@ -63,6 +62,16 @@ def check_output(output: Path) -> None:
             f"--out {output} exists and was not made by fairseq-masking prepare (no {MANIFEST_FILE});"
             " give another folder or remove it"
         )
+
+
+def check_name(folder: Path) -> None:
+    """Makes sure that fairseq can be given a folder of data.
+
+    Raises:
+        UserError: its name means several.
+    """
+    if ":" in str(folder):
+        raise UserError(f"{folder}: fairseq takes ':' for what separates shards; give a name without it")
 
 
 @contextmanager

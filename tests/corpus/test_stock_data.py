@@ -74,9 +74,14 @@ def test_stock_data_get_a_manifest_and_stay_as_they_are(tmp_path: Path, capsys, 
 
     assert run("--from-fairseq", tmp_path, "--train", tmp_path / "dict.txt") == 2
     assert run("--train", tmp_path / "dict.txt") == 2
-    assert run("--from-fairseq", tmp_path / "none") == 1
+    assert run("--from-fairseq", tmp_path / "none") == run("--from-fairseq", "a:b") == 1
     err = capsys.readouterr().err
-    for part in ("made already: leave --train out", "--train and --out are required", "none/dict.txt does not exist"):
+    for part in (
+        "made already: leave --train out",
+        "--train and --out are required",
+        "none/dict.txt does not exist",
+        "a:b: fairseq",
+    ):
         assert part in err
 
 
