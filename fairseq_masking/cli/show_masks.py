@@ -48,9 +48,11 @@ def run(args: argparse.Namespace) -> None:
 
     hub, given = read_shown(args, lambda path, data: MLMModel.from_pretrained(path, data=data))
     law, notice = _law(args, hub)
-    shown = list(show_masks(hub, **given, law=law, with_losses=args.losses))
+    splits = int(hub.cfg.task.get("mask_splits", 1))  # as its training masked
+    shown = list(show_masks(hub, **given, law=law, with_losses=args.losses, splits=splits))
     summary = summary_line(shown, law)
     drawn = f"{args.num_masks} tokens a block" if args.num_masks else f"{args.mask_prob:.0%} of the tokens"
+    drawn += f", by each of {splits} masks that never overlap" if splits > 1 else ""
     facts = {"checkpoint": args.checkpoint, "probabilities": _LAWS[law], "drawn": drawn, "seed": args.seed}
     render.present(
         args, "masks", "[drawn]   numbers: % of the uniform probability",

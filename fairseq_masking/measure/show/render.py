@@ -190,8 +190,23 @@ def render_page(template: str, **values: Any) -> str:
         lstrip_blocks=True,
         undefined=StrictUndefined,
     )
-    environment.filters |= {"colour": colour_of, "lines": lines_of_words, "rows": table_rows}
+    environment.filters |= {
+        "colour": colour_of,
+        "lines": lines_of_words,
+        "rows": table_rows,
+        "groups": _masks_of_blocks,
+    }
     return environment.get_template(f"{template}.html").render(values, legend=_LEGENDS[template][0], header=HEADER)
+
+
+def _masks_of_blocks(blocks: Iterable[ShownBlock]) -> list[list[ShownBlock]]:
+    """Those of one block of text together."""
+    groups: list[list[ShownBlock]] = []
+    for block in blocks:
+        if block.split == 0:
+            groups.append([])
+        groups[-1].append(block)
+    return groups
 
 
 def present(

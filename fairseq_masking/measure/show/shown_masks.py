@@ -56,12 +56,14 @@ class ShownToken(NamedTuple):
 class ShownBlock(NamedTuple):
     """What the model reads at once: ``tokens``, of which ``num_masked`` are drawn.
 
-    ``entropy`` is the law's as a share of the uniform one's (NaN for fewer than two positions).
+    ``entropy`` is the law's as a share of the uniform one's (NaN for fewer than two positions). A block with several
+    disjoint masks is there once for each of them: ``split`` counts from 0.
     """
 
     tokens: list[ShownToken]
     num_masked: int
     entropy: float
+    split: int = 0
 
     @property
     def maskable(self) -> list[ShownToken]:
@@ -78,6 +80,7 @@ def show_masks(
     mask_prob: float,
     num_masks: int | None = None,
     with_losses: bool = False,
+    splits: int = 1,
     seed: int = 1,
 ) -> Iterator[ShownBlock]:
     """Compute the law of each block and draw a mask from it.
@@ -88,6 +91,7 @@ def show_masks(
         mask_prob: share of a block's tokens to mask.
         num_masks: tokens to mask instead, or all that there are.
         with_losses: measure the encoder's loss, also where the law does not need it.
+        splits: masks of a block, which never overlap; fewer where it has too few tokens.
         seed: of the drawn masks and of those that the loss is measured with.
     """
     for start in range(0, len(blocks), _ROWS):
@@ -109,8 +113,11 @@ def show_masks(
                 weights_T = losses_T if law == "oracle" else np.ones(len(tokens_T))
                 log_p_T = law_proportional_to(weights_T, maskable_T)
             generator = torch.Generator().manual_seed(int(words[0]) >> 2)
-            drawn_k = gumbel_top_k(torch.from_numpy(log_p_T)[None], count, generator)[0].tolist()
-            yield _shown(hub, tokens_T, log_p_T, drawn_k, losses_T)
+            drawn = min(size, count * splits)
+            drawn_k = gumbel_top_k(torch.from_numpy(log_p_T)[None], drawn, generator)[0].tolist()
+            for split in range(max(1, -(-drawn // max(count, 1)))):
+                part_k = drawn_k[split * count : (split + 1) * count]
+                yield _shown(hub, tokens_T, log_p_T, part_k, losses_T)._replace(split=split)
 
 
 @torch.no_grad()
@@ -159,8 +166,9 @@ def _shown(
 
 def summary_line(blocks: Sequence[ShownBlock], law: LawName) -> str:
     """Say in a line how peaked the law is, and how its ranks agree with the loss's where that is known."""
-    flat = [token for block in blocks for token in block.maskable]
     drawn = sum(block.num_masked for block in blocks)
+    blocks = [block for block in blocks if block.split == 0]
+    flat = [token for block in blocks for token in block.maskable]
     entropies = [block.entropy for block in blocks if not math.isnan(block.entropy)]
     parts = [f"{law}: {drawn} of {len(flat)} maskable tokens drawn in {len(blocks)} block{'s' * (len(blocks) > 1)}"]
     if entropies:

@@ -124,6 +124,10 @@ def test_drawn_positions_follow_the_law_and_the_seed(hub, special):
 
 def test_uniform_and_oracle(hub, special):
     blocks = cut_blocks(hub, ["the cats sat", "?"], 20)
+    several = list(show_masks(hub, blocks, special, law="uniform", mask_prob=0.2, num_masks=2, splits=3))
+    drawn = [{place for place, token in enumerate(block.tokens) if token.draw} for block in several]
+    assert [block.split for block in several] == [0, 1, 2][: len(several)] and len(several) > 1
+    assert sum(map(len, drawn)) == len(set.union(*drawn)) == min(6, len(several[0].maskable))
     (uniform,) = show_masks(hub, blocks, special, law="uniform", mask_prob=0.2, num_masks=9)
     assert [t.relative for t in uniform.tokens[:4]] == pytest.approx([1.0] * 4)
     assert uniform.num_masked == 4 and uniform.entropy == pytest.approx(1.0)
