@@ -3,9 +3,13 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -72,18 +76,21 @@ def run_command(
     environment: dict[str, str] | None = None,
     timeout: float = 600,
     fresh: bool = False,
+    started: Callable[[int], None] | None = None,
 ) -> Finished:
     """Runs ``command[0]`` from this interpreter's folder; ``environment`` is added to the inherited one.
 
     Args:
         fresh: start an interpreter also for fairseq's commands, which else are forked (``fork_server``).
+        started: called with the process id of a forked command.
     """
     program, *arguments = map(str, command)
     beside = Path(sys.executable).parent / program
     inherited = {name: value for name, value in os.environ.items() if name not in LAUNCHER_VARIABLES}
     inherited = {**inherited, "OMP_NUM_THREADS": "1", **(environment or {})}
     if program in PROGRAMS and not fresh:
-        return Finished(*run_forked(program, arguments, cwd=cwd, environment=inherited, timeout=timeout))
+        options = {"cwd": cwd, "environment": inherited, "timeout": timeout, "started": started}
+        return Finished(*run_forked(program, arguments, **options))
     finished = subprocess.run(
         [str(beside) if beside.exists() else program, *arguments],
         cwd=cwd,
@@ -104,11 +111,27 @@ def run_fairseq_train(
     user_dir: Path | str = PACKAGE,
     cwd: Path | None = None,
     environment: dict[str, str] | None = None,
+    started: Callable[[int], None] | None = None,
 ) -> Finished:
     """Trains ``mlm_tiny`` for two updates; later options win over those given here."""
     defaults = TINY_TRAINING.split()
     places = ["--user-dir", user_dir, "--save-dir", save_dir]
-    return run_command([*program, data, *places, *defaults, *options], cwd=cwd, environment=environment)
+    command = [*program, data, *places, *defaults, *options]
+    return run_command(command, cwd=cwd, environment=environment, started=started)
+
+
+def kill_when(hit: Callable[[], bool]) -> Callable[[int], None]:
+    """A ``started`` that ends the command, and all that it has started, by kill -9 as soon as ``hit()``."""
+
+    def watch(pid: int) -> None:
+        while Path(f"/proc/{pid}").exists():
+            if hit():
+                with suppress(ProcessLookupError):
+                    os.killpg(pid, signal.SIGKILL)
+                return
+            time.sleep(0.0005)
+
+    return lambda pid: threading.Thread(target=watch, args=(pid,), daemon=True).start()
 
 
 def train_here(data: Path | str, save_dir: Path, *options: str | Path) -> int:

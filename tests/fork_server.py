@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +31,18 @@ _server: subprocess.Popen | None = None
 
 
 def run_forked(
-    program: str, arguments: list[str], *, cwd: Path | None, environment: dict[str, str], timeout: float
+    program: str,
+    arguments: list[str],
+    *,
+    cwd: Path | None,
+    environment: dict[str, str],
+    timeout: float,
+    started: Callable[[int], None] | None = None,
 ) -> tuple[int, str, str]:
     """Return exit status (negative: a signal's number), stdout and stderr of a program of ``PROGRAMS``.
+
+    Args:
+        started: called with its process id, which is its session's and group's, too.
 
     Raises:
         subprocess.TimeoutExpired: it took longer than ``timeout`` seconds, and was killed.
@@ -50,6 +60,8 @@ def run_forked(
         }
         server.stdin.write(json.dumps(request).encode() + b"\n")
         pid = int(server.stdout.readline())
+        if started is not None:
+            started(pid)
         if not select.select([server.stdout], [], [], timeout)[0]:
             os.killpg(pid, signal.SIGKILL)
             server.stdout.readline()

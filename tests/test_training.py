@@ -4,14 +4,13 @@ import json
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from commands import PACKAGE, TINY_TRAINING, assert_ok, run_fairseq_train, weights
+from commands import PACKAGE, assert_ok, kill_when, run_fairseq_train, weights
 
 DROPOUT = ("--dropout", "0.1", "--attention-dropout", "0.1")
 SPLITS = ("--criterion", "fully_explored_mlm", "--mask-splits", "4", "--batch-size", "8")
@@ -89,38 +88,29 @@ def test_killed_again_and_again_it_ends_with_the_same_weights(small_data, tmp_pa
     assert_ok(run_fairseq_train(small_data, tmp_path / "whole", *options))
     folder = tmp_path / "killed"
     deaths = []
-    for attempt, moment in enumerate(["writing", 0.35, "writing", 0.8]):
-        # in one session, which dies as a whole: what the fork server starts has a session of its own
-        command = [Path(sys.executable).with_name("fairseq-train"), small_data, "--user-dir", PACKAGE, "--save-dir",
-                   folder, *TINY_TRAINING.split(), *options, "--num-workers", attempt % 3]  # fmt: skip
-        process = subprocess.Popen(list(map(str, command)), cwd=Path(__file__).parent, start_new_session=True)
-        deaths.append(kill_at(process, folder, moment))
-    assert deaths.count("killed") >= 3, deaths
+    for attempt, moment in enumerate(["writing", 0.35, "writing"]):
+        workers = ("--num-workers", str(attempt % 3))
+        kill = kill_when(reaches(moment, folder))
+        deaths.append(run_fairseq_train(small_data, folder, *options, *workers, started=kill).returncode)
+    assert deaths == [-signal.SIGKILL] * 3
     assert_ok(run_fairseq_train(small_data, folder, *options, "--num-workers", "1"))
     assert_same(weights(folder), weights(tmp_path / "whole"))
-    assert not [path for path in folder.iterdir() if path.suffix not in (".pt", ".log")], (
-        "half-written files were left behind"
-    )
+    assert not [path for path in folder.iterdir() if path.suffix not in (".pt", ".log")], "half-written"
 
 
-def kill_at(process: subprocess.Popen, folder: Path, moment: str | float) -> str:
-    """Kill the session of ``process`` in the middle of a write, or seconds after a new checkpoint."""
-    before = newest(folder)
-    seen = None
-    while process.poll() is None:
-        files = list(folder.glob("*")) if folder.exists() else []
+def reaches(moment: str | float, folder: Path) -> Callable[[], bool]:
+    """Whether a run is in the middle of writing a second checkpoint, or some seconds after a new one."""
+    before, seen = newest(folder), []
+
+    def reached() -> bool:
+        if newest(folder) == before:
+            return False
         if moment == "writing":
-            hit = newest(folder) > before and any(path.suffix != ".pt" for path in files)
-        else:
-            seen = seen or (time.monotonic() if newest(folder) > before else None)
-            hit = seen is not None and time.monotonic() - seen > moment
-        if hit:
-            subprocess.run(["kill", "-9", "--", f"-{process.pid}"], check=False)
-            process.wait()
-            return "killed"
-        time.sleep(0.0005)
-    assert process.returncode in (0, -signal.SIGKILL), process.returncode
-    return "finished"
+            return any(path.suffix not in (".pt", ".log") for path in folder.glob("*"))
+        seen.append(time.monotonic())
+        return seen[-1] - seen[0] > moment
+
+    return reached
 
 
 def newest(folder: Path) -> float:

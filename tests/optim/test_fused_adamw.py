@@ -1,17 +1,13 @@
 """``--optimizer fused_adamw`` in fairseq: options, wrappers of half precision, training and resuming."""
 
-import os
 import shutil
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from commands import assert_ok, assert_one_line_error, run_command, run_fairseq_train
+from commands import assert_ok, assert_one_line_error, kill_when, run_command, run_fairseq_train
 from fairseq import optim, options
 from fairseq.dataclass.initialize import add_defaults, hydra_init
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
@@ -230,15 +226,8 @@ def test_killed_and_resumed_bit_by_bit(small_data: Path, tmp_path: Path) -> None
     options = (*options, "--max-update", "8")
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert_ok(run_fairseq_train(small_data, whole, *options))
-    program = "import sys; from commands import run_fairseq_train, Path; "
-    program += "run_fairseq_train(sys.argv[1], Path(sys.argv[2]), *sys.argv[3:])"
-    command = [sys.executable, "-c", program, small_data, killed, *options]
-    process = subprocess.Popen(list(map(str, command)), cwd=Path(__file__).parents[1], start_new_session=True)
-    while process.poll() is None and not (killed / "checkpoint_last.pt").exists():
-        time.sleep(0.001)
-    assert process.poll() is None
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    kill = kill_when((killed / "checkpoint_last.pt").exists)
+    assert run_fairseq_train(small_data, killed, *options, started=kill).returncode == -signal.SIGKILL
     reached = checkpoint(killed)["optimizer_history"][-1]["num_updates"]
     assert 1 <= reached < 8
     finished = run_fairseq_train(small_data, killed, *options)
