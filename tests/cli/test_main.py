@@ -22,10 +22,11 @@ def test_verbs_are_listed(capsys):
 
 @pytest.mark.parametrize("arguments", [[], ["curves", "--help"]])
 def test_a_reader_that_leaves_is_no_error(arguments):
-    """As ``| head`` does: nobody reads what is printed."""
+    """As ``| head`` does: nobody reads what is printed, from a buffer, as users have it, at the end."""
     reading, writing = os.pipe()
     os.close(reading)
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     command = [sys.executable, "-m", "fairseq_masking", *arguments]
-    finished = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
+    finished = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, check=False, env=environment)
     os.close(writing)
     assert (finished.returncode, finished.stderr) == (0, "")
