@@ -133,7 +133,7 @@ def test_links_and_files_exist(page):
 def test_recipes_exist(page):
     recipes = {path.stem for path in (ROOT / "configs" / "pretrain").glob("*.yaml")}
     named = re.findall(
-        r"`((?:mlm|fully_explored|map_net|three_ml|amos)_(?:tiny|base|large|cs|news)\w*)`", text_of(page)
+        r"`((?:mlm|fully_explored|map_net|three_ml|amos)_(?:tiny|base|large|cs|news|residues)\w*)`", text_of(page)
     )
     assert set(named) <= recipes
     if page == "configs/README.md":
