@@ -8,7 +8,7 @@ export OMP_NUM_THREADS ?= 1
 .PHONY: help environment quickstart test lint bench clean
 
 help:
-	@echo "make quickstart   environment, corpus, two short trainings, a table, curves and filled-in sentences"
+	@echo "make quickstart   environment, corpus, four short trainings, a table, curves and filled-in sentences"
 	@echo "make test         the tests, on CPU (TESTS=tests/masking for some of them)"
 	@echo "make lint         ruff format, ruff check, mypy, import contracts"
 	@echo "make bench        the benchmarks of scripts/bench"
@@ -18,7 +18,8 @@ environment:
 	@PYTHON="$(PYTHON)" bash scripts/environment.sh
 
 quickstart: export OMP_NUM_THREADS := $(shell nproc 2>/dev/null || echo 2)
-quickstart: environment
+quickstart:
+	@PYTHON="$(PYTHON)" bash scripts/environment.sh --runtime
 	@PATH="$(CURDIR)/$(BIN):$$PATH" bash scripts/quickstart/run.sh
 
 test: environment

@@ -3,13 +3,24 @@
 # environment is reused; one that was left unfinished is made anew; changed requirements are installed on top.
 #
 #   bash scripts/environment.sh            (PYTHON=/path/to/python3.12 chooses the interpreter)
+#   bash scripts/environment.sh --runtime  what the plugin needs alone, in a third of the time; the rest comes on top
 set -euo pipefail
 
 TORCH=torch==2.13.0 # first and pinned, or pip may take another build that fairseq's dependencies ask for
 
 if [[ "${1:-}" == --help || "${1:-}" == -h ]]; then
-  sed -n '2,5p' "$0" | sed 's/^# \{0,1\}//'
+  sed -n '2,6p' "$0" | sed 's/^# \{0,1\}//'
   exit 0
+fi
+
+runtime=
+if [[ "${1:-}" == --runtime ]]; then
+  runtime=_runtime
+  shift
+fi
+if [[ $# -gt 0 ]]; then
+  echo "environment: error: unknown option $1 (see --help)" >&2
+  exit 2
 fi
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
@@ -40,9 +51,11 @@ find_python() {
   return 1
 }
 
-if [[ -f "$stamp" && "$(cat "$stamp")" == "$wanted" ]]; then
-  exit 0
-fi
+for made in "$stamp" ${runtime:+"$stamp$runtime"}; do
+  if [[ -f "$made" && "$(cat "$made")" == "$wanted" ]]; then
+    exit 0
+  fi
+done
 
 if [[ -e "$started" ]] || { [[ -e .venv ]] && ! works .venv/bin/python; }; then
   echo "environment: .venv is unfinished or broken, making it anew"
@@ -55,16 +68,17 @@ if [[ ! -e .venv ]]; then
   touch "$started"
   "$python" -m venv .venv
 fi
-rm -f "$stamp"
+rm -f "$stamp" "$stamp"_runtime
 touch "$started"
 
-pip() { PIP_DISABLE_PIP_VERSION_CHECK=1 .venv/bin/python -m pip install --quiet "$@"; }
+# Bytecode of what is used follows below: of all that lies there it takes pip longer than the installation.
+pip() { PIP_DISABLE_PIP_VERSION_CHECK=1 .venv/bin/python -m pip install --quiet --no-compile "$@"; }
 
-echo "environment: installing (a few minutes the first time)"
+echo "environment: installing ($([[ -n $runtime ]] && echo one to two || echo three to four) minutes the first time)"
 pip setuptools wheel
 pip "$TORCH"
-.venv/bin/python -c 'from setup import EXTRAS, REQUIREMENTS; print(*REQUIREMENTS, *EXTRAS["test"], sep="\n")' \
-  >.venv/requirements.txt
+extras=$([[ -n $runtime ]] || echo '*EXTRAS["test"],')
+.venv/bin/python -c "from setup import EXTRAS, REQUIREMENTS; print(*REQUIREMENTS, $extras sep='\n')" >.venv/requirements.txt
 pip "$TORCH" -r .venv/requirements.txt
 
 # fairseq's dependencies bring one for CUDA: transformers would import it and fail.
@@ -78,5 +92,16 @@ printf '%s\n' "$root" "$root/fairseq_masking/hydra" >"$site_packages/fairseq_mas
 printf '%s\n' '#!/bin/sh' 'exec "$(dirname "$0")/python" -m fairseq_masking "$@"' >.venv/bin/fairseq-masking
 chmod +x .venv/bin/fairseq-masking
 
+# Written where the user's variable forbids it, too, or every command would compile all its imports.
+if [[ -n $runtime ]]; then
+  imports='import fairseq_cli.train, matplotlib.pyplot, fairseq_masking.registration'
+  PYTHONDONTWRITEBYTECODE='' .venv/bin/python -c "$imports" >/dev/null 2>.venv/imports.txt || {
+    echo "environment: error: what was installed does not load: $(tail -n 1 .venv/imports.txt)" >&2
+    exit 1
+  }
+else
+  .venv/bin/python -m compileall -q -j 0 .venv/lib >/dev/null 2>&1 || true # some packages bring templates
+fi
+
 rm -f "$started"
-echo "$wanted" >"$stamp"
+echo "$wanted" >"$stamp$runtime"

@@ -22,6 +22,7 @@ import fairseq_masking
 from fairseq_masking.masking.corruption import num_masked
 from fairseq_masking.measure.flops import shape_of, step_flops
 from fairseq_masking.methods.base.options import SIZES
+from fairseq_masking.optim.muon import mark_matrices_for_muon
 
 __all__ = ["PARTS", "STOCK", "Run", "Setting", "check_systems", "training_options"]
 
@@ -33,6 +34,8 @@ OURS, STOCK = "fairseq_masking", "stock_fairseq"
 PARTS = ("forward", "backward", "optimizer")
 VARIANTS = {
     "fused_adamw": ("--optimizer", "fused_adamw"),
+    "muon": ("--optimizer", "muon", "--adamw-lr", "1e-5"),
+    "rotary": ("--position-encoding", "rotary", "--normalize-before"),
     "eager": ("--compile", "none"),
     "compile": ("--compile", "encoder"),
     "compile_full": ("--compile", "full"),
@@ -128,6 +131,7 @@ class Run:
         parser = options.get_training_parser()
         cfg = convert_namespace_to_omegaconf(options.parse_args_and_arch(parser, argv))
         cfg.common.tpu = False
+        mark_matrices_for_muon(cfg)  # as a command does before it starts
         task = tasks.setup_task(cfg.task)
         torch.manual_seed(1)
         model = task.build_model(cfg.model)

@@ -64,9 +64,10 @@ def _report(args: argparse.Namespace) -> None:
     baseline = unigram.score(validation_targets(task))
     print(score_table(logs, baseline))
     plot_learning_curves(logs, args.figure, unigram_ppl=baseline.ppl)
-    for name, folder in folders.items():
-        print(f"\nTop 5 fillings of {name}, their probabilities, and the unigram's for the same token:\n")
-        print(_fillings(folder, args.data, unigram))
+    print(verdict(logs, baseline))
+    best = min(logs, key=lambda name: logs[name].final("loss"))
+    print(f"\nTop 5 fillings of {best}, their probabilities, and the unigram's for the same token:\n")
+    print(_fillings(folders[best], args.data, unigram))
 
 
 def score_table(logs: dict[str, TrainingLog], unigram: Score) -> str:
@@ -74,8 +75,27 @@ def score_table(logs: dict[str, TrainingLog], unigram: Score) -> str:
     rows = [["unigram (no context)", "", *_scores(unigram), ""]]
     for name, log in logs.items():
         score = Score(log.final("loss"), log.final("ppl"), log.final("accuracy"))
-        rows.append([name, str(log.curve("loss")[0][-1]), *_scores(score), f"{log.tokens_per_second:,.0f}"])
-    return format_table(["validation", "updates", "loss (bits)", "perplexity", "accuracy", "tokens/s"], rows)
+        rows.append([name, str(log.curve("loss")[0][-1]), *_scores(score), f"{log.train_curve('wall')[1][-1]:,.0f}"])
+    return format_table(["validation", "updates", "loss (bits)", "perplexity", "accuracy", "seconds"], rows)
+
+
+def verdict(logs: dict[str, TrainingLog], unigram: Score) -> str:
+    """Say which objectives are ahead of the first one, which behind, and what that does not mean."""
+    (first, baseline), *others = ((name, log.final("loss")) for name, log in logs.items())
+    lines = [
+        f"{first} is {unigram.loss - baseline:.2f} bits better than the unigram. Beside it, in about the same time:"
+    ]
+    lines += [
+        f"  {name}: {abs(loss - baseline):.2f} bits {'better' if loss < baseline else 'worse'}"
+        for name, loss in others
+    ]
+    return "\n".join(
+        [*lines, "One seed, a tiny encoder, minutes of training: no verdict on the objectives at their papers' scale."]
+    )
+
+
+def _apart(loss: float, other: float) -> str:
+    return f"{abs(loss - other):.2f} bits {'better' if loss < other else 'worse'}"
 
 
 def plot_learning_curves(logs: Mapping[str, TrainingLog], path: Path, *, unigram_ppl: float) -> None:

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The quickstart: prepares the bundled corpus, trains mlm_tiny with one mask a sequence and with four masks that
-# never overlap, and reports. What is already done is not done again.
+# The quickstart: prepares the bundled corpus, trains a tiny encoder by four objectives for about the same time, two
+# side by side, and reports. What is already done is not done again.
 set -euo pipefail
 
 usage() {
@@ -8,7 +8,7 @@ usage() {
 usage: scripts/quickstart/run.sh [options]        (make quickstart makes the environment first)
 
   --out DIR      folder for everything that is made (default: .quickstart in the repository)
-  --updates N    updates of each of the two runs (default: 8000)
+  --updates N    updates of a run; costlier and cheaper objectives: for the same time (default: 2500)
   --help         this text
 TEXT
 }
@@ -19,7 +19,7 @@ fail() {
 }
 
 repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
-out=$repo/.quickstart updates=8000
+out=$repo/.quickstart updates=2500
 while [ $# -gt 0 ]; do
     case $1 in
         --help | -h) usage && exit 0 ;;
@@ -35,29 +35,27 @@ mkdir -p "$out" && out=$(cd "$out" && pwd)
 data=$out/data
 tokens_per_sample=40
 
-# The same work in both runs: rows of an update, updates, learning rate. They differ in the masks alone: 8 tokens of
-# each row are predicted, and four disjoint masks cover most of a sequence. (Validation keeps to one mask of 15%.)
-# A masked language model starts on a plateau, the unigram, which it leaves once attention finds the neighbours. Short
-# rows, small batches and relative positions bring that forward: with 32 rows of 64 tokens and lr 3e-3 it had not come
-# after 1,000 updates. So do predicted tokens that stay unchanged, of which a row has to have at least one.
+# The same work in all runs: rows of an update, predicted tokens, learning rates. They differ in the objective alone.
+# (Validation keeps to one mask of 15%.) A masked language model starts on a plateau, the unigram, which it leaves once
+# attention finds the neighbours. Short rows, small batches and predicted tokens that stay unchanged, of which a row has
+# to have at least one, bring that forward; rotary positions and Muon do more than all of these together.
 common_options=(
     --user-dir "$repo/fairseq_masking" --cpu --seed 1
-    --task masked_pretraining --tokens-per-sample "$tokens_per_sample"
-    --mask-prob 0.2 --arch mlm_tiny --normalize-before --relative-position t5 --dropout 0.0 --attention-dropout 0.0
+    --task masked_pretraining --tokens-per-sample "$tokens_per_sample" --mask-prob 0.4
+    --normalize-before --position-encoding rotary --dropout 0.0 --attention-dropout 0.0
     --batch-size 16 --batch-size-valid 256 --num-workers 1
-    --optimizer adam --adam-betas "(0.9, 0.98)" --adam-eps 1e-6 --weight-decay 0.01 --clip-norm 1.0
-    --lr 1e-3 --lr-scheduler polynomial_decay --warmup-updates 100
-    --total-num-update "$updates" --max-update "$updates"
+    --optimizer muon --lr 0.02 --adamw-lr 3e-3 --adam-betas "(0.9, 0.98)" --adam-eps 1e-6 --weight-decay 0.01
+    --clip-norm 1.0 --lr-scheduler polynomial_decay --warmup-updates 100
     --validate-interval-updates 250 --save-interval-updates 1000 --keep-interval-updates 1 --no-epoch-checkpoints
-    --log-format json --log-interval 50
+    --log-format json --log-interval 20
 )
 
-# train NAME OPTIONS...: a run in $out/NAME, or nothing if the same run is finished there.
+# train NAME UPDATES OPTIONS...: a run in $out/NAME, or nothing if the same run is finished there.
 train() {
-    local folder=$out/$1 settings
-    settings=$(printf '%s\n' "${@:2}" "${common_options[@]}" && cat "$data/manifest.json")
+    local folder=$out/$1 length=(--max-update "$2" --total-num-update "$2") settings
+    settings=$(printf '%s\n' "${@:3}" "${length[@]}" "${common_options[@]}" && cat "$data/manifest.json")
     if [ -f "$folder/finished" ] && [ "$settings" = "$(cat "$folder/settings")" ]; then
-        echo "$1: trained before"
+        echo "  $1: trained before"
         return
     fi
     if [ ! -f "$folder/settings" ] || [ "$settings" != "$(cat "$folder/settings")" ]; then
@@ -65,9 +63,28 @@ train() {
         printf '%s' "$settings" >"$folder/settings"
     fi
     # One thread a run: the two share the machine, and a third process would only get in their way.
-    OMP_NUM_THREADS=1 fairseq-train "$data" "${common_options[@]}" --save-dir "$folder" \
-        --log-file "$folder/train.log" "${@:2}" >"$folder/output.txt" 2>&1
+    OMP_NUM_THREADS=1 fairseq-train "$data" "${common_options[@]}" "${length[@]}" --save-dir "$folder" \
+        --log-file "$folder/train.log" "${@:3}" >"$folder/output.txt" 2>&1 ||
+        fail "the run $1 failed: $(tail -n 1 "$folder/output.txt") (all of it: $folder/output.txt)"
     touch "$folder/finished"
+    echo "  $1: $2 updates, validation perplexity $(last valid_ppl "$folder"), accuracy $(last valid_accuracy "$folder")%"
+}
+
+# last KEY FOLDER: what the run there logged last under that name.
+last() { grep -o "\"$1\": \"[^\"]*\"" "$2/train.log" 2>/dev/null | tail -n 1 | cut -d '"' -f 4 || true; }
+
+# Says every 20 seconds, and no more than once the same, how far the runs are.
+progress() {
+    local shown= line name
+    while sleep 20 >/dev/null 2>&1; do
+        line=
+        for name in "${names[@]}"; do
+            [ -n "$(last ppl "$out/$name")" ] && [ ! -f "$out/$name/finished" ] || continue
+            line+="  $name: $(last num_updates "$out/$name") updates, perplexity $(last ppl "$out/$name")"
+        done
+        [ -z "$line" ] || [ "$line" = "$shown" ] || echo "$line"
+        shown=$line
+    done
 }
 
 echo "== corpus: State of the Union addresses, 1790-2021 (scripts/quickstart/SOURCE.md)"
@@ -75,20 +92,31 @@ export PYTHONPATH=$repo${PYTHONPATH:+:$PYTHONPATH}
 python -m fairseq_masking prepare corpus --train "$repo/scripts/quickstart/sotu.txt.xz" --out "$data" \
     --vocab-size 4000 --split-sentences --valid-fraction 0.02 --workers 2
 
-echo "== training: $updates updates of mlm_tiny with one mask, and the same with four disjoint masks, side by side"
-train mlm --criterion mlm &
-mlm=$!
-train fully_explored --criterion fully_explored_mlm --mask-splits 4 &
-fully_explored=$!
-trap 'kill "$mlm" "$fully_explored" 2>/dev/null || true' INT TERM
-wait "$mlm" || fail "the run mlm failed: $(tail -n 1 "$out/mlm/output.txt") (all of it: $out/mlm/output.txt)"
-wait "$fully_explored" ||
-    fail "the run fully_explored failed: $(tail -n 1 "$out/fully_explored/output.txt") (all: $out/fully_explored/output.txt)"
+names=(mlm fully_explored three_ml map_net)
+echo "== training: four objectives, two at a time, each for about the time of $updates updates of plain masks"
+# An update of 3ML is cheaper (its encoder does not see the masked tokens), one of MAP-Net costs a third more.
+{
+    train mlm "$updates" --arch mlm_tiny --criterion mlm
+    train three_ml $((updates * 5 / 4)) --arch three_ml_tiny --criterion mlm
+} &
+first=$!
+{
+    train fully_explored "$updates" --arch mlm_tiny --criterion fully_explored_mlm --mask-splits 2
+    train map_net $((updates * 3 / 4)) --arch map_net_tiny --criterion map_net
+} &
+second=$!
+progress &
+progress=$!
+trap 'kill "$first" "$second" "$progress" 2>/dev/null || true' EXIT INT TERM
+wait "$first"
+wait "$second"
+kill "$progress"
 
 echo "== report"
 python "$repo/scripts/quickstart/report.py" \
     --data "$data" --tokens-per-sample "$tokens_per_sample" --figure "$out/learning_curves.png" \
-    --run "one mask=$out/mlm" --run "four disjoint masks=$out/fully_explored" 2>"$out/report_messages.txt" |
+    --run "one mask=$out/mlm" --run "two disjoint masks=$out/fully_explored" --run "3ML=$out/three_ml" \
+    --run "MAP-Net=$out/map_net" 2>"$out/report_messages.txt" |
     tee "$out/report.txt" || fail "the report failed: $(tail -n 1 "$out/report_messages.txt")"
 
 cat <<TEXT
@@ -97,10 +125,11 @@ Written to $out:
   report.txt            what stands above
   learning_curves.png   validation perplexity and accuracy by update
   data/                 the prepared corpus: dictionary, tokeniser, binarised text, manifest.json
-  mlm/, fully_explored/ checkpoints, train.log (JSON), output.txt
+  mlm/, ...             of each run: checkpoints, train.log (JSON), output.txt
 
 Next:
   scripts/quickstart/run.sh --updates 20000                    train longer
   fairseq-masking prepare corpus --help                        prepare a corpus of your own
-  scripts/pretrain.sh --data DIR --config fully_explored_base  a recipe of configs/pretrain
+  scripts/pretrain.sh --data DIR --config mlm_modern_base      a recipe of configs/pretrain
+  make environment                                             transformers (Hugging Face's side) and the tests' tools
 TEXT

@@ -2,6 +2,7 @@
 
 import csv
 import importlib.util
+import json
 import os
 import shutil
 import subprocess
@@ -212,3 +213,37 @@ def test_gpu_sh_writes_a_csv_for_each_benchmark() -> None:
 @pytest.mark.skipif(shutil.which("shellcheck") is None, reason="shellcheck is not installed")
 def test_gpu_sh_passes_shellcheck() -> None:
     subprocess.run(["shellcheck", str(BENCH / "gpu.sh")], check=True)
+
+
+def test_optimizers_go_on_where_they_stopped(
+    script: Callable[[str], ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every rate of the grid at the first seed, then the best one at the others; finished runs stay."""
+    optimizers = script("optimizers")
+    trained = []
+
+    def train(folder: Path, options: list[str]) -> None:
+        trained.append(folder.name)
+        folder.mkdir(parents=True)
+        rate = float(options[options.index("--lr") + 1])
+        loss = 7 + abs(rate - 0.02) + ("muon" not in options)  # Muon's best is in the middle, Adam's at the end
+        lines = [{"num_updates": "20", "loss": "9", "wps": "5"}]
+        lines += [
+            {"valid_num_updates": str(n), "valid_loss": str(x), "valid_ppl": "9"} for n, x in ((10, 9), (20, loss))
+        ]
+        (folder / "train.log").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+        (folder / "finished").touch()
+
+    monkeypatch.setattr(optimizers, "train_once", train)
+    out = tmp_path / "optimizers.csv"
+    command = ["--data", "data", "--folder", str(tmp_path), "--updates", "20", "--seeds", "1", "2", "--out", str(out)]
+    optimizers.main(command)
+    assert len(trained) == 12 + 4
+    assert trained[12:] == ["bert_adam_0.002_2", "bert_muon_0.02_2", "modern_adam_0.002_2", "modern_muon_0.02_2"]
+    optimizers.main(command)
+    optimizers.main([*command, "--table"])
+    assert len(trained) == 16
+    rows = [row for row in rows_of(out) if row["best_of_grid"] == "True"]
+    assert [(row["optimizer"], row["seed"], row["updates_to_9.0"], row["updates_to_7.0"]) for row in rows[:4]] == [
+        ("adam", "1", "10", ""), ("adam", "2", "10", ""), ("muon", "1", "10", "20"), ("muon", "2", "10", "20")
+    ]  # fmt: skip

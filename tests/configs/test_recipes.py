@@ -32,6 +32,7 @@ EXPECTED = {
     "mlm_base",
     "mlm_large",
     "mlm_large_efficient",
+    "mlm_modern_base",
     "mlm_tiny",
     "three_ml_base_cross40",
     "three_ml_base_self40",
@@ -71,12 +72,15 @@ def test_it_is_typed_and_the_masking_is_possible(recipe):
     task = plain["task"]
     MaskingConfig(mask_prob=task["mask_prob"], num_splits=task["mask_splits"], unit=task["mask_unit"])
     assert task["tokens_per_sample"] <= plain["model"]["max_positions"]
-    assert plain["lr_scheduler"]["total_num_update"] == plain["optimization"]["max_update"]
+    schedule = plain["lr_scheduler"]
+    end = schedule["max_update" if schedule["_name"] == "wsd" else "total_num_update"]
+    assert end == plain["optimization"]["max_update"]
     assert plain["lr_scheduler"]["warmup_updates"] < plain["optimization"]["max_update"]
     assert plain["model"]["_name"] in ARCH_MODEL_NAME_REGISTRY
     assert MODEL_DATACLASS_REGISTRY[ARCH_MODEL_NAME_REGISTRY[plain["model"]["_name"]]]
     assert TASK_DATACLASS_REGISTRY[task["_name"]]
-    for key, value in vars(SIZES[plain["model"]["_name"].rpartition("_")[2]]).items():
+    size = re.search(r"(modern_)?[a-z]+$", plain["model"]["_name"])
+    for key, value in vars(SIZES[size.group()]).items():
         assert plain["model"][key] == value
     splits = task["mask_splits"]
     assert (splits > 1) == (plain["criterion"]["_name"] == "fully_explored_mlm")

@@ -97,6 +97,11 @@ def test_quickstart_refuses_wrong_options():
     assert run("scripts/quickstart/run.sh", "--update", "3").returncode == 2
 
 
+def test_environment_refuses_wrong_options():
+    done = run("scripts/environment.sh", "--run-time")
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+
+
 def test_bundled_corpus_is_small_and_its_source_stated():
     folder = ROOT / "scripts" / "quickstart"
     assert (folder / "sotu.txt.xz").stat().st_size <= 3_000_000

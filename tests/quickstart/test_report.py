@@ -12,7 +12,7 @@ report = importlib.util.module_from_spec(_SPEC)
 _SPEC.loader.exec_module(report)
 
 LOG = TrainingLog(
-    train={20: {"wps": 12345.6}},
+    train={20: {"wall": 12.4}},
     valid={100: {"loss": 9.0, "ppl": 512.0, "accuracy": 8.0}, 200: {"loss": 8.0, "ppl": 256.0, "accuracy": 16.0}},
 )
 
@@ -21,7 +21,15 @@ def test_scores_stand_beside_the_unigrams():
     lines = report.score_table({"mlm": LOG}, Score(9.5, 724.1, 6.0)).splitlines()
     cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
     assert cells[2] == ["unigram (no context)", "", "9.500", "724.1", "6.0%", ""]
-    assert cells[3] == ["mlm", "200", "8.000", "256.0", "16.0%", "12,346"]
+    assert cells[3] == ["mlm", "200", "8.000", "256.0", "16.0%", "12"]
+
+
+def test_it_is_said_who_is_ahead():
+    behind = LOG._replace(valid={200: {"loss": 8.25}})
+    ahead = LOG._replace(valid={200: {"loss": 7.5}})
+    lines = report.verdict({"one": LOG, "two": behind, "three": ahead}, Score(9.5, 724.1, 6.0)).splitlines()
+    assert lines[0].startswith("one is 1.50 bits better than the unigram")
+    assert lines[1:3] == ["  two: 0.25 bits worse", "  three: 0.50 bits better"]
 
 
 def test_figure_is_written_whole(tmp_path):
