@@ -154,9 +154,10 @@ def write_template(folder: Path) -> None:
     (folder / "data" / "wiki").symlink_to("made")
     run_page_command(
         "fairseq-hydra-train --config-dir configs/pretrain --config-name mlm_tiny task.data=data/wiki"
-        " checkpoint.save_dir=checkpoints/made common.log_file=mlm.log common.log_interval=1",
+        " checkpoint.save_dir=checkpoints/made common.log_interval=1",
         folder,
     )
+    (folder / "mlm.log").symlink_to("checkpoints/made/train.log")
     for name in ("mlm", "mine"):
         (folder / "checkpoints" / name).symlink_to("made")
     (folder / ".quickstart").mkdir()

@@ -398,7 +398,7 @@ class FairseqMaskingForTokenClassification(FairseqMaskingPreTrainedModel):
         super().__init__(config)
         self.encoder = FairseqMaskingModel(config)
         self.dropout = nn.Dropout(config.classifier_dropout)
-        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.classifier = nn.Linear(config.hidden_size, config.num_labels or 1)
         self.post_init()
 
     def logits(self, hidden_BTD: Tensor) -> Tensor:

@@ -85,10 +85,7 @@ def verdict(logs: dict[str, TrainingLog], unigram: Score) -> str:
     lines = [
         f"{first} is {unigram.loss - baseline:.2f} bits better than the unigram. Beside it, in about the same time:"
     ]
-    lines += [
-        f"  {name}: {abs(loss - baseline):.2f} bits {'better' if loss < baseline else 'worse'}"
-        for name, loss in others
-    ]
+    lines += [f"  {name}: {_apart(loss, baseline)}" for name, loss in others]
     return "\n".join(
         [*lines, "One seed, a tiny encoder, minutes of training: no verdict on the objectives at their papers' scale."]
     )
