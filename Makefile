@@ -8,7 +8,7 @@ export OMP_NUM_THREADS ?= 1
 .PHONY: help environment quickstart test lint bench clean
 
 help:
-	@echo "make quickstart   environment, corpus, four short trainings, a table, curves and filled-in sentences"
+	@echo "make quickstart   environment, corpus, two short trainings, a table, curves and filled-in sentences"
 	@echo "make test         the tests, on CPU (TESTS=tests/masking for some of them)"
 	@echo "make lint         ruff format, ruff check, mypy, import contracts"
 	@echo "make bench        the benchmarks of scripts/bench"

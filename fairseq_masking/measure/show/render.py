@@ -114,7 +114,7 @@ def replacement_lines(blocks: Sequence[ReplacedBlock], sources: Sequence[str], *
     for number, block in enumerate(blocks):
         if number:
             yield Text()
-        yield from _wrapped(block.tokens, _replaced_token, width)
+        yield from _wrapped(block.tokens, lambda token: _replaced_token(token, sources), width)
         if block.masked:
             rows = [[_printable(cell) for cell in row] for row in table_rows(block, sources)]
             yield from map(Text, ["", *format_table(HEADER, rows).splitlines()])
@@ -128,10 +128,11 @@ def _masked_token(token: ShownToken, numbers: bool) -> Placed:
     return shown, f"{100 * token.relative:.0f}" if numbers else ""
 
 
-def _replaced_token(token: ReplacedToken) -> Placed:
+def _replaced_token(token: ReplacedToken, sources: Sequence[str]) -> Placed:
     if not token.replacements:
         return Text.assemble((_printable(token.text), _background(8 * token.doubt))), ""
-    put = [Text.assemble((_printable(one.put.text), _background(8 * one.doubt))) for one in token.replacements]
+    found = [one for _, one in token.fillings(sources)]
+    put = [Text.assemble((_printable(one.put.text), _background(8 * one.doubt))) for one in found]
     return Text.assemble("[", _printable(token.text), "](", Text("/").join(put), ")"), ""
 
 

@@ -76,6 +76,12 @@ class ReplacedToken(NamedTuple):
     doubt: float = 0.0
     replacements: tuple[Replacement, ...] = ()
 
+    def fillings(self, sources: Sequence[str]) -> list[tuple[str, Replacement]]:
+        """Return what each source puts; once, as the mixture does, where that is the same of all."""
+        if len({one.put.text for one in self.replacements}) == 1:
+            return [(", ".join(sources), self.replacements[-1])]
+        return list(zip(sources, self.replacements, strict=True))
+
 
 class ReplacedBlock(NamedTuple):
     """What the model reads at once."""

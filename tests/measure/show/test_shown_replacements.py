@@ -172,6 +172,15 @@ def test_terminal():
     assert len(coloured.spans) == len(DOUBTS) and "100%  taken for replaced" in coloured.plain and not plain.spans
 
 
+def test_fillings_that_are_the_same_stand_once():
+    token = ReplacedToken("sat", True, replacements=(replacement("at", 0.3), replacement("at", 0.9)))
+    assert lines_of([ReplacedBlock([token])], width=40, colour=False)[0] == "[sat](at)"
+    page = render_page(
+        "replacements", blocks=[ReplacedBlock([token])], sources=SOURCES, title="t", facts={}, notice=None
+    )
+    assert page.count(">at</span>") == 1 and 'title="layer 1, mixture, p = 50.0%: taken for replaced: 90.0%"' in page
+
+
 @pytest.mark.parametrize("width", [1, 12, 30])
 def test_lines_wrap(width):
     lines = lines_of([ReplacedBlock(SHOWN.tokens[:3] * 9)], width=width, colour=False)
