@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from commands import status_of
+from omegaconf import OmegaConf
 from tiny_problem import TinyMLM, rows_of
 from torch import Tensor
 
@@ -32,7 +33,7 @@ class TinyMapNet(TinyMLM):
 def run(tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_model: TinyMLM) -> Run:
     map_net = TinyMapNet().double()
     map_net.load_state_dict(tiny_model.state_dict())
-    cfg = SimpleNamespace(task=SimpleNamespace(tokens_per_sample=18), criterion=SimpleNamespace())
+    cfg = OmegaConf.create({"task": {"tokens_per_sample": 18}, "criterion": {}})
     small = {
         "splits": ["--draws", "6", "--replicates", "100"],
         "distances": ["--distances", "3", "--pairs", "5", "--reference-masks", "4"],

@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from commands import Finished, assert_ok, assert_one_line_error, run_command, run_fairseq_train, weights
+from fairseq.dataclass.configs import FairseqConfig
 from fairseq.distributed import utils as distributed_utils
 from omegaconf import DictConfig, OmegaConf
 
@@ -152,11 +153,12 @@ def test_rank_by_hand_needs_no_spawn() -> None:
 
 
 @pytest.mark.usefixtures("clean_environment")
-def test_user_dir_defaults_to_the_package() -> None:
+def test_user_dir_defaults_to_the_package(tmp_path: Path) -> None:
     seen = []
     for given in (None, "elsewhere/fairseq_masking", "/some/other_plugin"):
-        cfg = settings()
-        cfg.common.user_dir = given
+        cfg = OmegaConf.structured(FairseqConfig)
+        cfg.common.update(cpu=True, user_dir=given)
+        cfg.checkpoint.save_dir = str(tmp_path)
         distributed_utils.call_main(cfg, lambda cfg: seen.append(cfg.common.user_dir))
     package = fairseq_masking.__path__[0]
     assert seen == [package, package, "/some/other_plugin"]
