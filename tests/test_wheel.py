@@ -96,7 +96,8 @@ def test_trains_by_user_dir(environment: Path, small_data: Path, tmp_path: Path)
     finished = run_fairseq(environment, "fairseq_cli.train", *options, cwd=tmp_path)
     assert finished.returncode == 0, finished.stderr[-4000:]
     assert (tmp_path / "save" / "checkpoint_last.pt").exists()
-    assert str(user_dir) in finished.stdout and str(ROOT) not in finished.stdout
+    settings = (tmp_path / "save" / "train.log").read_text()
+    assert str(user_dir) in settings and str(ROOT) not in settings + finished.stdout
 
 
 def test_trains_by_hydra_groups(environment: Path, small_data: Path, tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--method", choices=tuple(RECIPES), default="mlm", help="to train with (default: mlm)")
     add("--updates", type=at_least(1), metavar="N", help=f"of the training (default: {_PASSES} passes over the text)")
     add("--lr", type=float, default=1e-4, metavar="LR",
-        help=f"learning rate after {_WARMUP:.0%} of the updates, falling to 0 from there (default: 1e-4)")
+        help=f"learning rate after {_WARMUP:.0%}% of the updates, falling to 0 from there (default: 1e-4)")
     add("--gpus", type=at_least(0), metavar="N", help="0: on the CPU (default: 1 where there is one)")
     add("--set", nargs="+", action="extend", dest="overrides", default=[], metavar="KEY=VALUE",
         help="overrides of the recipe, as task.mask_unit=span. An update has task.global_batch rows of"

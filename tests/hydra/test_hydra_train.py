@@ -82,7 +82,11 @@ def test_other_hydra_programs_are_left_alone(tmp_path: Path) -> None:
         ("pretrain/fully_explored_cs", ["task.data=x"], ("model.init_from", "or checkpoint.finetune_from_model=")),
         ("finetune/amos", ["task.data=x", "task.num_classes=2", "checkpoint.save_dir=s"], ("best_checkpoint_metric",)),
         ("mine", ["model.init_from=null"], ("fully_explored_cs.yaml leaves model.init_from open (???)",)),
-        ("mine", ["model.init_from=nowhere"], ("nowhere",)),  # now all is given, and the start looked for
+        (
+            "mine",
+            ["model.init_from=nowhere", "dataset.batch_size=24"],
+            ("nowhere",),
+        ),  # now all is given, and the start looked for
     ],
 )
 def test_what_a_recipe_leaves_open_must_be_given(config, arguments, says, tmp_path: Path) -> None:

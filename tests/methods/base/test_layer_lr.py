@@ -7,6 +7,7 @@ from omegaconf import OmegaConf
 from small_batches import pretraining_task
 
 from fairseq_masking.errors import UserError
+from fairseq_masking.methods.base.layer_lr import check_optimizer
 from fairseq_masking.methods.mlm.model import MLMConfig, MLMModel
 from fairseq_masking.optim.fused_adamw import FusedAdamWConfig, FusedAdamWOptimizer
 
@@ -100,13 +101,29 @@ GIVEN = ("--layer-lr-decay", "0.5", "--save-interval-updates", "1", "--max-updat
     ("options", "expected"),
     [
         (("--optimizer", "adam"), "needs --optimizer fused_adamw or muon, not adam"),
-        (("--optimizer", "fused_adamw", "--fp16"), "add --fp16-no-flatten-grads"),
+        (("--optimizer", "fused_adamw", "--ddp-backend", "fully_sharded"), "or use another --ddp-backend"),
     ],
 )
 def test_what_would_ignore_it_is_refused(options, expected, small_data, tmp_path):
     finished = run_fairseq_train(small_data, tmp_path, *GIVEN, *options)
     assert_one_line_error(finished, "--layer-lr-decay 0.5", expected)
     assert not list(tmp_path.glob("*.pt"))
+
+
+def test_flat_fp16_is_refused():
+    """Without a GPU the command ends before, as fp16 needs one."""
+    cfg = OmegaConf.create(
+        {
+            "model": {"layer_lr_decay": 0.5},
+            "optimizer": {"_name": "fused_adamw"},
+            "common": {"fp16": True, "fp16_no_flatten_grads": False, "memory_efficient_fp16": False},
+            "distributed_training": {"ddp_backend": "legacy_ddp"},
+        }
+    )
+    with pytest.raises(UserError, match="--fp16-no-flatten-grads"):
+        check_optimizer(cfg)
+    cfg.common.fp16_no_flatten_grads = True
+    check_optimizer(cfg)
 
 
 def test_bf16_keeps_the_rates(small_data, tmp_path):
