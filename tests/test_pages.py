@@ -33,7 +33,7 @@ PAGES = sorted(
 PAGES = ["README.md", *PAGES]
 # Scripts', Hydra's, fairseq-preprocess's.
 OPTIONS_OF_OTHERS = {"--gpus", "--nodes", "--rendezvous", "--cfg", "--budget", "--dry", "--dry-run", "--help"}
-OPTIONS_OF_OTHERS |= {"--only-source"}
+OPTIONS_OF_OTHERS |= {"--only-source", "--systems"}
 METHODS = [page for page in PAGES if "/methods/" in page]
 
 
@@ -133,7 +133,8 @@ def test_links_and_files_exist(page):
 def test_recipes_exist(page):
     recipes = {path.stem for path in (ROOT / "configs" / "pretrain").glob("*.yaml")}
     named = re.findall(
-        r"`((?:mlm|fully_explored|map_net|three_ml|amos)_(?:tiny|base|large|cs|news|residues)\w*)`", text_of(page)
+        r"`((?:mlm|fully_explored|map_net|three_ml|amos)_(?:tiny|base|large|cs|news|residues)\w*|mlm_modern_base)`",
+        text_of(page),
     )
     assert set(named) <= recipes
     if page == "configs/README.md":

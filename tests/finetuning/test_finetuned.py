@@ -203,7 +203,7 @@ def test_other_data_have_the_same_classes(
     own = label_dictionary(tmp_path / "own", "no", "yes") if is_there else tmp_path / "gone"
     task = {"_name": "sentence_prediction", "data": str(own), "num_classes": 2}
     cfg = OmegaConf.create({"task": task, "criterion": {"regression_target": regression}})
-    monkeypatch.setattr("fairseq_masking.checkpoints.loading.load_tensors", lambda path: {"cfg": cfg})
+    monkeypatch.setattr("fairseq_masking.checkpoints.loading.load_tensors", lambda path, way_out: {"cfg": cfg})
     monkeypatch.setattr("fairseq_masking.finetuning.finetuned.finetuning_settings", lambda data: {})
     checkpoint, data = tmp_path / "checkpoint.pt", label_dictionary(tmp_path / "other", *classes)
     checkpoint.touch()

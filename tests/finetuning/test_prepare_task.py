@@ -168,7 +168,7 @@ def test_a_bad_input_leaves_nothing(corpus: Path, tmp_path: Path, capsys) -> Non
 
 def test_the_corpus_of_a_checkpoint(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     state = {"cfg": OmegaConf.create({"task": {"data": f"{corpus}:{corpus}"}})}
-    monkeypatch.setattr("fairseq_masking.checkpoints.loading.load_tensors", lambda path: state)
+    monkeypatch.setattr("fairseq_masking.checkpoints.loading.load_tensors", lambda path, way_out: state)
     checkpoint = tmp_path / "checkpoint.pt"
     checkpoint.touch()
     source = finetuning_data.write_sst2(tmp_path / "source")
