@@ -83,4 +83,5 @@ if [ "$gpus" -gt 0 ]; then
     here=$(python -c 'import torch; print(torch.cuda.device_count())')
     [ "$gpus" -le "$here" ] || fail "--gpus $gpus, but this machine has $here; --gpus 0 trains on the CPU"
 fi
+export PYTHONWARNINGS="ignore::UserWarning:fairseq_cli.hydra_train${PYTHONWARNINGS:+,$PYTHONWARNINGS}" # Hydra on its own versions
 exec "${command[@]}"
