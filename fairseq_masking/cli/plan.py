@@ -48,7 +48,8 @@ def run(args: argparse.Namespace) -> None:
     parts = {"weights, gradients, Adam": _state_bytes(cfg, model), "activations": _activation_bytes(cfg, model, rows)}
     device = "CPU" if runs_on_cpu(cfg) else f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}"
     update = rows * accumulated * ranks
-    epochs = update // task.cfg.mask_splits * cfg.optimization.max_update / sizes[dataset.train_subset]
+    sequences = update // task.dataset(dataset.train_subset).masker.num_splits
+    epochs = sequences * cfg.optimization.max_update / sizes[dataset.train_subset]
     lines = {
         "model": f"{cfg.model._name}, {sum(parameter.numel() for parameter in model.parameters()):,} parameters",
         "data": ", ".join(f"{split} {number:,} sequences of {length} tokens" for split, number in sizes.items()),

@@ -21,6 +21,13 @@ def test_a_plan_counts_what_the_run_would_do(small_data, capsys):
     assert "(measured here)" in told["hours"] and "GiB activations" in told["memory"] and told["device"] == "CPU"
 
 
+def test_an_epoch_of_masks_that_take_turns_reads_a_sequence_once(small_data, capsys):
+    turns = ("task.mask_splits=4", "task.mask_splits_over=epochs")
+    assert run_verb(*RECIPE, f"task.data={small_data}", *SMALL, *turns, "common.cpu=true") == 0
+    told = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert told["length"] == f"90 updates, {16 * 90 / int(told['data'].split()[1]):.3g} epochs"
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [
