@@ -405,9 +405,7 @@ class FairseqMaskingForTokenClassification(FairseqMaskingPreTrainedModel):
         """Return scores ``[B, T, C]``."""
         return self.classifier(self.dropout(hidden_BTD))
 
-    def loss(self, logits_BTC: Tensor, labels: Tensor) -> Tensor:
-        """Return the cross-entropy; ``labels`` is -100 for tokens that do not count."""
-        return F.cross_entropy(logits_BTC.flatten(0, 1), labels.flatten())
+    loss = FairseqMaskingForMaskedLM.loss  # over C classes; ``labels`` is -100 for tokens that do not count
 
 
 class FairseqMaskingForMultipleChoice(FairseqMaskingPreTrainedModel):

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 import torch.nn.functional as F
-from foreign_models import own_checkpoint, padded_rows, prepare, save_checkpoint, shake, task_of, write_wordpiece
+from foreign_models import own_checkpoint, padded_rows, save_checkpoint, shake, task_of, write_wordpiece
 from safetensors.torch import load_file
 
 from fairseq_masking.checkpoints.hugging_face import export_checkpoint, export_form
@@ -65,13 +65,6 @@ def write_modernbert(transformers, folder, **more):
     model = shake(transformers.ModernBertForMaskedLM(config))
     model.save_pretrained(folder)
     return model
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("corpus")
-    write_wordpiece(folder)
-    return prepare(folder, "--tokenizer-from", folder)
 
 
 def imported(folder, data):

@@ -60,14 +60,6 @@ def write_model(transformers, folder: Path, name: str, *, model_class=None, **mo
     return model
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    """A corpus with the vocabulary of ``write_wordpiece``, whose special symbols stand elsewhere."""
-    folder = tmp_path_factory.mktemp("corpus")
-    write_wordpiece(folder)
-    return prepare(folder, "--tokenizer-from", folder)
-
-
 def imported(folder, data, model_class=MLMModel, config_class=MLMConfig, **options):
     source = read_source(folder)
     task = task_of(load_dictionary(data / "dict.txt"), data)
