@@ -84,4 +84,23 @@ if [ "$gpus" -gt 0 ]; then
     [ "$gpus" -le "$here" ] || fail "--gpus $gpus, but this machine has $here; --gpus 0 trains on the CPU"
 fi
 export PYTHONWARNINGS="ignore::UserWarning:fairseq_cli.hydra_train${PYTHONWARNINGS:+,$PYTHONWARNINGS}" # Hydra on its own versions
-exec "${command[@]}"
+[ -n "$rendezvous" ] || exec "${command[@]}"
+
+# torchrun gives its ranks half a minute after a signal, and dies of SIGUSR1: here they get it themselves, and save.
+"${command[@]}" &
+torchrun=$! told=0
+pass_on() {
+    told=$2
+    kill "-$1" $(cat "/proc/$torchrun/task/$torchrun/children") 2>/dev/null || kill "-$1" "$torchrun" || true
+}
+trap 'pass_on USR1 138' USR1
+trap 'pass_on TERM 143' TERM
+trap 'pass_on INT 130' INT
+status=0
+wait "$torchrun" || status=$?
+while kill -0 "$torchrun" 2>/dev/null; do # a signal ends the waiting, not the ranks
+    status=0
+    wait "$torchrun" || status=$?
+done
+[ "$status" -eq 0 ] || [ "$told" -eq 0 ] || status=$told
+exit "$status"

@@ -24,6 +24,7 @@ from fairseq_masking.compat.runs import (
     reset_process_state,
     say_warnings_again,
 )
+from fairseq_masking.compat.signals import STOPPED, heeding_signals, stop_when_told, told_to_stop
 
 __all__ = ["RankMain", "before_start", "prepare_start", "wrap_call_main"]
 
@@ -78,10 +79,13 @@ class RankMain:
         try:
             if runs_on_cpu(cfg):  # data workers are forked, as without ranks: a server's would import all again
                 multiprocessing.set_start_method(None, force=True)
-            _prepare(cfg)
-            self.main(cfg, **options)
+            with heeding_signals():
+                _prepare(cfg)
+                self.main(cfg, **options)
             say_warnings_again()
             tell_the_rest()
+            if told_to_stop():  # with status 0: the parent ends the others where one fails
+                (Path(self.reports) / STOPPED).write_text(str(told_to_stop()), encoding="utf-8")
         except Exception as error:
             user_error = users_error_in(error)
             if user_error is None:
@@ -98,9 +102,12 @@ def _call_main(original: Callable[..., Any], cfg: DictConfig, main: Callable[...
         give_jobs_folders_of_their_own(cfg)
         prepare_start(cfg)
         if cfg.distributed_training.distributed_init_method is None or cfg.distributed_training.distributed_no_spawn:
-            original(cfg, main, **options)
+            with heeding_signals():
+                original(cfg, main, **options)
             say_warnings_again()
             tell_the_rest()
+            if told_to_stop():
+                sys.exit(128 + told_to_stop())
         else:
             _call_in_new_processes(original, cfg, main, options)
     except Exception as error:
@@ -114,6 +121,7 @@ def _call_main(original: Callable[..., Any], cfg: DictConfig, main: Callable[...
 
 def _prepare(cfg: DictConfig) -> None:
     leave_finished_runs_alone()
+    stop_when_told()
     leave_no_checkpoint_of_user_errors()
     for prepare in _before_start:
         prepare(cfg)
@@ -134,16 +142,21 @@ def _call_in_new_processes(
     with tempfile.TemporaryDirectory(prefix="fairseq_masking-") as reports:
         rank_main = RankMain(main, reports)
         try:
-            if spawns_cpu_ranks(cfg):
-                _spawn_cpu_ranks(cfg, rank_main, options)
-            else:
-                original(cfg, rank_main, **options)
+            with heeding_signals(passes_on=True):
+                if spawns_cpu_ranks(cfg):
+                    _spawn_cpu_ranks(cfg, rank_main, options)
+                else:
+                    original(cfg, rank_main, **options)
         except ProcessException:
             # The rank that failed first may only have lost its connection to the one with the reason.
-            lines = [path.read_text(encoding="utf-8") for path in sorted(Path(reports).iterdir())]
-            if not lines:
+            lines = [path.read_text(encoding="utf-8") for path in sorted(Path(reports).glob("rank*"))]
+            if lines:
+                exit_with(lines[0])
+            if not told_to_stop():
                 raise
-            exit_with(lines[0])
+        stopped = Path(reports) / STOPPED  # by a signal to one rank, or to this process
+        if number := int(stopped.read_text(encoding="utf-8")) if stopped.exists() else told_to_stop():
+            sys.exit(128 + number)
 
 
 def _spawn_cpu_ranks(cfg: DictConfig, rank_main: RankMain, options: dict[str, Any]) -> None:

@@ -2,7 +2,10 @@
 
 import os
 import shlex
+import shutil
+import signal
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -90,6 +93,41 @@ def test_slurm_script_says_that_it_needs_a_job():
     done = run("scripts/pretrain.slurm", "--data", "/a", SLURM_JOB_ID="")
     assert done.returncode == 2
     assert "sbatch" in done.stderr
+
+
+RANK = "trap 'touch saved; exit 138' USR1; touch started; for _ in {1..600}; do sleep 0.05; done"
+FAKES = {
+    "srun": 'shift; exec "$@"',
+    "scontrol": 'echo "$*" >>scontrol.log; echo first',
+    "python": "echo 2",  # GPUs
+    "fairseq-hydra-train": "",
+    # as torchrun: it dies of the signal itself, and where a rank fails it ends with 1
+    "torchrun": f'bash -c "{RANK}" || exit 1',
+}
+
+
+def test_slurm_job_saves_before_its_time_is_up_and_requeues_itself(tmp_path):
+    for name, text in FAKES.items():
+        (tmp_path / name).write_text(f"#!/bin/bash\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    for name in ("scripts", "configs"):
+        shutil.copytree(ROOT / name, tmp_path / name)
+    slurm = {
+        "SLURM_JOB_ID": "7",
+        "SLURM_SUBMIT_DIR": str(tmp_path),
+        "SLURM_JOB_NODELIST": "n",
+        "SLURM_JOB_NUM_NODES": "1",
+    }
+    variables = {**os.environ, **slurm, "SLURM_GPUS_ON_NODE": "2", "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    command = ["bash", str(ROOT / "scripts" / "pretrain.slurm"), "--data", "/a"]
+    job = subprocess.Popen(command, cwd=tmp_path, env=variables, stdout=subprocess.PIPE, text=True)
+    while not (tmp_path / "started").exists() and job.poll() is None:
+        time.sleep(0.01)
+    job.send_signal(signal.SIGUSR1)  # Slurm's --signal=B:USR1@600, to the batch script alone
+    output, _ = job.communicate(timeout=60)
+    assert job.returncode == 138 and (tmp_path / "saved").exists() and "job 7 is requeued" in output
+    assert (tmp_path / "scontrol.log").read_text().splitlines()[-1] == "requeue 7"
+    assert "#SBATCH --signal=B:USR1@600" in (ROOT / "scripts" / "pretrain.slurm").read_text()
 
 
 def test_quickstart_refuses_wrong_options():
