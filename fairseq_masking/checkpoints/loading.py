@@ -16,6 +16,7 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from fairseq_masking.compat.checkpoints import loading_safely
+from fairseq_masking.compat.numbers import first_nonfinite
 from fairseq_masking.corpus.dictionary import load_dictionary
 from fairseq_masking.corpus.identity import identity
 from fairseq_masking.corpus.manifest import DICTIONARY_FILE, first_shard
@@ -23,7 +24,7 @@ from fairseq_masking.errors import UserError, first_line
 from fairseq_masking.files import read_json
 from fairseq_masking.tokenizers.hugging_face_files import EXTRA
 
-__all__ = ["RUN_STATE", "Checkpoint", "Trained", "read_checkpoint", "read_weights"]
+__all__ = ["RUN_STATE", "Checkpoint", "Trained", "check_finite", "read_checkpoint", "read_weights"]
 
 logger = logging.getLogger(__name__)
 
@@ -115,6 +116,14 @@ class Checkpoint:
                 *(self.path, folder),
             )
 
+    def check_finite(self) -> None:
+        """Read all weights.
+
+        Raises:
+            UserError: some are NaN or infinite.
+        """
+        check_finite(self.state.get("model", self.state), f"checkpoint {self.path}")
+
     def check_task(self, task: Any) -> None:
         """``check_trained_on`` for a task that has a dictionary and data."""
         if (symbols := symbols_of(task)) is not None:
@@ -129,8 +138,9 @@ class Checkpoint:
             data: prepared data in place of those it was trained on; ``cfg`` names them from then on.
 
         Raises:
-            UserError: the data are not there, or not those of the weights.
+            UserError: the data are not there, or not those of the weights, which are not finite.
         """
+        self.check_finite()
         if data is not None:
             self.cfg.task.data = str(data)
         task = tasks.setup_task(self.cfg.task)
@@ -139,6 +149,17 @@ class Checkpoint:
         model.load_state_dict(self.state["model"], strict=True, model_cfg=self.cfg.model)
         model.set_num_updates(self.num_updates)
         return Trained(model, task)
+
+
+def check_finite(weights: Mapping[str, Any], title: str) -> None:
+    """Compare weights with what a training that went well can leave.
+
+    Raises:
+        UserError: some are NaN or infinite; the line names the first, after ``title``.
+    """
+    tensors = ((name, value) for name, value in weights.items() if isinstance(value, Tensor))
+    if (name := first_nonfinite(tensors)) is not None:
+        raise UserError(f"{title}: its {name} has values that are not finite: take a checkpoint of before")
 
 
 def symbols_of(task: Any) -> list[str] | None:

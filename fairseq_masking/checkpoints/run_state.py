@@ -52,7 +52,9 @@ def _load_compared(original: Callable[..., Any], self: Any, filename: str, *args
 def _load_ensemble_compared(original: Callable[..., Any], filenames: list[str], *args: Any, **options: Any) -> Any:
     models, cfg, task = original(filenames, *args, **options)
     for filename in filter(Path.is_file, map(Path, filenames)):
-        read_checkpoint(filename).check_task(task)
+        checkpoint = read_checkpoint(filename)
+        checkpoint.check_finite()
+        checkpoint.check_task(task)
     return models, cfg, task
 
 

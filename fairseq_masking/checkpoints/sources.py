@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fairseq_masking.checkpoints.key_table import FAMILIES, POSITIONS, TOKENS, Converted, Family, listed, to_ours
-from fairseq_masking.checkpoints.loading import read_checkpoint, read_weights
+from fairseq_masking.checkpoints.loading import check_finite, read_checkpoint, read_weights
 from fairseq_masking.corpus.dictionary import load_dictionary
 from fairseq_masking.corpus.manifest import DICTIONARY_FILE
 from fairseq_masking.errors import UserError
@@ -104,6 +104,7 @@ def read_source(path: str | Path) -> Source:
     place = find_source(str(path))
     source = _from_hugging_face(place) if (place / _CONFIG).is_file() else _from_checkpoint(place)
     _check_complete(source)
+    check_finite(source.state, str(source.path))
     _check_symbols(source)
     return source
 

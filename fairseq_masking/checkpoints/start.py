@@ -5,6 +5,7 @@ import multiprocessing
 import os
 from collections.abc import Sequence
 from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,8 @@ def check_start(cfg: DictConfig) -> None:
         return
     _check_device(cfg)
     _check_save_dir(cfg.checkpoint.save_dir)
+    if OmegaConf.select(cfg, "task.start_over"):
+        _put_aside(cfg)
     _check_checkpoints(cfg.checkpoint)
     _check_data(cfg)
 
@@ -64,6 +67,19 @@ def _check_save_dir(save_dir: str) -> None:
         raise UserError(f"--save-dir {save_dir}: {there} {reason}; give another")
 
 
+def _put_aside(cfg: DictConfig) -> None:
+    """For --start-over: move the checkpoints into a folder, by the first process of the run, unless it resumes."""
+    folder = Path(cfg.checkpoint.save_dir)
+    restarts = [os.environ.get(name, "0") for name in ("SLURM_RESTART_COUNT", "TORCHELASTIC_RESTART_COUNT")]
+    first = multiprocessing.parent_process() is None and os.environ.get("RANK", "0") == "0"
+    if first and set(restarts) == {"0"} and (old := sorted(folder.glob("checkpoint*.pt"))):
+        aside = folder / datetime.now().strftime("before-%Y-%m-%d-%H%M%S")
+        aside.mkdir()
+        for path in old:
+            path.rename(aside / path.name)
+        logger.warning("--start-over: the %d checkpoints of %s are in %s now", len(old), folder, aside)
+
+
 def _check_checkpoints(cfg: Any) -> None:
     last = Path(cfg.save_dir) / _LAST
     if cfg.restore_file != _LAST:
@@ -84,7 +100,7 @@ def _go_on(cfg: Any, last: Path, others: Sequence[Path]) -> None:
         for path in others:
             with suppress(UserError):
                 _check_checkpoint("checkpoint", path)
-                logger.warning("%s. Training goes on from %s; to start over give another --save-dir", error, path)
+                logger.warning("%s. Training goes on from %s; to begin anew: --start-over", error, path)
                 cfg.restore_file, cfg.finetune_from_model = str(path), None
                 return
         raise
@@ -100,9 +116,10 @@ def _check_checkpoint(option: str, path: str | Path, way_out: str = "") -> None:
     if not Path(path).is_file():
         reason = "is no file" if Path(path).exists() else "does not exist"
         raise UserError(f"{option} {path} {reason}: {way_out}")
-    state = read_checkpoint(path, way_out=way_out).state
-    if "model" not in state or not (state.get("cfg") or state.get("args")):
+    checkpoint = read_checkpoint(path, way_out=way_out)
+    if "model" not in checkpoint.state or not (checkpoint.state.get("cfg") or checkpoint.state.get("args")):
         raise UserError(f"{option} {path} is a PyTorch file, but not a fairseq checkpoint: {way_out}")
+    checkpoint.check_finite()
 
 
 def _check_data(cfg: DictConfig) -> None:

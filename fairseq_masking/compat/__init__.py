@@ -12,6 +12,7 @@ class of fairseq, leaves everything alone that already works, and may be called 
 | errors.py | a ``UserError`` ends the program with one line instead of a traceback, on every rank |
 | imports.py | sklearn, SciPy and torch._dynamo, which are imported at every start and not used |
 | launch.py | the one wrapper around ``call_main`` through which every fairseq command starts its work |
+| numbers.py | gradients that are not finite, losses that have diverged: one line, and good checkpoints stay |
 | options.py | ``--bf16`` on machines that are no TPU; which options were typed; how ours are declared |
 | progress.py | a training says first what it is, then how far it is; its start is not a screen of settings |
 | runs.py | what one run leaves to the next: its best score, its reading thread; a finished run stays so |

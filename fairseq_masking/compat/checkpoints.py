@@ -37,6 +37,7 @@ __all__ = [
     "copy_checkpoints_atomically",
     "guard_checkpoint_loading",
     "loading_safely",
+    "newest_checkpoint",
     "remove_leftover_temporaries",
     "save_whole_or_say_why",
 ]
@@ -98,6 +99,12 @@ def loading_safely(title: str, way_out: str) -> Iterator[None]:
     finally:
         if switch is not None:
             os.environ[_UNSAFE_SWITCH] = switch
+
+
+def newest_checkpoint(folder: str | Path) -> Path | None:
+    """Return the checkpoint of a folder that was written last; None where there is none."""
+    there = [file for file in Path(folder).glob("checkpoint*.pt") if file.is_file()]
+    return max(there, key=lambda file: file.stat().st_mtime, default=None)
 
 
 def allow_broadcast_of_checkpoints() -> None:
@@ -194,8 +201,7 @@ def _written_whole(path: str) -> Iterator[str]:
         reason = next((link.strerror for link in links if isinstance(link, OSError) and link.strerror), None)
         if reason is None:
             raise
-        there = [file for file in Path(path).parent.glob("checkpoint*.pt") if file.is_file()]
-        last = max(there, key=lambda file: file.stat().st_mtime, default=None)
+        last = newest_checkpoint(Path(path).parent)
         kept = f"the last whole one is {last}" if last else "there is none before it"
         raise UserError(f"{path} cannot be written ({reason}): {kept}; make room, then start again") from error
     finally:

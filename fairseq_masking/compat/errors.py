@@ -97,7 +97,7 @@ def show_user_errors_outside_of_call_main() -> None:
 
 
 def leave_no_checkpoint_of_user_errors() -> None:
-    """Keeps the trainer from saving ``crash.pt`` for what is no crash. Called when a command starts."""
+    """Keeps the trainer from saving ``crash.pt`` for what is told in one line. Called when a command starts."""
     from fairseq.trainer import Trainer  # late: it takes a while, and only commands need it
 
     replace(Trainer, "save_checkpoint", _save_unless_user_error)
@@ -114,7 +114,7 @@ def _print_user_error(
 
 
 def _save_unless_user_error(original: Callable[..., Any], self: Any, *args: Any, **options: Any) -> Any:
-    if isinstance(sys.exc_info()[1], UserError):
+    if isinstance(sys.exc_info()[1], (UserError, FloatingPointError)):
         return None
     return original(self, *args, **options)
 

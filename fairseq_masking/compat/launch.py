@@ -16,7 +16,7 @@ from torch.multiprocessing.spawn import ProcessException
 
 from fairseq_masking.compat.distributed import complete_launch_settings, runs_on_cpu, spawns_cpu_ranks
 from fairseq_masking.compat.errors import exit_with, leave_no_checkpoint_of_user_errors, one_line, users_error_in
-from fairseq_masking.compat.patching import replace
+from fairseq_masking.compat.patching import loaded_program, replace
 from fairseq_masking.compat.progress import tell_the_rest
 from fairseq_masking.compat.runs import (
     give_jobs_folders_of_their_own,
@@ -122,6 +122,10 @@ def _call_main(original: Callable[..., Any], cfg: DictConfig, main: Callable[...
 def _prepare(cfg: DictConfig) -> None:
     leave_finished_runs_alone()
     stop_when_told()
+    if loaded_program("fairseq_cli.train") is not None:
+        from fairseq_masking.compat.numbers import watch_numbers  # late: fairseq's trainer takes a while
+
+        watch_numbers()
     leave_no_checkpoint_of_user_errors()
     for prepare in _before_start:
         prepare(cfg)

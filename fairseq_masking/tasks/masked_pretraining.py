@@ -81,6 +81,12 @@ class MaskedPretrainingConfig(FairseqDataclass):
     global_batch: Optional[int] = option(
         None, "rows of an update on all devices: --update-freq follows from it and from --batch-size, the most at once"
     )
+    skip_nonfinite: int = option(
+        0, "updates of a run whose gradients are not finite that are left out; one more ends it"
+    )
+    start_over: bool = option(
+        False, "begin anew where --save-dir has checkpoints: these are moved into a folder there, none is lost"
+    )
     seed: int = II("common.seed")
     train_subset: str = II("dataset.train_subset")
     update_freq: List[int] = II("optimization.update_freq")

@@ -17,7 +17,7 @@ from fairseq_masking.finetuning.tasks import corpus_of
 
 PATIENCE = (
     "--lr",
-    3,
+    0,
     "--validate-interval-updates",
     2,
     "--save-interval-updates",
