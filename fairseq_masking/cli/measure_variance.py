@@ -82,10 +82,11 @@ def run(args: argparse.Namespace) -> None:
     from fairseq_masking import register
 
     register()
-    from fairseq_masking.measure.gradient_variance import runs
+    from fairseq_masking.measure.gradient_variance import distances, law_report, splits
 
     started = time.perf_counter()
-    rows, plot = getattr(runs, args.of)(args)
+    measurement = {"splits": splits, "distances": distances, "laws": law_report}[args.of]
+    rows, plot = measurement.run(args)
     write_numbers(args, rows, since=started)
     if args.figure is not None:
         plot(args.figure)

@@ -6,6 +6,7 @@ matplotlib is imported with the first figure: who writes none does not wait for 
 from collections.abc import Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
+from textwrap import wrap
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,16 +15,9 @@ import numpy.typing as npt
 from fairseq_masking.files import whole_file
 
 __all__ = [
-    "Curve",
-    "Curves",
-    "Panel",
-    "density",
-    "histogram_rows",
-    "new_figure",
-    "plot_distributions",
-    "plot_panels",
-    "save_figure",
-]
+    "Curve", "Curves", "Panel", "density", "errorbars", "histogram_rows", "new_figure", "plot_distributions",
+    "plot_panels", "save_figure",
+]  # fmt: skip
 
 Curve = tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]  # updates and values
 Curves = Mapping[str, Curve]  # by metric
@@ -64,10 +58,20 @@ def new_figure(rows: int, columns: int, size: tuple[float, float], **sharing: An
     return figure, figure.subplots(rows, columns, squeeze=False, **sharing)
 
 
-def save_figure(figure: Any, path: Path, *, dpi: int = 120) -> None:
-    """Write a PNG, whole or not at all; its folder is made."""
+def save_figure(figure: Any, path: Path, *, title: str = "", dpi: int = 120) -> None:
+    """Write a PNG, whole or not at all, under a title in lines that fit; its folder is made."""
+    if title:
+        figure.suptitle("\n".join(wrap(title, 130)), fontsize=9)
     with whole_file(path) as partial:
         figure.savefig(partial, dpi=dpi, format="png")
+
+
+def errorbars(axis: Any, rows: Sequence[Mapping[str, Any]], places: Sequence[float], **look: Any) -> None:
+    """Draw ``estimate`` of each row at its height, with a bar from ``low`` to ``high``."""
+    below = [max(0.0, row["estimate"] - row["low"]) for row in rows]
+    above = [max(0.0, row["high"] - row["estimate"]) for row in rows]
+    estimates = [row["estimate"] for row in rows]
+    axis.errorbar(estimates, places, xerr=(below, above), fmt="o", markersize=5, capsize=3, **look)
 
 
 def plot_panels(runs: Mapping[str, Curves], panels: Sequence[Panel], path: Path, *, smooth: int = 1) -> None:

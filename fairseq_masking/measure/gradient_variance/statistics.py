@@ -1,18 +1,16 @@
-"""Bootstrap intervals, and Eq. 5 of 2010.06040: what the masks and what the sentences add to the variance.
+"""Variances as U-statistics of inner products of gradients, their bootstrap intervals, and rows of those.
+
+All variances are traces of covariance matrices, E||g - gbar||**2, as in 2010.06040, Appendix A.2; g(m) is the
+gradient of a mask of one sequence, gbar its mean over uniform masks. gbar enters only as ||gbar||**2, the mean
+inner product of gradients of different draws (of all ordered pairs d != d', never d = d'): unbiased.
 
 A *resampled* quantity is a float64 array [1 + R]: the estimate, then R bootstrap replicates. Sums, products
 and ratios of such arrays are resampled quantities again, so an interval of any of them is one call.
 
-Eq. 5 at equal rows (spec/fully_explored_mlm.md, "Same compute"): of R rows of a batch, K masks of a sequence
-leave R / K sequences:
-
-    one mask of R sequences         Var(g(m_1)) / R                        + Var_x(gbar) / R
-    K independent masks of R / K    Var(g(m_1)) / R                        + K Var_x(gbar) / R
-    K disjoint masks of R / K       K Var(g(m_1, ..., m_K)) / R, Eq. 7     + K Var_x(gbar) / R
-
-The first column falls with disjoint masks; the second rises with K, as there are 1/K as many sequences. A
-claim about the total has to hold the one against the other.
-Shapes: D draws, S sequences, R bootstrap replicates.
+A row is a quantity, what it is of, the equation it estimates, its value and 95% interval. Intervals are over
+draws or pairs of masks for the given sequences; those of Eq. 5, of the sentence variance, of totals and of
+what is said of the laws themselves are over the sequences.
+Shapes: D draws of K masks each, S sequences, R bootstrap replicates.
 """
 
 from collections.abc import Sequence
@@ -20,22 +18,20 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from fairseq_masking.figures.tables import format_table
 
 __all__ = [
-    "BatchVariance",
-    "Interval",
-    "Resampled",
-    "average",
-    "batch_variances",
-    "interval",
-    "mean_over_pairs",
-    "resampling_weights",
-    "sentence_variance",
-    "weighted_mean",
-]
+    "Interval", "LawMoments", "LawVariances", "Quantity", "Resampled", "Row", "average", "inner_products_of",
+    "interval", "law_variances", "mean_over_pairs", "resampling_weights", "row_table", "rows_of",
+    "sentence_variance", "weighted_mean",
+]  # fmt: skip
 
 Floats = npt.NDArray[np.float64]
 Resampled = npt.NDArray[np.float64]
+Row = dict[str, Any]
 
 
 class Interval(NamedTuple):
@@ -45,6 +41,9 @@ class Interval(NamedTuple):
     standard_error: float | str = ""
     low: float | str = ""
     high: float | str = ""
+
+
+Quantity = tuple[str, str, Resampled | Interval]  # name, equation, values
 
 
 def resampling_weights(size: int, num_replicates: int, rng: np.random.Generator) -> Floats:
@@ -89,6 +88,60 @@ def average(parts: Sequence[Any]) -> Any:
     return type(parts[0])(*(average(same) for same in zip(*parts, strict=True)))
 
 
+class LawMoments(NamedTuple):
+    """Inner products of the gradients of D draws of K masks.
+
+    Attributes:
+        squares_D: mean over k of ||g(m_k)||**2.
+        products_D: mean over k != l of g(m_k)^T g(m_l), the pairs inside a draw.
+        inner_DD: inner products of the K-mask gradients (Eq. 6) of two draws.
+        num_masks: K.
+    """
+
+    squares_D: Floats
+    products_D: Floats
+    inner_DD: Floats
+    num_masks: int
+
+    @classmethod
+    def from_gram(cls, inner_MM: Floats, num_masks: int) -> "LawMoments":
+        """Reduce the inner products of M = D * K gradients, those of a draw next to each other."""
+        num_draws = inner_MM.shape[0] // num_masks
+        inner_DKDK = inner_MM.reshape(num_draws, num_masks, num_draws, num_masks)
+        within_DKK = inner_DKDK[np.arange(num_draws), :, np.arange(num_draws), :]
+        squares_D = within_DKK.trace(axis1=1, axis2=2)
+        products_D = (within_DKK.sum((1, 2)) - squares_D) / max(1, num_masks * (num_masks - 1))
+        return cls(squares_D / num_masks, products_D, inner_DKDK.mean((1, 3)), num_masks)
+
+
+class LawVariances(NamedTuple):
+    """Unbiased estimates for one law, resampled over its draws.
+
+    Attributes:
+        mask_variance: Var(g(m_1)), mean ||g(m_k)||**2 minus ||gbar||**2.
+        mask_covariance: Eq. 8, mean g(m_k)^T g(m_l) over k != l of a draw, minus ||gbar||**2.
+        variance: the left side of Eq. 7, of Eq. 6's gradient: its mean square minus ||gbar||**2, which is
+            the sample variance with divisor D - 1.
+        mean_norm: ||gbar||**2, the mean inner product of Eq. 6's gradients of different draws.
+    """
+
+    mask_variance: Resampled
+    mask_covariance: Resampled
+    variance: Resampled
+    mean_norm: Resampled
+
+
+def law_variances(moments: LawMoments, weights: Floats) -> LawVariances:
+    """Estimate a law's variances from its draws, under each row of ``weights [1 + R, D]``."""
+    mean_norm = mean_over_pairs(moments.inner_DD, weights)
+    return LawVariances(
+        mask_variance=weighted_mean(moments.squares_D, weights) - mean_norm,
+        mask_covariance=weighted_mean(moments.products_D, weights) - mean_norm,
+        variance=weighted_mean(np.diag(moments.inner_DD), weights) - mean_norm,
+        mean_norm=mean_norm,
+    )
+
+
 def sentence_variance(mean_norms_S: Floats, inner_SS: Floats, weights: Floats) -> Resampled:
     """Estimate Var_x(gbar) without bias.
 
@@ -101,42 +154,20 @@ def sentence_variance(mean_norms_S: Floats, inner_SS: Floats, weights: Floats) -
     return weighted_mean(mean_norms_S, weights) - mean_over_pairs(inner_SS, weights)
 
 
-class BatchVariance(NamedTuple):
-    """The two terms of Eq. 5 times R, the number of rows; resampled over sequences."""
-
-    mask_term: Resampled
-    sentence_term: Resampled
-
-    @property
-    def total(self) -> Resampled:
-        """Their sum, Eq. 5."""
-        return self.mask_term + self.sentence_term
+def inner_products_of(means_P: Sequence[Tensor]) -> Floats:
+    """Return float64 ``[S, S]``, for ``sentence_variance``, of S vectors ``[P]``."""
+    means_SP = torch.stack(list(means_P))
+    return (means_SP @ means_SP.t()).double().cpu().numpy()
 
 
-def batch_variances(
-    mask_variances_S: Floats,
-    disjoint_variances_S: Floats,
-    mean_norms_S: Floats,
-    inner_SS: Floats,
-    weights: Floats,
-    *,
-    num_masks: int,
-) -> dict[str, BatchVariance]:
-    """Estimate both terms for the three ways to fill a batch.
+def rows_of(of: Row, quantities: Sequence[Quantity]) -> list[Row]:
+    """Return a row for each quantity; each begins with ``of``."""
+    found = [(name, equation, v if isinstance(v, Interval) else interval(v)) for name, equation, v in quantities]
+    return [{**of, "quantity": name, "equation": equation, **values._asdict()} for name, equation, values in found]
 
-    Args:
-        mask_variances_S: Var(g(m_1)) of each sequence.
-        disjoint_variances_S: variance of the gradient of K disjoint masks of each sequence.
-        mean_norms_S: see ``sentence_variance``, as are ``inner_SS`` and ``weights``.
 
-    Returns:
-        By name: ``one_mask``, ``independent``, ``disjoint``.
-    """
-    sentences = sentence_variance(mean_norms_S, inner_SS, weights)
-    mask_term = weighted_mean(mask_variances_S, weights)
-    disjoint_term = num_masks * weighted_mean(disjoint_variances_S, weights)
-    return {
-        "one_mask": BatchVariance(mask_term, sentences),
-        "independent": BatchVariance(mask_term, num_masks * sentences),
-        "disjoint": BatchVariance(disjoint_term, num_masks * sentences),
-    }
+def row_table(rows: Sequence[Row]) -> str:
+    """Return the rows as they are; of splits only those of the mean and each sequence's ratio."""
+    shown = [r for r in rows if str(r.get("sequence", "mean")).startswith("mean") or r["quantity"] == "ratio"]
+    cells = [[f"{v:.4g}" if isinstance(v, float) else str(v) for v in row.values()] for row in shown]
+    return format_table(list(shown[0]), cells)

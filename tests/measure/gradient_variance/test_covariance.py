@@ -8,13 +8,14 @@ import pytest
 import torch
 from tiny_problem import Problem
 
-from fairseq_masking.measure.gradient_variance.covariance import (
+from fairseq_masking.measure.gradient_variance.distances import (
     covariance_curve,
     hamming_distances,
+    measure_distances,
     monotonicity,
     pair_covariances,
 )
-from fairseq_masking.measure.gradient_variance.measurement import Measurement, measure_distances
+from fairseq_masking.measure.gradient_variance.measurement import Measurement
 
 
 def exact_covariances(problem: Problem, distances: list[int]) -> list[float]:

@@ -5,8 +5,8 @@ import itertools
 import numpy as np
 import pytest
 
+from fairseq_masking.measure.gradient_variance.splits import batch_variances
 from fairseq_masking.measure.gradient_variance.statistics import (
-    batch_variances,
     interval,
     mean_over_pairs,
     resampling_weights,

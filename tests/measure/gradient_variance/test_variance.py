@@ -9,14 +9,9 @@ import torch
 from tiny_problem import Problem
 
 from fairseq_masking.masking import MaskedItem
-from fairseq_masking.measure.gradient_variance.measurement import Measurement, measure_splits
-from fairseq_masking.measure.gradient_variance.statistics import interval
-from fairseq_masking.measure.gradient_variance.variance import (
-    LawMoments,
-    compare_laws,
-    law_variances,
-    without_replacement_ratio,
-)
+from fairseq_masking.measure.gradient_variance.measurement import Measurement
+from fairseq_masking.measure.gradient_variance.splits import compare_laws, measure_splits, without_replacement_ratio
+from fairseq_masking.measure.gradient_variance.statistics import LawMoments, interval, law_variances
 
 
 def moments_of(problem: Problem, draws_DK: np.ndarray) -> LawMoments:

@@ -7,10 +7,9 @@ import pytest
 from test_laws import Listed, list_draws
 
 from fairseq_masking.errors import UserError
+from fairseq_masking.measure.gradient_variance.estimators import UNIFORM, LawDraws, estimate_variances, measure_laws
+from fairseq_masking.measure.gradient_variance.law_report import estimator_rows, estimator_table, law_rows, law_table
 from fairseq_masking.measure.gradient_variance.laws import mask_weights
-from fairseq_masking.measure.gradient_variance.measurement import measure_laws
-from fairseq_masking.measure.gradient_variance.report import estimator_rows, estimator_table, law_rows, law_table
-from fairseq_masking.measure.gradient_variance.variance import UNIFORM, LawDraws, estimate_variances
 
 CLIP = 0.2
 
