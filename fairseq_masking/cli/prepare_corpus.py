@@ -19,7 +19,7 @@ from fairseq_masking.corpus.documents import DOCUMENT_BOUNDS
 from fairseq_masking.tokenizers import BertTokenizer, Gpt2Tokenizer, SentencePieceTokenizer, Tokenizer
 from fairseq_masking.tokenizers.normalization import TextNormalizer
 from fairseq_masking.tokenizers.sentencepiece import NORMALIZATIONS, BpeTraining
-from fairseq_masking.tokenizers.whitespace import SymbolCounting, symbols_apart
+from fairseq_masking.tokenizers.vocabularies import SymbolCounting, symbols_apart
 
 if TYPE_CHECKING:
     from fairseq_masking.corpus.manifest import Manifest

@@ -18,7 +18,7 @@ from fairseq_masking.errors import UserError
 from fairseq_masking.files import hash_file, read_json, whole_file
 from fairseq_masking.tokenizers import KINDS, Tokenizer
 from fairseq_masking.tokenizers.normalization import TextNormalizer
-from fairseq_masking.tokenizers.whitespace import symbols_apart
+from fairseq_masking.tokenizers.vocabularies import symbols_apart
 
 if TYPE_CHECKING:
     from fairseq.data import Dictionary

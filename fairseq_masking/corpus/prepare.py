@@ -33,7 +33,7 @@ from fairseq_masking.tokenizers import Tokenizer
 from fairseq_masking.tokenizers.hugging_face_files import find_source, import_tokenizer, text_steps
 from fairseq_masking.tokenizers.normalization import TextNormalizer
 from fairseq_masking.tokenizers.sentencepiece import BpeTraining, train_bpe
-from fairseq_masking.tokenizers.whitespace import SymbolCounting
+from fairseq_masking.tokenizers.vocabularies import SymbolCounting
 
 __all__ = ["Preparation", "prepare", "tokenizer_of"]
 

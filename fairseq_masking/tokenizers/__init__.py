@@ -5,12 +5,10 @@ stand in dict.txt as fairseq writes them: SentencePiece pieces ("▁the"), GPT-2
 WordPieces ("##ing"). Special symbols written out in a text ("<s>", "[MASK]") are ordinary text here.
 """
 
+from fairseq_masking.tokenizers.backend import HuggingFaceTokenizer
 from fairseq_masking.tokenizers.base import Offsets, Tokenizer
-from fairseq_masking.tokenizers.gpt2 import Gpt2Tokenizer
-from fairseq_masking.tokenizers.hugging_face import HuggingFaceTokenizer
 from fairseq_masking.tokenizers.sentencepiece import SentencePieceTokenizer
-from fairseq_masking.tokenizers.whitespace import WhitespaceTokenizer
-from fairseq_masking.tokenizers.wordpiece import BertTokenizer
+from fairseq_masking.tokenizers.vocabularies import BertTokenizer, Gpt2Tokenizer, WhitespaceTokenizer
 
 __all__ = [
     "KINDS", "BertTokenizer", "Gpt2Tokenizer", "HuggingFaceTokenizer", "Offsets", "SentencePieceTokenizer",

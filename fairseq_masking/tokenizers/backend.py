@@ -1,15 +1,17 @@
-"""What Hugging Face's ``tokenizers`` runs: its ids as symbols, and what its description says about words."""
+"""What Hugging Face's ``tokenizers`` runs, and any tokenizer.json: ids as symbols, where words begin."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
-from fairseq_masking.errors import UserError
+from fairseq_masking.errors import UserError, first_line
+from fairseq_masking.files import read_json
 from fairseq_masking.tokenizers.base import Offsets, Tokenizer
-from fairseq_masking.tokenizers.symbols import FILLER_PREFIX, SPECIAL_SYMBOLS
+from fairseq_masking.tokenizers.symbols import FILLER_PREFIX, SPECIAL_SYMBOLS, UNK_SYMBOL
 
-__all__ = ["BackendTokenizer", "backend_of", "steps_of"]
+__all__ = ["BackendTokenizer", "HuggingFaceTokenizer", "backend_of", "steps_of"]
 
 
 class BackendTokenizer(Tokenizer):
@@ -92,6 +94,34 @@ class BackendTokenizer(Tokenizer):
             f"{next(iter(self.files.values()))}: its {model['type']} symbols do not show where words begin:"
             " --mask-unit subword is what it can do"
         )
+
+
+class HuggingFaceTokenizer(BackendTokenizer):
+    """A model's own tokenizer.json, run by the library that wrote it; its tokens are the symbols."""
+
+    kind = "hugging_face"
+    file_names = ("tokenizer.json",)
+
+    def __init__(self, tokenizer_json: Path, *, specials: Mapping[str, str]) -> None:
+        """Read the file.
+
+        Args:
+            specials: its special tokens -> ours, by their roles.
+        """
+        super().__init__(tokenizer_json, specials=dict(specials))
+        way_out = "give a tokenizer.json of Hugging Face's tokenizers"
+        values = read_json(tokenizer_json, way_out)
+        try:
+            self.backend = backend_of(values)
+        except Exception as error:  # the library raises bare Exception
+            raise UserError(f"{tokenizer_json} cannot be read ({first_line(error)}); {way_out}") from error
+        # A token that only bears one of our special names, as <unk> in MPNet, is not what we mean by it.
+        symbol_of = {**dict.fromkeys(SPECIAL_SYMBOLS, UNK_SYMBOL), **specials}
+        ids = self.backend.get_vocab(with_added_tokens=True)
+        self.by_id = [UNK_SYMBOL] * (max(ids.values()) + 1)
+        for token, index in ids.items():
+            self.by_id[index] = symbol_of.get(token, token)
+        self.symbols = [symbol for symbol in self.by_id if symbol not in SPECIAL_SYMBOLS]
 
 
 def backend_of(values: dict[str, Any]) -> Any:

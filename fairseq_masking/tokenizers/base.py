@@ -9,11 +9,10 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-from fairseq_masking.errors import UserError, first_line
 from fairseq_masking.files import hash_file, read_json
 from fairseq_masking.tokenizers.symbols import BOS_SYMBOL, EOS_SYMBOL, MASK_SYMBOL, PAD_SYMBOL, SPECIAL_SYMBOLS
 
-__all__ = ["SILENT_SYMBOLS", "Offsets", "Tokenizer", "read_utf8_lines", "runs_of_symbols"]
+__all__ = ["SILENT_SYMBOLS", "Offsets", "Tokenizer", "runs_of_symbols"]
 
 SILENT_SYMBOLS = frozenset({BOS_SYMBOL, PAD_SYMBOL, EOS_SYMBOL})
 _OPTIONS_FILE = "options.json"
@@ -123,16 +122,3 @@ def runs_of_symbols(symbols: Sequence[str]) -> Iterator[tuple[list[str], bool]]:
             yield from (([symbol], True) for symbol in run)
         else:
             yield list(run), False
-
-
-def read_utf8_lines(path: Path, way_out: str) -> list[str]:
-    """The lines of a vocabulary's file.
-
-    Raises:
-        UserError: it is not UTF-8.
-    """
-    try:
-        text = path.read_bytes().decode("utf-8")
-    except (ValueError, OSError) as error:
-        raise UserError(f"{path} is not UTF-8 ({first_line(error)}); {way_out}") from error
-    return [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]

@@ -13,9 +13,8 @@ from fairseq_masking.errors import UserError, first_line
 from fairseq_masking.files import read_json
 from fairseq_masking.tokenizers import HuggingFaceTokenizer, SentencePieceTokenizer, Tokenizer
 from fairseq_masking.tokenizers.backend import BackendTokenizer, steps_of
-from fairseq_masking.tokenizers.gpt2 import byte_level_backend, read_merges
 from fairseq_masking.tokenizers.symbols import BERT_SYMBOLS, SPECIAL_SYMBOLS, UNK_SYMBOL
-from fairseq_masking.tokenizers.wordpiece import wordpiece_backend
+from fairseq_masking.tokenizers.vocabularies import byte_level_backend, read_merges, wordpiece_backend
 
 __all__ = [
     "EXTRA", "GENERIC_CLASS", "ROLES", "TEXT_STEPS", "find_source", "hugging_face_symbols", "import_tokenizer",

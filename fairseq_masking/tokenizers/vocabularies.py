@@ -1,0 +1,200 @@
+"""Tokenisers that a vocabulary's own files describe, run by Hugging Face's ``tokenizers``.
+
+GPT-2's byte-level BPE, BERT's WordPiece, and symbols with white space between them: residues, notes, words of a
+text that somebody else took apart.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fairseq_masking.errors import UserError, first_line
+from fairseq_masking.files import read_json
+from fairseq_masking.tokenizers.backend import BackendTokenizer
+from fairseq_masking.tokenizers.base import SILENT_SYMBOLS
+from fairseq_masking.tokenizers.symbols import BERT_SYMBOLS, FILLER_PREFIX, SPECIAL_SYMBOLS, UNK_SYMBOL
+
+__all__ = [
+    "BertTokenizer", "Gpt2Tokenizer", "SymbolCounting", "WhitespaceTokenizer", "byte_level_backend", "read_merges",
+    "symbols_apart", "wordpiece_backend",
+]  # fmt: skip
+
+_BERT_UNK = BERT_SYMBOLS[UNK_SYMBOL]
+
+
+class Gpt2Tokenizer(BackendTokenizer):
+    """GPT-2's byte-level BPE from encoder.json and vocab.bpe, read by Hugging Face tokenizers.
+
+    Gives the ids of fairseq's own (pure Python) encoder, several times faster.
+    """
+
+    kind = "gpt2"
+    file_names = ("encoder.json", "vocab.bpe")
+
+    def __init__(self, encoder_json: Path, vocab_bpe: Path) -> None:
+        super().__init__(encoder_json, vocab_bpe)
+        vocabulary, merges = _read_encoder_json(encoder_json), read_merges(vocab_bpe)
+        try:
+            self.backend = byte_level_backend(vocabulary, merges)
+        except Exception as error:  # the library raises bare Exception
+            raise UserError(
+                f"{vocab_bpe} does not belong to {encoder_json} ({first_line(error)}); "
+                "give the vocab.bpe that came with it"
+            ) from error
+        self.symbols = self.by_id = [str(index) for index in range(len(vocabulary))]
+
+
+class BertTokenizer(BackendTokenizer):
+    """BERT's WordPiece from a vocab.txt, read by Hugging Face tokenizers.
+
+    [PAD], [UNK], [CLS], [SEP] and [MASK] are fairseq's <pad>, <unk>, <s>, </s> and <mask>; the rest of
+    vocab.txt, the [unusedN] included, makes up the dictionary in its order.
+    """
+
+    kind = "bert"
+    file_names = ("vocab.txt",)
+
+    def __init__(self, vocab: Path, *, lowercase: bool = False) -> None:
+        super().__init__(vocab, lowercase=lowercase)
+        words = _read_wordpieces(vocab)
+        self.backend = wordpiece_backend(
+            {word: index for index, word in enumerate(words)}, unknown=_BERT_UNK, lowercase=lowercase
+        )
+        self.by_id = [UNK_SYMBOL if word == _BERT_UNK else word for word in words]
+        self.symbols = [word for word in words if word not in BERT_SYMBOLS.values()]
+
+    def decode(self, symbols: Sequence[str]) -> str:
+        return self.backend.decoder.decode([symbol for symbol in symbols if symbol not in SILENT_SYMBOLS])
+
+
+class WhitespaceTokenizer(BackendTokenizer):
+    """What stands between white space is a symbol, as in stock ``fairseq-preprocess``; a dict.txt has them."""
+
+    kind = "whitespace"
+    file_names = ("dict.txt",)
+
+    def __init__(self, dictionary: Path) -> None:
+        from tokenizers import Tokenizer as Backend
+        from tokenizers import models, pre_tokenizers
+
+        super().__init__(dictionary)
+        lines = _read_lines(dictionary, "give fairseq's dict.txt")
+        symbols = dict.fromkeys(line.removesuffix(" #fairseq:overwrite").rpartition(" ")[0] for line in lines)
+        self.symbols = [s for s in symbols if s and s not in SPECIAL_SYMBOLS and not s.startswith(FILLER_PREFIX)]
+        self.by_id = [UNK_SYMBOL, *self.symbols]
+        ids = {symbol: index for index, symbol in enumerate(self.by_id)}
+        self.backend = Backend(models.WordLevel(ids, unk_token=UNK_SYMBOL))
+        self.backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+
+
+@dataclass(frozen=True)
+class SymbolCounting:
+    """Take every symbol that a text has, the most frequent first."""
+
+    def __call__(self, lines: Iterable[str], folder: Path) -> WhitespaceTokenizer:
+        """Writes a dict.txt into ``folder``; returns the tokeniser of these symbols."""
+        counts = Counter(symbol for line in lines for symbol in line.split())
+        ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+        path = folder / "dict.txt"
+        path.write_text("".join(f"{symbol} {count}\n" for symbol, count in ordered), encoding="utf-8")
+        return WhitespaceTokenizer(path)
+
+
+def symbols_apart(dictionary: Path) -> WhitespaceTokenizer:
+    """Returns the tokeniser of data that stock fairseq-preprocess made with this dict.txt.
+
+    Raises:
+        UserError: the symbols are those of another tokeniser, through which the text went before.
+    """
+    tokenizer = WhitespaceTokenizer(dictionary)
+    symbols = tokenizer.symbols
+    signs = {"▁": "sentencepiece", "##": "wordpiece"}
+    found = next(((kind, s) for s in symbols for sign, kind in signs.items() if s.startswith(sign)), None)
+    if len(symbols) > 1000 and all(symbol.isdecimal() for symbol in symbols):
+        found = "gpt2", symbols[0]
+    if found is not None:
+        raise UserError(
+            f"{dictionary} has symbols such as {found[1]!r}, so its text went through a tokeniser; say which:"
+            f" fairseq-masking prepare corpus --from-fairseq {dictionary.parent} --tokenizer {found[0]}, with files"
+        )
+    return tokenizer
+
+
+def byte_level_backend(ids: dict[str, int], merges: list[tuple[str, str]], *, prefix_space: bool = False) -> Any:
+    """Returns Hugging Face's byte-level BPE over these tokens -> ids."""
+    from tokenizers import Tokenizer as Backend
+    from tokenizers import decoders, models, pre_tokenizers
+
+    backend = Backend(models.BPE(ids, merges))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=prefix_space)
+    backend.decoder = decoders.ByteLevel()
+    return backend
+
+
+def wordpiece_backend(ids: dict[str, int], *, unknown: str, **text: Any) -> Any:
+    """Returns Hugging Face's WordPiece as BERT has it, over these tokens -> ids; ``text``: of its normaliser."""
+    from tokenizers import Tokenizer as Backend
+    from tokenizers import decoders, models, normalizers, pre_tokenizers
+
+    backend = Backend(models.WordPiece(ids, unk_token=unknown, max_input_chars_per_word=100))
+    backend.normalizer = normalizers.BertNormalizer(**text)
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    backend.decoder = decoders.WordPiece(prefix="##", cleanup=True)
+    return backend
+
+
+def read_merges(path: Path) -> list[tuple[str, str]]:
+    """Returns the pairs of a vocab.bpe, first merge first.
+
+    Raises:
+        UserError: it is none.
+    """
+    merges = []
+    for number, line in enumerate(_read_lines(path, "give GPT-2's vocab.bpe"), start=1):
+        parts = line.split()
+        if len(parts) == 2 and not (number == 1 and line.startswith("#version")):
+            merges.append((parts[0], parts[1]))
+        elif parts and number > 1:
+            raise UserError(f"{path}: line {number} is no pair of symbols; give GPT-2's vocab.bpe")
+    if not merges:
+        raise UserError(f"{path} holds no merges; give GPT-2's vocab.bpe")
+    return merges
+
+
+def _read_encoder_json(path: Path) -> dict[str, int]:
+    vocabulary = read_json(path, "give GPT-2's encoder.json")
+    if (
+        len(vocabulary) < 256
+        or not all(type(index) is int for index in vocabulary.values())
+        or sorted(vocabulary.values()) != list(range(len(vocabulary)))
+    ):
+        raise UserError(f"{path} does not map 256 symbols or more to the ids 0, 1, ...; give GPT-2's encoder.json")
+    return vocabulary
+
+
+def _read_wordpieces(path: Path) -> list[str]:
+    words = _read_lines(path, "give a BERT vocab.txt")
+    seen: set[str] = set()
+    for number, word in enumerate(words, start=1):
+        if not word or " " in word or word in SPECIAL_SYMBOLS or word in seen:
+            fault = "stands there twice" if word in seen else "is no WordPiece"
+            raise UserError(f"{path}: line {number} ({word[:40]!r}) {fault}; give a BERT vocab.txt")
+        seen.add(word)
+    if _BERT_UNK not in seen:
+        raise UserError(f"{path} has no {_BERT_UNK}; give a BERT vocab.txt")
+    return words
+
+
+def _read_lines(path: Path, way_out: str) -> list[str]:
+    """The lines of a vocabulary's file.
+
+    Raises:
+        UserError: it is not UTF-8.
+    """
+    try:
+        text = path.read_bytes().decode("utf-8")
+    except (ValueError, OSError) as error:
+        raise UserError(f"{path} is not UTF-8 ({first_line(error)}); {way_out}") from error
+    return [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]
