@@ -160,36 +160,12 @@ class _Layer(nn.Module):
 
 
 class FairseqMaskingPreTrainedModel(PreTrainedModel):
-    """What transformers asks of all models with this config, and what those with ``labels`` share.
-
-    These have an ``encoder``, the ``logits`` and the ``loss`` of their head, and an ``output_class``.
-    """
-
-    encoder: Any
-    output_class: Any
-    logits: Callable[[Tensor], Tensor]
-    loss: Callable[[Tensor, Tensor], Tensor]
+    """What transformers asks of all models with this config."""
 
     config_class = FairseqMaskingConfig
     base_model_prefix = "encoder"
     supports_gradient_checkpointing = True
     _supports_sdpa = True
-
-    def forward(
-        self,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        labels: Tensor | None = None,
-        return_dict: bool | None = None,
-        **options: Any,
-    ) -> Any:
-        """Return the head's logits, and the loss where there are ``labels``."""
-        encoded = self.encoder(input_ids, attention_mask, return_dict=True, **options)
-        logits = self.logits(encoded.last_hidden_state)
-        loss = None if labels is None else self.loss(logits.float(), labels)
-        states = {"hidden_states": encoded.hidden_states, "attentions": encoded.attentions}
-        output = self.output_class(loss=loss, logits=logits, **states)
-        return self._finished(output, return_dict)
 
     def _finished(self, output: Any, return_dict: bool | None) -> Any:
         """Return the output, or its tuple where the call or the config wants that."""
@@ -234,7 +210,7 @@ class FairseqMaskingModel(FairseqMaskingPreTrainedModel):
         """Replace the token embedding."""
         self.embed_tokens = value
 
-    def forward(  # type: ignore[override]
+    def forward(
         self,
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
@@ -283,6 +259,41 @@ class FairseqMaskingModel(FairseqMaskingPreTrainedModel):
         return bias if visible is None else bias.masked_fill(~visible, float("-inf"))
 
 
+class _ModelWithHead(FairseqMaskingPreTrainedModel):
+    """An ``encoder`` with a head, which a subclass adds, with its ``logits``, its ``loss`` and an ``output_class``."""
+
+    add_head: Callable[[FairseqMaskingConfig], None]
+    logits: Callable[[Tensor], Tensor]
+    loss: Callable[[Tensor, Tensor], Tensor]
+    output_class: Any
+
+    def __init__(self, config: FairseqMaskingConfig) -> None:
+        super().__init__(config)
+        self.encoder = FairseqMaskingModel(config)
+        self.add_head(config)
+        self.post_init()
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        return_dict: bool | None = None,
+        **options: Any,
+    ) -> Any:
+        """Return the head's logits, and the loss where there are ``labels``."""
+        encoded = self.encoder(input_ids, attention_mask, return_dict=True, **options)
+        return self._scored(encoded, self.logits(encoded.last_hidden_state), labels, return_dict)
+
+    def _scored(self, encoded: Any, logits: Tensor, labels: Tensor | None, return_dict: bool | None) -> Any:
+        loss = None if labels is None else self.loss(logits.float(), labels)
+        return self._output(encoded, return_dict, loss=loss, logits=logits)
+
+    def _output(self, encoded: Any, return_dict: bool | None, **found: Tensor | None) -> Any:
+        states = {"hidden_states": encoded.hidden_states, "attentions": encoded.attentions}
+        return self._finished(self.output_class(**found, **states), return_dict)
+
+
 class _LMHead(nn.Module):
     def __init__(self, config: FairseqMaskingConfig) -> None:
         super().__init__()
@@ -295,16 +306,13 @@ class _LMHead(nn.Module):
         return F.linear(self.layer_norm(self.activation(self.dense(hidden))), embedding_VD, self.bias)
 
 
-class FairseqMaskingForMaskedLM(FairseqMaskingPreTrainedModel):
+class FairseqMaskingForMaskedLM(_ModelWithHead):
     """Predicts masked tokens; the last layer is the token embedding."""
 
     output_class = MaskedLMOutput
 
-    def __init__(self, config: FairseqMaskingConfig) -> None:
-        super().__init__(config)
-        self.encoder = FairseqMaskingModel(config)
+    def add_head(self, config: FairseqMaskingConfig) -> None:
         self.lm_head = _LMHead(config)
-        self.post_init()
 
     def get_output_embeddings(self) -> nn.Module:
         """The token embedding, by which the head multiplies."""
@@ -330,16 +338,13 @@ class FairseqMaskingForMaskedLM(FairseqMaskingPreTrainedModel):
         return F.cross_entropy(logits_BTV.flatten(0, 1), labels.flatten())
 
 
-class FairseqMaskingForPreTraining(FairseqMaskingPreTrainedModel):
+class FairseqMaskingForPreTraining(_ModelWithHead):
     """AMOS's discriminator: a logit a token, positive where it takes the token for the original one."""
 
     output_class = TokenClassifierOutput
 
-    def __init__(self, config: FairseqMaskingConfig) -> None:
-        super().__init__(config)
-        self.encoder = FairseqMaskingModel(config)
+    def add_head(self, config: FairseqMaskingConfig) -> None:
         self.detection_head = nn.Linear(config.hidden_size, 1)
-        self.post_init()
 
     def logits(self, hidden_BTD: Tensor) -> Tensor:
         """Return ``[B, T]``: positive for tokens that it takes for the original ones."""
@@ -364,16 +369,13 @@ class _ClassificationHead(nn.Module):
         return self.out_proj(self.dropout(inner))
 
 
-class FairseqMaskingForSequenceClassification(FairseqMaskingPreTrainedModel):
+class FairseqMaskingForSequenceClassification(_ModelWithHead):
     """Scores of a text, from the state of ``<s>``."""
 
     output_class = SequenceClassifierOutput
 
-    def __init__(self, config: FairseqMaskingConfig) -> None:
-        super().__init__(config)
-        self.encoder = FairseqMaskingModel(config)
+    def add_head(self, config: FairseqMaskingConfig) -> None:
         self.classifier = _ClassificationHead(config)
-        self.post_init()
 
     def logits(self, hidden_BTD: Tensor) -> Tensor:
         """Return scores ``[B, C]``."""
@@ -389,17 +391,14 @@ class FairseqMaskingForSequenceClassification(FairseqMaskingPreTrainedModel):
         return F.cross_entropy(logits_BC, labels.view(-1))
 
 
-class FairseqMaskingForTokenClassification(FairseqMaskingPreTrainedModel):
+class FairseqMaskingForTokenClassification(_ModelWithHead):
     """Scores of each token."""
 
     output_class = TokenClassifierOutput
 
-    def __init__(self, config: FairseqMaskingConfig) -> None:
-        super().__init__(config)
-        self.encoder = FairseqMaskingModel(config)
+    def add_head(self, config: FairseqMaskingConfig) -> None:
         self.dropout = nn.Dropout(config.classifier_dropout)
         self.classifier = nn.Linear(config.hidden_size, config.num_labels or 1)
-        self.post_init()
 
     def logits(self, hidden_BTD: Tensor) -> Tensor:
         """Return scores ``[B, T, C]``."""
@@ -408,17 +407,14 @@ class FairseqMaskingForTokenClassification(FairseqMaskingPreTrainedModel):
     loss = FairseqMaskingForMaskedLM.loss  # over C classes; ``labels`` is -100 for tokens that do not count
 
 
-class FairseqMaskingForMultipleChoice(FairseqMaskingPreTrainedModel):
+class FairseqMaskingForMultipleChoice(_ModelWithHead):
     """One score for each choice, from the state of its ``<s>``."""
 
     output_class = MultipleChoiceModelOutput
 
-    def __init__(self, config: FairseqMaskingConfig) -> None:
-        super().__init__(config)
-        self.encoder = FairseqMaskingModel(config)
+    def add_head(self, config: FairseqMaskingConfig) -> None:
         self.dropout = nn.Dropout(config.classifier_dropout)
         self.classifier = nn.Linear(config.hidden_size, 1)
-        self.post_init()
 
     def forward(
         self,
@@ -429,30 +425,24 @@ class FairseqMaskingForMultipleChoice(FairseqMaskingPreTrainedModel):
         **options: Any,
     ) -> Any:
         """Return ``[B, C]`` scores of ``input_ids`` ``[B, C, T]``."""
-        given = {
-            "input_ids": input_ids,
-            "attention_mask": attention_mask,
-            "inputs_embeds": options.pop("inputs_embeds", None),
-        }
-        choices = next(
-            value.shape[1] for name, value in given.items() if value is not None and name != "attention_mask"
-        )
+        texts = {"input_ids": input_ids, "inputs_embeds": options.pop("inputs_embeds", None)}
+        choices = next(value.shape[1] for value in texts.values() if value is not None)
+        given = {**texts, "attention_mask": attention_mask}
         rows = {name: None if value is None else value.flatten(0, 1) for name, value in given.items()}
         encoded = self.encoder(**rows, return_dict=True, **options)
         logits = self.classifier(self.dropout(encoded.last_hidden_state[:, 0])).unflatten(0, (-1, choices)).squeeze(-1)
-        loss = None if labels is None else F.cross_entropy(logits.float(), labels)
-        states = {"hidden_states": encoded.hidden_states, "attentions": encoded.attentions}
-        return self._finished(self.output_class(loss=loss, logits=logits, **states), return_dict)
+        return self._scored(encoded, logits, labels, return_dict)
+
+    loss = staticmethod(F.cross_entropy)
 
 
-class FairseqMaskingForQuestionAnswering(FairseqMaskingPreTrainedModel):
+class FairseqMaskingForQuestionAnswering(_ModelWithHead):
     """Where in a text an answer begins and ends."""
 
-    def __init__(self, config: FairseqMaskingConfig) -> None:
-        super().__init__(config)
-        self.encoder = FairseqMaskingModel(config)
+    output_class = QuestionAnsweringModelOutput
+
+    def add_head(self, config: FairseqMaskingConfig) -> None:
         self.qa_outputs = nn.Linear(config.hidden_size, 2)
-        self.post_init()
 
     def forward(  # type: ignore[override]
         self,
@@ -472,14 +462,7 @@ class FairseqMaskingForQuestionAnswering(FairseqMaskingPreTrainedModel):
         loss = None
         if start_positions is not None and end_positions is not None:
             loss = (self._loss(start_BT, start_positions) + self._loss(end_BT, end_positions)) / 2
-        output = QuestionAnsweringModelOutput(
-            loss=loss,
-            start_logits=start_BT,
-            end_logits=end_BT,
-            hidden_states=encoded.hidden_states,
-            attentions=encoded.attentions,
-        )
-        return self._finished(output, return_dict)
+        return self._output(encoded, return_dict, loss=loss, start_logits=start_BT, end_logits=end_BT)
 
     @staticmethod
     def _loss(logits_BT: Tensor, places: Tensor) -> Tensor:

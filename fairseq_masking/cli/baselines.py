@@ -11,20 +11,14 @@ from pathlib import Path
 
 from fairseq_masking.cli.options import add_out
 
-__all__ = ["add_options", "run"]
-
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the verb's options."""
     parser.add_argument("--data", type=Path, nargs="+", required=True, metavar="DIR", help="made by prepare task")
     add_out(parser, "also write the scores", metavar="JSON")
 
 
 def run(args: argparse.Namespace) -> None:
     """Print a table of each folder's scores, by split and baseline."""
-    from fairseq_masking import register
-
-    register()
     from fairseq_masking.figures.tables import format_table
     from fairseq_masking.files import write_json
     from fairseq_masking.finetuning.baselines import baseline_scores

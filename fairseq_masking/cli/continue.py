@@ -22,8 +22,6 @@ from fairseq_masking.cli.options import add_out, at_least
 from fairseq_masking.corpus.documents import DOCUMENT_BOUNDS
 from fairseq_masking.errors import UserError
 
-__all__ = ["RECIPES", "add_options", "run"]
-
 RECIPES = {  # of configs/pretrain
     "mlm": "mlm_base",
     "fully_explored": "fully_explored_base",
@@ -36,7 +34,6 @@ _ROWS, _AT_ONCE, _TOKENS, _PASSES, _WARMUP = 48, 24, 512, 3, 0.06
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the verb's options."""
     # fmt: off
     add = parser.add_argument
     text = {"nargs": "+", "type": Path, "metavar": "FILE"}
@@ -60,9 +57,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Do what is left to do of the three."""
-    from fairseq_masking import register
-
-    register()
     from fairseq_masking.checkpoints.loading import read_checkpoint
     from fairseq_masking.checkpoints.sources import read_source
     from fairseq_masking.corpus.manifest import read_manifest

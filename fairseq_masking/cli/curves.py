@@ -26,11 +26,8 @@ from fairseq_masking.figures.figure import Curves, plot_panels
 from fairseq_masking.figures.tables import format_table, write_csv
 from fairseq_masking.figures.training_log import named_log, read_training_log
 
-__all__ = ["add_options", "run"]
-
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the verb's options."""
     add = parser.add_argument
     add("--run", dest="runs", action="append", required=True, metavar="NAME=LOG",
         help="a run's log (--log-file), or its folder; repeat for several")  # fmt: skip

@@ -11,11 +11,8 @@ import argparse
 
 from fairseq_masking.cli.options import add_checkpoint, add_data, add_out
 
-__all__ = ["add_options", "run"]
-
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the verb's options."""
     add_checkpoint(parser, "of any method, or a fine-tuned one")
     add_out(parser, "folder to make", metavar="DIR", required=True)
     add_data(parser, "data that it was trained on (default: as stored in it)")
@@ -24,9 +21,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Write the folder; say what loads it."""
-    from fairseq_masking import register
-
-    register()
     from fairseq_masking.checkpoints.hugging_face import export_checkpoint
 
     written = export_checkpoint(args.checkpoint, args.out, data=args.data, head=args.head)

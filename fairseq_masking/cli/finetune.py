@@ -14,11 +14,8 @@ from pathlib import Path
 from fairseq_masking.cli.options import add_out, at_least
 from fairseq_masking.finetuning.protocols import PROTOCOLS
 
-__all__ = ["add_options", "run"]
-
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the verb's options."""
     add = parser.add_argument
     several = {"nargs": "+", "action": "extend"}
     add("--checkpoint", **several, default=[], metavar="[NAME=]PATH",
@@ -46,15 +43,16 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="also write the best runs' predictions: GLUE's submission files, SQuAD's JSON")  # fmt: skip
 
 
-def run(args: argparse.Namespace) -> None:
-    """Train what has not finished; write and print the tables."""
+def check(args: argparse.Namespace) -> None:
+    """Refuse what leaves nothing to train, or nothing to read it with."""
     if not args.checkpoint and not args.scratch:
         raise argparse.ArgumentError(None, "nothing to fine-tune: give --checkpoint PATH or --scratch ARCH")
     if not args.checkpoint and not args.corpus:
         raise argparse.ArgumentError(None, "--scratch alone has no tokeniser: give --corpus DIR")
-    from fairseq_masking import register
 
-    register()
+
+def run(args: argparse.Namespace) -> None:
+    """Train what has not finished; write and print the tables."""
     from fairseq_masking.finetuning.sweep import Sweep
 
     Sweep(**{name: value for name, value in vars(args).items() if name != "command"}).run()

@@ -14,22 +14,16 @@ from typing import Any
 from fairseq_masking.cli.options import add_checkpoint
 from fairseq_masking.errors import UserError
 
-__all__ = ["add_options", "run"]
-
 _POINTS = 8  # of the validation curve
 _OF_THE_PLACE = ("data", "save_dir", "user_dir", "restore_file", "log_file", "tensorboard_logdir")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the verb's options."""
     add_checkpoint(parser, "to look at; or a Hugging Face folder")
 
 
 def run(args: argparse.Namespace) -> None:
     """Print a line a thing."""
-    from fairseq_masking import register
-
-    register()
     from fairseq_masking.checkpoints.loading import read_checkpoint
     from fairseq_masking.checkpoints.sources import read_source
 

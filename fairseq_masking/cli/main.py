@@ -1,13 +1,15 @@
 """The one command: ``fairseq-masking VERB``, also ``python -m fairseq_masking VERB``.
 
 A verb is a module of this folder, named after it, with a docstring (its help, ending in an example),
-``add_options(parser)`` and ``run(args)``. It imports what it needs inside of ``run``: ``--help`` is at once.
+``add_options(parser)`` and ``run(args)``. It imports what it needs inside of ``run``: ``--help`` is at once. It may
+have ``check(args)``, for options that do not go together, which the user learns before fairseq is imported.
 """
 
 import importlib
 import sys
 from collections.abc import Sequence
 
+from fairseq_masking import register
 from fairseq_masking.cli.options import VerbParser, run_reporting, until_the_reader_leaves
 
 __all__ = ["VERBS", "main"]
@@ -33,6 +35,7 @@ VERBS = {
     "curves": "training logs as a figure and a table",
     "table": "one table of all runs under a folder",
 }
+_WITHOUT_FAIRSEQ = ("prepare corpus", "measure pmi", "curves")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -51,7 +54,15 @@ def _run(argv: list[str]) -> int:
     module.add_options(parser)
     args = parser.parse_args(argv[len(verb.split()) :])
     args.command = ["fairseq-masking", *argv]
-    return run_reporting(parser, lambda: module.run(args), getattr(args, "out", None))
+
+    def work() -> None:
+        if hasattr(module, "check"):
+            module.check(args)
+        if verb not in _WITHOUT_FAIRSEQ:
+            register()
+        module.run(args)
+
+    return run_reporting(parser, work, getattr(args, "out", None))
 
 
 def _help(argv: Sequence[str]) -> int:

@@ -16,8 +16,6 @@ import time
 from fairseq_masking.cli.options import add_measured, at_least, measured_by, write_numbers
 from fairseq_masking.errors import UserError
 
-__all__ = ["add_options", "run"]
-
 _SIGNS = {-1.0: "reversed (AMOS)", 1.0: "not reversed"}
 _COLUMNS = {"gradient of v": "{sign}", "steps": "{step}", "held-out loss": "{disc_loss:.5f}",
             "difference": "{difference:+.5f}", "standard error": "{standard_error:.5f}",
@@ -25,7 +23,6 @@ _COLUMNS = {"gradient of v": "{sign}", "steps": "{step}", "held-out loss": "{dis
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the verb's options."""
     add_measured(parser, of="of amos", split="train", mask_prob=0.15, batch_size=16,
                  seed="of sequences, masks and noise")  # fmt: skip
     add = parser.add_argument
@@ -42,9 +39,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Print the table, write the file."""
-    from fairseq_masking import register
-
-    register()
     from itertools import islice
 
     from fairseq_masking.figures.tables import format_rows

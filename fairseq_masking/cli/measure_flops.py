@@ -20,8 +20,6 @@ from typing import Any
 from fairseq_masking.cli.options import add_out, at_least, write_numbers
 from fairseq_masking.methods.three_ml.flops import BASELINE_RATE, DECODER_ATTENTIONS
 
-__all__ = ["add_options", "run"]
-
 _THREE_ML = {
     "3ML decoder": "{decoder_attention}, {decoder_layers} x {decoder_embed_dim}",
     "masked": "{mask_prob:.0%}",
@@ -35,7 +33,6 @@ _OTHERS = {"other methods": "{method}", "GFLOPs": "{gflops:.1f}", "over plain ma
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the verb's options."""
     add = parser.add_argument
     sizes = ("tiny", "small", "base", "large")
     add("--size", choices=(*sizes, *(f"modern_{size}" for size in sizes)), default="base",
@@ -59,9 +56,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Print the tables, write the file."""
-    from fairseq_masking import register
-
-    register()
     from fairseq_masking.figures.tables import format_rows
 
     rows = _three_ml_rows(args)

@@ -14,15 +14,12 @@ import time
 
 from fairseq_masking.cli.options import add_figure, add_measured, at_least, measured_by, write_numbers
 
-__all__ = ["add_options", "run"]
-
 _COLUMNS = {"model": "{model}", "layer": "{layer}", "information, nats": "{information:.3f}",
             "chance": "{chance:.3f}", "entropy": "{entropy:.3f}", "clusters": "{num_clusters}",
             "states": "{states:,}"}  # fmt: skip
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the verb's options."""
     add_measured(parser, of="one or several models", several=True, split="valid", mask_prob=0.4,
                  batch_size=32, seed="of masks and clusters")  # fmt: skip
     add_figure(parser)
@@ -35,15 +32,16 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--clusters", type=int, default=100, metavar="N", help="clusters of k-means (default: 100)")
 
 
+def check(args: argparse.Namespace) -> None:
+    """Give each checkpoint a name of its own."""
+    args.names = args.names or [path.resolve().parent.name for path in args.checkpoint]
+    if len(args.names) != len(args.checkpoint) or len(set(args.names)) != len(args.names):
+        wanted = f"{len(args.checkpoint)} different names are needed"
+        raise argparse.ArgumentError(None, f"--names: {wanted}, not {' '.join(args.names)}")
+
+
 def run(args: argparse.Namespace) -> None:
     """Print the table, write file and figure."""
-    names = args.names or [path.resolve().parent.name for path in args.checkpoint]
-    if len(names) != len(args.checkpoint) or len(set(names)) != len(names):
-        count = len(args.checkpoint)
-        raise argparse.ArgumentError(None, f"--names: {count} different names are needed, not {' '.join(names)}")
-    from fairseq_masking import register
-
-    register()
     from tqdm import tqdm
 
     from fairseq_masking.figures.tables import format_rows
@@ -52,7 +50,7 @@ def run(args: argparse.Namespace) -> None:
     from fairseq_masking.models import MLMModel
 
     started, rows = time.perf_counter(), []
-    for name, path in zip(names, args.checkpoint, strict=True):
+    for name, path in zip(args.names, args.checkpoint, strict=True):
         hub = MLMModel.from_pretrained(path, data=args.data)
         batches = masked_batches(hub, args.split, **measured_by(args))
         states, tokens_N = information.collect_states(

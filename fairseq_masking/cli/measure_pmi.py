@@ -11,13 +11,10 @@ import argparse
 
 from fairseq_masking.cli.options import add_data, at_least
 
-__all__ = ["add_options", "run"]
-
 _SHOWN = 5  # of each length
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the verb's options."""
     add_data(parser, required=True)
     add = parser.add_argument
     add("--size", type=at_least(8), default=800_000, metavar="N", help="n-grams to keep, at most (default: 800000)")

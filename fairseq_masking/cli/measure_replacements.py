@@ -17,15 +17,12 @@ from typing import Any
 from fairseq_masking.cli.options import add_figure, add_measured, at_least, measured_by, write_numbers
 from fairseq_masking.errors import UserError
 
-__all__ = ["add_options", "run"]
-
 _COLUMNS = {"tokens of": "{name}", "masked": "{num_masked:,}", "replaced": "{replaced:.1%}",
             "loss, mean": "{mean:.4f}", "standard error": "{error:.4f}", "median": "{median:.3f}",
             "quartiles": "{low:.3f}-{high:.3f}", "detected": "{detected:.1%}"}  # fmt: skip
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the verb's options."""
     add_measured(parser, of="of amos", split="valid", mask_prob=0.15, batch_size=16,
                  seed="of sequences, masks and noise")  # fmt: skip
     add_figure(parser)
@@ -37,9 +34,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Print the table, write histograms and figure."""
-    from fairseq_masking import register
-
-    register()
     from itertools import islice
 
     from tqdm import tqdm

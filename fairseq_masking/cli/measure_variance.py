@@ -27,8 +27,6 @@ from typing import Any
 from fairseq_masking.cli.options import add_figure, add_measured, at_least, write_numbers
 from fairseq_masking.measure import CORRUPTIONS
 
-__all__ = ["add_options", "run"]
-
 # What each --of takes beside the options of all, with its default.
 _DEFAULTS: dict[str, dict[str, Any]] = {
     "splits": {"sequences": 8, "mask_prob": 0.15, "memory": 2.0, "mask_unit": "subword", "mask_splits": 4,
@@ -42,7 +40,6 @@ _ENCODER = r"^(?!proposal\.)"  # the loss says nothing about a proposal network'
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the verb's options."""
     parser.add_argument("--of", choices=list(_DEFAULTS), default="splits", help="see above (default: splits)")
     add_measured(parser, of="of mlm or three_ml; laws: of map_net too", split="train", several=True,
                  mask_prob=_told("mask_prob"), seed="of sequences, masks and resampling")  # fmt: skip
@@ -76,29 +73,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--importance-clip", "not the checkpoint's, else 0.2", type=at_least(0.0), metavar="EPS")
 
 
-def run(args: argparse.Namespace) -> None:
-    """Measure, print the tables, write file and figure."""
-    _complete(args)
-    from fairseq_masking import register
-
-    register()
-    from fairseq_masking.measure.gradient_variance import distances, law_report, splits
-
-    started = time.perf_counter()
-    measurement = {"splits": splits, "distances": distances, "laws": law_report}[args.of]
-    rows, plot = measurement.run(args)
-    write_numbers(args, rows, since=started)
-    if args.figure is not None:
-        plot(args.figure)
-
-
-def _told(name: str) -> str:
-    """Which --of takes an option, with the default of each."""
-    taken = {of: own[name] for of, own in _DEFAULTS.items() if name in own}
-    return "; ".join(of if value is None else f"{of}: {value}" for of, value in taken.items())
-
-
-def _complete(args: argparse.Namespace) -> None:
+def check(args: argparse.Namespace) -> None:
     """Refuse options of another --of, and fill in the defaults of this one."""
     own = _DEFAULTS[args.of]
     for name in {name for each in _DEFAULTS.values() for name in each}:
@@ -114,3 +89,21 @@ def _complete(args: argparse.Namespace) -> None:
             raise argparse.ArgumentError(None, "--names takes a name of its own for each --checkpoint")
     elif len(args.checkpoint) > 1:
         raise argparse.ArgumentError(None, f"--checkpoint takes one with --of {args.of}")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Measure, print the tables, write file and figure."""
+    from fairseq_masking.measure.gradient_variance import distances, law_report, splits
+
+    started = time.perf_counter()
+    measurement = {"splits": splits, "distances": distances, "laws": law_report}[args.of]
+    rows, plot = measurement.run(args)
+    write_numbers(args, rows, since=started)
+    if args.figure is not None:
+        plot(args.figure)
+
+
+def _told(name: str) -> str:
+    """Which --of takes an option, with the default of each."""
+    taken = {of: own[name] for of, own in _DEFAULTS.items() if name in own}
+    return "; ".join(of if value is None else f"{of}: {value}" for of, value in taken.items())

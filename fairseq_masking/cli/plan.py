@@ -12,11 +12,8 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-__all__ = ["add_options", "run"]
-
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the verb's options."""
     add = parser.add_argument
     add("--config", required=True, metavar="NAME", help="recipe in --config-dir, without .yaml")
     add("--config-dir", type=Path, metavar="DIR", help="folder of recipes (default: this package's for pre-training)")
@@ -25,15 +22,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Print a line a thing; what cannot be is an error."""
-    from fairseq_masking import register
-    from fairseq_masking.files import configs_folder
-
-    register()
     import torch
     from fairseq import tasks
 
     from fairseq_masking.compat.distributed import runs_on_cpu
     from fairseq_masking.compat.launch import prepare_start
+    from fairseq_masking.files import configs_folder
 
     folder = (args.config_dir or configs_folder() / "pretrain").absolute()
     cfg = _composed(folder, args.config, args.overrides)

@@ -13,11 +13,8 @@ import argparse
 
 from fairseq_masking.cli.options import add_checkpoint, add_data, add_out, at_least
 
-__all__ = ["add_options", "run"]
-
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the verb's options."""
     add_checkpoint(parser, "trained with --task sentence_prediction or squad")
     add_data(parser, "prepared data (default: those it was trained on)")
     add_out(parser, "folder to write to", metavar="DIR", required=True)
@@ -28,9 +25,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Write the files; print the scores and where the files are."""
-    from fairseq_masking import register
-
-    register()
     from fairseq_masking.figures.tables import format_table
     from fairseq_masking.finetuning.finetuned import Finetuned, predict
 

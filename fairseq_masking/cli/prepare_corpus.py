@@ -24,8 +24,6 @@ from fairseq_masking.tokenizers.vocabularies import SymbolCounting, symbols_apar
 if TYPE_CHECKING:
     from fairseq_masking.corpus.manifest import Manifest
 
-__all__ = ["add_options", "run"]
-
 _TRAINED = "train-bpe"
 _TEXT_STEPS = ("unescape_entities", "lowercase", "split_sentences", "moses_normalize", "moses_tokenize")
 _Made = Tokenizer | BpeTraining | SymbolCounting
@@ -44,7 +42,6 @@ _TOKENIZERS: dict[str, tuple[Callable[..., _Made], tuple[str, ...], tuple[str, .
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the verb's options."""
     # fmt: off
     group = parser.add_argument_group("input and output")
     add = group.add_argument
@@ -101,12 +98,47 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     # fmt: on
 
 
+def check(args: argparse.Namespace) -> None:
+    """Refuse options that do not go together.
+
+    Raises:
+        argparse.ArgumentError: as the parser does.
+    """
+
+    def refuse(message: str) -> None:
+        raise argparse.ArgumentError(None, message)
+
+    def first(names: Iterable[str]) -> str:
+        return f"--{next(iter(names)).replace('_', '-')}"
+
+    chosen = args.tokenizer
+    made = _given(args, ("train", "out"))
+    if args.from_fairseq is not None and (more := {**made, **_given(args, ("valid", "valid_fraction", *_TEXT_STEPS))}):
+        refuse(f"--from-fairseq takes data that is made already: leave {first(more)} out")
+    if args.from_fairseq is None and len(made) < 2:
+        refuse("--train and --out are required (or --from-fairseq)")
+    if chosen == "whitespace" and (steps := _given(args, _TEXT_STEPS)):
+        refuse(f"--tokenizer whitespace takes symbols as they are: leave {first(steps)} out")
+    for tokenizer, (_, files, more) in _TOKENIZERS.items():
+        given = _given(args, (*files, *more))
+        if tokenizer != chosen and given:
+            refuse(f"{first(given)} belongs to --tokenizer {tokenizer}, not to {chosen}")
+        if tokenizer == chosen and (missing := [name for name in files if name not in given]):
+            refuse(f"--tokenizer {tokenizer} needs {first(missing)}")
+    if args.tokenizer_from is not None:
+        if chosen != _TRAINED:
+            refuse(f"--tokenizer-from and --tokenizer {chosen} exclude each other; give one")
+        if given := _given(args, ("dictionary", *_TOKENIZERS[_TRAINED][2])):
+            refuse(f"--tokenizer-from brings what {first(given)} says; leave that out")
+    if args.valid is not None and args.valid_fraction is not None:
+        refuse("--valid and --valid-fraction exclude each other; give one")
+
+
 def run(args: argparse.Namespace) -> None:
     """Prepare the folder, print what it holds."""
     from fairseq_masking.corpus.prepare import Preparation, prepare
     from fairseq_masking.corpus.workspace import Reporter
 
-    _check_options(args)
     if args.from_fairseq is not None:
         return _adopt(args)
     with tempfile.TemporaryDirectory() as scratch:
@@ -167,42 +199,6 @@ def _given(args: argparse.Namespace, names: tuple[str, ...]) -> dict[str, Any]:
     """Those of the options that were given; of the others the room knows the defaults."""
     values = {name: getattr(args, name) for name in names}
     return {name: value for name, value in values.items() if value is not None and value is not False}
-
-
-def _check_options(args: argparse.Namespace) -> None:
-    """Refuse options that do not go together.
-
-    Raises:
-        argparse.ArgumentError: as the parser does.
-    """
-
-    def refuse(message: str) -> None:
-        raise argparse.ArgumentError(None, message)
-
-    def first(names: Iterable[str]) -> str:
-        return f"--{next(iter(names)).replace('_', '-')}"
-
-    chosen = args.tokenizer
-    made = _given(args, ("train", "out"))
-    if args.from_fairseq is not None and (more := {**made, **_given(args, ("valid", "valid_fraction", *_TEXT_STEPS))}):
-        refuse(f"--from-fairseq takes data that is made already: leave {first(more)} out")
-    if args.from_fairseq is None and len(made) < 2:
-        refuse("--train and --out are required (or --from-fairseq)")
-    if chosen == "whitespace" and (steps := _given(args, _TEXT_STEPS)):
-        refuse(f"--tokenizer whitespace takes symbols as they are: leave {first(steps)} out")
-    for tokenizer, (_, files, more) in _TOKENIZERS.items():
-        given = _given(args, (*files, *more))
-        if tokenizer != chosen and given:
-            refuse(f"{first(given)} belongs to --tokenizer {tokenizer}, not to {chosen}")
-        if tokenizer == chosen and (missing := [name for name in files if name not in given]):
-            refuse(f"--tokenizer {tokenizer} needs {first(missing)}")
-    if args.tokenizer_from is not None:
-        if chosen != _TRAINED:
-            refuse(f"--tokenizer-from and --tokenizer {chosen} exclude each other; give one")
-        if given := _given(args, ("dictionary", *_TOKENIZERS[_TRAINED][2])):
-            refuse(f"--tokenizer-from brings what {first(given)} says; leave that out")
-    if args.valid is not None and args.valid_fraction is not None:
-        refuse("--valid and --valid-fraction exclude each other; give one")
 
 
 def _tokenizer(args: argparse.Namespace, scratch: Path) -> tuple[_Made, Path | None, dict[str, Any]]:

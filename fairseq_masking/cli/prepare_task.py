@@ -14,13 +14,10 @@ from pathlib import Path
 from fairseq_masking.cli.options import add_data, add_out, at_least
 from fairseq_masking.finetuning.glue import SQUAD, TASKS
 
-__all__ = ["add_options", "run"]
-
 _OF_ROWS = ("max_length", "max_train_rows", "seed")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the verb's options."""
     add = parser.add_argument
     add("--task", required=True, choices=TASKS)
     add_data(parser, "folder of the task's own files", required=True)
@@ -39,18 +36,18 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--force", action="store_true", help="replace a folder made with other settings or inputs")
 
 
-def run(args: argparse.Namespace) -> None:
-    """Make the folder, unless it is there; print a table of what is in it."""
-    of_rows = {name: vars(args)[name] for name in _OF_ROWS if vars(args)[name] is not None}
-    if args.task == SQUAD and of_rows:
+def check(args: argparse.Namespace) -> None:
+    """Refuse options of rows for SQuAD."""
+    if args.task == SQUAD and (of_rows := _of_rows(args)):
         raise argparse.ArgumentError(
             None,
             f"--{next(iter(of_rows)).replace('_', '-')} is of rows, not of --task {SQUAD}: leave it out; all"
             " questions are kept, and task.tokens_per_sample is the length in training",
         )
-    from fairseq_masking import register
 
-    register()
+
+def run(args: argparse.Namespace) -> None:
+    """Make the folder, unless it is there; print a table of what is in it."""
     from fairseq_masking.corpus.workspace import Reporter
     from fairseq_masking.figures.tables import format_table
     from fairseq_masking.finetuning.prepare import prepare_finetuning
@@ -64,7 +61,7 @@ def run(args: argparse.Namespace) -> None:
         workers=args.workers,
         force=args.force,
         reporter=Reporter(),
-        **of_rows,
+        **_of_rows(args),
     )
     if not is_new:
         print(f"{args.out} was prepared with these settings and inputs: nothing to do")
@@ -74,3 +71,8 @@ def run(args: argparse.Namespace) -> None:
     print(format_table(["split", *names], rows))
     if any(found["faulty"] for found in counts.values()):
         print(f"faulty rows are named in {args.out / 'skipped.log'}")
+
+
+def _of_rows(args: argparse.Namespace) -> dict[str, int]:
+    """Those that were given."""
+    return {name: vars(args)[name] for name in _OF_ROWS if vars(args)[name] is not None}

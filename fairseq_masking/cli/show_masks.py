@@ -17,8 +17,6 @@ from fairseq_masking.errors import UserError
 if TYPE_CHECKING:
     from fairseq_masking.measure.show.shown_masks import LawName
 
-__all__ = ["add_options", "run"]
-
 _LAWS = {
     "proposal": "the proposal network’s",
     "uniform": "uniform",
@@ -27,7 +25,6 @@ _LAWS = {
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the verb's options."""
     add = parser.add_argument
     add_shown(parser, of="of any method", seed="of the drawn masks")
     add("--law", choices=("auto", *_LAWS), default="auto",
@@ -39,9 +36,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Show the text, or write the page; say a summary."""
-    from fairseq_masking import register
-
-    register()
     from fairseq_masking.measure.show import render
     from fairseq_masking.measure.show.shown_masks import show_masks, summary_line
     from fairseq_masking.models import MLMModel

@@ -12,11 +12,8 @@ import argparse
 
 from fairseq_masking.cli.options import add_shown, at_least, read_shown
 
-__all__ = ["add_options", "run"]
-
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the verb's options."""
     add = parser.add_argument
     add_shown(parser, of="of amos", seed="of masked positions and drawn tokens")
     add("--top", type=at_least(1), default=3, metavar="N", help="likeliest tokens to list (3)")
@@ -26,9 +23,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Show the text and the numbers, or write the page; say a summary."""
-    from fairseq_masking import register
-
-    register()
     from fairseq_masking.measure.amos import load_amos, source_names
     from fairseq_masking.measure.show import render
     from fairseq_masking.measure.show.shown_replacements import show_replacements, summary_line

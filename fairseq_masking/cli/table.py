@@ -17,8 +17,6 @@ from fairseq_masking.figures.curves import depths_of
 from fairseq_masking.figures.tables import format_table
 from fairseq_masking.figures.training_log import read_training_log
 
-__all__ = ["add_options", "run"]
-
 # Column and where its value stands in a checkpoint's configuration.
 _OPTIONS = {
     "arch": "model._name",
@@ -60,7 +58,6 @@ _BY_DEPTH = ("mlm_loss", "mixture")  # AMOS's: in a log the depth's name stands 
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the verb's options."""
     add = parser.add_argument
     add("folder", type=Path, nargs="+", metavar="FOLDER", help="each folder below with a checkpoint is a run")
     add("--log", default="train.log", metavar="NAME", help="of each run, in its folder (default: train.log)")
@@ -70,9 +67,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Print the table, write the file."""
-    from fairseq_masking import register
-
-    register()  # checkpoints name its tasks and models
     checkpoints = sorted(path for folder in args.folder for path in folder.rglob("checkpoint_last.pt"))
     if not checkpoints:
         raise UserError(f"no checkpoint_last.pt under {' '.join(map(str, args.folder))}: train first")
