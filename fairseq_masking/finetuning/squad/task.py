@@ -1,11 +1,25 @@
-"""Extractive question answering on SQuAD 2.0, with answers that may be missing (2204.03243, Table 4)."""
+"""Extractive question answering on SQuAD 2.0, with answers that may be missing (2204.03243, Table 4).
 
+A row is a question with a window of its paragraph: ``<s> question </s></s> window </s>``. A paragraph that does
+not fit is cut into overlapping windows, each a row of its own; in one that does not hold the whole answer the
+answer is <s>, as where there is none.
+
+Shapes: B rows, T length.
+"""
+
+import json
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+import torch
 from fairseq.criterions import FairseqCriterion
-from fairseq.data import Dictionary
+from fairseq.data import Dictionary, data_utils
+from fairseq.data.indexed_dataset import MMapIndexedDataset
 from fairseq.dataclass import FairseqDataclass
 from fairseq.models import BaseFairseqModel
 from fairseq.tasks import register_task
@@ -13,15 +27,17 @@ from omegaconf import II, MISSING
 
 from fairseq_masking.compat.options import option
 from fairseq_masking.corpus.manifest import check_dictionary
-from fairseq_masking.data import load_dictionary
+from fairseq_masking.data import load_dictionary, load_tokens
+from fairseq_masking.data.blocks import SizedDataset
 from fairseq_masking.errors import UserError
 from fairseq_masking.finetuning.squad.criterion import SpanHead
-from fairseq_masking.finetuning.squad.dataset import NUM_SPECIALS, SquadDataset, SquadExamples
 from fairseq_masking.tasks.masked_pretraining import TextTask, data_folders
 
-__all__ = ["SquadConfig", "SquadTask"]
+__all__ = ["Reference", "SquadConfig", "SquadDataset", "SquadExamples", "SquadTask", "windows"]
 
 logger = logging.getLogger(__name__)
+
+NUM_SPECIALS = 4  # <s> question </s></s> window </s>
 
 
 @dataclass
@@ -91,6 +107,159 @@ class SquadTask(TextTask):
         logger.info("%s: %s from %s", split, dataset.summary, folder)
         self.datasets[split] = dataset
 
-    def get_batch_iterator(self, dataset: SquadDataset, required_batch_size_multiple: int = 1, **kwargs: Any) -> Any:
+    def get_batch_iterator(self, dataset: "SquadDataset", required_batch_size_multiple: int = 1, **kwargs: Any) -> Any:
         """Batch the rows, all of them: fairseq drops what is left over from a multiple."""
         return super().get_batch_iterator(dataset, required_batch_size_multiple=1, **kwargs)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What a row's prediction is turned into text with, and compared to.
+
+    Attributes:
+        question: number of the question in its split.
+        paragraph: the paragraph's text as it stands in SQuAD's file.
+        offsets: int32 ``[window, 2]``, first character and the one after the last of each token.
+        first_column: column of the window's first token in the row.
+        answers: texts of all answers; none where the paragraph does not answer the question.
+    """
+
+    question: int
+    paragraph: str
+    offsets: npt.NDArray[np.int32]
+    first_column: int
+    answers: tuple[str, ...]
+
+    def text(self, start: int, end: int) -> str:
+        """Return the paragraph's text from the token in column ``start`` to that in column ``end``."""
+        first, last = start - self.first_column, end - self.first_column
+        return self.paragraph[self.offsets[first, 0] : self.offsets[last, 1]]
+
+
+class SquadExamples:
+    """A split as prepare.py wrote it.
+
+    Attributes:
+        paragraphs: ids by paragraph.
+        offsets: by paragraph, first character and the one after the last of each token, one after another.
+        questions: ids by question.
+        spans: int64 ``[questions, 3]``: paragraph, first and last token of the answer (-1: none).
+    """
+
+    def __init__(self, folder: Path, split: str, dictionary: Dictionary) -> None:
+        self._prefix = str(folder / split)
+        self.paragraphs = load_tokens(f"{self._prefix}.paragraphs", dictionary)
+        self.questions = load_tokens(f"{self._prefix}.questions", dictionary)
+        self.offsets = MMapIndexedDataset(f"{self._prefix}.offsets")
+        spans = MMapIndexedDataset(f"{self._prefix}.spans")
+        self.spans = np.stack([spans[index].numpy() for index in range(len(spans))]).astype(np.int64)
+        if len(self.spans) != len(self.questions) or len(self.offsets) != len(self.paragraphs):
+            raise UserError(f"{self._prefix}.*: not of one preparation; prepare the task again, with --force")
+
+    def read_texts(self) -> tuple[list[str], list[dict[str, Any]]]:
+        """Return the paragraphs' texts, and ``id`` and ``answers`` of each question."""
+        record = json.loads(Path(f"{self._prefix}.json").read_text(encoding="utf-8"))
+        return record["paragraphs"], record["questions"]
+
+
+def windows(length: int, room: int, stride: int) -> list[tuple[int, int]]:
+    """Return first and one-after-last token of the windows over a paragraph.
+
+    Args:
+        length: tokens of the paragraph.
+        room: tokens of a window.
+        stride: tokens from one window's beginning to the next one's.
+    """
+    starts = [0]
+    while starts[-1] + room < length:
+        starts.append(starts[-1] + min(stride, room))
+    return [(start, min(start + room, length)) for start in starts]
+
+
+class SquadDataset(SizedDataset):
+    """Rows of at most ``tokens_per_sample`` tokens.
+
+    Args:
+        examples: the split.
+        dictionary: for the special tokens.
+        cfg: ``SquadConfig``: tokens of a row, a stride and a question, and the seed of the rows' order.
+        with_references: also ship what predictions are scored with.
+    """
+
+    def __init__(self, examples: SquadExamples, dictionary: Dictionary, cfg: Any, *, with_references: bool) -> None:
+        super().__init__()
+        self.examples = examples
+        self.cfg = cfg
+        self._bos, self._eos, self._pad = dictionary.bos(), dictionary.eos(), dictionary.pad()
+        self.question_lengths = np.minimum(examples.questions.sizes, cfg.question_tokens).astype(np.int64)
+        rooms = cfg.tokens_per_sample - NUM_SPECIALS - self.question_lengths
+        lengths = examples.paragraphs.sizes[examples.spans[:, 0]]
+        rows = [
+            (question, *window)
+            for question, (length, room) in enumerate(zip(lengths.tolist(), rooms.tolist(), strict=True))
+            for window in windows(length, room, cfg.doc_stride)
+        ]
+        self.rows = np.array(rows, dtype=np.int64)  # question, first and one-after-last paragraph token
+        questions, starts, stops = self.rows.T
+        self.sizes = self.question_lengths[questions] + (stops - starts) + NUM_SPECIALS
+        self._texts = examples.read_texts() if with_references else None
+
+    @property
+    def summary(self) -> str:
+        """How many rows there are of how many questions, and how many of these were cut."""
+        cut = np.count_nonzero(self.question_lengths < self.examples.questions.sizes)
+        questions = f"{len(self.question_lengths)} questions ({cut} cut at --question-tokens"
+        return f"{len(self)} rows of {questions} {self.cfg.question_tokens})"
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        question, start, stop = (int(value) for value in self.rows[index])
+        paragraph, first, last = (int(value) for value in self.examples.spans[question])
+        asked = self.examples.questions[question][: self.question_lengths[question]].tolist()
+        window = self.examples.paragraphs[paragraph][start:stop].tolist()
+        column = len(asked) + 3  # of the window's first token
+        inside = start <= first and last < stop
+        eos = self._eos
+        item = {
+            "id": index,
+            "tokens": torch.tensor([self._bos, *asked, eos, eos, *window, eos]),
+            "window": (column, column + len(window)),
+            "targets": (first - start + column, last - start + column) if inside else (0, 0),
+        }
+        if self._texts is not None:
+            paragraphs, questions = self._texts
+            item["reference"] = Reference(
+                question,
+                paragraphs[paragraph],
+                self.examples.offsets[paragraph].numpy().reshape(-1, 2)[start:stop],
+                column,
+                tuple(questions[question]["answers"]),
+            )
+        return item
+
+    def collater(self, samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """Return a batch; {} for no samples.
+
+        ``window`` int64 ``[B, 2]``: first and one-after-last column of the paragraph; ``targets`` int64
+        ``[B, 2]``: columns of the answer's first and last token, 0 (<s>) for none; ``references``: a list of
+        B, where the dataset has them.
+        """
+        if not samples:
+            return {}
+        tokens = [sample["tokens"] for sample in samples]
+        lengths = torch.tensor([len(row) for row in tokens])
+        batch = {
+            "id": torch.tensor([sample["id"] for sample in samples]),
+            "net_input": {"src_tokens": data_utils.collate_tokens(tokens, self._pad), "src_lengths": lengths},
+            "window": torch.tensor([sample["window"] for sample in samples]),
+            "targets": torch.tensor([sample["targets"] for sample in samples]),
+            "nsentences": len(samples),
+            "ntokens": int(lengths.sum()),
+        }
+        if self._texts is not None:
+            batch["references"] = [sample["reference"] for sample in samples]
+        return batch
+
+    def ordered_indices(self) -> npt.NDArray[np.int64]:
+        """Return a permutation from the seed, sorted by length within it: batches need little padding."""
+        indices = np.random.default_rng(self.cfg.seed).permutation(len(self))
+        return indices[np.argsort(self.sizes[indices], kind="stable")]

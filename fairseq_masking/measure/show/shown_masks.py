@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
+from scipy import stats
 from torch import Tensor
 
 from fairseq_masking.checkpoints.hub import HubInterface
@@ -19,7 +20,6 @@ from fairseq_masking.masking import num_masked
 from fairseq_masking.measure.gradient_variance.draws import covering_masks
 from fairseq_masking.measure.gradient_variance.laws import law_proportional_to, losses_of_positions
 from fairseq_masking.measure.show.text_blocks import token_places
-from fairseq_masking.methods.map_net.ragged import rank_correlation
 from fairseq_masking.methods.map_net.sampling import gumbel_top_k
 from fairseq_masking.tokenizers.symbols import MASK_SYMBOL
 
@@ -131,13 +131,9 @@ def _proposals(hub: HubInterface, blocks: Sequence[Tensor]) -> list[npt.NDArray[
 def _losses(
     hub: HubInterface, tokens_T: Tensor, maskable_T: npt.NDArray[np.bool_], count: int, seed: int
 ) -> npt.NDArray[np.float64]:
-    masks = covering_masks(
-        np.flatnonzero(maskable_T),
-        count,
-        hub.dictionary.index(MASK_SYMBOL),
-        num_rounds=_ROUNDS,
-        rng=np.random.default_rng(seed),
-    )
+    columns_n, rng = np.flatnonzero(maskable_T), np.random.default_rng(seed)
+    mask = hub.dictionary.index(MASK_SYMBOL)
+    masks = covering_masks(columns_n, count, mask, num_rounds=_ROUNDS, rng=rng)
     return losses_of_positions(hub.model, tokens_T.numpy(), masks)
 
 
@@ -159,9 +155,8 @@ def _shown(
         probability = math.exp(log_p_T[column])
         loss = None if losses_T is None else float(losses_T[column])
         tokens.append(ShownToken(*place, probability, probability * size, draw_of.get(column), loss))
-    log_p_n = log_p_T[maskable_T]
-    entropy = float(-(np.exp(log_p_n) * log_p_n).sum() / math.log(size)) if size > 1 else math.nan
-    return ShownBlock(tokens, len(drawn_k), entropy)
+    share = float(stats.entropy(np.exp(log_p_T))) / math.log(size) if size > 1 else math.nan
+    return ShownBlock(tokens, len(drawn_k), share)
 
 
 def summary_line(blocks: Sequence[ShownBlock], law: LawName) -> str:
@@ -182,12 +177,6 @@ def summary_line(blocks: Sequence[ShownBlock], law: LawName) -> str:
 
 
 def _mean_rank_correlation(blocks: Sequence[ShownBlock]) -> float:
-    found = []
-    for block in blocks:
-        pairs = [[token.probability, token.loss] for token in block.maskable]
-        values_2n = torch.tensor(pairs, dtype=torch.float64).reshape(-1, 2).T
-        every_1n = torch.ones(1, values_2n.shape[-1], dtype=torch.bool)
-        correlation_1, defined_1 = rank_correlation(values_2n[:1], values_2n[1:], every_1n)
-        if bool(defined_1[0]):
-            found.append(float(correlation_1[0]))
-    return sum(found) / len(found) if found else math.nan
+    pairs = [np.array([(token.probability, token.loss) for token in block.maskable]) for block in blocks]
+    defined = [values_n2 for values_n2 in pairs if len(values_n2) > 1 and np.ptp(values_n2, axis=0).all()]
+    return float(np.mean([stats.spearmanr(values_n2).statistic for values_n2 in defined])) if defined else math.nan

@@ -20,10 +20,9 @@ from torch import Tensor, nn
 from fairseq_masking.compat.options import option
 from fairseq_masking.corpus.dictionary import masking_vocabulary
 from fairseq_masking.methods.base.options import SIZES, EncoderModelConfig, register_architectures
-from fairseq_masking.methods.map_net.exploration import EXPLORE_UNITS, Exploration
 from fairseq_masking.methods.map_net.proposal import ProposalNetwork
 from fairseq_masking.methods.map_net.ragged import RaggedRows
-from fairseq_masking.methods.map_net.sampling import draw_replacements, propose_masks
+from fairseq_masking.methods.map_net.sampling import EXPLORE_UNITS, Exploration, draw_replacements, propose_masks
 from fairseq_masking.methods.mlm.model import MLMConfig, MLMModel
 from fairseq_masking.ops import gather_positions
 

@@ -18,7 +18,7 @@ from fairseq_masking.finetuning.squad.criterion import (
     scored_answers,
     span_losses,
 )
-from fairseq_masking.finetuning.squad.dataset import Reference
+from fairseq_masking.finetuning.squad.task import Reference
 
 
 def brute_force(logits, window, max_tokens):

@@ -11,7 +11,7 @@ from fairseq.data import Dictionary
 
 from fairseq_masking.corpus.encoding import ArrayWriter
 from fairseq_masking.errors import UserError
-from fairseq_masking.finetuning.squad.dataset import SquadDataset, SquadExamples, windows
+from fairseq_masking.finetuning.squad.task import SquadDataset, SquadExamples, windows
 
 PARAGRAPHS = ["abcdefghijkl", "xyz"]  # a token a character
 QUESTIONS = [(0, 4, 5, ("ef",)), (0, -1, -1, ()), (1, 0, 2, ("xyz", "x"))]

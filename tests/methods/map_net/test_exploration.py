@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fairseq_masking.errors import UserError
-from fairseq_masking.methods.map_net.exploration import Exploration
+from fairseq_masking.methods.map_net.sampling import Exploration
 
 
 def test_the_papers_schedule() -> None:
