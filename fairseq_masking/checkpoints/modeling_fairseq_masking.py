@@ -23,15 +23,10 @@ from transformers.modeling_outputs import (
 )
 
 __all__ = [
-    "FairseqMaskingConfig",
-    "FairseqMaskingForMaskedLM",
-    "FairseqMaskingForMultipleChoice",
-    "FairseqMaskingForPreTraining",
-    "FairseqMaskingForQuestionAnswering",
-    "FairseqMaskingForSequenceClassification",
-    "FairseqMaskingForTokenClassification",
-    "FairseqMaskingModel",
-]
+    "FairseqMaskingConfig", "FairseqMaskingForMaskedLM", "FairseqMaskingForMultipleChoice",
+    "FairseqMaskingForPreTraining", "FairseqMaskingForQuestionAnswering", "FairseqMaskingForSequenceClassification",
+    "FairseqMaskingForTokenClassification", "FairseqMaskingModel",
+]  # fmt: skip
 
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "relu": F.relu, "tanh": torch.tanh}
 

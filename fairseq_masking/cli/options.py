@@ -13,21 +13,9 @@ from typing import Any, NoReturn
 from fairseq_masking.errors import UserError
 
 __all__ = [
-    "VerbParser",
-    "add_checkpoint",
-    "add_data",
-    "add_figure",
-    "add_measured",
-    "add_out",
-    "add_seed",
-    "add_shown",
-    "at_least",
-    "measured_by",
-    "read_shown",
-    "run_reporting",
-    "until_the_reader_leaves",
-    "write_numbers",
-]
+    "VerbParser", "add_checkpoint", "add_data", "add_figure", "add_measured", "add_out", "add_seed", "add_shown",
+    "at_least", "measured_by", "read_shown", "run_reporting", "until_the_reader_leaves", "write_numbers",
+]  # fmt: skip
 
 
 class VerbParser(argparse.ArgumentParser):

@@ -31,21 +31,9 @@ from fairseq_masking.models import AmosModel
 from fairseq_masking.ops import corrupt_tokens, gather_positions
 
 __all__ = [
-    "Difference",
-    "HeldOut",
-    "ReplacementLosses",
-    "Sources",
-    "adversary_path",
-    "detect",
-    "difference",
-    "draw",
-    "generate",
-    "load_amos",
-    "measure",
-    "predict",
-    "replacement_losses",
-    "source_names",
-]
+    "Difference", "HeldOut", "ReplacementLosses", "Sources", "adversary_path", "detect", "difference", "draw",
+    "generate", "load_amos", "measure", "predict", "replacement_losses", "source_names",
+]  # fmt: skip
 
 Batch = dict[str, Any]  # ``net_input`` of design.md
 

@@ -31,19 +31,9 @@ from fairseq_masking.methods.three_ml.flops import prediction_flops
 from fairseq_masking.modules.feed_forward import FEED_FORWARDS
 
 __all__ = [
-    "EncoderShape",
-    "amos_flops",
-    "attention_flops",
-    "encoder_flops",
-    "flops_over_mlm",
-    "layer_flops",
-    "mean_share_proposed",
-    "prediction_flops",
-    "proposal_flops",
-    "proposal_share",
-    "shape_of",
-    "step_flops",
-]
+    "EncoderShape", "amos_flops", "attention_flops", "encoder_flops", "flops_over_mlm", "layer_flops",
+    "mean_share_proposed", "prediction_flops", "proposal_flops", "proposal_share", "shape_of", "step_flops",
+]  # fmt: skip
 
 # Forward once; backward once for the gradient of each of a product's two operands.
 _PASSES_OF_A_STEP = 3

@@ -25,15 +25,9 @@ from fairseq_masking.masking import Kind
 from fairseq_masking.ops import gather_positions
 
 __all__ = [
-    "LayerInformation",
-    "cluster",
-    "collect_states",
-    "entropy",
-    "information_rows",
-    "layer_information",
-    "most_frequent",
-    "plot_information",
-]
+    "LayerInformation", "cluster", "collect_states", "entropy", "information_rows", "layer_information",
+    "most_frequent", "plot_information",
+]  # fmt: skip
 
 Integers = npt.NDArray[np.int64]
 

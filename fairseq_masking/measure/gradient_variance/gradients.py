@@ -24,16 +24,9 @@ from fairseq_masking.errors import UserError
 from fairseq_masking.masking import MaskedItem
 
 __all__ = [
-    "GramMatrix",
-    "LossScale",
-    "MaskGradient",
-    "gram_matrix",
-    "inner_products",
-    "mask_batch",
-    "mean_gradient",
-    "select_parameters",
-    "stack_gradients",
-]
+    "GramMatrix", "LossScale", "MaskGradient", "gram_matrix", "inner_products", "mask_batch", "mean_gradient",
+    "select_parameters", "stack_gradients",
+]  # fmt: skip
 
 LossScale = Literal["mean", "sum"]
 # Longest sum that is left to the gradients' own precision; the sums of such chunks are added in fp64.

@@ -33,15 +33,9 @@ from fairseq_masking.methods.map_net.ragged import RaggedRows
 from fairseq_masking.methods.map_net.sampling import clip_log_weight, log_weight_exact, log_weight_paper
 
 __all__ = [
-    "WEIGHTINGS",
-    "finite_weights",
-    "gradient_norms_of_positions",
-    "law_proportional_to",
-    "losses_of_positions",
-    "mask_weights",
-    "ordered_log_weights",
-    "set_log_weights",
-]
+    "WEIGHTINGS", "finite_weights", "gradient_norms_of_positions", "law_proportional_to", "losses_of_positions",
+    "mask_weights", "ordered_log_weights", "set_log_weights",
+]  # fmt: skip
 
 WEIGHTINGS = ("set", "ordered", "clipped", "none")
 

@@ -26,17 +26,9 @@ from fairseq_masking.measure.show.shown_replacements import HEADER, ReplacedBloc
 from fairseq_masking.measure.show.text_blocks import lines_of_words
 
 __all__ = [
-    "DOUBTS",
-    "TIMES_UNIFORM",
-    "colour_of",
-    "legend",
-    "mask_lines",
-    "present",
-    "render_page",
-    "replacement_lines",
-    "scale",
-    "terminal",
-]
+    "DOUBTS", "TIMES_UNIFORM", "colour_of", "legend", "mask_lines", "present", "render_page", "replacement_lines",
+    "scale", "terminal",
+]  # fmt: skip
 
 JOINT = "·"  # between the tokens of a word
 # What a colour stands for, on the scale of masks, and its text.

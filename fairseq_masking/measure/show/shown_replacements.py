@@ -21,15 +21,9 @@ from fairseq_masking.ops import corrupt_tokens
 from fairseq_masking.tokenizers.symbols import MASK_SYMBOL
 
 __all__ = [
-    "HEADER",
-    "Choice",
-    "ReplacedBlock",
-    "ReplacedToken",
-    "Replacement",
-    "show_replacements",
-    "summary_line",
+    "HEADER", "Choice", "ReplacedBlock", "ReplacedToken", "Replacement", "show_replacements", "summary_line",
     "table_rows",
-]
+]  # fmt: skip
 
 HEADER = ("masked", "by", "weight", "likeliest", "put in place", "taken for replaced")
 
