@@ -7,7 +7,7 @@ Example:
 """
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +70,8 @@ def run(args: argparse.Namespace) -> None:
     checkpoints = sorted(path for folder in args.folder for path in folder.rglob("checkpoint_last.pt"))
     if not checkpoints:
         raise UserError(f"no checkpoint_last.pt under {' '.join(map(str, args.folder))}: train first")
-    rows = sorted((_row(path, args.log) for path in checkpoints), key=_order)
+    rows = [_row(path, args.log) for path in checkpoints]
+    rows.sort(key=lambda row: [(isinstance(row[column], str), row[column]) for column in _OPTIONS])
     write_numbers(args, rows)
     print(_table(rows))
 
@@ -86,7 +87,9 @@ def _row(checkpoint: Path, log_name: str) -> dict[str, Any]:
     values = {column: OmegaConf.select(cfg, key) for column, key in _OPTIONS.items()}
     row = {column: _plain(value) for column, value in values.items()}
     row |= {"updates": last, **{name: log.valid[last].get(name, "") for name in _METRICS}}
-    row |= {f"{name} by depth": _by_depth(log.valid[last], f"{name}_") for name in _BY_DEPTH}
+    for name in _BY_DEPTH:  # depths differ little: three decimals, whatever stands before the point
+        depths = depths_of(log.valid[last], f"{name}_")
+        row[f"{name} by depth"] = " / ".join(f"{log.valid[last][f'{name}_{depth}']:.3f}" for depth in depths)
     row |= {name: log.train[max(log.train)].get(name, "") for name in _OF_TRAINING}
     return {**row, "tokens_per_s": round(log.tokens_per_second), "run": checkpoint.parent.name}
 
@@ -96,15 +99,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Sequence) and not isinstance(value, str):
         return ",".join(map(str, value))
     return "" if value is None else value
-
-
-def _by_depth(values: Mapping[str, float], prefix: str) -> str:
-    # Depths differ little: three decimals, whatever stands before the point.
-    return " / ".join(f"{values[prefix + depth]:.3f}" for depth in depths_of(values, prefix))
-
-
-def _order(row: dict[str, Any]) -> list[Any]:
-    return [(str(type(row[column]) is str), row[column]) for column in _OPTIONS]
 
 
 def _table(rows: list[dict[str, Any]]) -> str:

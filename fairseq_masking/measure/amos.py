@@ -12,10 +12,10 @@ with the same Gumbel noise each time: only v differs.
 Shapes: B batch or batches, T length, N masked tokens, K depths, S = K + 1 sources, D width, V vocabulary.
 """
 
+import copy
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -186,7 +186,7 @@ def adversary_path(
     lr: float,
     uniform_start: bool = False,
 ) -> list[HeldOut]:
-    """Take steps on v with Adam, as in training; the model is afterwards as it was before.
+    """Take steps on the v of a copy of the model with Adam, as in training; nothing else learns, without dropout.
 
     Args:
         model: an ``AmosModel`` whose mixture is learned.
@@ -202,19 +202,20 @@ def adversary_path(
     """
     if model.mixture.score is None:
         raise UserError("this model's mixture learns nothing: give one of --mixture adversarial with two depths")
-    vector = model.mixture.score.weight
-    with _only(model, vector, scale):
-        if uniform_start:
-            torch.nn.init.zeros_(vector)
-        optimizer = torch.optim.Adam([vector], lr=lr)
-        path = [measure(model, held_out, step=0)]
-        for step, batch in zip(range(1, num_steps + 1), itertools.cycle(batches)):
-            optimizer.zero_grad()
-            output = model(**batch)
-            (output.detection_losses_BT.sum() / _num_tokens(output)).backward()
-            optimizer.step()
-            if step % every == 0 or step == num_steps:
-                path.append(measure(model, held_out, step=step))
+    model = copy.deepcopy(model).requires_grad_(False).eval()
+    model.adversarial_scale = scale
+    vector = model.mixture.score.weight.requires_grad_(True)
+    if uniform_start:
+        torch.nn.init.zeros_(vector)
+    optimizer = torch.optim.Adam([vector], lr=lr)
+    path = [measure(model, held_out, step=0)]
+    for step, batch in zip(range(1, num_steps + 1), itertools.cycle(batches)):
+        optimizer.zero_grad()
+        output = model(**batch)
+        (output.detection_losses_BT.sum() / _num_tokens(output)).backward()
+        optimizer.step()
+        if step % every == 0 or step == num_steps:
+            path.append(measure(model, held_out, step=step))
     return path
 
 
@@ -238,23 +239,3 @@ def difference(after: HeldOut, before: HeldOut) -> Difference:
 def _num_tokens(output: Any) -> int:
     padding = output.padding_BT
     return output.original_BT.numel() - (0 if padding is None else int(padding.sum()))
-
-
-@contextmanager
-def _only(model: Any, vector: Tensor, scale: float) -> Iterator[None]:
-    """Let ``vector`` alone learn, without dropout and with ``scale``; then put everything back."""
-    needed = {parameter: parameter.requires_grad for parameter in model.parameters()}
-    before, training, own_scale = vector.detach().clone(), model.training, model.adversarial_scale
-    model.requires_grad_(False).eval()
-    vector.requires_grad_(True)
-    model.adversarial_scale = scale
-    try:
-        yield
-    finally:
-        model.adversarial_scale = own_scale
-        model.train(training)
-        vector.grad = None
-        with torch.no_grad():
-            vector.copy_(before)
-        for parameter, wanted in needed.items():
-            parameter.requires_grad_(wanted)

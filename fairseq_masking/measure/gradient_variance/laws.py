@@ -93,7 +93,7 @@ def mask_weights(log_p_T: Floats, columns_Mk: npt.NDArray[np.int64], clip: float
     return {
         "set": finite_weights(set_log_weights(log_p_T, columns_Mk)),
         "ordered": finite_weights(ordered_log_weights(log_p_T, columns_Mk)),
-        "clipped": clip_log_weight(torch.from_numpy(paper_log_weights(log_p_T, columns_Mk)), clip).numpy(),
+        "clipped": clip_log_weight(log_weight_paper(*_flat(log_p_T, columns_Mk)), clip).numpy(),
         "none": np.ones(len(columns_Mk)),
     }
 
@@ -106,11 +106,6 @@ def finite_weights(log_weights: Floats) -> Floats:
 def ordered_log_weights(log_p_T: Floats, columns_Mk: npt.NDArray[np.int64]) -> Floats:
     """Return the log ``[M]`` of the weight ``ordered``."""
     return log_weight_exact(*_flat(log_p_T, columns_Mk)).numpy()
-
-
-def paper_log_weights(log_p_T: Floats, columns_Mk: npt.NDArray[np.int64]) -> Floats:
-    """Return log r ``[M]`` of the paper, before clipping."""
-    return log_weight_paper(*_flat(log_p_T, columns_Mk)).numpy()
 
 
 def set_log_weights(log_p_T: Floats, columns_Mk: npt.NDArray[np.int64]) -> Floats:

@@ -70,11 +70,10 @@ def mean_over_pairs(values: Floats, weights: Floats) -> Resampled:
         return np.einsum("rd,de,re->r", weights, off_diagonal, weights, optimize=True) / pairs
 
 
-def interval(resampled: Resampled, level: float = 0.95) -> Interval:
-    """Return the estimate, the replicates' standard deviation and their central ``level``."""
+def interval(resampled: Resampled) -> Interval:
+    """Return the estimate, the replicates' standard deviation and their central 95%."""
     replicates = resampled[1:]
-    tail = (1.0 - level) / 2.0
-    low, high = np.nanquantile(replicates, (tail, 1.0 - tail))
+    low, high = np.nanquantile(replicates, (0.025, 0.975))
     return Interval(float(resampled[0]), float(np.nanstd(replicates, ddof=1)), float(low), float(high))
 
 
