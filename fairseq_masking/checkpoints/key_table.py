@@ -29,33 +29,20 @@ Names = Mapping[str, str | tuple[str, ...]]
 
 @dataclass(frozen=True)
 class Family:
-    """What one family of models makes of our parameters.
+    """What one family of models makes of our parameters."""
 
-    Attributes:
-        title: its name in messages.
-        prefix: of the encoder's keys; files without any head leave it out.
-        encoder: our names -> theirs, without the prefix.
-        heads: the same for heads.
-        unused_positions: rows of the position table before the first position.
-        token_types: their table of token types, without the prefix, and its rows in what we write.
-        copies: keys that repeat another one.
-        writes_copies: whether its own loader asks for them.
-        dropped: keys that have no place in our models.
-        older: more names that are read but not written, as ``encoder``.
-        renamed: parts of keys that older files spell otherwise, and what to put there.
-    """
-
-    title: str
-    prefix: str
-    encoder: Names
-    heads: Names = field(default_factory=dict)
-    unused_positions: int = 0
+    title: str  # its name in messages
+    prefix: str  # of the encoder's keys; files without any head leave it out
+    encoder: Names  # our names -> theirs, without the prefix
+    heads: Names = field(default_factory=dict)  # the same for heads
+    unused_positions: int = 0  # rows of the position table before the first position
+    # their table of token types, without the prefix, and its rows in what we write
     token_types: tuple[str, int] | None = None
-    copies: Mapping[str, str] = field(default_factory=dict)
-    writes_copies: bool = False
-    dropped: tuple[str, ...] = ()
-    older: Names = field(default_factory=dict)
-    renamed: tuple[tuple[str, str], ...] = ()
+    copies: Mapping[str, str] = field(default_factory=dict)  # keys that repeat another one
+    writes_copies: bool = False  # whether its own loader asks for them
+    dropped: tuple[str, ...] = ()  # keys that have no place in our models
+    older: Names = field(default_factory=dict)  # more names that are read but not written, as ``encoder``
+    renamed: tuple[tuple[str, str], ...] = ()  # parts of keys that older files spell otherwise, and what to put there
 
     @property
     def rows(self) -> Iterator[tuple[str, list[str]]]:

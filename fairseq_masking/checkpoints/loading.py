@@ -40,15 +40,10 @@ class Trained(NamedTuple):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a PyTorch file of a training, ours or fairseq's, holds.
+    """What a PyTorch file of a training, ours or fairseq's, holds."""
 
-    Attributes:
-        path: the file.
-        state: "cfg" (or "args", of an old one), "model", "optimizer_history" and more.
-    """
-
-    path: Path
-    state: Mapping[str, Any]
+    path: Path  # the file
+    state: Mapping[str, Any]  # "cfg" (or "args", of an old one), "model", "optimizer_history" and more
 
     @cached_property
     def cfg(self) -> Any:

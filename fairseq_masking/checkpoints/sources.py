@@ -55,29 +55,19 @@ _CONFIG = "config.json"
 
 @dataclass(frozen=True)
 class Source:
-    """An encoder from elsewhere.
+    """An encoder from elsewhere."""
 
-    Attributes:
-        path: where it lies.
-        title: what it is, for messages.
-        config: the encoder's shape.
-        state: parameters in our names: the encoder, and heads where there are some.
-        symbols: what each row of the embedding stands for, None for rows that our text never needs; None
-            where nothing says it. Those of a Hugging Face model are texts of its tokeniser, with our special
-            symbols' names; otherwise they are those of a dict.txt.
-        from_hugging_face: which of the two.
-        options: of the model that it was, where known.
-        dropped: its parameters that have no place in our models.
-    """
-
-    path: Path
-    title: str
-    config: EncoderConfig
-    state: dict[str, Tensor]
+    path: Path  # where it lies
+    title: str  # what it is, for messages
+    config: EncoderConfig  # the encoder's shape
+    state: dict[str, Tensor]  # parameters in our names: the encoder, and heads where there are some
+    # what each row of the embedding stands for, None for rows that our text never needs; None where nothing says it.
+    # Those of a Hugging Face model are texts of its tokeniser, with our special symbols' names; otherwise they are
+    # those of a dict.txt.
     symbols: Sequence[str | None] | None
-    from_hugging_face: bool
-    options: Mapping[str, Any]
-    dropped: Sequence[str]
+    from_hugging_face: bool  # which of the two
+    options: Mapping[str, Any]  # of the model that it was, where known
+    dropped: Sequence[str]  # its parameters that have no place in our models
 
     def shape(self) -> dict[str, Any]:
         """The model options that its shape decides."""

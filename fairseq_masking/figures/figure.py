@@ -29,16 +29,11 @@ _SHOWN = 0.995  # share of all losses that histograms reach to
 
 
 class Panel(NamedTuple):
-    """Metrics of a panel with their line styles, and what stands beside them.
-
-    Attributes:
-        lines: metric, style and meaning of each.
-        level: draw a line at this height, named ``level_label``.
-    """
+    """Metrics of a panel with their line styles, and what stands beside them."""
 
     label: str
-    lines: Sequence[tuple[str, str, str]]
-    level: float | None = None
+    lines: Sequence[tuple[str, str, str]]  # metric, style and meaning of each
+    level: float | None = None  # draw a line at this height, named ``level_label``
     level_label: str = ""
 
 

@@ -22,15 +22,10 @@ _SIMPLE_VALID = re.compile(r"epoch \d+ \| valid on '[^']*' subset \| (.*)")
 
 
 class TrainingLog(NamedTuple):
-    """What a run logged, by the number of updates, ascending; a resumed run's later values win.
+    """What a run logged, by the number of updates, ascending; a resumed run's later values win."""
 
-    Attributes:
-        train: updates -> the interval's values (``loss``, ``ppl``, ``wps``, ...).
-        valid: updates -> the validation's values, without the prefix ``valid_``.
-    """
-
-    train: dict[int, dict[str, float]]
-    valid: dict[int, dict[str, float]]
+    train: dict[int, dict[str, float]]  # updates -> the interval's values (``loss``, ``ppl``, ``wps``, ...)
+    valid: dict[int, dict[str, float]]  # updates -> the validation's values, without the prefix ``valid_``
 
     @property
     def tokens_per_second(self) -> float:

@@ -31,15 +31,10 @@ Scores = dict[str, dict[str, float]]  # split -> name -> percent
 
 
 class RowPredictions(NamedTuple):
-    """What a classifier says of a split.
+    """What a classifier says of a split."""
 
-    Attributes:
-        logits_NC: float64.
-        targets_N: classes or scores; None where the split has no labels.
-    """
-
-    logits_NC: npt.NDArray[np.float64]
-    targets_N: npt.NDArray[np.float64] | None
+    logits_NC: npt.NDArray[np.float64]  # float64
+    targets_N: npt.NDArray[np.float64] | None  # classes or scores; None where the split has no labels
 
     def scores(self) -> dict[str, float]:
         """Return the scores, in percent, of a split with labels."""

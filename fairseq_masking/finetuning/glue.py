@@ -19,31 +19,20 @@ _NLI = ("entailment", "not_entailment")
 
 @dataclass(frozen=True)
 class GlueTask:
-    """A task of GLUE.
+    """A task of GLUE."""
 
-    Attributes:
-        name: as GLUE's folders and papers write it.
-        sentences: the columns of one sentence or two.
-        label: the column of the label; test files lack it.
-        labels: classes in the order of their numbers, the last of two being F1's positive one; empty for
-            scores.
-        metrics: of GLUE's leaderboard on the development set, as metrics.py names them. Where there are two,
-            the task's score is their mean.
-        columns: names of the columns where labelled files have no header.
-        row_id: the column of test files that a submission repeats.
-        files: split -> file.
-        submissions: test split -> the file to hand in.
-    """
-
-    name: str
-    sentences: tuple[str, ...]
-    label: str
+    name: str  # as GLUE's folders and papers write it
+    sentences: tuple[str, ...]  # the columns of one sentence or two
+    label: str  # the column of the label; test files lack it
+    # classes in the order of their numbers, the last of two being F1's positive one; empty for scores
     labels: tuple[str, ...]
+    # of GLUE's leaderboard on the development set, as metrics.py names them. Where there are two, the task's score is
+    # their mean.
     metrics: tuple[str, ...]
-    columns: tuple[str, ...] = ()
-    row_id: str = "index"
-    files: Mapping[str, str] = field(default_factory=lambda: _FILES)
-    submissions: Mapping[str, str] = field(default_factory=dict)
+    columns: tuple[str, ...] = ()  # names of the columns where labelled files have no header
+    row_id: str = "index"  # the column of test files that a submission repeats
+    files: Mapping[str, str] = field(default_factory=lambda: _FILES)  # split -> file
+    submissions: Mapping[str, str] = field(default_factory=dict)  # test split -> the file to hand in
 
 
 _COLA_COLUMNS = ("source", "label", "mark", "sentence")

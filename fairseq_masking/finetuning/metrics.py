@@ -74,21 +74,13 @@ def _correlations(predicted_N: npt.NDArray, actual_N: npt.NDArray) -> dict[str, 
 
 
 class ScoredAnswer(NamedTuple):
-    """A question's prediction.
+    """A question's prediction."""
 
-    Attributes:
-        exact: 1.0 where the text is one of the answers, else 0.0.
-        f1: overlap with the answer that it overlaps most with.
-        null_margin: score of having no answer minus the score of the text.
-        has_answer: whether the question has an answer.
-        is_text: whether a text was predicted at all.
-    """
-
-    exact: float
-    f1: float
-    null_margin: float
-    has_answer: bool
-    is_text: bool
+    exact: float  # 1.0 where the text is one of the answers, else 0.0
+    f1: float  # overlap with the answer that it overlaps most with
+    null_margin: float  # score of having no answer minus the score of the text
+    has_answer: bool  # whether the question has an answer
+    is_text: bool  # whether a text was predicted at all
 
 
 def normalize_answer(text: str) -> str:

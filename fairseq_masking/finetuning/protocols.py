@@ -40,28 +40,20 @@ def best_of_each_seed(scores_CS: npt.ArrayLike, summary: Summary) -> npt.NDArray
 
 @dataclass(frozen=True)
 class Protocol:
-    """A paper's way.
+    """A paper's way."""
 
-    Attributes:
-        recipe: file of configs/finetune, without its ending.
-        num_seeds: runs of each configuration, with seeds 1, 2, ...
-        choose: scores ``[C, S]`` on the validation set and ``summary`` -> the configuration of each seed.
-        summary: what is reported of the chosen runs: their mean or median.
-        recipes: task -> another recipe.
-        metrics: task -> what is scored, chosen and reported, in metrics.py's names; accuracy where none is
-            named. MNLI is the mean of matched and mismatched.
-        average: tasks of the GLUE average. MNLI stands there twice where matched and mismatched count apart.
-        starts_from: task -> the task whose best model it starts from.
-    """
-
-    recipe: str
-    num_seeds: int
+    recipe: str  # file of configs/finetune, without its ending
+    num_seeds: int  # runs of each configuration, with seeds 1, 2, ...
+    # scores ``[C, S]`` on the validation set and ``summary`` -> the configuration of each seed
     choose: Callable[[npt.ArrayLike, Summary], npt.NDArray[np.int64]]
-    summary: Summary
-    recipes: Mapping[str, str] = field(default_factory=lambda: _SQUAD)
+    summary: Summary  # what is reported of the chosen runs: their mean or median
+    recipes: Mapping[str, str] = field(default_factory=lambda: _SQUAD)  # task -> another recipe
+    # task -> what is scored, chosen and reported, in metrics.py's names; accuracy where none is named. MNLI is the
+    # mean of matched and mismatched.
     metrics: Mapping[str, str] = field(default_factory=lambda: _GLUE_METRICS)
+    # tasks of the GLUE average. MNLI stands there twice where matched and mismatched count apart.
     average: tuple[str, ...] = (*_SMALL, *_LARGE)
-    starts_from: Mapping[str, str] = field(default_factory=dict)
+    starts_from: Mapping[str, str] = field(default_factory=dict)  # task -> the task whose best model it starts from
 
     def recipe_of(self, task: str) -> str:
         """Return the recipe of a task."""

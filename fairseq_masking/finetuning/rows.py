@@ -34,17 +34,11 @@ _SHOWN = 80
 
 
 class Row(NamedTuple):
-    """A labelled text or pair of texts.
+    """A labelled text or pair of texts."""
 
-    Attributes:
-        texts: one or two, stripped, none of them empty unless the row is of a test set without labels.
-        label: class name, or score in a task of scores; None where the file has no labels.
-        id: what a submission calls it.
-    """
-
-    texts: tuple[str, ...]
-    label: str | None
-    id: str
+    texts: tuple[str, ...]  # one or two, stripped, none of them empty unless the row is of a test set without labels
+    label: str | None  # class name, or score in a task of scores; None where the file has no labels
+    id: str  # what a submission calls it
 
 
 class FaultyRow(Exception):
@@ -53,17 +47,11 @@ class FaultyRow(Exception):
 
 @dataclass
 class FaultLog:
-    """What was wrong with the rows of a file.
+    """What was wrong with the rows of a file."""
 
-    Attributes:
-        path: of the file.
-        kinds: what was wrong -> with how many rows.
-        lines: one for each of those rows.
-    """
-
-    path: Path
-    kinds: Counter[str] = field(default_factory=Counter)
-    lines: list[str] = field(default_factory=list)
+    path: Path  # of the file
+    kinds: Counter[str] = field(default_factory=Counter)  # what was wrong -> with how many rows
+    lines: list[str] = field(default_factory=list)  # one for each of those rows
 
     def add(self, place: str | int, fault: FaultyRow, content: str) -> None:
         """Count a row at ``place`` of the file; the beginning of its content is shown."""

@@ -18,19 +18,12 @@ __all__ = ["FinetuningTask", "Start", "corpus_of", "named_path", "quoted", "sour
 
 @dataclass(frozen=True)
 class FinetuningTask:
-    """Prepared data.
+    """Prepared data."""
 
-    Attributes:
-        name: of the task; of the folder where the task is "jsonl".
-        kind: a name of ``glue.TASKS``.
-        data: made by ``prepare_finetuning``.
-        stamp: SHA-256 of its manifest, which other data in the same folder would not have.
-    """
-
-    name: str
-    kind: str
-    data: Path
-    stamp: str = ""
+    name: str  # of the task; of the folder where the task is "jsonl"
+    kind: str  # a name of ``glue.TASKS``
+    data: Path  # made by ``prepare_finetuning``
+    stamp: str = ""  # SHA-256 of its manifest, which other data in the same folder would not have
 
     @classmethod
     def of_folder(cls, data: Path) -> "FinetuningTask":
@@ -75,21 +68,13 @@ class FinetuningTask:
 
 @dataclass(frozen=True)
 class Start:
-    """What fine-tuning starts from.
+    """What fine-tuning starts from."""
 
-    Attributes:
-        name: of the line in the table; several checkpoints of one training may share it.
-        updates: of pre-training; 0 where there was none or nothing says how many.
-        overrides: what tells a recipe.
-        source: the checkpoint, or a Hugging Face folder or name; "" for random weights.
-        stamp: names, sizes and times of its files, which another checkpoint in their place would not have.
-    """
-
-    name: str
-    updates: int
-    overrides: tuple[str, ...]
-    source: str = ""
-    stamp: str = ""
+    name: str  # of the line in the table; several checkpoints of one training may share it
+    updates: int  # of pre-training; 0 where there was none or nothing says how many
+    overrides: tuple[str, ...]  # what tells a recipe
+    source: str = ""  # the checkpoint, or a Hugging Face folder or name; "" for random weights
+    stamp: str = ""  # names, sizes and times of its files, which another checkpoint in their place would not have
 
     @classmethod
     def of_checkpoint(cls, name: str, source: str, updates: int | None = None) -> "Start":

@@ -51,27 +51,17 @@ def load_amos(checkpoint: Path, data: Path | None) -> HubInterface:
 
 
 class Sources(NamedTuple):
-    """What the sources say of the masked tokens.
+    """What the sources say of the masked tokens."""
 
-    Attributes:
-        hidden_SND: logits once multiplied with the embedding; the mixture is the last.
-        weights_NK: of the depths in the mixture.
-    """
-
-    hidden_SND: Tensor
-    weights_NK: Tensor
+    hidden_SND: Tensor  # logits once multiplied with the embedding; the mixture is the last
+    weights_NK: Tensor  # of the depths in the mixture
 
 
 class ReplacementLosses(NamedTuple):
-    """Of one source.
+    """Of one source."""
 
-    Attributes:
-        losses: the discriminator's loss in nats at each token that is not the original, fp32.
-        num_masked: tokens that were masked, those of them that got the original back among them.
-    """
-
-    losses: Tensor
-    num_masked: int
+    losses: Tensor  # the discriminator's loss in nats at each token that is not the original, fp32
+    num_masked: int  # tokens that were masked, those of them that got the original back among them
 
 
 def source_names(model: Any) -> list[str]:
@@ -154,18 +144,12 @@ def replacement_losses(model: Any, batches: Iterable[Batch]) -> list[Replacement
 
 
 class HeldOut(NamedTuple):
-    """What is measured after ``step`` steps on v.
-
-    Attributes:
-        losses_B: the discriminator's mean loss a token in nats, of each held-out batch, fp64.
-        weights_K: mean mixture weight of each depth.
-        replaced: share of the masked tokens where another token was sampled.
-    """
+    """What is measured after ``step`` steps on v."""
 
     step: int
-    losses_B: Tensor
-    weights_K: Tensor
-    replaced: float
+    losses_B: Tensor  # the discriminator's mean loss a token in nats, of each held-out batch, fp64
+    weights_K: Tensor  # mean mixture weight of each depth
+    replaced: float  # share of the masked tokens where another token was sampled
 
 
 class Difference(NamedTuple):

@@ -41,17 +41,13 @@ _PASSES_OF_A_STEP = 3
 
 @dataclass(frozen=True)
 class EncoderShape:
-    """What the cost of an encoder with a masked-language-model head depends on (heads do not matter).
-
-    Attributes:
-        feed_forward: ``mlp``, or ``glu`` with a third product. Windows of attention are computed as all of a
-            row, and counted so.
-    """
+    """What the cost of an encoder with a masked-language-model head depends on (heads do not matter)."""
 
     num_layers: int
     embed_dim: int
     ffn_dim: int
     vocab_size: int
+    # ``mlp``, or ``glu`` with a third product. Windows of attention are computed as all of a row, and counted so.
     feed_forward: str = "mlp"
 
 

@@ -36,18 +36,13 @@ _BATCH_SIZE = 4096
 
 
 class LayerInformation(NamedTuple):
-    """What the states of one layer say, in nats.
+    """What the states of one layer say, in nats."""
 
-    Attributes:
-        information: mutual information of cluster and token.
-        chance: the same with the tokens shuffled: what the estimate gives where there is no information, as
-            the number of states is limited. It is not subtracted.
-        num_clusters: clusters that hold a state.
-    """
-
-    information: float
+    information: float  # mutual information of cluster and token
+    # the same with the tokens shuffled: what the estimate gives where there is no information, as the number of states
+    # is limited. It is not subtracted.
     chance: float
-    num_clusters: int
+    num_clusters: int  # clusters that hold a state
 
 
 def most_frequent(counts_V: Integers, count: int, *, never: npt.NDArray[np.bool_]) -> Integers:

@@ -15,15 +15,10 @@ __all__ = ["BackendTokenizer", "HuggingFaceTokenizer", "backend_of", "steps_of"]
 
 
 class BackendTokenizer(Tokenizer):
-    """A tokeniser of that library.
+    """A tokeniser of that library."""
 
-    Attributes:
-        backend: the library's own.
-        by_id: its ids -> symbols.
-    """
-
-    backend: Any
-    by_id: list[str]
+    backend: Any  # the library's own
+    by_id: list[str]  # its ids -> symbols
 
     def encode(self, text: str) -> list[str]:
         by_id = self.by_id

@@ -27,24 +27,16 @@ _MORE_NUMERIC_PREFIXES = frozenset(["ch", "eq", "eqs", "fig", "figs", "no", "nos
 class TextNormalizer:
     """Turns a raw line into the lines to train on; picklable, so that worker processes can hold it.
 
-    Attributes:
-        moses_normalize: normalise punctuation (sacremoses).
-        split_sentences: one sentence a line.
-        moses_tokenize: spaces between words and punctuation (sacremoses), no escaping to XML entities.
-        lowercase: lower-case everything.
-        unescape_entities: HTML's entities ("&amp;") as characters, first of all.
-        moses_lang: language of the Moses steps and of the sentence splitter's abbreviations.
-
     Raises:
         UserError: the language is unknown to Moses.
     """
 
-    moses_normalize: bool = False
-    split_sentences: bool = False
-    moses_tokenize: bool = False
-    lowercase: bool = False
-    moses_lang: str = "en"
-    unescape_entities: bool = False
+    moses_normalize: bool = False  # normalise punctuation (sacremoses)
+    split_sentences: bool = False  # one sentence a line
+    moses_tokenize: bool = False  # spaces between words and punctuation (sacremoses), no escaping to XML entities
+    lowercase: bool = False  # lower-case everything
+    moses_lang: str = "en"  # language of the Moses steps and of the sentence splitter's abbreviations
+    unescape_entities: bool = False  # HTML's entities ("&amp;") as characters, first of all
 
     def __post_init__(self) -> None:
         if self.is_costly:

@@ -89,24 +89,17 @@ class SentencePieceTokenizer(Tokenizer):
 
 @dataclass(frozen=True)
 class BpeTraining:
-    """How to train a SentencePiece BPE.
+    """How to train a SentencePiece BPE."""
 
-    Attributes:
-        vocab_size: size of the dictionary, hence rows of the embedding, special symbols included.
-        character_coverage: share of the text's characters that get a symbol of their own. SentencePiece's
-            0.9995 is meant for Chinese and Japanese: of English prose it drops "?", "(" and "K".
-        byte_fallback: write the other characters as UTF-8 bytes (256 of the symbols), not as <unk>.
-        input_sentences: train on so many lines, drawn with the seed, where the corpus has more; 0 for all.
-        seed: of that draw.
-        normalization: SentencePiece's rule; "identity" keeps every character.
-    """
-
-    vocab_size: int = 32000
+    vocab_size: int = 32000  # size of the dictionary, hence rows of the embedding, special symbols included
+    # share of the text's characters that get a symbol of their own. SentencePiece's 0.9995 is meant for Chinese and
+    # Japanese: of English prose it drops "?", "(" and "K".
     character_coverage: float = 0.99999
-    byte_fallback: bool = False
+    byte_fallback: bool = False  # write the other characters as UTF-8 bytes (256 of the symbols), not as <unk>
+    # train on so many lines, drawn with the seed, where the corpus has more; 0 for all
     input_sentences: int = 5_000_000
-    seed: int = 1
-    normalization: str = "nmt_nfkc"
+    seed: int = 1  # of that draw
+    normalization: str = "nmt_nfkc"  # SentencePiece's rule; "identity" keeps every character
 
 
 def model_proto(model: Path) -> Any:

@@ -102,33 +102,20 @@ class SquadCriterion(RowsCriterion):
 
 
 class Spans(NamedTuple):
-    """The likeliest spans of each row, best first.
+    """The likeliest spans of each row, best first."""
 
-    Attributes:
-        scores_BK: sum of the logits of first and last token; -inf where a row has fewer spans.
-        starts_BK: column of the first token.
-        ends_BK: column of the last token.
-        null_B: score of <s>, that is of no answer.
-    """
-
-    scores_BK: Tensor
-    starts_BK: Tensor
-    ends_BK: Tensor
-    null_B: Tensor
+    scores_BK: Tensor  # sum of the logits of first and last token; -inf where a row has fewer spans
+    starts_BK: Tensor  # column of the first token
+    ends_BK: Tensor  # column of the last token
+    null_B: Tensor  # score of <s>, that is of no answer
 
 
 class Candidates(NamedTuple):
-    """A question's likeliest answers from one of its rows, or from all.
+    """A question's likeliest answers from one of its rows, or from all."""
 
-    Attributes:
-        question: its number in the split.
-        answers: (text, score), best first.
-        null: score of no answer.
-    """
-
-    question: int
-    answers: list[tuple[str, float]]
-    null: float
+    question: int  # its number in the split
+    answers: list[tuple[str, float]]  # (text, score), best first
+    null: float  # score of no answer
 
     @property
     def best(self) -> tuple[str, float]:

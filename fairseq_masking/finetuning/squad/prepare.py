@@ -50,17 +50,11 @@ class Question(NamedTuple):
 
 @dataclass
 class SquadSplit:
-    """A split.
+    """A split."""
 
-    Attributes:
-        faults: what was wrong with questions that cannot be used.
-        paragraphs: their texts as they stand in the file.
-        questions: those that can be used, in the file's order.
-    """
-
-    faults: FaultLog
-    paragraphs: list[str] = field(default_factory=list)
-    questions: list[Question] = field(default_factory=list)
+    faults: FaultLog  # what was wrong with questions that cannot be used
+    paragraphs: list[str] = field(default_factory=list)  # their texts as they stand in the file
+    questions: list[Question] = field(default_factory=list)  # those that can be used, in the file's order
 
 
 def write_squad(

@@ -114,21 +114,13 @@ class SquadTask(TextTask):
 
 @dataclass(frozen=True)
 class Reference:
-    """What a row's prediction is turned into text with, and compared to.
+    """What a row's prediction is turned into text with, and compared to."""
 
-    Attributes:
-        question: number of the question in its split.
-        paragraph: the paragraph's text as it stands in SQuAD's file.
-        offsets: int32 ``[window, 2]``, first character and the one after the last of each token.
-        first_column: column of the window's first token in the row.
-        answers: texts of all answers; none where the paragraph does not answer the question.
-    """
-
-    question: int
-    paragraph: str
-    offsets: npt.NDArray[np.int32]
-    first_column: int
-    answers: tuple[str, ...]
+    question: int  # number of the question in its split
+    paragraph: str  # the paragraph's text as it stands in SQuAD's file
+    offsets: npt.NDArray[np.int32]  # int32 ``[window, 2]``, first character and the one after the last of each token
+    first_column: int  # column of the window's first token in the row
+    answers: tuple[str, ...]  # texts of all answers; none where the paragraph does not answer the question
 
     def text(self, start: int, end: int) -> str:
         """Return the paragraph's text from the token in column ``start`` to that in column ``end``."""

@@ -114,18 +114,13 @@ def hamming_distances(num_masked: int, num_maskable: int, count: int) -> list[in
 
 
 class CovarianceCurve(NamedTuple):
-    """Mean covariance by distance over a fixed set of sequences.
+    """Mean covariance by distance over a fixed set of sequences."""
 
-    Attributes:
-        distances_H: int64.
-        means_H: mean over pairs and sequences.
-        standard_errors_H: of the mean over pairs, the sequences (and the estimates of gbar) held fixed.
-        relative_HSQ: each pair's value over the mask variance of its sequence (the mean at distance 0).
-    """
-
-    distances_H: npt.NDArray[np.int64]
-    means_H: npt.NDArray[np.float64]
+    distances_H: npt.NDArray[np.int64]  # int64
+    means_H: npt.NDArray[np.float64]  # mean over pairs and sequences
+    # of the mean over pairs, the sequences (and the estimates of gbar) held fixed
     standard_errors_H: npt.NDArray[np.float64]
+    # each pair's value over the mask variance of its sequence (the mean at distance 0)
     relative_HSQ: npt.NDArray[np.float64]
 
     @property

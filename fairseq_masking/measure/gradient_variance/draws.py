@@ -36,19 +36,13 @@ class DrawnMasks(NamedTuple):
 
 @dataclass(frozen=True)
 class FixedSequence:
-    """One sequence, of which masks are drawn.
+    """One sequence, of which masks are drawn."""
 
-    Attributes:
-        tokens_T: with its outer <s>, </s>.
-        index: of the sequence in its dataset.
-        config: rate, unit, K, corruption and seed; ``masks_at_distance`` and ``draw_masks`` leave unit and K.
-        vocabulary: specials and replacements.
-    """
-
-    tokens_T: Tokens
-    index: int
+    tokens_T: Tokens  # with its outer <s>, </s>
+    index: int  # of the sequence in its dataset
+    # rate, unit, K, corruption and seed; ``masks_at_distance`` and ``draw_masks`` leave unit and K
     config: MaskingConfig
-    vocabulary: MaskingVocabulary
+    vocabulary: MaskingVocabulary  # specials and replacements
 
     @cached_property
     def columns_m(self) -> Columns:

@@ -48,27 +48,16 @@ _NUM_ORDERS = 32  # of a uniform mask, over which the ordered weight is averaged
 
 
 class EstimatorVariance(NamedTuple):
-    """One law with one weight on one sequence, or the mean over sequences; all resampled over draws.
+    """One law with one weight on one sequence, or the mean over sequences; all resampled over draws."""
 
-    Attributes:
-        direct: Var_M(w g) from the law's own draws.
-        by_uniform: the same from uniform masks; NaN for a biased weight.
-        mean_norm: ||E[w g]||**2.
-        cross: E[w g]^T gbar.
-        bias: ||E[w g] - gbar||**2.
-        mean_weight: E[w].
-        mean_square_weight: E[w**2], by uniform masks where the weight is unbiased.
-        smallest: Theorem 2's bound on any law's mask variance, the same for all.
-    """
-
-    direct: Resampled
-    by_uniform: Resampled
-    mean_norm: Resampled
-    cross: Resampled
-    bias: Resampled
-    mean_weight: Resampled
-    mean_square_weight: Resampled
-    smallest: Resampled
+    direct: Resampled  # Var_M(w g) from the law's own draws
+    by_uniform: Resampled  # the same from uniform masks; NaN for a biased weight
+    mean_norm: Resampled  # ||E[w g]||**2
+    cross: Resampled  # E[w g]^T gbar
+    bias: Resampled  # ||E[w g] - gbar||**2
+    mean_weight: Resampled  # E[w]
+    mean_square_weight: Resampled  # E[w**2], by uniform masks where the weight is unbiased
+    smallest: Resampled  # Theorem 2's bound on any law's mask variance, the same for all
 
     @property
     def is_unbiased(self) -> bool:
@@ -82,19 +71,12 @@ class EstimatorVariance(NamedTuple):
 
 
 class LawDraws(NamedTuple):
-    """What the estimators need of D draws of a law.
+    """What the estimators need of D draws of a law."""
 
-    Attributes:
-        weights_D: by the weight's name.
-        inner_DD: inner products of the gradients, without weights.
-        cross_DD: those with the uniform law's gradients.
-        weights_of_uniform_D: weights under this law of the uniform law's masks, unbiased weights only.
-    """
-
-    weights_D: dict[str, Floats]
-    inner_DD: Floats
-    cross_DD: Floats
-    weights_of_uniform_D: dict[str, Floats]
+    weights_D: dict[str, Floats]  # by the weight's name
+    inner_DD: Floats  # inner products of the gradients, without weights
+    cross_DD: Floats  # those with the uniform law's gradients
+    weights_of_uniform_D: dict[str, Floats]  # weights under this law of the uniform law's masks, unbiased weights only
 
 
 class SequenceEstimators(NamedTuple):

@@ -43,22 +43,16 @@ def mask_batch(
 
 @dataclass
 class MaskGradient:
-    """Computes g(m) for masks of one sequence, dropout off.
+    """Computes g(m) for masks of one sequence, dropout off."""
 
-    Attributes:
-        model: takes a batch of design.md's contract and returns an output with ``losses_N``. It is put into
-            eval mode: the masks are to be the only thing that varies.
-        tokens_T: the clean sequence with its outer <s>, </s>.
-        masks: its masks.
-        parameters: those to differentiate by, from ``select_parameters``.
-        scale: ``mean``: the cross-entropies of the k positions summed and divided by k, what a training step
-            of such rows follows; ``sum``: Eq. 1 as it stands. All variances differ by k**2.
-    """
-
+    # takes a batch of design.md's contract and returns an output with ``losses_N``. It is put into eval mode: the
+    # masks are to be the only thing that varies.
     model: nn.Module
-    tokens_T: npt.NDArray[np.int64]
-    masks: MaskedItem
-    parameters: Sequence[nn.Parameter]
+    tokens_T: npt.NDArray[np.int64]  # the clean sequence with its outer <s>, </s>
+    masks: MaskedItem  # its masks
+    parameters: Sequence[nn.Parameter]  # those to differentiate by, from ``select_parameters``
+    # ``mean``: the cross-entropies of the k positions summed and divided by k, what a training step of such rows
+    # follows; ``sum``: Eq. 1 as it stands. All variances differ by k**2.
     scale: LossScale = "mean"
 
     def __len__(self) -> int:

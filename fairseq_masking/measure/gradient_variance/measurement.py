@@ -28,23 +28,14 @@ Tokens = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Measurement:
-    """What all of them are made on.
+    """What all of them are made on."""
 
-    Attributes:
-        model: see ``MaskGradient``.
-        parameters: see ``select_parameters``.
-        config: rate, unit, K, corruption and seed of the masks.
-        vocabulary: specials and replacements.
-        scale: see ``MaskGradient``.
-        memory: bytes for gradients; less costs time (``gram_matrix``).
-    """
-
-    model: nn.Module
-    parameters: Sequence[nn.Parameter]
-    config: MaskingConfig
-    vocabulary: MaskingVocabulary
-    scale: LossScale = "mean"
-    memory: int = 2 << 30
+    model: nn.Module  # see ``MaskGradient``
+    parameters: Sequence[nn.Parameter]  # see ``select_parameters``
+    config: MaskingConfig  # rate, unit, K, corruption and seed of the masks
+    vocabulary: MaskingVocabulary  # specials and replacements
+    scale: LossScale = "mean"  # see ``MaskGradient``
+    memory: int = 2 << 30  # bytes for gradients; less costs time (``gram_matrix``)
 
     def sequence(self, index: int, tokens_T: Tokens) -> FixedSequence:
         """Return a sequence to draw masks of."""

@@ -88,19 +88,12 @@ def average(parts: Sequence[Any]) -> Any:
 
 
 class LawMoments(NamedTuple):
-    """Inner products of the gradients of D draws of K masks.
+    """Inner products of the gradients of D draws of K masks."""
 
-    Attributes:
-        squares_D: mean over k of ||g(m_k)||**2.
-        products_D: mean over k != l of g(m_k)^T g(m_l), the pairs inside a draw.
-        inner_DD: inner products of the K-mask gradients (Eq. 6) of two draws.
-        num_masks: K.
-    """
-
-    squares_D: Floats
-    products_D: Floats
-    inner_DD: Floats
-    num_masks: int
+    squares_D: Floats  # mean over k of ||g(m_k)||**2
+    products_D: Floats  # mean over k != l of g(m_k)^T g(m_l), the pairs inside a draw
+    inner_DD: Floats  # inner products of the K-mask gradients (Eq. 6) of two draws
+    num_masks: int  # K
 
     @classmethod
     def from_gram(cls, inner_MM: Floats, num_masks: int) -> "LawMoments":
@@ -114,20 +107,14 @@ class LawMoments(NamedTuple):
 
 
 class LawVariances(NamedTuple):
-    """Unbiased estimates for one law, resampled over its draws.
+    """Unbiased estimates for one law, resampled over its draws."""
 
-    Attributes:
-        mask_variance: Var(g(m_1)), mean ||g(m_k)||**2 minus ||gbar||**2.
-        mask_covariance: Eq. 8, mean g(m_k)^T g(m_l) over k != l of a draw, minus ||gbar||**2.
-        variance: the left side of Eq. 7, of Eq. 6's gradient: its mean square minus ||gbar||**2, which is
-            the sample variance with divisor D - 1.
-        mean_norm: ||gbar||**2, the mean inner product of Eq. 6's gradients of different draws.
-    """
-
-    mask_variance: Resampled
-    mask_covariance: Resampled
+    mask_variance: Resampled  # Var(g(m_1)), mean ||g(m_k)||**2 minus ||gbar||**2
+    mask_covariance: Resampled  # Eq. 8, mean g(m_k)^T g(m_l) over k != l of a draw, minus ||gbar||**2
+    # the left side of Eq. 7, of Eq. 6's gradient: its mean square minus ||gbar||**2, which is the sample variance with
+    # divisor D - 1.
     variance: Resampled
-    mean_norm: Resampled
+    mean_norm: Resampled  # ||gbar||**2, the mean inner product of Eq. 6's gradients of different draws
 
 
 def law_variances(moments: LawMoments, weights: Floats) -> LawVariances:

@@ -32,25 +32,15 @@ _ROUNDS = 4  # times that the loss of each position is measured
 
 
 class ShownToken(NamedTuple):
-    """A token of the text.
+    """A token of the text."""
 
-    Attributes:
-        text: without spaces.
-        begins_word: whether a word, or a special symbol, begins here.
-        ends_line: a line's end, with no text of its own.
-        probability: of the law; None where nothing is ever masked.
-        relative: the same over that of the uniform law.
-        draw: 1 for the position drawn first; None where it is not drawn.
-        loss: of the encoder there, in nats; None where it was not measured.
-    """
-
-    text: str
-    begins_word: bool
-    ends_line: bool = False
-    probability: float | None = None
-    relative: float | None = None
-    draw: int | None = None
-    loss: float | None = None
+    text: str  # without spaces
+    begins_word: bool  # whether a word, or a special symbol, begins here
+    ends_line: bool = False  # a line's end, with no text of its own
+    probability: float | None = None  # of the law; None where nothing is ever masked
+    relative: float | None = None  # the same over that of the uniform law
+    draw: int | None = None  # 1 for the position drawn first; None where it is not drawn
+    loss: float | None = None  # of the encoder there, in nats; None where it was not measured
 
 
 class ShownBlock(NamedTuple):

@@ -36,39 +36,23 @@ class Choice(NamedTuple):
 
 
 class Replacement(NamedTuple):
-    """What a source does at a masked position.
+    """What a source does at a masked position."""
 
-    Attributes:
-        weight: of this depth in the mixture; None of the mixture itself.
-        likeliest: best first.
-        put: what it put in place.
-        is_original: whether that is the original; None where the text itself has <mask> there.
-        doubt: the discriminator's probability that it is not, in the text with all that this source put.
-    """
-
-    weight: float | None
-    likeliest: list[Choice]
-    put: Choice
-    is_original: bool | None
-    doubt: float
+    weight: float | None  # of this depth in the mixture; None of the mixture itself
+    likeliest: list[Choice]  # best first
+    put: Choice  # what it put in place
+    is_original: bool | None  # whether that is the original; None where the text itself has <mask> there
+    doubt: float  # the discriminator's probability that it is not, in the text with all that this source put
 
 
 class ReplacedToken(NamedTuple):
-    """A token of the text.
+    """A token of the text."""
 
-    Attributes:
-        text: without spaces.
-        begins_word: whether a word, or a special symbol, begins here.
-        ends_line: a line's end, with no text of its own.
-        doubt: the discriminator's probability that it is replaced, in the text with the mixture's tokens.
-        replacements: by source; none where it is not masked.
-    """
-
-    text: str
-    begins_word: bool
-    ends_line: bool = False
-    doubt: float = 0.0
-    replacements: tuple[Replacement, ...] = ()
+    text: str  # without spaces
+    begins_word: bool  # whether a word, or a special symbol, begins here
+    ends_line: bool = False  # a line's end, with no text of its own
+    doubt: float = 0.0  # the discriminator's probability that it is replaced, in the text with the mixture's tokens
+    replacements: tuple[Replacement, ...] = ()  # by source; none where it is not masked
 
     def fillings(self, sources: Sequence[str]) -> list[tuple[str, Replacement]]:
         """Return what each source puts; once, as the mixture does, where that is the same of all."""

@@ -21,15 +21,10 @@ __all__ = ["Generator", "GeneratorOutput", "GeneratorStack", "depth_names"]
 
 
 class GeneratorOutput(NamedTuple):
-    """What every depth says of the masked tokens.
+    """What every depth says of the masked tokens."""
 
-    Attributes:
-        features_KND: f of Eq. 3, the states at that depth.
-        hidden_KND: h of Eq. 2 and 3, what the head makes of them: logits once multiplied with the embedding.
-    """
-
-    features_KND: Tensor
-    hidden_KND: Tensor
+    features_KND: Tensor  # f of Eq. 3, the states at that depth
+    hidden_KND: Tensor  # h of Eq. 2 and 3, what the head makes of them: logits once multiplied with the embedding
 
 
 class GeneratorStack(EmbeddedStack):

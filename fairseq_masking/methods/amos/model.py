@@ -30,27 +30,16 @@ _SAMPLING_STREAM = 0x616D6F73
 
 
 class AmosOutput(NamedTuple):
-    """What the ``amos`` criterion needs.
+    """What the ``amos`` criterion needs."""
 
-    Attributes:
-        losses_KN: cross-entropy of every depth in nats, fp32.
-        predictions_KN: int64 arg max of every depth.
-        weights_NK: the mixture's, fp32.
-        sampled_N: int64, what the discriminator reads at the masked places.
-        detection_losses_BT: binary cross-entropy of the discriminator in nats, fp32, 0 at padding.
-        detection_logits_BT: fp32, positive where it takes a token for the original.
-        original_BT: bool, where it reads the original token.
-        padding_BT: bool; None where the batch has none.
-    """
-
-    losses_KN: Tensor
-    predictions_KN: Tensor
-    weights_NK: Tensor
-    sampled_N: Tensor
-    detection_losses_BT: Tensor
-    detection_logits_BT: Tensor
-    original_BT: Tensor
-    padding_BT: Tensor | None
+    losses_KN: Tensor  # cross-entropy of every depth in nats, fp32
+    predictions_KN: Tensor  # int64 arg max of every depth
+    weights_NK: Tensor  # the mixture's, fp32
+    sampled_N: Tensor  # int64, what the discriminator reads at the masked places
+    detection_losses_BT: Tensor  # binary cross-entropy of the discriminator in nats, fp32, 0 at padding
+    detection_logits_BT: Tensor  # fp32, positive where it takes a token for the original
+    original_BT: Tensor  # bool, where it reads the original token
+    padding_BT: Tensor | None  # bool; None where the batch has none
 
 
 @register_model("amos", dataclass=AmosConfig)

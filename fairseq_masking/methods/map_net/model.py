@@ -72,25 +72,15 @@ class MapNetConfig(MLMConfig):
 
 
 class MapNetOutput(NamedTuple):
-    """What the ``map_net`` criterion needs.
+    """What the ``map_net`` criterion needs."""
 
-    Attributes:
-        losses_N: cross-entropy in nats, fp32.
-        predictions_N: int64 arg max.
-        positions_N: int64 flat positions that were masked, in the order of the batch's ``kinds``.
-        drawn_N: the same positions, those of a proposed row in the order in which they were drawn.
-        proposed_B: bool, rows that the proposal network masked.
-        learning_B: bool, rows that the proposal network learns from.
-        log_proposal_BT: fp32 log p_prop, -inf at what is never masked; None where the network did not run.
-    """
-
-    losses_N: Tensor
-    predictions_N: Tensor
-    positions_N: Tensor
-    drawn_N: Tensor
-    proposed_B: Tensor
-    learning_B: Tensor
-    log_proposal_BT: Tensor | None
+    losses_N: Tensor  # cross-entropy in nats, fp32
+    predictions_N: Tensor  # int64 arg max
+    positions_N: Tensor  # int64 flat positions that were masked, in the order of the batch's ``kinds``
+    drawn_N: Tensor  # the same positions, those of a proposed row in the order in which they were drawn
+    proposed_B: Tensor  # bool, rows that the proposal network masked
+    learning_B: Tensor  # bool, rows that the proposal network learns from
+    log_proposal_BT: Tensor | None  # fp32 log p_prop, -inf at what is never masked; None where the network did not run
 
 
 class _Masks(NamedTuple):

@@ -15,19 +15,12 @@ __all__ = ["RaggedRows", "rank_correlation"]
 
 
 class RaggedRows(NamedTuple):
-    """Where each of N flat values stands.
+    """Where each of N flat values stands."""
 
-    Attributes:
-        rows_N: int64, the row of a value.
-        slots_N: int64, its place within the row, from 0.
-        starts_B: int64, flat index of a row's first value.
-        filled_BK: bool, which places of a padded ``[B, K]`` hold a value.
-    """
-
-    rows_N: Tensor
-    slots_N: Tensor
-    starts_B: Tensor
-    filled_BK: Tensor
+    rows_N: Tensor  # int64, the row of a value
+    slots_N: Tensor  # int64, its place within the row, from 0
+    starts_B: Tensor  # int64, flat index of a row's first value
+    filled_BK: Tensor  # bool, which places of a padded ``[B, K]`` hold a value
 
     @classmethod
     def of(cls, counts_B: Tensor, *, num_values: int, width: int) -> "RaggedRows":

@@ -36,19 +36,14 @@ _COIN = 0x636F696E  # sets this stream apart from any other SeedSequence((seed, 
 class Exploration:
     """The schedule q(t): linear from ``start`` at update 0 to ``end`` at update ``updates``, then constant.
 
-    Attributes:
-        start: q at update 0.
-        end: q from update ``updates`` on.
-        updates: length of the descent.
-        unit: what a coin decides for: each sentence (the coins are then drawn on the device), or the batch.
-
     Raises:
         UserError: a value outside of its range.
     """
 
-    start: float = 1.0
-    end: float = 0.33
-    updates: int = 1_000_000
+    start: float = 1.0  # q at update 0
+    end: float = 0.33  # q from update ``updates`` on
+    updates: int = 1_000_000  # length of the descent
+    # what a coin decides for: each sentence (the coins are then drawn on the device), or the batch
     unit: str = "sentence"
 
     def __post_init__(self) -> None:
@@ -85,15 +80,10 @@ class Exploration:
 
 
 class ProposedMasks(NamedTuple):
-    """Masks drawn for every row, flat and in the batch's layout.
+    """Masks drawn for every row, flat and in the batch's layout."""
 
-    Attributes:
-        positions_N: int64, in each row in an order independent of the draw, so that ``kinds`` fit.
-        drawn_N: int64, the same positions in the order in which they were drawn.
-    """
-
-    positions_N: Tensor
-    drawn_N: Tensor
+    positions_N: Tensor  # int64, in each row in an order independent of the draw, so that ``kinds`` fit
+    drawn_N: Tensor  # int64, the same positions in the order in which they were drawn
 
 
 def gumbel_top_k(log_probs_BT: Tensor, k: int, generator: torch.Generator) -> Tensor:

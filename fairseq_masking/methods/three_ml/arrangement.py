@@ -18,21 +18,15 @@ __all__ = ["Arrangement", "Selection", "arrange"]
 
 
 class Selection(NamedTuple):
-    """Some tokens of each row as a sequence of their own, and back to their places.
+    """Some tokens of each row as a sequence of their own, and back to their places."""
 
-    Attributes:
-        columns_BS: int64, the columns of a row's selected tokens, ascending; no column stands there twice.
-        empty_BS: bool, True at the end of rows with fewer than S; what ``columns_BS`` says there means
-            nothing. None where all rows have S.
-        flat_BT: int64, for a selected token its flat index in ``[B * S]``; for others it means nothing.
-        places_BS: int64, the columns, or with documents the places within them.
-        documents_BS: int64, the numbers of the tokens' documents, -1 at empty places; None without documents.
-    """
-
-    columns_BS: Tensor
+    columns_BS: Tensor  # int64, the columns of a row's selected tokens, ascending; no column stands there twice
+    # bool, True at the end of rows with fewer than S; what ``columns_BS`` says there means nothing. None where all
+    # rows have S.
     empty_BS: Tensor | None
-    flat_BT: Tensor
-    places_BS: Tensor
+    flat_BT: Tensor  # int64, for a selected token its flat index in ``[B * S]``; for others it means nothing
+    places_BS: Tensor  # int64, the columns, or with documents the places within them
+    # int64, the numbers of the tokens' documents, -1 at empty places; None without documents
     documents_BS: Tensor | None = None
 
     @classmethod
@@ -79,21 +73,14 @@ class Selection(NamedTuple):
 
 
 class Arrangement(NamedTuple):
-    """Which tokens go where.
+    """Which tokens go where."""
 
-    Attributes:
-        visible: what the encoder reads: no [MASK], no padding.
-        masked: the [MASK]s; None, as all that follows, where the decoder reads the whole sequence.
-        mask_first_N: int64, the order of the masked tokens in which the [MASK]s come first.
-        mask_positions_M: int64, flat positions of the [MASK]s.
-        other_positions: int64 ``[N - M]``, flat positions of the masked tokens that are no [MASK].
-    """
-
-    visible: Selection
+    visible: Selection  # what the encoder reads: no [MASK], no padding
+    # the [MASK]s; None, as all that follows, where the decoder reads the whole sequence
     masked: Selection | None = None
-    mask_first_N: Tensor | None = None
-    mask_positions_M: Tensor | None = None
-    other_positions: Tensor | None = None
+    mask_first_N: Tensor | None = None  # int64, the order of the masked tokens in which the [MASK]s come first
+    mask_positions_M: Tensor | None = None  # int64, flat positions of the [MASK]s
+    other_positions: Tensor | None = None  # int64 ``[N - M]``, flat positions of the masked tokens that are no [MASK]
 
 
 def arrange(

@@ -38,19 +38,15 @@ _PASSES = 2
 
 @dataclass(frozen=True)
 class ThreeMLShape:
-    """What the cost depends on.
+    """What the cost depends on."""
 
-    Attributes:
-        decoder_attention: ``self`` or ``cross``.
-        feed_forward: FLOPs of a feed-forward layer over ``nd^2``: 16 where it is 4 times as wide as its block.
-    """
-
-    decoder_attention: str
+    decoder_attention: str  # ``self`` or ``cross``
     encoder_layers: int
     encoder_dim: int
     decoder_layers: int
     decoder_dim: int
     vocab_size: int
+    # FLOPs of a feed-forward layer over ``nd^2``: 16 where it is 4 times as wide as its block
     feed_forward: float = 16
 
     def __post_init__(self) -> None:
