@@ -53,19 +53,12 @@ _ENTITY = re.compile(r"&(?:#\d+|#[xX][0-9a-fA-F]+|[a-zA-Z][a-zA-Z0-9]+);")
 
 @dataclass
 class TextFile:
-    """A text file of the intermediate form.
+    """A text file of the intermediate form."""
 
-    Attributes:
-        path: where it lies.
-        separated: whether empty lines stand between documents.
-        documents: how many were written.
-        lines: how many lines with text were written.
-    """
-
-    path: Path
-    separated: bool
-    documents: int = 0
-    lines: int = 0
+    path: Path  # where it lies
+    separated: bool  # whether empty lines stand between documents
+    documents: int = 0  # how many were written
+    lines: int = 0  # how many lines with text were written
 
     def read(self) -> Iterator[tuple[bool, str]]:
         """Yields (whether a document begins here, line)."""

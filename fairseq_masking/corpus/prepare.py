@@ -40,31 +40,18 @@ __all__ = ["Preparation", "prepare", "tokenizer_of"]
 
 @dataclass(frozen=True)
 class Preparation:
-    """What to prepare.
+    """What to prepare."""
 
-    Attributes:
-        train: text files to train on.
-        valid: text files to validate on; empty: a part of ``train`` is split off.
-        output: folder to make.
-        tokenizer: an existing tokeniser, or how to train one.
-        documents: what bounds a document, "line" or "blank-line".
-        normalizer: what to do with each line first.
-        dictionary: existing dict.txt to take instead of the tokeniser's own order.
-        valid_fraction: share of the documents to validate on where ``valid`` is empty; 0 for none.
-        num_shards: number of folders to spread the training documents over.
-        seed: of the validation split.
-    """
-
-    train: tuple[Path, ...]
-    output: Path
-    tokenizer: Tokenizer | BpeTraining | SymbolCounting
-    valid: tuple[Path, ...] = ()
-    documents: str = "line"
-    normalizer: TextNormalizer = field(default_factory=TextNormalizer)
-    dictionary: Path | None = None
-    valid_fraction: float = 0.01
-    num_shards: int = 1
-    seed: int = 1
+    train: tuple[Path, ...]  # text files to train on
+    output: Path  # folder to make
+    tokenizer: Tokenizer | BpeTraining | SymbolCounting  # an existing tokeniser, or how to train one
+    valid: tuple[Path, ...] = ()  # text files to validate on; empty: a part of ``train`` is split off
+    documents: str = "line"  # what bounds a document, "line" or "blank-line"
+    normalizer: TextNormalizer = field(default_factory=TextNormalizer)  # what to do with each line first
+    dictionary: Path | None = None  # existing dict.txt to take instead of the tokeniser's own order
+    valid_fraction: float = 0.01  # share of the documents to validate on where ``valid`` is empty; 0 for none
+    num_shards: int = 1  # number of folders to spread the training documents over
+    seed: int = 1  # of the validation split
 
     def settings(self) -> dict[str, Any]:
         """Everything beside the inputs that decides the result, as it stands in the manifest."""

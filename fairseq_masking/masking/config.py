@@ -24,35 +24,22 @@ SplitsOver = Literal["batch", "epochs"]
 class MaskingConfig:
     """What the sampler needs to know; the names on the command line are in each field's message.
 
-    Attributes:
-        mask_prob: share of a sequence's tokens that one split masks.
-        leave_unmasked_prob: share of the masked positions whose token stays.
-        random_token_prob: share of the masked positions that get a random token.
-        unit: what is drawn as a whole.
-        span_geometric_p: p of the geometric law of span lengths, in words.
-        span_max_length: longest span, in words.
-        num_splits: K masks per sequence.
-        splits_law: whether they are disjoint, or independent of each other.
-        splits_over: whether a sequence has its K masks in one batch, or one a visit in K visits that follow
-            each other.
-        visit_epochs: epochs from one visit of a sequence to the next: folders of text that take turns.
-        seed: of every mask; masks are pure in (seed, epoch, index, split).
-
     Raises:
         UserError: a value is outside its range, or the splits do not fit into a sequence.
     """
 
-    mask_prob: float = 0.15
-    leave_unmasked_prob: float = 0.1
-    random_token_prob: float = 0.1
-    unit: MaskUnit = "subword"
-    span_geometric_p: float = 0.2
-    span_max_length: int = 10
-    num_splits: int = 1
-    splits_law: SplitsLaw = "disjoint"
+    mask_prob: float = 0.15  # share of a sequence's tokens that one split masks
+    leave_unmasked_prob: float = 0.1  # share of the masked positions whose token stays
+    random_token_prob: float = 0.1  # share of the masked positions that get a random token
+    unit: MaskUnit = "subword"  # what is drawn as a whole
+    span_geometric_p: float = 0.2  # p of the geometric law of span lengths, in words
+    span_max_length: int = 10  # longest span, in words
+    num_splits: int = 1  # K masks per sequence
+    splits_law: SplitsLaw = "disjoint"  # whether they are disjoint, or independent of each other
+    # whether a sequence has its K masks in one batch, or one a visit in K visits that follow each other
     splits_over: SplitsOver = "batch"
-    visit_epochs: int = 1
-    seed: int = 1
+    visit_epochs: int = 1  # epochs from one visit of a sequence to the next: folders of text that take turns
+    seed: int = 1  # of every mask; masks are pure in (seed, epoch, index, split)
 
     @property
     def num_disjoint(self) -> int:
@@ -106,20 +93,15 @@ class MaskingConfig:
 
 @dataclass(frozen=True, eq=False)
 class MaskingVocabulary:
-    """The arrays that a ``Masker`` looks tokens up in.
+    """The arrays that a ``Masker`` looks tokens up in."""
 
-    Attributes:
-        mask_index: id of [MASK].
-        special: bool [V], symbols that are never chosen and never drawn: <s>, <pad>, </s>, <unk>, <mask>.
-        replacements: int64 [R], the ids from which random tokens are drawn uniformly.
-        starts_word: bool [V], whether a word begins with the symbol; None if only subwords are masked.
-        collocations: n-grams of words that are masked as a whole, the bytes of their tokens in int64.
-    """
-
-    mask_index: int
+    mask_index: int  # id of [MASK]
+    # bool [V], symbols that are never chosen and never drawn: <s>, <pad>, </s>, <unk>, <mask>
     special: npt.NDArray[np.bool_]
-    replacements: npt.NDArray[np.int64]
+    replacements: npt.NDArray[np.int64]  # int64 [R], the ids from which random tokens are drawn uniformly
+    # bool [V], whether a word begins with the symbol; None if only subwords are masked
     starts_word: npt.NDArray[np.bool_] | None = None
+    # n-grams of words that are masked as a whole, the bytes of their tokens in int64
     collocations: frozenset[bytes] = frozenset()
 
     def __post_init__(self) -> None:

@@ -20,17 +20,11 @@ __all__ = ["MaskedItem", "Masker"]
 
 
 class MaskedItem(NamedTuple):
-    """The K masks of one item; in a split [MASK] comes first, then random, then unchanged, each ascending.
+    """The K masks of one item; in a split [MASK] comes first, then random, then unchanged, each ascending."""
 
-    Attributes:
-        columns: int64 [K, k], masked columns; no column is in two disjoint splits.
-        kinds: int8 [k], values of ``Kind``, the same in every split.
-        replacements: int64 [K, k], what to write there.
-    """
-
-    columns: npt.NDArray[np.int64]
-    kinds: npt.NDArray[np.int8]
-    replacements: npt.NDArray[np.int64]
+    columns: npt.NDArray[np.int64]  # int64 [K, k], masked columns; no column is in two disjoint splits
+    kinds: npt.NDArray[np.int8]  # int8 [k], values of ``Kind``, the same in every split
+    replacements: npt.NDArray[np.int64]  # int64 [K, k], what to write there
 
 
 class Masker:

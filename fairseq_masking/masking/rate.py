@@ -19,20 +19,14 @@ RateSchedule = Literal["linear", "cosine", "step"]
 class MaskingRate:
     """p(u) at an update, counted from 0.
 
-    Attributes:
-        start: p at update 0.
-        end: p from update ``updates`` on.
-        schedule: ``linear``; ``cosine``, half a period of it; ``step``, at ``updates`` / 2.
-        updates: length of the run.
-
     Raises:
         UserError: a value is outside its range.
     """
 
-    start: float
-    end: float
-    schedule: RateSchedule
-    updates: int
+    start: float  # p at update 0
+    end: float  # p from update ``updates`` on
+    schedule: RateSchedule  # ``linear``; ``cosine``, half a period of it; ``step``, at ``updates`` / 2
+    updates: int  # length of the run
 
     def __post_init__(self) -> None:
         if not 0.0 < self.end <= 1.0:
