@@ -100,8 +100,7 @@ def read_shown(args: argparse.Namespace, load: Callable[[Path, Path | None], Any
     """Return the checkpoint of ``add_shown``, by ``load``, and what is masked of which blocks of the text."""
     from fairseq_masking.corpus.dictionary import masking_vocabulary
     from fairseq_masking.masking import MaskingConfig
-    from fairseq_masking.measure.sequences import sequence_length
-    from fairseq_masking.measure.show.text_blocks import cut_texts
+    from fairseq_masking.measure.sequences import cut_texts, sequence_length
 
     MaskingConfig(mask_prob=args.mask_prob)  # says what is wrong with it
     texts = _read_texts(args)

@@ -23,7 +23,6 @@ from fairseq_masking.figures.tables import format_table
 from fairseq_masking.files import whole_file
 from fairseq_masking.measure.show.shown_masks import ShownBlock, ShownToken
 from fairseq_masking.measure.show.shown_replacements import HEADER, ReplacedBlock, ReplacedToken, table_rows
-from fairseq_masking.measure.show.text_blocks import lines_of_words
 
 __all__ = [
     "DOUBTS", "TIMES_UNIFORM", "colour_of", "legend", "mask_lines", "present", "render_page", "replacement_lines",
@@ -148,8 +147,22 @@ def _joined(joint: str, parts: Iterable[Placed]) -> Placed:
     return Text(joint).join(texts), (" " * len(joint)).join(below)
 
 
+def _lines_of_words(tokens: Iterable[Any]) -> Iterator[list[list[Any]]]:
+    """Yield lines of words of tokens, by their ``begins_word``; one that ``ends_line`` stands in none."""
+    words: list[list[Any]] = []
+    for token in tokens:
+        if token.ends_line:
+            yield words
+            words = []
+        elif token.begins_word or not words:
+            words.append([token])
+        else:
+            words[-1].append(token)
+    yield words
+
+
 def _wrapped(tokens: Iterable[Any], place: Callable[[Any], Placed], width: int) -> Iterator[Text]:
-    for line in lines_of_words(tokens):
+    for line in _lines_of_words(tokens):
         row: list[Placed] = []
         used = 0
         for word in (_joined(JOINT, map(place, word)) for word in line):
@@ -185,7 +198,7 @@ def render_page(template: str, **values: Any) -> str:
     )
     environment.filters |= {
         "colour": colour_of,
-        "lines": lines_of_words,
+        "lines": _lines_of_words,
         "rows": table_rows,
         "groups": _masks_of_blocks,
     }

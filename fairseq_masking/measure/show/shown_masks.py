@@ -19,7 +19,7 @@ from fairseq_masking.checkpoints.hub import HubInterface
 from fairseq_masking.masking import num_masked
 from fairseq_masking.measure.gradient_variance.draws import covering_masks
 from fairseq_masking.measure.gradient_variance.laws import law_proportional_to, losses_of_positions
-from fairseq_masking.measure.show.text_blocks import token_places
+from fairseq_masking.measure.sequences import token_places
 from fairseq_masking.methods.map_net.sampling import gumbel_top_k
 from fairseq_masking.tokenizers.symbols import MASK_SYMBOL
 

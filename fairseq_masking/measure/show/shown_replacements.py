@@ -16,7 +16,7 @@ from torch import Tensor
 from fairseq_masking.checkpoints.hub import HubInterface
 from fairseq_masking.masking import num_masked
 from fairseq_masking.measure.amos import detect, draw, generate, predict
-from fairseq_masking.measure.show.text_blocks import begins_word, surface, token_places
+from fairseq_masking.measure.sequences import begins_word, surface, token_places
 from fairseq_masking.ops import corrupt_tokens
 from fairseq_masking.tokenizers.symbols import MASK_SYMBOL
 

@@ -11,10 +11,10 @@ import torch
 from rich.color import Color, ColorSystem
 from rich.console import Console
 
+from fairseq_masking.measure.sequences import cut_blocks
 from fairseq_masking.measure.show import shown_masks
 from fairseq_masking.measure.show.render import TIMES_UNIFORM, colour_of, legend, mask_lines, render_page, scale
 from fairseq_masking.measure.show.shown_masks import ShownBlock, ShownToken, show_masks
-from fairseq_masking.measure.show.text_blocks import cut_blocks
 
 SYMBOLS = ["<s>", "<pad>", "</s>", "<unk>", "▁the", "▁cat", "s", "▁sat", "ting", "▁", "<mask>"]
 BOS, PAD, EOS, UNK, MASK = 0, 1, 2, 3, 10
