@@ -88,6 +88,10 @@ def _three_ml_rows(args: argparse.Namespace) -> list[dict[str, Any]]:
     widths = args.decoder_embed_dim or [encoder.embed_dim // 2]
     ideal_baseline = flops.ideal_counts(tokens, args.baseline_mask_prob, 1 - leave - random)
     exact_baseline = flops.exact_counts(tokens, args.baseline_mask_prob, leave, random)
+    baseline_flops = flops.mlm_flops(
+        exact_baseline, num_layers=encoder.num_layers, dim=encoder.embed_dim, vocab_size=args.vocab_size,
+        feed_forward=inner,
+    )  # fmt: skip
     rows = []
     for attention, layers, width, rate in product(args.decoder_attention, args.decoder_layers, widths, args.mask_prob):
         shape = flops.ThreeMLShape(
@@ -96,13 +100,6 @@ def _three_ml_rows(args: argparse.Namespace) -> list[dict[str, Any]]:
         ideal = flops.ideal_counts(tokens, rate, 1 - leave - random)
         exact = flops.exact_counts(tokens, rate, leave, random)
         faster = flops.speedup(shape, ideal, ideal_baseline)
-        baseline_flops = flops.mlm_flops(
-            exact_baseline,
-            num_layers=shape.encoder_layers,
-            dim=shape.encoder_dim,
-            vocab_size=args.vocab_size,
-            feed_forward=inner,
-        )
         rows.append(
             {
                 "method": "three_ml",
@@ -123,7 +120,7 @@ def _three_ml_rows(args: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def _other_rows(args: argparse.Namespace, baseline_flops: float) -> list[dict[str, Any]]:
-    """MAP-Net and AMOS in the columns of 3ML: those that only it has are empty."""
+    """MAP-Net and AMOS in those of 3ML's columns that they have."""
     from fairseq_masking.masking import num_masked
     from fairseq_masking.measure.flops import flops_over_mlm, mean_share_proposed, proposal_share, shape_of
     from fairseq_masking.methods.amos.options import GENERATOR_LAYERS
@@ -150,14 +147,11 @@ def _other_rows(args: argparse.Namespace, baseline_flops: float) -> list[dict[st
     return [
         {
             "method": name,
-            **dict.fromkeys(("decoder_attention", "decoder_layers", "decoder_embed_dim"), ""),
             "mask_prob": args.baseline_mask_prob,
             "encoder_tokens": args.tokens_per_sample,
             "flops": over * baseline_flops,
             "baseline_flops": baseline_flops,
-            "speedup_paper": "",
             "speedup_whole_tokens": 1 / over,
-            "share_saved_paper": "",
             "updates_at_equal_cost": args.updates / over,
         }
         for name, over in over_mlm.items()
