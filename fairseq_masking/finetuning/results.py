@@ -25,24 +25,15 @@ Baselines = Mapping[str, Mapping[str, Mapping[str, Mapping[str, float]]]]
 
 @dataclass(frozen=True)
 class Result:
-    """What a start scores on a task.
+    """What a start scores on a task."""
 
-    Attributes:
-        name, updates: of the start.
-        task: its name, followed by " test" for the test set.
-        metric: of the values.
-        configurations: the one chosen for each seed.
-        values: one a seed, in percent.
-        score: their mean or median, as the protocol has it.
-    """
-
-    name: str
-    updates: int
-    task: str
-    metric: str
-    configurations: tuple[str, ...]
-    values: tuple[float, ...]
-    score: float
+    name: str  # of the start
+    updates: int  # of the start
+    task: str  # its name, followed by " test" for the test set
+    metric: str  # of the values
+    configurations: tuple[str, ...]  # the one chosen for each seed
+    values: tuple[float, ...]  # one a seed, in percent
+    score: float  # their mean or median, as the protocol has it
 
     @property
     def start(self) -> str:
