@@ -67,7 +67,6 @@ class HubInterface(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
         return next(self.model.parameters()).device
 
     def encode(self, text: str) -> Tensor:

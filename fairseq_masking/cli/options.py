@@ -51,27 +51,22 @@ def at_least(bound: float) -> Callable[[str], float]:
 
 
 def add_checkpoint(parser: argparse.ArgumentParser, help: str) -> None:
-    """Add ``--checkpoint FILE``."""
     parser.add_argument("--checkpoint", type=Path, required=True, metavar="FILE", help=help)
 
 
 def add_data(parser: argparse.ArgumentParser, help: str = "prepared corpus", *, required: bool = False) -> None:
-    """Add ``--data DIR``."""
     parser.add_argument("--data", type=Path, required=required, metavar="DIR", help=help)
 
 
 def add_out(parser: argparse.ArgumentParser, help: str, *, metavar: str, required: bool = False) -> None:
-    """Add ``--out``: what the verb writes."""
     parser.add_argument("--out", type=Path, required=required, metavar=metavar, help=help)
 
 
 def add_figure(parser: argparse.ArgumentParser, help: str = "figure to write", *, required: bool = False) -> None:
-    """Add ``--figure PNG``."""
     parser.add_argument("--figure", type=Path, required=required, metavar="PNG", help=help)
 
 
 def add_seed(parser: argparse.ArgumentParser, help: str) -> None:
-    """Add ``--seed N``."""
     parser.add_argument("--seed", type=at_least(0), default=1, metavar="N", help=f"{help} (default: 1)")
 
 

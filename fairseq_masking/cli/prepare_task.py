@@ -74,5 +74,4 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _of_rows(args: argparse.Namespace) -> dict[str, int]:
-    """Those that were given."""
     return {name: vars(args)[name] for name in _OF_ROWS if vars(args)[name] is not None}

@@ -72,12 +72,10 @@ class Finetuned:
 
     @property
     def data(self) -> Path:
-        """The prepared data."""
         return Path(self.cfg.task.data)
 
     @property
     def is_squad(self) -> bool:
-        """Whether it answers questions."""
         return self.cfg.task._name == "squad"
 
     def predict_rows(self, split: str, *, batch_size: int = 64) -> RowPredictions:

@@ -56,11 +56,9 @@ class Protocol:
     starts_from: Mapping[str, str] = field(default_factory=dict)  # task -> the task whose best model it starts from
 
     def recipe_of(self, task: str) -> str:
-        """Return the recipe of a task."""
         return self.recipes.get(task, self.recipe)
 
     def metric_of(self, task: str) -> str:
-        """Return the metric of a task."""
         return {**_OTHER_METRICS, **self.metrics}.get(task, "accuracy")
 
 

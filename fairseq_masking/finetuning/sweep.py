@@ -83,7 +83,6 @@ class Sweep:
 
     @property
     def rules(self) -> Protocol:
-        """The protocol."""
         return PROTOCOLS[self.protocol]
 
     def check(self) -> None:

@@ -38,11 +38,9 @@ class Measurement:
     memory: int = 2 << 30  # bytes for gradients; less costs time (``gram_matrix``)
 
     def sequence(self, index: int, tokens_T: Tokens) -> FixedSequence:
-        """Return a sequence to draw masks of."""
         return FixedSequence(tokens_T, index, self.config, self.vocabulary)
 
     def gradients(self, tokens_T: Tokens, masks: MaskedItem) -> MaskGradient:
-        """Return the gradients of masks of a sequence."""
         return MaskGradient(self.model, tokens_T, masks, self.parameters, self.scale)
 
     def rows_in_memory(self, num_kept: int) -> int:

@@ -68,7 +68,6 @@ class ReplacedBlock(NamedTuple):
 
     @property
     def masked(self) -> list[ReplacedToken]:
-        """Its masked tokens."""
         return [token for token in self.tokens if token.replacements]
 
 
