@@ -155,12 +155,46 @@ class _Layer(nn.Module):
 
 
 class FairseqMaskingPreTrainedModel(PreTrainedModel):
-    """What transformers asks of all models with this config."""
+    """What transformers asks of all models with this config, and what those with a head share.
+
+    These have an ``encoder``, the ``logits`` and the ``loss`` of their head, and an ``output_class``.
+    """
+
+    create: Callable[[FairseqMaskingConfig], None]
+    encoder: Any
+    output_class: Any
+    logits: Callable[[Tensor], Tensor]
+    loss: Callable[[Tensor, Tensor], Tensor]
 
     config_class = FairseqMaskingConfig
     base_model_prefix = "encoder"
     supports_gradient_checkpointing = True
     _supports_sdpa = True
+
+    def __init__(self, config: FairseqMaskingConfig) -> None:
+        super().__init__(config)
+        self.create(config)
+        self.post_init()
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        return_dict: bool | None = None,
+        **options: Any,
+    ) -> Any:
+        """Return the head's logits, and the loss where there are ``labels``."""
+        encoded = self.encoder(input_ids, attention_mask, return_dict=True, **options)
+        return self._scored(encoded, self.logits(encoded.last_hidden_state), labels, return_dict)
+
+    def _scored(self, encoded: Any, logits: Tensor, labels: Tensor | None, return_dict: bool | None) -> Any:
+        loss = None if labels is None else self.loss(logits.float(), labels)
+        return self._output(encoded, return_dict, loss=loss, logits=logits)
+
+    def _output(self, encoded: Any, return_dict: bool | None, **found: Tensor | None) -> Any:
+        states = {"hidden_states": encoded.hidden_states, "attentions": encoded.attentions}
+        return self._finished(self.output_class(**found, **states), return_dict)
 
     def _finished(self, output: Any, return_dict: bool | None) -> Any:
         """Return the output, or its tuple where the call or the config wants that."""
@@ -180,8 +214,7 @@ class FairseqMaskingPreTrainedModel(PreTrainedModel):
 class FairseqMaskingModel(FairseqMaskingPreTrainedModel):
     """Token and absolute position embeddings, LayerNorm, layers; relative positions where it has them."""
 
-    def __init__(self, config: FairseqMaskingConfig) -> None:
-        super().__init__(config)
+    def create(self, config: FairseqMaskingConfig) -> None:
         width, eps = config.hidden_size, config.layer_norm_eps
         self.embed_tokens = nn.Embedding(config.vocab_size, width, config.pad_token_id)
         self.embed_positions = nn.Embedding(config.max_position_embeddings, width)
@@ -195,7 +228,6 @@ class FairseqMaskingModel(FairseqMaskingPreTrainedModel):
             else nn.Embedding(config.relative_position_buckets, config.num_attention_heads)
         )
         self.gradient_checkpointing = False
-        self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
         """The token embedding."""
@@ -205,7 +237,7 @@ class FairseqMaskingModel(FairseqMaskingPreTrainedModel):
         """Replace the token embedding."""
         self.embed_tokens = value
 
-    def forward(
+    def forward(  # type: ignore[override]
         self,
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
@@ -254,41 +286,6 @@ class FairseqMaskingModel(FairseqMaskingPreTrainedModel):
         return bias if visible is None else bias.masked_fill(~visible, float("-inf"))
 
 
-class _ModelWithHead(FairseqMaskingPreTrainedModel):
-    """An ``encoder`` with a head, which a subclass adds, with its ``logits``, its ``loss`` and an ``output_class``."""
-
-    add_head: Callable[[FairseqMaskingConfig], None]
-    logits: Callable[[Tensor], Tensor]
-    loss: Callable[[Tensor, Tensor], Tensor]
-    output_class: Any
-
-    def __init__(self, config: FairseqMaskingConfig) -> None:
-        super().__init__(config)
-        self.encoder = FairseqMaskingModel(config)
-        self.add_head(config)
-        self.post_init()
-
-    def forward(
-        self,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        labels: Tensor | None = None,
-        return_dict: bool | None = None,
-        **options: Any,
-    ) -> Any:
-        """Return the head's logits, and the loss where there are ``labels``."""
-        encoded = self.encoder(input_ids, attention_mask, return_dict=True, **options)
-        return self._scored(encoded, self.logits(encoded.last_hidden_state), labels, return_dict)
-
-    def _scored(self, encoded: Any, logits: Tensor, labels: Tensor | None, return_dict: bool | None) -> Any:
-        loss = None if labels is None else self.loss(logits.float(), labels)
-        return self._output(encoded, return_dict, loss=loss, logits=logits)
-
-    def _output(self, encoded: Any, return_dict: bool | None, **found: Tensor | None) -> Any:
-        states = {"hidden_states": encoded.hidden_states, "attentions": encoded.attentions}
-        return self._finished(self.output_class(**found, **states), return_dict)
-
-
 class _LMHead(nn.Module):
     def __init__(self, config: FairseqMaskingConfig) -> None:
         super().__init__()
@@ -301,12 +298,13 @@ class _LMHead(nn.Module):
         return F.linear(self.layer_norm(self.activation(self.dense(hidden))), embedding_VD, self.bias)
 
 
-class FairseqMaskingForMaskedLM(_ModelWithHead):
+class FairseqMaskingForMaskedLM(FairseqMaskingPreTrainedModel):
     """Predicts masked tokens; the last layer is the token embedding."""
 
     output_class = MaskedLMOutput
 
-    def add_head(self, config: FairseqMaskingConfig) -> None:
+    def create(self, config: FairseqMaskingConfig) -> None:
+        self.encoder = FairseqMaskingModel(config)
         self.lm_head = _LMHead(config)
 
     def get_output_embeddings(self) -> nn.Module:
@@ -333,12 +331,13 @@ class FairseqMaskingForMaskedLM(_ModelWithHead):
         return F.cross_entropy(logits_BTV.flatten(0, 1), labels.flatten())
 
 
-class FairseqMaskingForPreTraining(_ModelWithHead):
+class FairseqMaskingForPreTraining(FairseqMaskingPreTrainedModel):
     """AMOS's discriminator: a logit a token, positive where it takes the token for the original one."""
 
     output_class = TokenClassifierOutput
 
-    def add_head(self, config: FairseqMaskingConfig) -> None:
+    def create(self, config: FairseqMaskingConfig) -> None:
+        self.encoder = FairseqMaskingModel(config)
         self.detection_head = nn.Linear(config.hidden_size, 1)
 
     def logits(self, hidden_BTD: Tensor) -> Tensor:
@@ -364,12 +363,13 @@ class _ClassificationHead(nn.Module):
         return self.out_proj(self.dropout(inner))
 
 
-class FairseqMaskingForSequenceClassification(_ModelWithHead):
+class FairseqMaskingForSequenceClassification(FairseqMaskingPreTrainedModel):
     """Scores of a text, from the state of ``<s>``."""
 
     output_class = SequenceClassifierOutput
 
-    def add_head(self, config: FairseqMaskingConfig) -> None:
+    def create(self, config: FairseqMaskingConfig) -> None:
+        self.encoder = FairseqMaskingModel(config)
         self.classifier = _ClassificationHead(config)
 
     def logits(self, hidden_BTD: Tensor) -> Tensor:
@@ -386,12 +386,13 @@ class FairseqMaskingForSequenceClassification(_ModelWithHead):
         return F.cross_entropy(logits_BC, labels.view(-1))
 
 
-class FairseqMaskingForTokenClassification(_ModelWithHead):
+class FairseqMaskingForTokenClassification(FairseqMaskingPreTrainedModel):
     """Scores of each token."""
 
     output_class = TokenClassifierOutput
 
-    def add_head(self, config: FairseqMaskingConfig) -> None:
+    def create(self, config: FairseqMaskingConfig) -> None:
+        self.encoder = FairseqMaskingModel(config)
         self.dropout = nn.Dropout(config.classifier_dropout)
         self.classifier = nn.Linear(config.hidden_size, config.num_labels or 1)
 
@@ -402,12 +403,13 @@ class FairseqMaskingForTokenClassification(_ModelWithHead):
     loss = FairseqMaskingForMaskedLM.loss  # over C classes; ``labels`` is -100 for tokens that do not count
 
 
-class FairseqMaskingForMultipleChoice(_ModelWithHead):
+class FairseqMaskingForMultipleChoice(FairseqMaskingPreTrainedModel):
     """One score for each choice, from the state of its ``<s>``."""
 
     output_class = MultipleChoiceModelOutput
 
-    def add_head(self, config: FairseqMaskingConfig) -> None:
+    def create(self, config: FairseqMaskingConfig) -> None:
+        self.encoder = FairseqMaskingModel(config)
         self.dropout = nn.Dropout(config.classifier_dropout)
         self.classifier = nn.Linear(config.hidden_size, 1)
 
@@ -431,12 +433,13 @@ class FairseqMaskingForMultipleChoice(_ModelWithHead):
     loss = staticmethod(F.cross_entropy)
 
 
-class FairseqMaskingForQuestionAnswering(_ModelWithHead):
+class FairseqMaskingForQuestionAnswering(FairseqMaskingPreTrainedModel):
     """Where in a text an answer begins and ends."""
 
     output_class = QuestionAnsweringModelOutput
 
-    def add_head(self, config: FairseqMaskingConfig) -> None:
+    def create(self, config: FairseqMaskingConfig) -> None:
+        self.encoder = FairseqMaskingModel(config)
         self.qa_outputs = nn.Linear(config.hidden_size, 2)
 
     def forward(  # type: ignore[override]
