@@ -146,6 +146,10 @@ def write_template(folder: Path) -> None:
     for name in ("scripts", "configs"):
         (folder / name).symlink_to(ROOT / name)
     write_sst2(folder / "glue" / "SST-2")
+    (folder / "blimp").mkdir()
+    (folder / "blimp" / "order.jsonl").write_text(
+        json.dumps({"sentence_good": lines[0], "sentence_bad": " ".join(reversed(lines[0].split()))}), encoding="utf-8"
+    )
     _write_bpe(folder, lines)
     _write_roberta(folder / "FacebookAI" / "roberta-base", folder)
     (folder / "vocab.txt").write_text(_wordpieces(lines), encoding="utf-8")

@@ -28,6 +28,11 @@ class BackendTokenizer(Tokenizer):
         encoded = self.backend.encode(text, add_special_tokens=False)
         return [self.by_id[index] for index in encoded.ids], encoded.offsets
 
+    def encode_words(self, text: str) -> tuple[list[str], list[int]]:
+        """As ``transformers`` numbers words: a full stop is one of its own even where no symbol shows it."""
+        encoded = self.backend.encode(text, add_special_tokens=False)
+        return [self.by_id[index] for index in encoded.ids], encoded.word_ids
+
     def encode_further(self, text: str) -> list[str]:
         return [self.by_id[index] for index in self._further.encode(text, add_special_tokens=False).ids]
 

@@ -5,7 +5,7 @@ import os
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from itertools import groupby
+from itertools import accumulate, groupby
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -51,6 +51,11 @@ class Tokenizer(ABC):
     @abstractmethod
     def encode_with_offsets(self, text: str) -> tuple[list[str], list[Offsets]]:
         """Returns what ``encode`` does, and for each symbol where in ``text`` its characters stand."""
+
+    def encode_words(self, text: str) -> tuple[list[str], list[int]]:
+        """Returns what ``encode`` does, and for each symbol the number of its word, ascending."""
+        symbols = self.encode(text)
+        return symbols, list(accumulate(map(self.starts_word, symbols)))
 
     def encode_around(self, parts: Sequence[str]) -> list[str]:
         """Returns the symbols of a text with a <mask> between its ``parts``, as if a word stood there.

@@ -47,6 +47,7 @@ class AmosModel(EncoderModel):
     """``encoder`` is the discriminator; the generator has no token embeddings but the discriminator's."""
 
     output_class = AmosOutput
+    predicts_with = "generator, its deepest layer"
     tensor_methods = ("predict",)
     base_sizes = GENERATOR_LAYERS["base"]
 
@@ -169,9 +170,11 @@ class AmosModel(EncoderModel):
         padding = tokens_BT.eq(self.pad_index)
         return self.generator.stacks[-1](self.encoder.embed_tokens(tokens_BT), padding)
 
-    def token_logits(self, src_tokens: Tensor) -> Tensor:
-        """Return the logits ``[B, T, V]`` of a text with <mask>s in it, by the deepest generator."""
-        return self.generator.lm_head(self.token_states(src_tokens)[-1], self.encoder.embed_tokens.weight)
+    def token_logits(self, src_tokens: Tensor, positions: Tensor | None = None) -> Tensor:
+        """Return the logits ``[B, T, V]`` of a text with <mask>s in it, or ``[N, V]``, by the deepest generator."""
+        states = self.token_states(src_tokens)[-1]
+        states = states if positions is None else gather_positions(states, positions)
+        return self.generator.lm_head(states, self.encoder.embed_tokens.weight)
 
 
 register_architectures("amos", AmosConfig, GENERATOR_LAYERS)

@@ -36,6 +36,7 @@ class EncoderModel(BaseFairseqModel):
     """
 
     output_class: ClassVar[type]
+    predicts_with: ClassVar[str] = "encoder"  # what computes token_logits
     tensor_methods: ClassVar[tuple[str, ...]] = ()
     base_sizes: ClassVar[Mapping[str, Any]] = {}  # of the method's own options
     loader: ClassVar[Callable[..., nn.Module]]  # of trained models: set by registration
@@ -73,8 +74,12 @@ class EncoderModel(BaseFairseqModel):
         """Return ``output_class`` for a batch of design.md's contract."""
         raise NotImplementedError
 
-    def token_logits(self, src_tokens: Tensor) -> Tensor:
-        """Return the vocabulary's logits ``[B, T, V]`` for a text with <mask>s in it."""
+    def token_logits(self, src_tokens: Tensor, positions: Tensor | None = None) -> Tensor:
+        """Return the vocabulary's logits ``[B, T, V]`` for a text with <mask>s in it.
+
+        Args:
+            positions: int64 ``[N]`` (row * T + column), to have the logits ``[N, V]`` there alone.
+        """
         raise NotImplementedError
 
     @classmethod

@@ -71,9 +71,11 @@ class MLMModel(EncoderModel):
         targets = gather_positions(src_tokens, positions)
         return self.lm_head.losses(features, self.encoder.embed_tokens.weight, targets)
 
-    def token_logits(self, src_tokens: Tensor) -> Tensor:
-        """Return the vocabulary's logits ``[B, T, V]`` for a text with <mask>s in it."""
-        return self.lm_head(self.token_states(src_tokens)[-1], self.encoder.embed_tokens.weight)
+    def token_logits(self, src_tokens: Tensor, positions: Tensor | None = None) -> Tensor:
+        """Return the vocabulary's logits ``[B, T, V]`` for a text with <mask>s in it, or ``[N, V]``."""
+        states = self.token_states(src_tokens)[-1]
+        states = states if positions is None else gather_positions(states, positions)
+        return self.lm_head(states, self.encoder.embed_tokens.weight)
 
 
 register_architectures("mlm", MLMConfig)

@@ -38,6 +38,7 @@ class ThreeMLModel(EncoderModel):
     """An encoder of the visible tokens, a decoder of the [MASK]s, one prediction layer."""
 
     output_class = MaskedTokenOutput
+    predicts_with = "encoder and decoder"
     tensor_methods = ("predict",)
 
     def __init__(self, cfg: ThreeMLConfig, **options: Any) -> None:
@@ -145,15 +146,15 @@ class ThreeMLModel(EncoderModel):
             "flops_saved": share_saved(self.shape, counts, exact_counts(length, BASELINE_RATE)),
         }
 
-    def token_logits(self, src_tokens: Tensor) -> Tensor:
-        """Return the logits ``[B, T, V]`` of a text with <mask>s in it, by the decoder."""
+    def token_logits(self, src_tokens: Tensor, positions: Tensor | None = None) -> Tensor:
+        """Return the logits ``[B, T, V]`` of a text with <mask>s in it, or ``[N, V]``, by the decoder."""
         check_length(src_tokens.shape[1], self.max_positions(), "model")
         hidden, padding = src_tokens == self.mask_index, src_tokens == self.pad_index
-        everywhere = torch.arange(src_tokens.numel(), device=src_tokens.device)
-        arrangement = arrange(hidden, padding, everywhere, crossing=self.crossing)
-        projected_ND = self._project(src_tokens, everywhere, arrangement, padding)
+        asked = torch.arange(src_tokens.numel(), device=src_tokens.device) if positions is None else positions
+        arrangement = arrange(hidden, padding, asked, crossing=self.crossing)
+        projected_ND = self._project(src_tokens, asked, arrangement, padding)
         logits = self.lm_head.projected_logits(projected_ND, self.encoder.embed_tokens.weight)
-        return logits.view(*src_tokens.shape, -1)
+        return logits.view(*src_tokens.shape, -1) if positions is None else logits
 
 
 register_architectures("three_ml", ThreeMLConfig, {"large": {"normalize_before": True}})
