@@ -63,6 +63,7 @@ def _composed(folder: Path, name: str, overrides: list[str]) -> Any:
     from omegaconf import OmegaConf
 
     from fairseq_masking.compat.errors import one_line
+    from fairseq_masking.compat.recipes import refuse_open_keys
     from fairseq_masking.errors import UserError
 
     hydra_init(name)
@@ -70,6 +71,7 @@ def _composed(folder: Path, name: str, overrides: list[str]) -> Any:
         warnings.filterwarnings("ignore", module=r"fairseq_masking\.cli|hydra")  # of fairseq's old Hydra ways
         with initialize_config_dir(config_dir=str(folder), version_base="1.1"):
             cfg = compose(name, overrides=overrides)
+            refuse_open_keys(cfg, overrides)
     except HydraException as error:
         raise UserError(f"{folder / name}.yaml: {one_line(error)}") from error
     add_defaults(cfg)

@@ -15,6 +15,7 @@ class of fairseq, leaves everything alone that already works, and may be called 
 | numbers.py | gradients that are not finite, losses that have diverged: one line, and good checkpoints stay |
 | options.py | ``--bf16`` on machines that are no TPU; which options were typed; how ours are declared |
 | progress.py | a training says first what it is, then how far it is; its start is not a screen of settings |
+| recipes.py | a recipe that builds on another keeps its values; what one leaves open must be given |
 | runs.py | what one run leaves to the next: its best score, its reading thread; a finished run stays so |
 | signals.py | a signal ends a training after the update that it is at, with a checkpoint |
 """
@@ -34,7 +35,17 @@ from fairseq_masking.compat.imports import import_fairseq, leave_dynamo_unimport
 
 import_fairseq()
 
-from fairseq_masking.compat import checkpoints, distributed, epochs, errors, launch, options, progress, runs  # noqa: E402
+from fairseq_masking.compat import (  # noqa: E402
+    checkpoints,
+    distributed,
+    epochs,
+    errors,
+    launch,
+    options,
+    progress,
+    recipes,
+    runs,
+)
 from fairseq_masking.compat.runs import reset_process_state  # noqa: E402
 
 __all__ = [
@@ -68,6 +79,7 @@ def apply() -> None:
     epochs.keep_rows_read()
     runs.stop_reading_ahead_at_exit()
     launch.wrap_call_main()
+    recipes.compose_schema_first()
     errors.show_user_errors_outside_of_call_main()
     errors.show_user_errors_of_hydra_programs()
 

@@ -13,6 +13,7 @@ import fairseq
 import fairseq_cli
 from fairseq.dataclass import initialize
 from hydra._internal import utils as hydra_utils
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from yaml import YAMLError
@@ -132,7 +133,8 @@ def show_user_errors_of_hydra_programs() -> None:
 
 def _run_hydra_main(original: Callable[..., Any], *args: Any, **options: Any) -> Any:
     try:
-        refuse_open_keys(args[0])
+        if HydraConfig.initialized():
+            refuse_open_keys(args[0], HydraConfig.get().overrides.task)
         return original(*args, **options)
     except Exception as error:
         shown = users_error_in(error) or _configuration_error_in(error)

@@ -1,62 +1,95 @@
-"""What a recipe leaves open with ``???`` must be given: OmegaConf's merge keeps the schema's default instead."""
+"""Recipes that build on one another: fairseq's schema comes before them all, and what they leave open must be given.
 
-from collections.abc import Iterator
-from pathlib import Path
+fairseq is written for Hydra 1.0, which merged a schema of the recipe's name into it before what it builds on. Since
+Hydra 1.1 that comes first, and the schema's values would overwrite it.
+"""
 
-from hydra.core.hydra_config import HydraConfig
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from fairseq.dataclass.configs import FairseqConfig
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.config_store import ConfigNode
+from hydra.core.default_element import ResultDefault
+from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
+from fairseq_masking.compat.patching import replace
 from fairseq_masking.errors import UserError
 
-__all__ = ["refuse_open_keys"]
+__all__ = ["compose_schema_first", "refuse_open_keys"]
 
+_SCHEMA = "fairseq_schema"
+_OPENED = "fairseq_masking_opened"  # an attribute of Hydra's loader: open key -> file
 # A start, of which one will do.
 _STARTS = ("model.init_from", "checkpoint.finetune_from_model")
 
 
-def refuse_open_keys(cfg: DictConfig) -> None:
-    """Look for ``???`` in the YAML files that a Hydra program was composed from.
+def compose_schema_first() -> None:
+    """Has Hydra start from fairseq's schema, in place of merging it into the file named by ``--config-name``."""
+    replace(ConfigLoaderImpl, "_compose_config_from_defaults_list", _compose)
+
+
+def refuse_open_keys(cfg: DictConfig, overrides: Iterable[str]) -> None:
+    """Look for ``???`` in the YAML files of the configuration that Hydra has composed last.
+
+    OmegaConf's merge keeps the schema's default in its place.
 
     Raises:
-        UserError: a key that one of them leaves open has no value from another or from the command line.
+        UserError: a key that one of them leaves open has no value from a later one or from the command line.
     """
-    if not HydraConfig.initialized():
-        return
-    run = HydraConfig.get()
-    overridden = [override.partition("=")[0].lstrip("+") for override in run.overrides.task]
-    folders = [Path(source.path) for source in run.runtime.config_sources if source.schema == "file"]
-    chosen = [(str(run.job.config_name).removesuffix(".yaml"), "")]
-    for group, choice in run.runtime.choices.items():
-        name, _, package = group.partition("@")
-        chosen.append((f"{name}/{choice}", package or name.replace("/", ".")))
-    values = [found for name, package in chosen for found in _values(name, package, folders)]
-    given = {key for _, key, value in values if value != "???"} | set(overridden)
+    opened = getattr(GlobalHydra.instance().config_loader(), _OPENED, {})
+    overridden = {override.partition("=")[0].lstrip("+") for override in overrides}
     started = any(OmegaConf.select(cfg, key) for key in _STARTS)
-    for path, key, value in values:
+    for key, path in opened.items():
         # null is no value either, unless it is that of the other start
-        closed = started if key in _STARTS else key in given and OmegaConf.select(cfg, key) is not None
-        if value == "???" and not closed:
+        closed = started if key in _STARTS else key in overridden and OmegaConf.select(cfg, key) is not None
+        if not closed:
             other = f" or {_STARTS[1]}=CHECKPOINT" if key == _STARTS[0] else ""
             raise UserError(f"{path} leaves {key} open (???): give {key}=VALUE{other} on the command line")
 
 
-def _values(name: str, package: str, folders: list[Path]) -> Iterator[tuple[Path, str, object]]:
-    """File, key and value of all leaves of a configuration, and of those that its defaults list names beside it."""
-    path = next((path for folder in folders if (path := folder / f"{name}.yaml").exists()), None)
-    if path is None:
-        return
-    content = OmegaConf.to_container(OmegaConf.load(path))
-    if not isinstance(content, dict):
-        return
-    for base in content.pop("defaults", []):
-        if isinstance(base, str) and base != "_self_":
-            yield from _values(base, package, folders)
-    pending = [(package, content)]
-    while pending:
-        prefix, node = pending.pop()
-        for part, value in node.items():
-            key = f"{prefix}.{part}".lstrip(".")
-            if isinstance(value, dict):
-                pending.append((key, value))
-            else:
-                yield path, key, value
+def _compose(original: Callable[..., DictConfig], self: Any, defaults: list[ResultDefault], repo: Any) -> DictConfig:
+    store = repo.get_schema_source().store.repo  # Hydra's own, or a copy of it
+    schemas = {name: node for name, node in store.items() if _is_fairseqs(node)}
+    name = next((f"{default.config_path}.yaml" for default in defaults if default.primary), None)
+    if name not in schemas:
+        return original(self, defaults, repo)
+    own = [default for default in defaults if not str(default.config_path).startswith("hydra/")]
+    hydras = [default for default in defaults if default not in own]
+    for other in schemas:
+        del store[other]
+    store[f"{_SCHEMA}.yaml"] = schemas[name]
+    opened: dict[str, str] = {}
+    try:
+        for path, key, value in _written(self, own, repo):
+            opened.pop(key, None)
+            if value == "???":
+                opened[key] = path
+        setattr(self, _OPENED, opened)
+        return original(self, [*hydras, ResultDefault(config_path=_SCHEMA, package=""), *own], repo)
+    finally:
+        del store[f"{_SCHEMA}.yaml"]
+        store.update(schemas)
+
+
+def _is_fairseqs(node: Any) -> bool:
+    return isinstance(node, ConfigNode) and OmegaConf.get_type(node.node) is FairseqConfig
+
+
+def _written(loader: Any, defaults: list[ResultDefault], repo: Any) -> Iterator[tuple[str, str, object]]:
+    """File, key and value of all leaves of the YAML files of a configuration, in the order of their merge."""
+    for default in defaults:
+        found = loader._load_single_config(default=default, repo=repo)
+        if not found.path.startswith("file://"):
+            continue
+        path = f"{found.path.removeprefix('file://')}/{str(default.config_path).removesuffix('.yaml')}.yaml"
+        pending = [("", OmegaConf.to_container(found.config))]
+        while pending:
+            prefix, node = pending.pop()
+            for part, value in node.items():
+                key = f"{prefix}.{part}".lstrip(".")
+                if isinstance(value, dict):
+                    pending.append((key, value))
+                else:
+                    yield path, key, value

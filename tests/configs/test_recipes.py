@@ -4,18 +4,22 @@ import re
 
 import composing
 import pytest
-from fairseq.dataclass.initialize import add_defaults
+from fairseq.dataclass.initialize import add_defaults, hydra_init
 from fairseq.models import ARCH_MODEL_NAME_REGISTRY, MODEL_DATACLASS_REGISTRY
 from fairseq.tasks import TASK_DATACLASS_REGISTRY
+from hydra import compose, initialize_config_dir
 from hydra.errors import ConfigCompositionException
 from omegaconf import OmegaConf
 
+from fairseq_masking.compat.recipes import refuse_open_keys
+from fairseq_masking.errors import UserError
 from fairseq_masking.masking import MaskingConfig
 from fairseq_masking.methods.base.options import SIZES
 from fairseq_masking.tasks.global_batch import divide
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # fairseq still works in the way of Hydra 1.0
 
+DATA = "task.data=x"
 FOLDER = composing.CONFIGS / "pretrain"
 RECIPES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
 EXPECTED = {
@@ -118,6 +122,36 @@ def test_command_line_wins_over_the_recipe(recipe):
     cfg = composed(recipe, *groups, "task.mask_splits=1", "optimizer.adam_eps=1e-3")
     assert (cfg.criterion._name, cfg.task.mask_splits, cfg.model._name) == (criterion, 1, model)
     assert (cfg.model.encoder_layers, cfg.optimizer.adam_eps) == (6, 1e-3)
+
+
+@pytest.mark.parametrize(
+    "name", ["pretrain/fully_explored_cs", "pretrain/map_net_tiny", "pretrain/three_ml_base_self40", "finetune/amos"]
+)
+def test_a_recipe_on_ours_keeps_what_it_does_not_change(name, tmp_path):
+    """Whether the child names a section or not; the command line wins over both."""
+    parent = composing.CONFIGS / f"{name}.yaml"
+    mine = tmp_path / "mine.yaml"
+    mine.write_text(f"defaults: [{parent.stem}, _self_]\ndataset: {{num_workers: 3}}\nhydra:\n  searchpath:\n")
+    mine.write_text(mine.read_text() + f"  - file://{parent.parent}\n")
+    given = ["optimization.lr=[0.5]", "checkpoint.save_dir=x"]
+    expected = composing.composed(parent, "dataset.num_workers=3", *given)
+    found = composing.composed(mine, *given)
+    assert found == expected
+    assert OmegaConf.get_type(found, "dataset") is OmegaConf.get_type(expected, "dataset")
+
+
+def test_what_the_last_file_leaves_open_is_open(tmp_path):
+    """A child that leaves open what its parent gives has it asked for, one that gives what its parent leaves not."""
+    mine = tmp_path / "mine.yaml"
+    mine.write_text(
+        f"defaults: [fully_explored_cs, _self_]\nmodel:\n  init_from: x\noptimization:\n  max_update: ???\n"
+        f"hydra:\n  searchpath: ['file://{FOLDER}']\n"
+    )
+    hydra_init("mine")
+    with initialize_config_dir(config_dir=str(tmp_path), version_base="1.1"):
+        refuse_open_keys(compose("mine", [DATA, "optimization.max_update=5"]), [DATA, "optimization.max_update=5"])
+        with pytest.raises(UserError, match=re.escape(f"{mine} leaves optimization.max_update open")):
+            refuse_open_keys(compose("mine", [DATA]), [DATA])
 
 
 @pytest.mark.parametrize("override", ["task.mask_splitz=4", "task.mask_splits=four", "task.mask_unit=letter"])
