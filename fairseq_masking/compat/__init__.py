@@ -35,17 +35,7 @@ from fairseq_masking.compat.imports import import_fairseq, leave_dynamo_unimport
 
 import_fairseq()
 
-from fairseq_masking.compat import (  # noqa: E402
-    checkpoints,
-    distributed,
-    epochs,
-    errors,
-    launch,
-    options,
-    progress,
-    recipes,
-    runs,
-)
+from fairseq_masking.compat import checkpoints, distributed, epochs, errors, launch, options, progress, recipes, runs  # noqa: E402
 from fairseq_masking.compat.runs import reset_process_state  # noqa: E402
 
 __all__ = [
