@@ -4,6 +4,7 @@ import re
 
 import composing
 import pytest
+import yaml
 from fairseq.dataclass.initialize import add_defaults, hydra_init
 from fairseq.models import ARCH_MODEL_NAME_REGISTRY, MODEL_DATACLASS_REGISTRY
 from fairseq.tasks import TASK_DATACLASS_REGISTRY
@@ -112,6 +113,19 @@ def test_header_says_what_a_reader_needs(recipe):
         assert part in text
     assert re.search(rf"--config-name {recipe} \\\n#\s+task\.data=", text)
     assert re.search(r"from the paper|measured here", text)
+
+
+def test_header_names_what_differs_from_the_paper(recipe):
+    text, written = header(recipe), yaml.safe_load((FOLDER / f"{recipe}.yaml").read_text())
+    if recipe.endswith(("_tiny", "_residues")) or recipe == "mlm_modern_base":
+        return
+    assert re.search(r"# Deviation:.*sample_break_mode none", text, re.DOTALL)
+    assert recipe == "mlm_large" or "# Filled: " in text
+    if splits := written["task"].get("mask_splits"):
+        sequences = int(re.search(r"# Batch: .* sequences: task\.global_batch=(\d+)", text).group(1))
+        assert sequences == splits * written["task"]["global_batch"]
+    if "init_from" in (written["model"] or {}):
+        assert "model.init_from=FacebookAI/roberta-base" in text and "--tokenizer-from" in text
 
 
 def test_command_line_wins_over_the_recipe(recipe):
