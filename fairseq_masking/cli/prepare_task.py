@@ -37,11 +37,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def check(args: argparse.Namespace) -> None:
-    """Refuse options of rows for SQuAD."""
-    if args.task == SQUAD and (of_rows := _of_rows(args)):
+    """Take the options of rows that were given; SQuAD has none."""
+    args.of_rows = {name: value for name in _OF_ROWS if (value := vars(args)[name]) is not None}
+    if args.task == SQUAD and args.of_rows:
         raise argparse.ArgumentError(
             None,
-            f"--{next(iter(of_rows)).replace('_', '-')} is of rows, not of --task {SQUAD}: leave it out; all"
+            f"--{next(iter(args.of_rows)).replace('_', '-')} is of rows, not of --task {SQUAD}: leave it out; all"
             " questions are kept, and task.tokens_per_sample is the length in training",
         )
 
@@ -61,7 +62,7 @@ def run(args: argparse.Namespace) -> None:
         workers=args.workers,
         force=args.force,
         reporter=Reporter(),
-        **_of_rows(args),
+        **args.of_rows,
     )
     if not is_new:
         print(f"{args.out} was prepared with these settings and inputs: nothing to do")
@@ -71,7 +72,3 @@ def run(args: argparse.Namespace) -> None:
     print(format_table(["split", *names], rows))
     if any(found["faulty"] for found in counts.values()):
         print(f"faulty rows are named in {args.out / 'skipped.log'}")
-
-
-def _of_rows(args: argparse.Namespace) -> dict[str, int]:
-    return {name: vars(args)[name] for name in _OF_ROWS if vars(args)[name] is not None}

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from rich.console import Console
 from rich.style import Style
@@ -54,9 +55,9 @@ def scale(relative: float) -> float:
 def colour_of(relative: float) -> str:
     """Return the background as #rrggbb."""
     place = scale(relative) * (len(_STOPS) - 1)
-    index = min(int(place), len(_STOPS) - 2)
-    low, high, part = _STOPS[index], _STOPS[index + 1], place - index
-    return "#" + "".join(f"{round(a + (b - a) * part):02x}" for a, b in zip(low, high, strict=True))
+    return "#" + "".join(
+        f"{round(np.interp(place, range(len(_STOPS)), channel)):02x}" for channel in zip(*_STOPS, strict=True)
+    )
 
 
 def terminal(color: str = "auto", width: int | None = None) -> Console:
