@@ -247,3 +247,30 @@ def test_optimizers_go_on_where_they_stopped(
     assert [(row["optimizer"], row["seed"], row["updates_to_9.0"], row["updates_to_7.0"]) for row in rows[:4]] == [
         ("adam", "1", "10", ""), ("adam", "2", "10", ""), ("muon", "1", "10", "20"), ("muon", "2", "10", "20")
     ]  # fmt: skip
+
+
+def test_mask_laws_train_for_as_many_updates_and_stay(
+    script: Callable[[str], ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every law at every seed with the options of its row; means and spreads of what validation ends with."""
+    laws = script("mask_laws")
+    trained: dict[str, list[str]] = {}
+
+    def train(folder: Path, options: list[str]) -> None:
+        trained[folder.name] = options
+        folder.mkdir(parents=True, exist_ok=True)
+        seed = float(options[options.index("--seed") + 1])
+        lines = [{"num_updates": "20", "loss": "9", "wps": "5"}]
+        lines += [{"valid_num_updates": "20", "valid_loss_mask": str(7 + seed), "valid_accuracy": "9"}]
+        (folder / "train.log").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+        (folder / "finished").touch()
+
+    monkeypatch.setattr(laws, "train_once", train)
+    monkeypatch.setattr(laws, "prepare", lambda corpus, folder: folder)
+    monkeypatch.setattr(laws, "count_updates", lambda data, epochs: epochs)
+    out = tmp_path / "mask_laws.csv"
+    laws.main(["--corpus", "text", "--folder", str(tmp_path), "--seeds", "1", "2", "--out", str(out)])
+    assert len(trained) == 2 * len(laws.LAWS)
+    assert {options[options.index("--max-update") + 1] for options in trained.values()} == {"20"}
+    assert trained["rate_0.3_to_0.15_2"][-4:] == ["--mask-prob", "0.3", "--mask-prob-end", "0.15"]
+    assert [(row["law"], row["loss_mask"]) for row in rows_of(out)][:2] == [("plain", "8.0"), ("plain", "9.0")]
