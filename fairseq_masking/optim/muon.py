@@ -81,36 +81,41 @@ class Muon(AdamW):
         """Update the parameters of some groups."""
         groups = list(groups)
         super().update_groups(group for group in groups if not group["num_matrices"])
-        group_of = {parameter: group for group in groups if group["num_matrices"] for parameter in group["params"]}
         alike: dict[tuple[Any, ...], list[Tensor]] = defaultdict(list)
-        for parameter, group in group_of.items():
-            if parameter.grad is not None:
-                shape = sorted((parameter.shape[0] // group["num_matrices"], parameter.shape[1]))
-                alike[*shape, parameter.dtype, parameter.device].append(parameter)
-        for parameters in alike.values():
+        number_of: dict[Tensor, int] = {}
+        for group in groups:
+            for parameter in group["params"] if group["num_matrices"] else ():
+                if parameter.grad is not None:
+                    number_of[parameter] = group["num_matrices"]
+                    shape = (parameter.shape[0] // group["num_matrices"], parameter.shape[1])
+                    options = (group["lr"], group["weight_decay"], *(group[name] for name in OWN))
+                    alike[*shape, parameter.dtype, parameter.device, *options].append(parameter)
+        for (rows, columns, _, _, *options), parameters in alike.items():
             for chunk in chunks(parameters):
-                self._update_matrices(chunk, [group_of[parameter] for parameter in chunk])
+                self._update_matrices(chunk, [number_of[parameter] for parameter in chunk], (rows, columns), *options)
 
-    def _update_matrices(self, parameters: list[Tensor], groups: list[dict[str, Any]]) -> None:
-        momentum = groups[0]["momentum"]
+    def _update_matrices(
+        self,
+        parameters: list[Tensor],
+        numbers: list[int],
+        shape: tuple[int, int],
+        lr: float,
+        weight_decay: float,
+        momentum: float,
+        ns_steps: int,
+        adjust_lr_fn: str,
+    ) -> None:
+        """Update parameters of so many matrices each, all of one shape, precision and rate."""
         dtype = moment_dtype(parameters[0])
         gradients = [parameter.grad.to(dtype) for parameter in parameters if parameter.grad is not None]
         buffers = [self._buffer(parameter, dtype) for parameter in parameters]
         torch._foreach_lerp_(buffers, gradients, 1 - momentum)
-        directions = torch._foreach_lerp(gradients, buffers, momentum)
-        numbers = [group["num_matrices"] for group in groups]
-        matrices = [each.unflatten(0, (number, -1)) for each, number in zip(directions, numbers, strict=True)]
-        stacked_KRC = torch.cat([each.mT if each.shape[1] > each.shape[2] else each for each in matrices])
-        orthogonal_KRC = newton_schulz(stacked_KRC.to(precision(parameters[0])), groups[0]["ns_steps"]).to(dtype)
-        updates, sizes = [], []
-        for own, matrix, group in zip(orthogonal_KRC.split(numbers), matrices, groups, strict=True):
-            rows, columns = matrix.shape[1:]
-            updates.append((own.mT if rows > columns else own).reshape(-1, columns))
-            sizes.append(-group["lr"] * SCALES[group["adjust_lr_fn"]](rows, columns))
-        torch._foreach_mul_(updates, sizes)
+        directions_KRC = torch.cat(torch._foreach_lerp(gradients, buffers, momentum)).unflatten(0, (-1, shape[0]))
+        updates_KRC = newton_schulz(directions_KRC.to(precision(parameters[0])), ns_steps).to(dtype)
+        updates = [own.flatten(0, 1) for own in updates_KRC.split(numbers)]
         weights = [parameter.to(dtype) for parameter in parameters]
-        torch._foreach_mul_(weights, [1 - group["lr"] * group["weight_decay"] for group in groups])
-        torch._foreach_add_(weights, updates)
+        torch._foreach_mul_(weights, 1 - lr * weight_decay)
+        torch._foreach_add_(weights, updates, alpha=-lr * SCALES[adjust_lr_fn](*shape))
         if parameters[0].dtype != dtype:
             torch._foreach_copy_(parameters, weights)
 

@@ -5,7 +5,7 @@ take all but the smallest to 0.7 .. 1.2. Coefficients and numbers are those of `
 on one matrix at a time and in bf16 only.
 
 Source: Jordan et al. 2024, https://kellerjordan.github.io/posts/muon.
-Shapes: K matrices, R rows, C columns, R <= C.
+Shapes: K matrices, R rows, C columns.
 """
 
 import torch
@@ -15,31 +15,41 @@ __all__ = ["newton_schulz", "precision"]
 
 _A, _B, _C = 3.4445, -4.7750, 2.0315
 _EPS = 1e-7
-_WIDE = 1.5  # columns a row from which on five steps cost fewer operations on the Gram matrix
+_OBLONG = 1.5  # longer over shorter side from which on five steps cost fewer operations on the Gram matrix
 
 
 def newton_schulz(matrices_KRC: Tensor, num_steps: int) -> Tensor:
     """Return the orthogonalised matrices ``[K, R, C]``.
 
-    What a step multiplies X with is a polynomial of X X^T, and so is the product of all steps: wide matrices
-    gather that, ``[R, R]``, and are multiplied with it once (56% of the operations at C = 4 R). Not so in half
-    precision, where X X^T squares what is rounded away.
+    What a step multiplies X with is a polynomial of X X^T, and so is the product of all steps: oblong matrices
+    gather that on their shorter side and are multiplied with it once (56% of the operations at C = 4 R). Not so in
+    half precision, where X X^T squares what is rounded away.
     """
-    norms = torch.linalg.vector_norm(matrices_KRC, dim=(1, 2), keepdim=True)
-    x = matrices_KRC / norms.clamp(min=_EPS)
-    if matrices_KRC.shape[2] < _WIDE * matrices_KRC.shape[1] or matrices_KRC.dtype.itemsize < 4:
-        for _ in range(num_steps):
-            gram = torch.bmm(x, x.mT)
-            x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=_B, alpha=_C), x, beta=_A)
-        return x
-    gram, product = torch.bmm(x, x.mT), None
+    rows, columns = matrices_KRC.shape[1:]
+    if max(rows, columns) < _OBLONG * min(rows, columns) or matrices_KRC.dtype.itemsize < 4:
+        return _by_steps(matrices_KRC.mT, num_steps).mT if rows > columns else _by_steps(matrices_KRC, num_steps)
+    x = matrices_KRC
+    gram, product = torch.bmm(x.mT, x) if rows > columns else torch.bmm(x, x.mT), None
+    norms = gram.diagonal(dim1=1, dim2=2).sum(1)[:, None, None].sqrt_().clamp_(min=_EPS)
+    gram /= norms.square()
     for step in range(num_steps):
         factor = torch.baddbmm(gram, gram, gram, beta=_B, alpha=_C)
         factor.diagonal(dim1=1, dim2=2).add_(_A)
-        product = factor if product is None else torch.bmm(factor, product)
+        product = factor / norms if product is None else torch.bmm(factor, product)
         if step + 1 < num_steps:
             gram = torch.bmm(factor, torch.bmm(gram, factor))
-    return x if product is None else torch.bmm(product, x)
+    assert product is not None
+    return torch.bmm(x, product) if rows > columns else torch.bmm(product, x)
+
+
+def _by_steps(matrices_KRC: Tensor, num_steps: int) -> Tensor:
+    """The same, R <= C, step by step on the matrices themselves."""
+    norms = torch.linalg.vector_norm(matrices_KRC, dim=(1, 2), keepdim=True)
+    x = matrices_KRC / norms.clamp(min=_EPS)
+    for _ in range(num_steps):
+        gram = torch.bmm(x, x.mT)
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=_B, alpha=_C), x, beta=_A)
+    return x
 
 
 def precision(parameter: Tensor) -> torch.dtype:

@@ -6,11 +6,13 @@ from torch import Tensor
 
 from fairseq_masking.optim.newton_schulz import newton_schulz, precision
 
-SHAPES = [(8, 8), (6, 8), (6, 9), (5, 20), (1, 7)]
+SHAPES = [(8, 8), (6, 8), (6, 9), (5, 20), (1, 7), (8, 6), (20, 5)]
 
 
 def by_the_formula(matrix: Tensor, num_steps: int = 5) -> Tensor:
-    """X <- a X + b (X X^T) X + c (X X^T)^2 X, written down."""
+    """X <- a X + b (X X^T) X + c (X X^T)^2 X, written down, on the shorter side as torch.optim.Muon does it."""
+    if matrix.shape[0] > matrix.shape[1]:
+        return by_the_formula(matrix.T, num_steps).T
     x = matrix / matrix.pow(2).sum().sqrt()
     for _ in range(num_steps):
         gram = x @ x.T
