@@ -6,7 +6,7 @@
 #   bash scripts/environment.sh --runtime  what the plugin needs alone, in a third of the time; the rest comes on top
 set -euo pipefail
 
-TORCH=torch==2.13.0 # first and pinned, or pip may take another build that fairseq's dependencies ask for
+TORCH=torch==2.13.0 # pinned, with pip also first, or it may take another build that fairseq's dependencies ask for
 
 if [[ "${1:-}" == --help || "${1:-}" == -h ]]; then
   sed -n '2,6p' "$0" | sed 's/^# \{0,1\}//'
@@ -72,18 +72,42 @@ rm -f "$stamp" "$stamp"_runtime
 touch "$started"
 
 # Bytecode of what is used follows below: of all that lies there it takes pip longer than the installation.
-pip() { PIP_DISABLE_PIP_VERSION_CHECK=1 .venv/bin/python -m pip install --quiet --no-compile "$@"; }
+pip() { PIP_DISABLE_PIP_VERSION_CHECK=1 .venv/bin/python -m pip "$1" --quiet "${@:2}"; }
 
-echo "environment: installing ($([[ -n $runtime ]] && echo one to two || echo three to four) minutes the first time)"
-pip setuptools wheel
-pip "$TORCH"
+# uv takes a fifth of pip's CPU time. It reads nothing of pip's settings (mirrors, certificates), so they are handed on.
+settings=$(.venv/bin/python -m pip config list 2>/dev/null || true)
+hand_on() { # a variable of uv's, pip's name of the setting
+  local value
+  value=$(sed -n "s/^[^=]*\.$2='\(.*\)'$/\1/p" <<<"$settings" | tail -n 1)
+  [[ -z "$value" || -n "${!1:-}" ]] || export "$1=${value//\\n/ }"
+}
+hand_on UV_DEFAULT_INDEX index-url
+hand_on UV_INDEX extra-index-url
+hand_on UV_FIND_LINKS find-links
+hand_on UV_CONSTRAINT constraint
+hand_on UV_INSECURE_HOST trusted-host
+hand_on SSL_CERT_FILE cert
+export UV_INDEX_STRATEGY=unsafe-best-match # pip's: the newest of all indexes
+install() {
+  if [[ -x .venv/bin/uv ]]; then
+    .venv/bin/uv pip install --quiet --python .venv/bin/python "$@" 2>.venv/uv.txt && return
+    echo "environment: uv could not install this ($(tail -n 1 .venv/uv.txt)), pip tries"
+    rm .venv/bin/uv
+  fi
+  pip install --no-compile "$@"
+}
+
+echo "environment: installing ($([[ -n $runtime ]] && echo half a minute to two || echo one to four) minutes the first time)"
+pip install --no-compile uv 2>.venv/uv.txt || echo "environment: no uv here, pip takes a little longer"
+install setuptools wheel
+[[ -x .venv/bin/uv ]] || install "$TORCH"
 extras=$([[ -n $runtime ]] || echo '*EXTRAS["test"],')
 .venv/bin/python -c "from setup import EXTRAS, REQUIREMENTS; print(*REQUIREMENTS, $extras sep='\n')" >.venv/requirements.txt
-pip "$TORCH" -r .venv/requirements.txt
+install "$TORCH" -r .venv/requirements.txt
 
 # fairseq's dependencies bring one for CUDA: transformers would import it and fail.
 .venv/bin/python -c 'import torchaudio' >/dev/null 2>&1 ||
-  .venv/bin/python -m pip uninstall --quiet --yes torchaudio
+  pip uninstall --yes torchaudio
 
 # Instead of pip install -e, under which Hydra does not find its plugins: the two folders that Python imports from.
 site_packages=$(.venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')

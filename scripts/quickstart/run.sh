@@ -48,7 +48,7 @@ common_options=(
     --batch-size 16 --batch-size-valid 256 --num-workers 1
     --optimizer muon --lr 0.02 --adamw-lr 3e-3 --adam-betas "(0.9, 0.98)" --adam-eps 1e-6 --weight-decay 0.01
     --clip-norm 1.0 --lr-scheduler polynomial_decay --warmup-updates 100
-    --validate-interval-updates 250 --save-interval-updates 1000 --keep-interval-updates 1 --no-epoch-checkpoints
+    --validate-interval-updates 300 --save-interval-updates 1200 --keep-interval-updates 1 --no-epoch-checkpoints
     --log-format json --log-interval 20
 )
 
