@@ -28,10 +28,12 @@ from fairseq_masking.compat.launch import before_start  # noqa: E402
 from fairseq_masking.compat.progress import begin_quietly  # noqa: E402
 from fairseq_masking.methods.base.encoder_model import EncoderModel  # noqa: E402
 from fairseq_masking.methods.base.layer_lr import check_optimizer  # noqa: E402
+from fairseq_masking.optim.half_precision import copy_in_few_kernels  # noqa: E402
 from fairseq_masking.optim.linear_schedule import tell_epoch_lengths  # noqa: E402
 from fairseq_masking.optim.muon import mark_matrices_for_muon  # noqa: E402
 from fairseq_masking.tasks.global_batch import set_global_batch  # noqa: E402
 
+copy_in_few_kernels()
 EncoderModel.loader = HubInterface.from_pretrained  # a method knows nothing of checkpoints and tokenisers
 before_start(
     begin_quietly,

@@ -101,6 +101,14 @@ class TokenStream:
         # A pickled memory map would carry the whole corpus to every spawned worker.
         return {**self.__dict__, "_files": None}
 
+    def start_of(self, dataset: Any, index: int) -> int:
+        """Return the place of the first token of a sentence of the dataset that this is the stream of."""
+        parts, part = [dataset], 0
+        if isinstance(dataset, ConcatDataset):
+            parts = dataset.datasets
+            part, index = dataset._get_dataset_and_sample_index(index)
+        return self._offsets[part] + int(parts[part]._index._pointers[index]) // self._dtypes[part].itemsize
+
     def read(self, start: int, stop: int, out: npt.NDArray[np.int64]) -> None:
         """Copies the tokens [start, stop) into ``out``, int64 [stop - start]."""
         if self._files is None:

@@ -27,10 +27,10 @@ class SizedDataset(FairseqDataset):
     """Rows whose lengths are known before they are read.
 
     Attributes:
-        sizes: int64 [number of rows], tokens with the outer specials.
+        sizes: int64 [number of rows], int32 of lines; tokens with the outer specials.
     """
 
-    sizes: npt.NDArray[np.int64]
+    sizes: npt.NDArray[Any]
 
     def __len__(self) -> int:
         return len(self.sizes)
@@ -39,7 +39,7 @@ class SizedDataset(FairseqDataset):
         return int(self.sizes[index])
 
     def num_tokens_vec(self, indices: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        return self.sizes[indices]
+        return self.sizes[indices].astype(np.int64, copy=False)  # fairseq's batching takes no other
 
     def size(self, index: int) -> int:
         return int(self.sizes[index])
@@ -79,7 +79,7 @@ class BlockDataset(SizedDataset):
             raise UserError(f"--tokens-per-sample {tokens_per_sample}: at least 3, for <s>, a token and </s>")
         if len(tokens) == 0:
             raise UserError(f"the corpus has no sentences: {PREPARE_AGAIN}")
-        sentence_sizes = np.asarray(tokens.sizes, dtype=np.int64)
+        sentence_sizes = np.asarray(tokens.sizes)
         if sentence_sizes.max() <= 1:
             raise UserError(f"the corpus has only empty lines: {PREPARE_AGAIN}")
         self.tokens = tokens
@@ -92,18 +92,21 @@ class BlockDataset(SizedDataset):
         room = tokens_per_sample - 1 - self._closing
         self._rows: Any = tokens  # read one by one where there is no stream
         if break_mode == "eos":
-            # fairseq's own table for this mode needs np.compat, which NumPy 2 no longer has.
-            ends = np.cumsum(sentence_sizes)
-            self._slices = np.stack((ends - sentence_sizes, ends), axis=1)
-        else:
-            blocks = TokenBlockDataset(tokens, sentence_sizes, room, pad=pad, eos=eos, break_mode=break_mode)
-            self._slices = blocks.slice_indices.astype(np.int64)
-            self._rows = blocks
+            # Where a line begins stands in its index, which is mapped into memory once for all processes of a
+            # machine: a table would take 24 bytes a line of each. (fairseq's own also needs np.compat.)
+            self._slices: npt.NDArray[np.int64] | None = None if self._stream is not None else _lines(sentence_sizes)
+            self.sizes = sentence_sizes.astype(np.int32) + np.int32(1)
+            return
+        blocks = TokenBlockDataset(
+            tokens, sentence_sizes.astype(np.int64), room, pad=pad, eos=eos, break_mode=break_mode
+        )
+        self._slices = blocks.slice_indices.astype(np.int64)
+        self._rows = blocks
         if drop_last and break_mode == "none" and self._slices[-1, 1] - self._slices[-1, 0] < room:
             self._slices = self._slices[:-1]
         if len(self._slices) == 0:
             raise UserError(
-                f"the corpus has {int(sentence_sizes.sum())} tokens, less than one block of"
+                f"the corpus has {int(sentence_sizes.sum(dtype=np.int64))} tokens, less than one block of"
                 f" --tokens-per-sample {tokens_per_sample}: use a larger corpus or shorter blocks"
             )
         # From the slices: fairseq keeps its own sizes in 16 bits, where a long sentence would wrap around.
@@ -129,15 +132,15 @@ class BlockDataset(SizedDataset):
             bool [number of blocks]; None where ``rows`` are not of this text.
         """
         specials = {"bos": self._bos, "eos": self.eos, "pad": self._pad}
-        starts = BlockDataset(self.tokens, **specials, **cut)._slices[:, 0]
+        starts = BlockDataset(self.tokens, **specials, **cut)._all_slices()[:, 0]
         if len(starts) - len(rows) not in (0, 1):
             return None
         chosen = np.append(rows, False)
-        places = np.searchsorted(starts, self._slices.mean(axis=1), side="right") - 1
+        places = np.searchsorted(starts, self._all_slices().mean(axis=1), side="right") - 1
         return chosen[np.minimum(places, len(rows))]
 
     def __getitem__(self, index: int) -> npt.NDArray[np.int64]:
-        start, stop = self._slices[index].tolist()
+        start, stop = self._slice(int(index))
         block = np.empty(stop - start + 1 + self._closing, dtype=np.int64)
         block[0] = self._bos
         inner = block[1 : 1 + stop - start]
@@ -148,3 +151,20 @@ class BlockDataset(SizedDataset):
         if self._closing:
             block[-1] = self.eos
         return block
+
+    def _slice(self, index: int) -> tuple[int, int]:
+        if self._slices is not None:
+            start, stop = self._slices[index].tolist()
+            return start, stop
+        assert self._stream is not None
+        start = self._stream.start_of(self.tokens, index)
+        return start, start + int(self.sizes[index]) - 1
+
+    def _all_slices(self) -> npt.NDArray[np.int64]:
+        return _lines(self.sizes - 1) if self._slices is None else self._slices
+
+
+def _lines(sizes: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+    """Return where each line begins and ends, int64 ``[lines, 2]``."""
+    ends = np.cumsum(sizes, dtype=np.int64)
+    return np.stack((ends - sizes, ends), axis=1)

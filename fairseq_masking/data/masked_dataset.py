@@ -119,7 +119,7 @@ class MaskedDataset(SizedDataset):
 
     def num_tokens_vec(self, indices: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Tokens of all K rows of each item."""
-        return self.sizes[indices] * self.masker.num_splits
+        return super().num_tokens_vec(indices) * self.masker.num_splits
 
     def ordered_indices(self) -> npt.NDArray[np.int64]:
         """A permutation of the items from the seed, in ragged modes sorted by length within it.

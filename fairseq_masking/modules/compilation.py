@@ -40,6 +40,11 @@ class Compilation:
         self.mode = mode
         self.started = False
 
+    @property
+    def possible(self) -> bool:
+        """Whether this run may compile, known before its device is."""
+        return self.choice != "none" and (self.choice != "auto" or torch.cuda.is_available())
+
     def start(self, model: nn.Module, methods: Sequence[str], probe: Callable[[], None]) -> None:
         """Compile, if that was asked for, and try it out; later calls do nothing.
 

@@ -140,6 +140,7 @@ class MaskedPretrainingTask(TextTask):
         super().__init__(cfg, dictionary)
         self.mask_idx = dictionary.index(MASK_SYMBOL)
         self._output_class: type | None = None
+        self._compiles = False
         if cfg.tokens_per_sample < 4:
             raise UserError(f"--tokens-per-sample {cfg.tokens_per_sample}: a block needs at least 4 tokens")
         self._rate, self._law = None, None
@@ -180,7 +181,7 @@ class MaskedPretrainingTask(TextTask):
     def build_model(self, cfg: FairseqDataclass, from_checkpoint: bool = False) -> BaseFairseqModel:
         """Build the model and keep in mind what it returns."""
         model = super().build_model(cfg, from_checkpoint)
-        self._output_class = model.output_class
+        self._output_class, self._compiles = model.output_class, model.compilation.possible
         return model
 
     def build_criterion(self, cfg: FairseqDataclass, from_checkpoint: bool = False) -> FairseqCriterion:
@@ -298,6 +299,8 @@ class MaskedPretrainingTask(TextTask):
         # Workers that outlive an epoch would keep the old epoch, and so the old masks.
         batches.reuse_dataloader = batches.persistent_workers = False
         if training and not known:
+            if self._compiles and not dataset.blocks.ragged:
+                _leave_out_short(batches)
             self._cut_to_whole_updates(batches, num_shards)
         return batches
 
@@ -358,6 +361,18 @@ class MaskedPretrainingTask(TextTask):
             seed=self.cfg.seed,
             **options,
         )
+
+
+def _leave_out_short(batches: iterators.EpochBatchIterator) -> None:
+    """Leave out what is shorter than a full batch: after a second shape torch.compile keeps to none."""
+    frozen = batches.frozen_batches
+    most = max(map(len, frozen), default=0)
+    full = tuple(batch for batch in frozen if len(batch) == most)
+    if len(full) < len(frozen):
+        logger.info(
+            "%d of %d batches left out: not full, compiled for one shape", len(frozen) - len(full), len(frozen)
+        )
+        batches._frozen_batches = full
 
 
 def data_folders(data: str) -> list[Path]:

@@ -7,7 +7,7 @@ A system is named ``stock_fairseq`` or ``fairseq_masking``, with what differs fr
 import itertools
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -125,9 +125,15 @@ class Run:
     """One system with its own trainer and a fixed handful of batches."""
 
     def __init__(
-        self, setting: Setting, system: str, save_dir: str, num_batches: int = 8, num_workers: int = 0
+        self,
+        setting: Setting,
+        system: str,
+        save_dir: str,
+        num_batches: int = 8,
+        num_workers: int = 0,
+        more: Sequence[str] = (),
     ) -> None:
-        argv = [*training_options(setting, system, save_dir), "--num-workers", str(num_workers)]
+        argv = [*training_options(setting, system, save_dir), "--num-workers", str(num_workers), *more]
         parser = options.get_training_parser()
         cfg = convert_namespace_to_omegaconf(options.parse_args_and_arch(parser, argv))
         cfg.common.tpu = False

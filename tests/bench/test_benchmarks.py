@@ -72,6 +72,14 @@ def test_step(script: Callable[[str], ModuleType], data: str, tmp_path: Path) ->
     assert float(rows[-1]["speed_over_stock"]) == 1.0
 
 
+def test_waiting(script: Callable[[str], ModuleType], tmp_path: Path) -> None:
+    """Its counts are what issue 20 asks for; the rest is times."""
+    out = tmp_path / "waiting.csv"
+    script("waiting").main(["--only", "launches", "positions", "products", "lines", "--out", str(out)])
+    now = {row["item"]: float(row["now"]) for row in rows_of(out)}
+    assert now["20.1"] <= 580 and now["20.2"] == 0 and now["20.5"] == 3 and now["20.7"] <= 8
+
+
 def test_step_measures_memory_in_a_process_of_its_own(script: Callable[[str], ModuleType], data: str) -> None:
     step = script("step")
     setting = step.Setting(data, "tiny", 16, 4, "fp32", "cpu")

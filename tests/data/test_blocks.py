@@ -1,6 +1,7 @@
 """Blocks of every mode against a slow and obvious reconstruction."""
 
 import pickle
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,21 @@ def test_pickle_carries_paths_and_no_corpus(tmp_path: Path, write_corpus, dictio
     blocks = build(tokens, "none", 512)
     blocks[0]
     assert len(pickle.dumps(blocks)) < 20_000
+
+
+def test_lines_take_four_bytes_each(tmp_path: Path, write_corpus, dictionary) -> None:
+    """Where they begin stands in the files, also in the second one of a corpus."""
+    lines = [[5 + number % 7, EOS] for number in range(20_000)]
+    for suffix in ("", "1"):
+        write_corpus(tmp_path / f"train{suffix}", lines)
+    tokens = load_tokens(tmp_path / "train", dictionary, combine=True)
+    tracemalloc.start()
+    blocks = build(tokens, "eos", 16)
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert held / len(blocks) < 4.5
+    for index in (0, 19_999, 20_000, 39_999):
+        assert blocks[index].tolist() == [BOS, *lines[index % 20_000]]
 
 
 def test_stream_reads_across_files(tmp_path: Path, write_corpus) -> None:

@@ -5,12 +5,15 @@ import shutil
 
 import pytest
 import torch
+from test_host_sync import SPLITS, build, prepare, update
+from torch._dynamo.testing import CompileCounter
 from torch._dynamo.utils import counters
 
 from fairseq_masking.errors import UserError
 from fairseq_masking.modules import compilation
 from fairseq_masking.modules.compilation import Compilation
 from fairseq_masking.modules.encoder import EncoderConfig, TransformerEncoder
+from fairseq_masking.modules.layer import TransformerLayer
 
 CONFIG = EncoderConfig(
     vocab_size=50, pad_index=1, num_layers=3, embed_dim=16, ffn_dim=32, num_heads=2, max_positions=16
@@ -169,3 +172,30 @@ def test_errors_of_the_user_are_not_taken_for_the_compilers(device):
 def test_unknown_choices_are_one_line(choice, mode):
     with pytest.raises(UserError, match=r"is not a choice of torch\.compile"):
         Compilation(choice, mode)
+
+
+@pytest.mark.parametrize(
+    ("arch", "options"),
+    [("mlm", ()), ("mlm", SPLITS), ("three_ml", ()), ("amos", ()), ("map_net", ())],
+    ids=["mlm", "splits", "three_ml", "amos", "map_net"],
+)
+def test_full_batches_never_compile_again(arch, options, small_data, monkeypatch):
+    """Later updates, with other masks and dropout, take the graphs of the first one; a short batch would not."""
+    graphs = CompileCounter()
+    monkeypatch.setattr(
+        TransformerLayer, "compile", lambda self, **_: torch.nn.Module.compile(self, backend=graphs, fullgraph=True)
+    )
+    step = prepare(small_data, f"{arch}_tiny", "--compile", "encoder", *options)
+    optimizer = build(step, torch.device("cpu"), bf16=False)
+    dataset, found = step.task.dataset("train"), []
+    rows = 8 // dataset.masker.num_splits
+    for number in range(2):
+        dataset.set_epoch(1 + number)
+        starts = (rows * number, rows * (number + 1))
+        samples = [dataset.collater([dataset[start + row] for row in range(rows)]) for start in starts]
+        update(step, samples, optimizer, number)
+        found.append(graphs.frame_count)
+    assert 0 < found[0] == found[-1]
+    if arch == "mlm":
+        update(step, [dataset.collater([dataset[0]])], optimizer, 2)
+        assert graphs.frame_count > found[0]

@@ -1,12 +1,14 @@
 """linear_cross_entropy: both implementations against the reference, the reference against numbers by hand."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 from peak_memory import peak_bytes
+from torch.utils.flop_counter import FlopCounterMode
 
-from fairseq_masking.ops.linear_cross_entropy import linear_cross_entropy, reference
+from fairseq_masking.ops.linear_cross_entropy import linear_cross_entropy, reference, torch_rows
 
 pytestmark = pytest.mark.filterwarnings("ignore:invalid value encountered", "ignore:overflow encountered")
 
@@ -311,3 +313,21 @@ def test_no_sync_on_a_gpu(impl, device):
             gradients(linear_cross_entropy, *tensors, upstream, **kwargs)
         finally:
             torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize(("gibibytes", "products"), [(80, 3), (16, 4)])
+def test_a_large_gpu_computes_its_logits_once(gibibytes, products, monkeypatch):
+    """Half of the tokens of 64 x 512 masked, V = 50k, half precision: 1.5 GiB of logits, the cap 5 GiB or 1."""
+    properties = SimpleNamespace(total_memory=gibibytes << 30)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
+    rows = pytest.importorskip("fairseq_masking.ops.linear_cross_entropy.triton_rows")
+    on_gpu = SimpleNamespace(device=torch.device("cuda"), element_size=lambda: 2)
+    chunk = rows.default_chunk_elements(on_gpu)
+    assert chunk == gibibytes << 30 >> 5 and torch_rows.default_chunk_elements(on_gpu) == chunk // 2
+    hidden, weight = (
+        torch.empty(num, 64, dtype=torch.bfloat16, device="meta", requires_grad=True) for num in (16_384, 50_000)
+    )
+    with FlopCounterMode(display=False) as counter:
+        targets = torch.empty(16_384, dtype=torch.int64, device="meta")
+        linear_cross_entropy(hidden, weight, None, targets, chunk_elements=chunk).losses_N.sum().backward()
+    assert counter.get_total_flops() == products * 2 * 16_384 * 50_000 * 64

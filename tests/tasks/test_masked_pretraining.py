@@ -103,6 +103,17 @@ def test_rows_are_what_the_batch_size_says(small_data, num_splits, rows):
     assert {batch["nsentences"] for batch in validation[:-1]} <= {rows}
 
 
+@pytest.mark.parametrize("compiles", [False, True])
+def test_a_compiled_run_has_no_short_batch_and_says_so(compiles, small_data, caplog):
+    task = make_task(small_data, mask_splits=2)
+    task.build_model(node(MLMConfig, "mlm", **TINY, compile="encoder" if compiles else "none"))
+    with caplog.at_level("INFO"):
+        (training,) = batches_of(task, rows=14)
+    assert (min(batch["nsentences"] for batch in training) < 14) != compiles
+    assert len({str(batch["net_input"]["src_tokens"].shape) for batch in training}) == (1 if compiles else 2)
+    assert (f"1 of {len(training) + 1} batches left out: not full" in caplog.text) == compiles
+
+
 def test_a_corpus_smaller_than_a_batch_is_one_batch_and_said(small_data, caplog):
     task = make_task(small_data)
     task.load_dataset("train", combine=True)

@@ -49,8 +49,9 @@ def linear_cross_entropy(
         targets_N: int64, broadcastable to ``[...]``; rows with ``ignore_index`` have loss 0 and no gradient.
             Other values must lie in [0, V): PyTorch raises otherwise, the Triton kernels give a NaN loss.
         impl: ``auto``, ``torch`` or ``triton``, see ``dispatch``.
-        chunk_elements: logits in flight at once; by default 128 MiB on a CPU, 512 MiB for Triton (which keeps
-            those of 64 x 512 tokens, 15% of them masked, at V = 50k in half precision).
+        chunk_elements: logits in flight at once; by default 128 MiB on a CPU; on a GPU a sixteenth of its memory,
+            at least 512 MiB for Triton (an 80 GB one keeps those of 64 x 512 tokens, half of them masked, at V =
+            50k in half precision, so that no fourth product runs).
 
     Returns:
         ``losses`` and ``predictions``, shaped like hidden without its last dimension. Equal to

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["Inputs", "RowStatistics", "backward", "fits_one_chunk", "forward", "row_parts"]
+__all__ = ["Inputs", "RowStatistics", "backward", "fits_one_chunk", "forward", "most_bytes", "row_parts"]
 
 
 class Inputs(NamedTuple):
@@ -57,6 +57,14 @@ class RowStatistics(NamedTuple):
 def fits_one_chunk(num_rows: int, num_columns: int, chunk_elements: int) -> bool:
     """Return whether the logits of all rows are kept."""
     return num_rows <= max(1, chunk_elements // num_columns)
+
+
+def most_bytes(device: torch.device, least: int) -> int:
+    """Return how many bytes of logits may be in flight: on a GPU a sixteenth of its memory, but not below ``least``.
+
+    Not of what is free: a run that is repeated beside another one shall add up the same chunks.
+    """
+    return max(least, torch.cuda.get_device_properties(device).total_memory // 16 if device.type == "cuda" else 0)
 
 
 def forward(rows: ModuleType, inputs: Inputs, ignore_index: int, chunk_elements: int) -> tuple[RowStatistics, Tensor]:

@@ -8,14 +8,15 @@ Shapes: N rows of the chunk, D width, V vocabulary.
 import torch
 from torch import Tensor
 
-from fairseq_masking.ops.linear_cross_entropy.chunks import RowStatistics
+from fairseq_masking.ops.linear_cross_entropy.chunks import RowStatistics, most_bytes
 
 __all__ = ["allocate", "default_chunk_elements", "gradients_", "logits_", "statistics_"]
 
 
 def default_chunk_elements(hidden_ND: Tensor) -> int:
-    """Return how many logits may be in flight: 128 MiB of fp32 on a CPU, 256 MiB on a GPU."""
-    return 1 << (26 if hidden_ND.is_cuda else 25)
+    """Return how many fp32 logits may be in flight: 128 MiB on a CPU, on a GPU 256 MiB or what ``most_bytes`` says."""
+    device = hidden_ND.device
+    return most_bytes(device, (256 if device.type == "cuda" else 128) << 20) // 4
 
 
 def allocate(hidden_ND: Tensor, num_rows: int, num_columns: int) -> Tensor:

@@ -20,7 +20,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fairseq_masking.ops.linear_cross_entropy.chunks import RowStatistics
+from fairseq_masking.ops.linear_cross_entropy.chunks import RowStatistics, most_bytes
 
 __all__ = ["allocate", "default_chunk_elements", "gradients_", "logits_", "statistics_"]
 
@@ -30,8 +30,8 @@ MAX_BLOCK = 2048  # of bf16, 16 bytes for each of 256 threads
 
 
 def default_chunk_elements(hidden_ND: Tensor) -> int:
-    """Return how many logits may be in flight: 512 MiB."""
-    return _CHUNK_BYTES // hidden_ND.element_size()
+    """Return how many logits may be in flight: 512 MiB, or what ``most_bytes`` says."""
+    return most_bytes(hidden_ND.device, _CHUNK_BYTES) // hidden_ND.element_size()
 
 
 def allocate(hidden_ND: Tensor, num_rows: int, num_columns: int) -> Tensor:
