@@ -79,6 +79,11 @@ class Checkpoint:
         return int(history[-1].get("num_updates", 0))
 
     @property
+    def hours(self) -> float:
+        """Of its training, without interruptions; 0 where nothing says how many."""
+        return float((self.state.get("extra_state") or {}).get("previous_training_time", 0)) / 3600
+
+    @property
     def run_state(self) -> dict[str, Any]:
         """What a run of ours has left in it beside fairseq's own state; {} in one of before."""
         return (self.state.get("task_state") or {}).get(RUN_STATE, {})

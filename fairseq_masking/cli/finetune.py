@@ -38,6 +38,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     places.add_argument("--jobs", type=_jobs, dest="devices", default=["cpu"], metavar="N",
                         help="runs at a time on CPU (default: 1)")  # fmt: skip
     places.add_argument("--devices", type=_gpus, metavar="N,N", help="GPUs, one run at a time on each")
+    add("--curve", choices=("updates", "hours"), default="updates",
+        help="what scores.png has scores over, of pre-training (default: updates)")  # fmt: skip
     add("--keep-checkpoints", action="store_true", help="of all runs (default: of each task's best)")
     add("--predict", action="store_true",
         help="also write the best runs' predictions: GLUE's submission files, SQuAD's JSON")  # fmt: skip

@@ -47,6 +47,7 @@ class Protocol:
     # scores ``[C, S]`` on the validation set and ``summary`` -> the configuration of each seed
     choose: Callable[[npt.ArrayLike, Summary], npt.NDArray[np.int64]]
     summary: Summary  # what is reported of the chosen runs: their mean or median
+    summaries: Mapping[str, Summary] = field(default_factory=dict)  # task -> another summary
     recipes: Mapping[str, str] = field(default_factory=lambda: _SQUAD)  # task -> another recipe
     # task -> what is scored, chosen and reported, in metrics.py's names; accuracy where none is named. MNLI is the
     # mean of matched and mismatched.
@@ -57,6 +58,9 @@ class Protocol:
 
     def recipe_of(self, task: str) -> str:
         return self.recipes.get(task, self.recipe)
+
+    def summary_of(self, task: str) -> Summary:
+        return self.summaries.get(task, self.summary)
 
     def metric_of(self, task: str) -> str:
         return {**_OTHER_METRICS, **self.metrics}.get(task, "accuracy")
@@ -70,6 +74,7 @@ PROTOCOLS: dict[str, Protocol] = {
     "fully_explored": Protocol(
         "fully_explored", 5, best_of_all_seeds, np.median,
         recipes={**_SQUAD, JSONL: "fully_explored_domain"},
+        summaries={JSONL: np.mean},  # its Table 1: means and standard deviations
         metrics={"CoLA": "mcc", "STS-B": "pearson"},
         average=_NINE,
     ),

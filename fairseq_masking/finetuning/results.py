@@ -16,7 +16,7 @@ from fairseq_masking.finetuning.baselines import BASELINES, TFIDF
 from fairseq_masking.finetuning.protocols import Protocol
 from fairseq_masking.finetuning.runs import Run
 
-__all__ = ["Baselines", "Result", "average", "gains_table", "plot_over_updates", "result_of", "scores_table"]
+__all__ = ["Baselines", "Result", "average", "gains_table", "plot_over", "result_of", "scores_table"]
 
 _TEST = " test"
 
@@ -34,6 +34,7 @@ class Result:
     configurations: tuple[str, ...]  # the one chosen for each seed
     values: tuple[float, ...]  # one a seed, in percent
     score: float  # their mean or median, as the protocol has it
+    hours: float = 0.0  # of the start
 
     @property
     def start(self) -> str:
@@ -64,14 +65,15 @@ def result_of(runs: Sequence[Run], protocol: Protocol) -> list[Result]:
         return float(np.mean([found[name, seed][split][first.metric] for split in splits]))
 
     scores_CS = [[score(name, seed) for seed in seeds] for name in configurations]
-    chosen = [configurations[index] for index in protocol.choose(scores_CS, protocol.summary)]
+    summary = protocol.summary_of(first.task.kind)
+    chosen = [configurations[index] for index in protocol.choose(scores_CS, summary)]
     kept = list(zip(chosen, seeds, strict=True))
     columns = {first.task.name: [score(*run) for run in kept]}
     if all("test" in found[run] for run in kept):
         columns[f"{first.task.name}{_TEST}"] = [score(*run, ["test"]) for run in kept]
     start, metric, cells = first.start, first.metric, tuple(chosen)
     return [
-        Result(start.name, start.updates, column, metric, cells, tuple(values), float(protocol.summary(values)))
+        Result(start.name, start.updates, column, metric, cells, tuple(values), float(summary(values)), start.hours)
         for column, values in columns.items()
     ]
 
@@ -109,10 +111,10 @@ def gains_table(results: Sequence[Result]) -> str:
     return format_table([f"mean gain over {name}", *columns], lines) if lines else ""
 
 
-def plot_over_updates(results: Sequence[Result], path: Path) -> bool:
-    """Draw scores against updates of pre-training, a panel a task, a line a name; False: no name has two.
+def plot_over(curve: str, results: Sequence[Result], path: Path) -> bool:
+    """Draw scores against "updates" or "hours" of pre-training, a panel a task, a line a name; False: no name has two.
 
-    Source: 2008.05333, Figure 3; 2010.06040, Figure 4.
+    Source: 2008.05333, Figure 3; 2010.06040, Figure 4; of hours 2204.03243, Figure 6.
     """
     lines: dict[str, dict[str, list[Result]]] = {}
     for result in results:
@@ -122,12 +124,12 @@ def plot_over_updates(results: Sequence[Result], path: Path) -> bool:
     figure, (axes,) = new_figure(1, len(lines), (4.5 * len(lines), 3.6))
     for (task, by_name), axis in zip(lines.items(), axes, strict=True):
         for name, line in by_name.items():
-            if len(line) == 1:  # from random weights: no place on the axis of updates
+            if len(line) == 1:  # from random weights: no place on the axis
                 axis.axhline(line[0].score, linestyle="--", color="0.5", label=name)
                 continue
-            points = sorted((each.updates, each.score, np.nan_to_num(each.spread)) for each in line)
+            points = sorted((getattr(each, curve), each.score, np.nan_to_num(each.spread)) for each in line)
             axis.errorbar(*zip(*points, strict=True), marker="o", capsize=3, label=name)
-        axis.set(xlabel="updates of pre-training", ylabel=f"{task}, {line[0].metric}")
+        axis.set(xlabel=f"{curve} of pre-training", ylabel=f"{task}, {line[0].metric}")
         axis.grid(alpha=0.3)
         axis.legend(fontsize=8)
     save_figure(figure, path)

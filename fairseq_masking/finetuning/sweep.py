@@ -1,7 +1,7 @@
 """From checkpoints and tasks to tables, as a paper's protocol has it: what cli/finetune.py promises."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from fairseq_masking.finetuning.finetuned import Finetuned, predict
 from fairseq_masking.finetuning.glue import JSONL
 from fairseq_masking.finetuning.prepare import prepare_finetuning
 from fairseq_masking.finetuning.protocols import PROTOCOLS, Protocol
-from fairseq_masking.finetuning.results import gains_table, plot_over_updates, result_of, scores_table
+from fairseq_masking.finetuning.results import gains_table, plot_over, result_of, scores_table
 from fairseq_masking.finetuning.runs import Run, best_of, grid_of, run_all
 from fairseq_masking.finetuning.tasks import FinetuningTask, Start, corpus_of, named_path, source_of
 
@@ -45,6 +45,7 @@ class Sweep:
     devices: Sequence[str] = ("cpu",)
     keep_checkpoints: bool = False
     predict: bool = False
+    curve: str = "updates"
 
     def run(self) -> None:
         """Train what has not finished; write and print the tables.
@@ -76,7 +77,7 @@ class Sweep:
         write_json(self.out / "results.json", found)
         with whole_file(self.out / "table.md") as path:
             path.write_text(report + "\n", encoding="utf-8")
-        plot_over_updates(results, self.out / "scores.png")
+        plot_over(self.curve, results, self.out / "scores.png")
         print(report)
         for group in runs.values() if self.predict else ():
             _predict(group, self.devices[0])
@@ -118,6 +119,10 @@ class Sweep:
         starts = [Start.of_checkpoint(*named_path(given)) for given in self.checkpoint]
         if self.scratch:
             starts.append(Start("from scratch", 0, (f"model={self.scratch}",)))
+        if self.curve == "hours" and (
+            unknown := [start.name for start in starts if start.updates and not start.hours]
+        ):
+            raise UserError(f"--curve hours: the checkpoint of {unknown[0]} does not say how long it was trained")
         folders = [start.folder for start in starts]
         if double := [start for start in starts if folders.count(start.folder) > 1]:
             raise UserError(
@@ -179,7 +184,7 @@ class Sweep:
                     f"{runs[0].task_folder} has lost its best run's checkpoint, which others start from:"
                     " remove the folder to train it again"
                 )
-            start = Start.of_checkpoint(start.name, str(best.absolute()), start.updates)
+            start = replace(Start.of_checkpoint(start.name, str(best.absolute()), start.updates), hours=start.hours)
         metric, common = self.rules.metric_of(task.kind), tuple(self.overrides)
         return [
             Run(start, task, configuration, seed, recipe, metric, common, self.out)

@@ -75,6 +75,7 @@ class Start:
     overrides: tuple[str, ...]  # what tells a recipe
     source: str = ""  # the checkpoint, or a Hugging Face folder or name; "" for random weights
     stamp: str = ""  # names, sizes and times of its files, which another checkpoint in their place would not have
+    hours: float = 0.0  # of pre-training, without interruptions; 0 where nothing says how many
 
     @classmethod
     def of_checkpoint(cls, name: str, source: str, updates: int | None = None) -> "Start":
@@ -86,12 +87,14 @@ class Start:
         Raises:
             UserError: the file is missing or no checkpoint.
         """
+        hours = 0.0
         if updates is None and source.endswith(".pt"):
-            updates, source = read_checkpoint(source).num_updates, str(Path(source).absolute())
+            read, source = read_checkpoint(source), str(Path(source).absolute())
+            updates, hours = read.num_updates, read.hours
         place = Path(source)
         files = [place] if place.is_file() else sorted(place.glob("*model*"))
         stamps = (f"{file.name} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in files)
-        return cls(name, updates or 0, (f"model.init_from={quoted(source)}",), source, " ".join(stamps))
+        return cls(name, updates or 0, (f"model.init_from={quoted(source)}",), source, " ".join(stamps), hours)
 
     @cached_property
     def max_positions(self) -> int | None:

@@ -1,12 +1,15 @@
 """Tables and curves of a sweep from runs whose scores are written by hand."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
+from fairseq_masking.finetuning import results
 from fairseq_masking.finetuning.protocols import PROTOCOLS
-from fairseq_masking.finetuning.results import Result, gains_table, plot_over_updates, result_of, scores_table
+from fairseq_masking.finetuning.results import Result, gains_table, plot_over, result_of, scores_table
 from fairseq_masking.finetuning.runs import Run
 from fairseq_masking.finetuning.tasks import FinetuningTask, Start
 
@@ -99,7 +102,28 @@ def test_a_gain_of_single_runs_has_no_error():
 
 def test_scores_are_drawn_where_a_training_has_several_checkpoints(tmp_path):
     single = [result("A", 5, "CoLA", 60.0, 61.0), result("from scratch", 0, "CoLA", 50.0)]
-    assert not plot_over_updates(single, tmp_path / "scores.png")
+    assert not plot_over("updates", single, tmp_path / "scores.png")
     assert not (tmp_path / "scores.png").exists()
-    assert plot_over_updates([*single, result("A", 9, "CoLA", 65.0, 66.0)], tmp_path / "scores.png")
+    assert plot_over("updates", [*single, result("A", 9, "CoLA", 65.0, 66.0)], tmp_path / "scores.png")
     assert (tmp_path / "scores.png").stat().st_size > 1000
+
+
+def test_domains_are_reported_as_mean_and_deviation(tmp_path):
+    """2010.06040, Table 1; its other tasks by the median."""
+    seeds = [{"valid": value, "test": value} for value in (1.0, 2.0, 6.0)]
+    for kind, score in (("jsonl", 3.0), ("QNLI", 2.0)):
+        for found in result_of(runs_with(tmp_path / kind, kind, {"lr=1": seeds}), PROTOCOLS["fully_explored"]):
+            assert found.score == score and found.cell.endswith("± 2.65")
+
+
+def test_scores_are_drawn_over_the_hours_that_a_checkpoint_has_counted(tmp_path, monkeypatch):
+    path = Path(__file__).parents[1] / "golden/data/checkpoints/mlm.pt"
+    first = Start.of_checkpoint("A", str(path))
+    seconds = torch.load(path, weights_only=False)["extra_state"]["previous_training_time"]
+    assert first.hours == seconds / 3600 > 0
+    kept = []
+    monkeypatch.setattr(results, "save_figure", lambda figure, _: kept.append(figure))
+    own = [replace(result("A", 5 * hours, "CoLA", 60.0, 61.0), hours=hours) for hours in (2.0, 1.0)]
+    assert plot_over("hours", own, tmp_path / "scores.png")
+    axes = kept[0].axes[0]
+    assert list(axes.lines[0].get_xdata()) == [1.0, 2.0] and axes.get_xlabel() == "hours of pre-training"
