@@ -30,6 +30,7 @@ VERBS = {
     "measure pmi": "which words of a corpus are masked as a whole by --mask-unit pmi",
     "measure variance": "what masks and their laws do to the gradient's variance",
     "measure information": "what the states of [MASK]s say about the hidden tokens",
+    "measure probing": "what each layer says about spans of words, by a linear classifier",
     "measure flops": "what pre-training with each method costs",
     "measure replacements": "how hard each depth's tokens are for AMOS's discriminator",
     "measure adversary": "whether AMOS's mixture learns what is hard for its discriminator",

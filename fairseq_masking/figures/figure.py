@@ -69,7 +69,9 @@ def errorbars(axis: Any, rows: Sequence[Mapping[str, Any]], places: Sequence[flo
     axis.errorbar(estimates, places, xerr=(below, above), fmt="o", markersize=5, capsize=3, **look)
 
 
-def plot_panels(runs: Mapping[str, Curves], panels: Sequence[Panel], path: Path, *, smooth: int = 1) -> None:
+def plot_panels(
+    runs: Mapping[str, Curves], panels: Sequence[Panel], path: Path, *, smooth: int = 1, xlabel: str = "updates"
+) -> None:
     """Draw the panels; a colour is a run, or a line of its panel where there is one run only.
 
     Args:
@@ -91,7 +93,7 @@ def plot_panels(runs: Mapping[str, Curves], panels: Sequence[Panel], path: Path,
         if panel.level is not None:
             label = panel.level_label or "_"  # matplotlib's sign for a line that no legend names
             axis.axhline(panel.level, color="0.6", linewidth=0.8, zorder=0, label=label)
-        axis.set(xlabel="updates", ylabel=panel.label)
+        axis.set(xlabel=xlabel, ylabel=panel.label)
         axis.grid(alpha=0.3)
         if axis.get_legend_handles_labels()[0]:
             axis.legend(fontsize=8)
