@@ -3,7 +3,8 @@
 The distribution of the discriminator's loss, in nats, on the tokens that each depth of the generator by
 itself, and their mixture, put in place of others: a table, a figure and the histograms' numbers. One
 discriminator on the tokens of one generator's depths, where the paper trains a pair of models for each depth.
-All sources draw with the same noise; all masked tokens become [MASK].
+All sources draw with the same noise; all masked tokens become [MASK]. With several checkpoints, such as one of
+each depth (--arch amos_base --generator-layers 4), each has a discriminator of its own, as in the paper.
 
 Example:
   fairseq-masking measure replacements --checkpoint amos.pt --data data/wiki --figure losses.png
@@ -23,7 +24,7 @@ _COLUMNS = {"tokens of": "{name}", "masked": "{num_masked:,}", "replaced": "{rep
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    add_measured(parser, of="of amos", split="valid", mask_prob=0.15, batch_size=16,
+    add_measured(parser, of="of amos, one or several", several=True, split="valid", mask_prob=0.15, batch_size=16,
                  seed="of sequences, masks and noise")  # fmt: skip
     add_figure(parser)
     add = parser.add_argument
@@ -44,10 +45,16 @@ def run(args: argparse.Namespace) -> None:
     from fairseq_masking.measure.sequences import masked_batches
 
     started = time.perf_counter()
-    hub = load_amos(args.checkpoint, args.data)
-    batches = masked_batches(hub, args.split, **measured_by(args), corruption="mask")
-    shown = tqdm(islice(batches, args.batches), unit="batch", total=args.batches, disable=None)
-    found = dict(zip(source_names(hub.model), replacement_losses(hub.model, shown), strict=True))
+    found = {}
+    for path in args.checkpoint:
+        hub, of = (
+            load_amos(path, args.data),
+            f"{path.absolute().parent.name}/{path.stem} " * (len(args.checkpoint) > 1),
+        )
+        batches = masked_batches(hub, args.split, **measured_by(args), corruption="mask")
+        shown = tqdm(islice(batches, args.batches), unit="batch", total=args.batches, disable=None)
+        names = [of + name for name in source_names(hub.model)]
+        found |= zip(names, replacement_losses(hub.model, shown), strict=True)
     if not all(len(one.losses) for one in found.values()):
         raise UserError(f"--split {args.split}: nothing was replaced there: measure more batches")
     losses = {name: one.losses.double().numpy() for name, one in found.items()}

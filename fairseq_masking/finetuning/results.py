@@ -62,7 +62,8 @@ def result_of(runs: Sequence[Run], protocol: Protocol) -> list[Result]:
     seeds = sorted({seed for _, seed in found})
 
     def score(name: str, seed: int, splits: Sequence[str] = first.task.splits) -> float:
-        return float(np.mean([found[name, seed][split][first.metric] for split in splits]))
+        weights = [first.task.num_rows(split) for split in splits] if protocol.by_rows and len(splits) > 1 else None
+        return float(np.average([found[name, seed][split][first.metric] for split in splits], weights=weights))
 
     scores_CS = [[score(name, seed) for seed in seeds] for name in configurations]
     summary = protocol.summary_of(first.task.kind)

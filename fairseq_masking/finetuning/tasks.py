@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from fairseq.data.indexed_dataset import MMapIndexedDataset
+
 from fairseq_masking.checkpoints.loading import read_checkpoint
 from fairseq_masking.checkpoints.sources import dictionary_symbols, read_source
 from fairseq_masking.corpus.dictionary import class_names
@@ -39,6 +41,10 @@ class FinetuningTask:
     def splits(self) -> tuple[str, ...]:
         """The validation sets: MNLI has two."""
         return ("valid", "valid1") if self.kind == "MNLI" else ("valid",)
+
+    def num_rows(self, split: str) -> int:
+        """Return how many a split of a classification has."""
+        return len(MMapIndexedDataset(str(self.data / "label" / split)))
 
     def check_fits(self, start: "Start") -> None:
         """Refuse rows that a start's model has no positions for.

@@ -78,6 +78,16 @@ def test_replacement_losses(trained, capsys, tmp_path):
     masked = int(lines[2].split("|")[2].replace(",", ""))
     assert f"{replaced / masked:.1%}" == lines[2].split("|")[3].strip()
     assert figure.read_bytes().startswith(b"\x89PNG")
+    both = [figure.parent / name / "last.pt" for name in ("four", "six")]
+    for place in both:
+        place.parent.mkdir()
+        place.symlink_to(trained / "amos" / "checkpoint_last.pt")
+    assert measuring(trained, "replacements", *options, "--checkpoint", *both) == 0
+    again = capsys.readouterr().out.splitlines()
+    assert [line.split("|")[1].strip() for line in again[2:]] == [
+        f"{name}/last {line.split('|')[1].strip()}" for name in ("four", "six") for line in lines[2:]
+    ]
+    assert [line.split("|")[2:] for line in again[2:6]] == [line.split("|")[2:] for line in again[6:]]
 
 
 def test_adversary(trained, capsys, tmp_path):

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from fairseq_masking.corpus.encoding import ArrayWriter
 from fairseq_masking.finetuning import results
 from fairseq_masking.finetuning.protocols import PROTOCOLS
-from fairseq_masking.finetuning.results import Result, gains_table, plot_over, result_of, scores_table
+from fairseq_masking.finetuning.results import Result, average, gains_table, plot_over, result_of, scores_table
 from fairseq_masking.finetuning.runs import Run
 from fairseq_masking.finetuning.tasks import FinetuningTask, Start
 
@@ -35,6 +36,20 @@ def test_mnli_is_the_mean_of_both_sets(tmp_path):
     assert result.values == (82.0,) and math.isnan(result.spread)
     assert "dataset.valid_subset='valid,valid1'" in runs[0].overrides
     assert "task.num_classes=3" in runs[0].overrides
+
+
+def test_ablations_are_accuracies_mnlis_by_rows(tmp_path):
+    """2211.04898, Section 3.1: QQP by accuracy alone, MNLI weighted."""
+    protocol = PROTOCOLS["three_ml_ablation"]
+    runs = runs_with(tmp_path, "MNLI", {"lr=1": [{"valid": 80.0, "valid1": 84.0}]})
+    for split, rows in (("valid", 3), ("valid1", 1)):
+        with ArrayWriter(tmp_path / "data" / "label" / split) as writer:
+            for _ in range(rows):
+                writer.add([4])
+    (result,) = result_of(runs, protocol)
+    assert result.score == 81.0 and protocol.metric_of("QQP") == "accuracy"
+    assert average({"MNLI": 81.0, "QNLI": 84.0, "QQP": 90.0}, protocol) == 85.0
+    assert protocol.recipe_of("QQP") == "three_ml_large_tasks"
 
 
 def test_the_test_set_has_no_say_in_what_is_chosen(tmp_path):
