@@ -80,11 +80,10 @@ def _targets(row: dict[str, Any]) -> Sentence:
 def _tree(block: str, of: str) -> Sentence:
     lines = [line.split("\t") for line in block.splitlines() if line and not line.startswith("#")]
     rows = [line for line in lines if line[0].isdecimal()]  # neither contractions (1-2) nor gaps (1.1)
-    heads = [int(row[6]) - 1 for row in rows]
     edges = [([(at, at + 1)], (row[3],)) for at, row in enumerate(rows)]
-    if of == "dependency":
-        pairs = [(at, head, row[7]) for at, (head, row) in enumerate(zip(heads, rows, strict=True)) if head >= 0]
-        edges = [([(at, at + 1), (head, head + 1)], (label,)) for at, head, label in pairs]
+    if of == "dependency":  # all but the root's, whose head is 0
+        heads = [(at, int(row[6]), row[7]) for at, row in enumerate(rows)]
+        edges = [([(at, at + 1), (head - 1, head)], (label,)) for at, head, label in heads if head]
     return _sentence([(row[1], "" if "SpaceAfter=No" in row[9] else " ") for row in rows], edges)
 
 
@@ -187,7 +186,7 @@ def probing_rows(train: Edges, test: Edges, layers: Sequence[int] | None = None)
     counts = Counter(name for labels in train[1] for name in labels)
     names = sorted(counts)
     targets_NC, wanted_NC = (
-        torch.tensor([[name in labels for name in names] for labels in found]) for found in (train[1], test[1])
+        torch.tensor([[name in said for name in names] for said in of]) for _, of in (train, test)
     )
     unseen = sum(len(set(labels) - set(names)) for labels in test[1])  # no classifier can find them
     mean, deviation = train[0].float().mean(1, keepdim=True), train[0].float().std(1, keepdim=True).clamp(min=1e-6)
