@@ -3,7 +3,10 @@
 import fcntl
 import hashlib
 import json
+import logging
 import os
+import socket
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +15,10 @@ from typing import Any, BinaryIO
 from fairseq_masking.errors import UserError, first_line
 
 __all__ = ["configs_folder", "hash_file", "held", "open_binary", "read_json", "whole_file", "write_json"]
+
+logger = logging.getLogger(__name__)
+
+_ORPHANS_SECONDS = 15.0  # data workers look for their parent every 5 seconds
 
 
 def configs_folder() -> Path:
@@ -74,19 +81,61 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def held(path: Path) -> Iterator[int]:
+def held(path: Path, what: str = "", *, remove: bool = False) -> Iterator[int]:
     """Yields a descriptor that keeps ``path`` locked; a process that it is passed to goes on keeping it.
+
+    The file names host and process. A kill frees it, once the data workers of the killed process have ended, which
+    is waited for; on a network file system it is a lock of that (Linux turns ``flock`` into one on NFS).
+
+    Args:
+        what: is being done, for the line (default: the folder is being trained).
+        remove: leave no file; not where another process goes on with the lock.
 
     Raises:
         UserError: another process holds the lock.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as lock:
+    deadline = time.monotonic() + _ORPHANS_SECONDS
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        except FileNotFoundError:
+            continue  # its holder has just removed the folder
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if path.exists() and os.path.samestat(os.stat(path), os.fstat(lock)):  # else it was just removed
+                break
         except BlockingIOError:
-            raise UserError(f"{path.parent} is being trained by another process: wait for it or end it") from None
-        yield lock.fileno()
+            owner = os.read(lock, 200).decode("utf-8", "replace")
+            if time.monotonic() > deadline or not _has_died(owner):
+                os.close(lock)
+                done = what or f"{path.parent} is being trained"
+                raise UserError(f"{done} by another process ({owner or 'unknown'}): wait for it or end it") from None
+            time.sleep(0.1)
+        except OSError as error:
+            logger.warning("%s: no locks here (%s): keep other runs out of it yourself", path.parent, error.strerror)
+            break
+        os.close(lock)
+    try:
+        os.ftruncate(lock, 0)
+        os.write(lock, f"process {os.getpid()} on {socket.gethostname()}".encode())
+        yield lock
+    finally:
+        if remove:
+            path.unlink(missing_ok=True)
+        os.close(lock)
+
+
+def _has_died(owner: str) -> bool:
+    """Whether a lock's text names a process of this host that is no more."""
+    words = owner.split()
+    if words[2:] != ["on", socket.gethostname()]:
+        return False
+    try:
+        state = Path(f"/proc/{words[1]}/stat").read_text(encoding="utf-8")
+    except OSError:
+        return True
+    return state.rpartition(") ")[2][0] in "ZX"  # killed, and not yet waited for by its parent
 
 
 def hash_file(path: str | Path, progress: Callable[[int], object] | None = None) -> str:

@@ -26,6 +26,7 @@ from fairseq_masking.checkpoints.run_state import keep_run_state  # noqa: E402
 from fairseq_masking.checkpoints.start import check_start  # noqa: E402
 from fairseq_masking.compat.launch import before_start  # noqa: E402
 from fairseq_masking.compat.progress import begin_quietly  # noqa: E402
+from fairseq_masking.corpus.indexed import guard_indexed_data  # noqa: E402
 from fairseq_masking.methods.base.encoder_model import EncoderModel  # noqa: E402
 from fairseq_masking.methods.base.layer_lr import check_optimizer  # noqa: E402
 from fairseq_masking.optim.half_precision import copy_in_few_kernels  # noqa: E402
@@ -34,6 +35,7 @@ from fairseq_masking.optim.muon import mark_matrices_for_muon  # noqa: E402
 from fairseq_masking.tasks.global_batch import set_global_batch  # noqa: E402
 
 copy_in_few_kernels()
+guard_indexed_data()
 EncoderModel.loader = HubInterface.from_pretrained  # a method knows nothing of checkpoints and tokenisers
 before_start(
     begin_quietly,

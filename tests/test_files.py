@@ -1,12 +1,17 @@
 """A file appears whole or not at all."""
 
 import errno
+import fcntl
 import os
+import socket
+import subprocess
+import threading
 from pathlib import Path
 
 import pytest
 
-from fairseq_masking.files import whole_file
+from fairseq_masking.errors import UserError
+from fairseq_masking.files import held, whole_file
 
 
 def test_it_appears_whole_in_a_folder_that_is_made(tmp_path):
@@ -55,3 +60,21 @@ def test_a_folder_in_its_place_is_the_one_named(tmp_path):
     with pytest.raises(IsADirectoryError) as raised, whole_file(tmp_path) as given, given.open("w"):
         pass
     assert raised.value.filename == str(tmp_path)
+
+
+def test_a_lock_names_its_holder_and_waits_for_what_a_killed_one_has_left(tmp_path):
+    lock = tmp_path / "lock"
+    with held(lock, "it is being tried", remove=True):
+        named = rf"it is being tried by another process \(process {os.getpid()} on {socket.gethostname()}\)"
+        with pytest.raises(UserError, match=named), held(lock, "it is being tried"):
+            raise AssertionError("two at once")
+    assert not lock.exists()
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    with lock.open("w") as worker:  # of a process that was killed
+        fcntl.flock(worker, fcntl.LOCK_EX)
+        worker.write(f"process {dead.pid} on {socket.gethostname()}")
+        worker.flush()
+        threading.Timer(0.2, lambda: fcntl.flock(worker, fcntl.LOCK_UN)).start()
+        with held(lock):
+            assert lock.read_text().startswith(f"process {os.getpid()} ")

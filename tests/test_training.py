@@ -106,7 +106,7 @@ def reaches(moment: str | float, folder: Path) -> Callable[[], bool]:
         if newest(folder) == before:
             return False
         if moment == "writing":
-            return any(path.suffix not in (".pt", ".log") for path in folder.glob("*"))
+            return any(path.suffix == ".tmp" for path in folder.glob("*"))
         seen.append(time.monotonic())
         return seen[-1] - seen[0] > moment
 

@@ -18,11 +18,12 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from fairseq_masking.checkpoints.key_table import FAMILIES, from_ours, listed
-from fairseq_masking.checkpoints.loading import read_checkpoint
+from fairseq_masking.checkpoints.loading import digest_of_weights, read_checkpoint
 from fairseq_masking.checkpoints.sources import Source, dictionary_symbols, read_source
 from fairseq_masking.corpus.dictionary import class_names
 from fairseq_masking.corpus.manifest import first_shard, load_normalizer, load_tokenizer
 from fairseq_masking.errors import UserError
+from fairseq_masking.files import held
 from fairseq_masking.modules.config import KIND_OPTIONS, EncoderKind
 from fairseq_masking.tokenizers.hugging_face_files import EXTRA
 from fairseq_masking.tokenizers.to_hugging_face import steps_left_out, write_tokenizer
@@ -95,8 +96,10 @@ def export_checkpoint(
         logger.warning("%s: %s stay behind: %s has no place for them", checkpoint, listed(left), FAMILIES[kind].title)
     source = replace(source, state=state)
     folder = first_shard(str(data or source.options.get("data")))
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}-") as scratch:
+    with (
+        held(output.with_name(f".{output.name}.lock"), f"{output} is being written", remove=True),
+        tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}-") as scratch,
+    ):
         partial = Path(scratch) / "model"
         partial.mkdir()
         config = _config(kind, source, folder)
@@ -268,7 +271,8 @@ def _write_weights(state: Mapping[str, Tensor], path: Path) -> None:
         from safetensors.torch import save_file
     except ImportError:
         raise UserError(f"to write safetensors: {EXTRA}") from None
-    save_file({key: value.clone().contiguous() for key, value in state.items()}, path, {"format": "pt"})
+    written = {key: value.clone().contiguous() for key, value in state.items()}
+    save_file(written, path, {"format": "pt", "sha256": digest_of_weights(written)})
     path.chmod((path.parent / "config.json").stat().st_mode)  # not its owner's alone
 
 

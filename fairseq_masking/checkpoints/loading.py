@@ -3,6 +3,7 @@
 Tensors of a PyTorch file stay on the disk until they are used: what stands beside them is had at once.
 """
 
+import hashlib
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from fairseq_masking.compat.checkpoints import loading_safely
 from fairseq_masking.compat.numbers import first_nonfinite
+from fairseq_masking.compat.seals import check_seal
 from fairseq_masking.corpus.dictionary import load_dictionary
 from fairseq_masking.corpus.identity import identity
 from fairseq_masking.corpus.manifest import DICTIONARY_FILE, first_shard
@@ -24,7 +26,15 @@ from fairseq_masking.errors import UserError, first_line
 from fairseq_masking.files import read_json
 from fairseq_masking.tokenizers.hugging_face_files import EXTRA
 
-__all__ = ["RUN_STATE", "Checkpoint", "Trained", "check_finite", "read_checkpoint", "read_weights"]
+__all__ = [
+    "RUN_STATE",
+    "Checkpoint",
+    "Trained",
+    "check_finite",
+    "digest_of_weights",
+    "read_checkpoint",
+    "read_weights",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -194,6 +204,7 @@ def load_tensors(path: Path, way_out: str = "get it again") -> Any:
         UserError: the file would run code, is cut short or is no PyTorch file.
     """
     with loading_safely(str(path), way_out), path.open("rb") as file:
+        check_seal(path, way_out)
         is_archive = file.read(4) == b"PK\x03\x04"  # PyTorch files of before 1.6 cannot be mapped
         return torch.load(path, map_location="cpu", mmap=is_archive, weights_only=True)
 
@@ -217,15 +228,30 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     raise UserError(f"{folder} holds neither model.safetensors nor pytorch_model.bin")
 
 
+def digest_of_weights(weights: Mapping[str, Tensor]) -> str:
+    """Return the SHA-256 of names, types, shapes and values."""
+    digest = hashlib.sha256()
+    for name, value in sorted(weights.items()):
+        digest.update(f"{name} {value.dtype} {list(value.shape)}".encode())
+        digest.update(value.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
+        from safetensors import safe_open
         from safetensors.torch import load_file
     except ImportError:
         raise UserError(f"{path}: to read it: {EXTRA}") from None
     try:
-        return load_file(path)
+        weights = load_file(path)
+        with safe_open(path, "pt") as file:
+            wanted = (file.metadata() or {}).get("sha256")
     except Exception as error:  # its own SafetensorError is an Exception; a missing shard an OSError
         raise UserError(f"{path} is missing, cut short or no safetensors file ({first_line(error)})") from error
+    if wanted is not None and wanted != digest_of_weights(weights):
+        raise UserError(f"{path} is damaged (its SHA-256 is not that it was written with): export it again")
+    return weights
 
 
 def _read_pytorch(path: Path) -> dict[str, Tensor]:

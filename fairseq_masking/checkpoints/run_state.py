@@ -1,18 +1,24 @@
 """What a run keeps in its checkpoints beside fairseq's own state, and what is compared when one is loaded."""
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from fairseq import checkpoint_utils
-from omegaconf import DictConfig
+from fairseq.distributed import utils as distributed_utils
+from omegaconf import DictConfig, OmegaConf
 
-from fairseq_masking.checkpoints.loading import RUN_STATE, read_checkpoint, symbols_of
+from fairseq_masking.checkpoints.loading import RUN_STATE, Checkpoint, read_checkpoint, symbols_of
 from fairseq_masking.compat.patching import loaded_program, replace
 from fairseq_masking.corpus.identity import identity
 from fairseq_masking.corpus.manifest import first_shard
 
 __all__ = ["keep_run_state"]
+
+logger = logging.getLogger(__name__)
+
+_SAID = ("task", "criterion", "model", "optimizer")
 
 
 def keep_run_state(cfg: DictConfig) -> None:
@@ -44,9 +50,24 @@ def _load_compared(original: Callable[..., Any], self: Any, filename: str, *args
     checkpoint.check_task(self.task)
     extra_state = original(self, filename, *args, **options)
     checkpoints = self.cfg.checkpoint
+    if extra_state is not None and checkpoints.finetune_from_model != filename:
+        _say_what_changed(checkpoint, self.cfg)
     if not (checkpoints.reset_optimizer or checkpoints.reset_meters or checkpoints.finetune_from_model == filename):
         _patience().update(checkpoint.run_state.get("patience", {}))
     return extra_state
+
+
+def _say_what_changed(checkpoint: Checkpoint, cfg: DictConfig) -> None:
+    """A run may go on with other masks, data or seed: the first rank says it."""
+    kept = OmegaConf.create(checkpoint.state.get("cfg") or {}, flags={"allow_objects": True})
+    pairs = {f"{part}.{name}": value for part in _SAID for name, value in (kept.get(part) or {}).items()}
+    changes = [
+        f"{field} {before} -> {now}"
+        for field, before in pairs.items()
+        if str(now := OmegaConf.select(cfg, field, default=before)) != str(before) and "max_update" not in field
+    ]
+    if changes and distributed_utils.is_master(cfg.distributed_training):
+        logger.warning("%s goes on with other settings: %s", checkpoint.path, "; ".join(changes))
 
 
 def _load_ensemble_compared(original: Callable[..., Any], filenames: list[str], *args: Any, **options: Any) -> Any:

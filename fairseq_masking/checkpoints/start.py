@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from fairseq_masking.checkpoints.loading import read_checkpoint
 from fairseq_masking.compat.checkpoints import RESUME_EARLIER
 from fairseq_masking.compat.distributed import runs_on_cpu
+from fairseq_masking.compat.ranges import check_ranges
 from fairseq_masking.errors import UserError
 
 __all__ = ["check_start"]
@@ -27,13 +28,12 @@ _LAST = "checkpoint_last.pt"
 
 
 def check_start(cfg: DictConfig) -> None:
-    """Check devices, seed, folders, checkpoints and data.
+    """Check options, devices, folders, checkpoints and data.
 
     Raises:
         UserError: training would fail, or would silently be another one than asked for.
     """
-    if not 0 <= cfg.common.seed < 2**31:  # epochs are added to it
-        raise UserError(f"--seed {cfg.common.seed}: give 0 to {2**31 - 1}")
+    check_ranges(cfg)
     if OmegaConf.select(cfg, "model") is None:  # fairseq-validate and others, which train nothing
         for path in filter(None, (OmegaConf.select(cfg, "common_eval.path") or "").split(os.pathsep)):
             _check_checkpoint("--path", path)

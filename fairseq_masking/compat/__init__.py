@@ -16,7 +16,9 @@ class of fairseq, leaves everything alone that already works, and may be called 
 | options.py | ``--bf16`` on machines that are no TPU; which options were typed; how ours are declared |
 | progress.py | a training says first what it is, then how far it is; its start is not a screen of settings |
 | recipes.py | a recipe that builds on another keeps its values; what one leaves open must be given |
+| ranges.py | the numbers that options may be, fairseq's and ours, in one table |
 | runs.py | what one run leaves to the next: its best score, its reading thread; a finished run stays so |
+| seals.py | the SHA-256 that a checkpoint carries in itself |
 | signals.py | a signal ends a training after the update that it is at, with a checkpoint |
 """
 

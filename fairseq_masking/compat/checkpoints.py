@@ -8,10 +8,13 @@ They only hold data. Everything else is refused, in one line that names it.
 import argparse
 import collections
 import contextlib
+import errno
+import logging
 import os
 import pickle
 import re
 import shutil
+import time
 import traceback
 import typing
 from collections.abc import Callable, Iterator
@@ -28,12 +31,14 @@ from omegaconf.base import ContainerMetadata, Metadata
 from omegaconf.nodes import AnyNode
 
 from fairseq_masking.compat.patching import replace
+from fairseq_masking.compat.seals import check_seal, seal
 from fairseq_masking.errors import UserError
 
 __all__ = [
     "RESUME_EARLIER",
     "allow_broadcast_of_checkpoints",
     "allow_safe_globals",
+    "check_room",
     "copy_checkpoints_atomically",
     "guard_checkpoint_loading",
     "loading_safely",
@@ -42,7 +47,12 @@ __all__ = [
     "save_whole_or_say_why",
 ]
 
+logger = logging.getLogger(__name__)
+
 _UNSAFE_SWITCH = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
+# Of a network file system that may come back, and the seconds that it is given.
+_PASSING = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.ENOTCONN, errno.EREMOTEIO}
+_RETRIES = (5.0, 30.0, 120.0)
 RESUME_EARLIER = "delete it and resume from an earlier checkpoint with --restore-file"
 
 # What rank 0 sends to the other ranks: the state it has loaded, its configuration as OmegaConf containers.
@@ -123,6 +133,22 @@ def copy_checkpoints_atomically() -> None:
     replace(PathManager, "copy", _copy_then_rename)
 
 
+def check_room(save_dir: str, model: torch.nn.Module) -> None:
+    """Compare the room in a folder with a checkpoint: weights and two moments of each, in fp32.
+
+    Raises:
+        UserError: there is less.
+    """
+    needed = 12 * sum(parameter.numel() for parameter in model.parameters())
+    folder = Path(save_dir).absolute()
+    free = shutil.disk_usage(next(parent for parent in (folder, *folder.parents) if parent.exists())).free
+    if free < needed:
+        raise UserError(
+            f"--save-dir {save_dir} has room for {free / 1e9:.3g} GB, a checkpoint takes about {needed / 1e9:.3g} GB:"
+            " make room or give another"
+        )
+
+
 def save_whole_or_say_why() -> None:
     """Makes a checkpoint that cannot be written (full disk, quota, read-only) one line, and leaves no half of it.
 
@@ -141,6 +167,8 @@ def remove_leftover_temporaries() -> None:
 
 def _load_guarded(original: Callable[..., Any], path: str, *rest: Any, **options: Any) -> Any:
     with loading_safely(f"checkpoint {path}", RESUME_EARLIER):
+        if os.path.isfile(path):
+            check_seal(path, RESUME_EARLIER)
         return original(path, *rest, **options)
 
 
@@ -177,35 +205,47 @@ def _with_broadcast_globals(original: Callable[..., Any], *args: Any, **options:
 def _copy_then_rename(original: Callable[..., Any], src_path: str, dst_path: str, overwrite: bool = False) -> Any:
     if PathManager.path_requires_pathmanager(src_path) or PathManager.path_requires_pathmanager(dst_path):
         return original(src_path, dst_path, overwrite=overwrite)
-    with _written_whole(dst_path) as temporary:
-        shutil.copyfile(src_path, temporary)
+    _write_whole(dst_path, lambda temporary: shutil.copyfile(src_path, temporary))
     return dst_path
 
 
 def _save_whole(original: Callable[..., Any], obj: Any, filename: str, async_write: bool = False) -> None:
     if async_write or not PathManager.supports_rename(filename):
         return original(obj, filename, async_write=async_write)
-    with _written_whole(filename) as temporary, open(temporary, "wb") as file:
-        torch.save(obj, file)
+
+    def save(temporary: str) -> None:
+        with open(temporary, "wb") as file:
+            torch.save(obj, file)
+        seal(temporary)
+
+    _write_whole(filename, save)
 
 
-@contextlib.contextmanager
-def _written_whole(path: str) -> Iterator[str]:
+def _write_whole(path: str, write: Callable[[str], Any]) -> None:
+    """Write a file, whole or not at all; what a file system may get over by itself is waited for."""
     temporary = f"{path}.tmp"  # the name that fairseq's own atomic save uses
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    except (OSError, RuntimeError) as error:
-        # torch's writer may fail once more while it is closed, of what the system has said before
-        links = [error, error.__context__]
-        reason = next((link.strerror for link in links if isinstance(link, OSError) and link.strerror), None)
-        if reason is None:
-            raise
-        last = newest_checkpoint(Path(path).parent)
-        kept = f"the last whole one is {last}" if last else "there is none before it"
-        raise UserError(f"{path} cannot be written ({reason}): {kept}; make room, then start again") from error
-    finally:
-        Path(temporary).unlink(missing_ok=True)
+    for seconds in (*_RETRIES, None):
+        try:
+            write(temporary)
+            os.replace(temporary, path)
+            return
+        except (OSError, RuntimeError) as error:
+            # torch's writer may fail once more while it is closed, of what the system has said before
+            links = [link for link in (error, error.__context__) if isinstance(link, OSError) and link.strerror]
+            if not links:
+                raise
+            if seconds is not None and links[0].errno in _PASSING:
+                logger.warning("%s cannot be written (%s): again in %g s", path, links[0].strerror, seconds)
+                time.sleep(seconds)
+                continue
+            last = newest_checkpoint(Path(path).parent)
+            kept = f"the last whole one is {last}" if last else "there is none before it"
+            raise UserError(
+                f"{path} cannot be written ({links[0].strerror}): {kept}; make room, then start again"
+            ) from error
+        finally:
+            with contextlib.suppress(OSError):
+                Path(temporary).unlink(missing_ok=True)
 
 
 def _verify_and_clean(original: Callable[..., Any], save_dir: str) -> None:

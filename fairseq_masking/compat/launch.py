@@ -1,17 +1,19 @@
 """The wrapper around fairseq's ``call_main``, through which each of its commands starts its work."""
 
+import contextlib
 import multiprocessing
 import os
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
 import torch.multiprocessing
 from fairseq.distributed import utils as distributed_utils
-from omegaconf import DictConfig
+from fairseq.file_io import PathManager
+from omegaconf import DictConfig, OmegaConf
 from torch.multiprocessing.spawn import ProcessException
 
 from fairseq_masking.compat.distributed import complete_launch_settings, runs_on_cpu, spawns_cpu_ranks
@@ -25,6 +27,7 @@ from fairseq_masking.compat.runs import (
     say_warnings_again,
 )
 from fairseq_masking.compat.signals import STOPPED, heeding_signals, stop_when_told, told_to_stop
+from fairseq_masking.files import held
 
 __all__ = ["RankMain", "before_start", "prepare_start", "wrap_call_main"]
 
@@ -100,16 +103,18 @@ def _call_main(original: Callable[..., Any], cfg: DictConfig, main: Callable[...
     try:
         _set_user_dir(cfg)
         give_jobs_folders_of_their_own(cfg)
-        prepare_start(cfg)
-        if cfg.distributed_training.distributed_init_method is None or cfg.distributed_training.distributed_no_spawn:
+        with _alone_in_its_folder(cfg):
+            prepare_start(cfg)
+            settings = cfg.distributed_training
+            if settings.distributed_init_method is not None and not settings.distributed_no_spawn:
+                _call_in_new_processes(original, cfg, main, options)
+                return
             with heeding_signals():
                 original(cfg, main, **options)
             say_warnings_again()
             tell_the_rest()
-            if told_to_stop():
-                sys.exit(128 + told_to_stop())
-        else:
-            _call_in_new_processes(original, cfg, main, options)
+        if told_to_stop():
+            sys.exit(128 + told_to_stop())
     except Exception as error:
         user_error = users_error_in(error)
         if user_error is None:
@@ -117,6 +122,29 @@ def _call_main(original: Callable[..., Any], cfg: DictConfig, main: Callable[...
         if not _speaks_for_all_ranks(cfg):
             sys.exit(1)
         exit_with(one_line(user_error))
+
+
+@contextlib.contextmanager
+def _alone_in_its_folder(cfg: DictConfig) -> Iterator[None]:
+    """Of a training that saves, in its first process: no other one may write to its folder."""
+    folder = Path(cfg.checkpoint.save_dir)
+    rank = os.environ.get("RANK", str(cfg.distributed_training.distributed_rank or 0))
+    saves = OmegaConf.select(cfg, "model") is not None and not cfg.checkpoint.no_save and rank == "0"
+    if not saves or PathManager.path_requires_pathmanager(str(folder)):
+        yield
+        return
+    is_new = not folder.exists()
+    with contextlib.ExitStack() as stack:
+        if is_new:
+            stack.callback(_remove_if_empty, folder)
+        with contextlib.suppress(OSError):  # a folder that cannot be written to: check_start says why
+            stack.enter_context(held(folder / ".training", remove=True))
+        yield
+
+
+def _remove_if_empty(folder: Path) -> None:
+    with contextlib.suppress(OSError):
+        folder.rmdir()
 
 
 def _prepare(cfg: DictConfig) -> None:

@@ -21,6 +21,7 @@ import torch
 from fairseq import checkpoint_utils
 from omegaconf import DictConfig
 
+from fairseq_masking.compat.checkpoints import check_room
 from fairseq_masking.compat.patching import loaded_program, replace
 
 __all__ = ["STOPPED", "heeding_signals", "stop_when_told", "told_to_stop"]
@@ -118,9 +119,11 @@ def _end_at_once(number: int) -> NoReturn:
     os._exit(128 + number)
 
 
-def _train(original: Callable[..., Any], *args: Any, **options: Any) -> Any:
+def _train(original: Callable[..., Any], cfg: DictConfig, trainer: Any, *rest: Any) -> Any:
+    if not (_told.training or cfg.checkpoint.no_save):
+        check_room(cfg.checkpoint.save_dir, trainer.model)
     _told.training = True
-    return original(*args, **options)
+    return original(cfg, trainer, *rest)
 
 
 def _sum_with_signals(

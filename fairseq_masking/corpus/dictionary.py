@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from fairseq.data import Dictionary
 
+from fairseq_masking.corpus.contents import check_contents
 from fairseq_masking.corpus.manifest import load_tokenizer
 from fairseq_masking.errors import PREPARE_AGAIN, UserError, first_line
 from fairseq_masking.files import open_binary
@@ -56,6 +57,7 @@ def class_names(data: Path) -> tuple[str, ...]:
     path = data / "label" / "dict.txt"
     if not path.exists():
         return ()
+    check_contents(path)
     lines = path.read_text(encoding="utf-8").split("\n")  # not splitlines: U+2028 may be in a name
     return tuple(line.rpartition(" ")[0] for line in lines if line)
 

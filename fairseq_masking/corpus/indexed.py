@@ -16,13 +16,15 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from fairseq.data import ConcatDataset, Dictionary, data_utils
+from fairseq.data import ConcatDataset, Dictionary, data_utils, indexed_dataset
 from fairseq.data.indexed_dataset import MMapIndexedDataset, _code_to_dtype, data_file_path, index_file_path
 
+from fairseq_masking.compat.patching import replace
+from fairseq_masking.corpus.contents import check_contents
 from fairseq_masking.errors import PREPARE_AGAIN, UserError
 from fairseq_masking.files import open_binary
 
-__all__ = ["TokenStream", "load_tokens"]
+__all__ = ["TokenStream", "check_indexed", "guard_indexed_data", "load_tokens"]
 
 _MAGIC = b"MMIDIDX\x00\x00"
 _LEGACY_MAGIC = b"TNTIDX\x00\x00"
@@ -52,13 +54,23 @@ def load_tokens(path_prefix: str, dictionary: Dictionary, combine: bool = False)
             does not have. Ids are checked in full up to 50 million tokens, else the first and last million.
     """
     path_prefix = str(path_prefix)
-    _check(path_prefix, len(dictionary))
-    for part in itertools.count(1) if combine else ():
-        prefix = f"{path_prefix}{part}"
-        if not (os.path.exists(index_file_path(prefix)) or os.path.exists(data_file_path(prefix))):
-            break
-        _check(prefix, len(dictionary))
+    check_indexed(path_prefix, len(dictionary))  # a missing one is None to fairseq
     return data_utils.load_indexed_dataset(path_prefix, dictionary, dataset_impl="mmap", combine=combine)
+
+
+def guard_indexed_data() -> None:
+    """Have every memory-mapped file that fairseq opens checked before, whatever task asks for it.
+
+    Raises:
+        UserError: (when opened) as ``load_tokens``.
+    """
+    replace(indexed_dataset, "make_dataset", _make_checked)
+
+
+def _make_checked(original: Any, path: str, impl: str, *rest: Any, dictionary: Any = None, **options: Any) -> Any:
+    if impl == "mmap" and any(map(os.path.exists, (index_file_path(path), data_file_path(path)))):
+        check_indexed(path, None if dictionary is None else len(dictionary))
+    return original(path, impl, *rest, dictionary=dictionary, **options)
 
 
 class TokenStream:
@@ -122,7 +134,12 @@ class TokenStream:
                 out[low - start : high - start] = file[low - first : high - first]
 
 
-def _check(prefix: str, num_symbols: int) -> None:
+def check_indexed(prefix: str, num_symbols: int | None = None) -> None:
+    """Check that an .idx and its .bin are whole and as they were written, with ids below ``num_symbols``.
+
+    Raises:
+        UserError: as ``load_tokens``.
+    """
     index_path, data_path = index_file_path(prefix), data_file_path(prefix)
     index_bytes, data_bytes = _size_of(index_path), _size_of(data_path)
     dtype, count = _read_header(index_path, index_bytes)
@@ -141,13 +158,15 @@ def _check(prefix: str, num_symbols: int) -> None:
         raise UserError(f"{data_path} has no tokens: {PREPARE_AGAIN} from a text that is not empty")
 
     tokens = np.memmap(data_path, dtype=dtype, mode="r")
-    for chunk in _chunks_to_scan(tokens):
+    for chunk in _chunks_to_scan(tokens) if num_symbols is not None else ():
         low, high = int(chunk.min()), int(chunk.max())
         if low < 0 or high >= num_symbols:
             raise UserError(
                 f"{data_path} holds the token id {low if low < 0 else high}, but dict.txt has {num_symbols}"
                 f" symbols: use the dictionary that it was made with, or {PREPARE_AGAIN}"
             )
+    for path in (index_path, data_path):
+        check_contents(path)
 
 
 def _size_of(path: str) -> int:

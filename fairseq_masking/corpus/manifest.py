@@ -5,15 +5,17 @@ what is asked for again, and training and use find the tokeniser and the normali
 """
 
 import dataclasses
+import hashlib
 import json
 import logging
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fairseq_masking.corpus.contents import check_contents, digests_of
 from fairseq_masking.errors import UserError
 from fairseq_masking.files import hash_file, read_json, whole_file
 from fairseq_masking.tokenizers import KINDS, Tokenizer
@@ -53,6 +55,7 @@ class Manifest:
         counts: split -> ``documents``, ``lines``, ``tokens`` (with the </s> of each line), ``unknown``; a
             shard's own manifest counts that shard.
         outputs: name -> size in bytes of every file beside the manifest.
+        digests: name -> SHA-256 of each of them, and of this manifest; empty where they were not kept yet.
         versions: of the libraries that had a hand in it.
         shard: number of this shard, None for the whole.
         num_shards: in how many folders the training data lies.
@@ -68,10 +71,13 @@ class Manifest:
     shard: int | None = None
     num_shards: int = 1
     format: int = _FORMAT
+    digests: dict[str, str] = field(default_factory=dict)
 
     def save(self, folder: Path) -> None:
         """Writes ``folder``/manifest.json in one step."""
-        text = json.dumps(dataclasses.asdict(self), indent=2, ensure_ascii=False)
+        values = dataclasses.asdict(self)
+        values["digests"] = {**values["digests"], MANIFEST_FILE: _digest_of(values)}
+        text = json.dumps(values, indent=2, ensure_ascii=False)
         with whole_file(folder / MANIFEST_FILE) as partial:
             partial.write_text(text + "\n", encoding="utf-8")
 
@@ -108,9 +114,21 @@ def read_manifest(data_dir: str | Path) -> Manifest | None:
     fields = {field.name for field in dataclasses.fields(Manifest)}
     if isinstance(values.get("format"), int) and values["format"] > _FORMAT:
         raise UserError(f"{path} has format {values['format']}, known is {_FORMAT}; update fairseq_masking")
-    if set(values) != fields:
+    objects = ("settings", "inputs", "tokenizer", "counts", "outputs", "digests")
+    whole = set(values) | {"digests"} == fields  # which those of before lack
+    if not whole or not all(isinstance(values.get(name, {}), dict) for name in objects):
         raise UserError(f"{path} is no manifest of a preparation; prepare the data again")
+    if values.get("digests") and values["digests"].get(MANIFEST_FILE) != _digest_of(values):
+        raise UserError(
+            f"{path} is not as it was written (its SHA-256 differs): get it again, or prepare the data again"
+        )
     return Manifest(**values)
+
+
+def _digest_of(values: dict[str, Any]) -> str:
+    """The SHA-256 of a manifest but for its own."""
+    others = {name: digest for name, digest in values["digests"].items() if name != MANIFEST_FILE}
+    return hashlib.sha256(json.dumps({**values, "digests": others}, sort_keys=True).encode()).hexdigest()
 
 
 def check_dictionary(data_dir: str | Path) -> None:
@@ -158,6 +176,8 @@ def load_tokenizer(data_dir: str | Path, kind: str | None = None) -> Tokenizer:
         kind = manifest.tokenizer["kind"]
     if kind not in KINDS:
         raise UserError(f"unknown tokeniser kind {kind!r}; known are {', '.join(KINDS)}")
+    for path in (folder / TOKENIZER_FOLDER).glob("*"):
+        check_contents(path)
     return KINDS[kind].load(folder / TOKENIZER_FOLDER)
 
 
@@ -222,6 +242,7 @@ def finish_folder(folder: Path, tokenizer: Tokenizer, dictionary: "Dictionary | 
         tokenizer={"kind": tokenizer.kind, "symbols": len(tokenizer.symbols), "files": _hashes(tokenizer)},
         dictionary_sha256=hash_file(folder / DICTIONARY_FILE),
         outputs=file_sizes(folder),
+        digests=digests_of(folder),
         versions=_library_versions(),
         **found,
     )

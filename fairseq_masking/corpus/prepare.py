@@ -167,6 +167,7 @@ def _make(
     if preparation.num_shards > 1:
         whole = {split: _total([found[split] for found in counts.values() if split in found]) for split in texts}
         manifest = dataclasses.replace(manifest, counts=whole, shard=None, outputs=file_sizes(folder))
+        manifest = dataclasses.replace(manifest, digests={})  # each shard has its own
         manifest.save(folder)
     shutil.rmtree(scratch)
     return manifest

@@ -5,23 +5,21 @@ only that sibling; the next run empties it. A lock file in it keeps two runs apa
 processes too, so that a run does not start while orphans of a killed one are still writing.
 """
 
-import fcntl
-import os
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from tqdm import tqdm
 
 from fairseq_masking.corpus.manifest import MANIFEST_FILE
 from fairseq_masking.errors import UserError
+from fairseq_masking.files import held
 
 __all__ = ["Reporter", "check_name", "check_output", "workspace"]
 
 _LOCK_FILE = ".lock"
-_LOCK_SECONDS = 5.0
 
 
 class Reporter:
@@ -82,47 +80,27 @@ def workspace(output: Path) -> Iterator[Path]:
         UserError: another run is preparing the same folder, or its parent cannot be written.
     """
     folder = _sibling(output, "preparing")
-    lock = _lock(folder, output)
-    try:
-        for path in folder.iterdir():
-            if path.is_dir():
-                shutil.rmtree(path)
-            elif path.name != _LOCK_FILE:
-                path.unlink()
-        yield folder
-        _publish(folder, output)
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)  # before the lock is let go: then it may be another run's
-        raise
-    finally:
-        os.close(lock)
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(held(folder / _LOCK_FILE, f"{output} is being prepared"))
+        except OSError as error:
+            raise UserError(f"--out {output} cannot be written: {error.strerror} ({error.filename})") from error
+        try:
+            for path in folder.iterdir():
+                if path.is_dir():
+                    shutil.rmtree(path)
+                elif path.name != _LOCK_FILE:
+                    path.unlink()
+            yield folder
+            _publish(folder, output)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)  # before the lock is let go: then it may be another run's
+            raise
 
 
 def _sibling(output: Path, role: str) -> Path:
     output = output.absolute()
     return output.with_name(f".{output.name}.{role}")
-
-
-def _lock(folder: Path, output: Path) -> int:
-    deadline = time.monotonic() + _LOCK_SECONDS
-    path = folder / _LOCK_FILE
-    while True:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        except FileNotFoundError:
-            continue  # the run before us has just removed the folder
-        except OSError as error:
-            raise UserError(f"--out {output} cannot be written: {error.strerror} ({error.filename})") from error
-        with suppress(BlockingIOError):
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            with suppress(FileNotFoundError):
-                if os.path.samestat(os.stat(path), os.fstat(descriptor)):
-                    return descriptor
-        os.close(descriptor)
-        if time.monotonic() > deadline:
-            raise UserError(f"another run is preparing {output}; wait until it is done")
-        time.sleep(0.1)
 
 
 def _publish(folder: Path, output: Path) -> None:

@@ -101,4 +101,7 @@ class CrossAttention(nn.Module):
 
 def _check_heads(embed_dim: int, num_heads: int) -> None:
     if embed_dim % num_heads:
-        raise UserError(f"{num_heads} attention heads do not divide the width {embed_dim}: change one of them")
+        raise UserError(
+            f"{num_heads} attention heads do not divide the width {embed_dim}: change one of them"
+            " (--encoder-attention-heads, --encoder-embed-dim, or those of the part that has them)"
+        )

@@ -1,6 +1,7 @@
 """Checkpoints of all methods become folders that transformers loads: the same states, logits and scores."""
 
 import json
+import random
 import shutil
 import sys
 
@@ -16,6 +17,7 @@ from fairseq_masking.checkpoints.sources import read_source
 from fairseq_masking.cli.main import main
 from fairseq_masking.corpus.manifest import load_normalizer, load_tokenizer
 from fairseq_masking.data import load_dictionary
+from fairseq_masking.errors import UserError
 from fairseq_masking.finetuning.squad.criterion import SpanHead
 from fairseq_masking.methods.amos.model import AmosModel
 from fairseq_masking.methods.amos.options import AmosConfig
@@ -140,6 +142,22 @@ def test_a_link_to_an_empty_folder_is_filled(tmp_path, data):
     (tmp_path / "link").symlink_to(tmp_path / "there")
     export_checkpoint(tmp_path / "c.pt", tmp_path / "link")
     assert (tmp_path / "there" / "config.json").is_file() and (tmp_path / "link").is_symlink()
+
+
+def test_a_flipped_bit_of_the_weights_is_found(tmp_path, data):
+    own_checkpoint(MLMModel, MLMConfig, tmp_path / "c.pt", data)
+    export_checkpoint(tmp_path / "c.pt", tmp_path / "out")
+    path, rng = tmp_path / "out" / "model.safetensors", random.Random(0)
+    whole = path.read_bytes()
+    key = whole.index(b"sha256")  # the one name that could become another's, which nothing asks for
+    for _ in range(100):
+        flipped = bytearray(whole)
+        flipped[(key + 6 + rng.randrange(len(whole) - 6)) % len(whole)] ^= 1 << rng.randrange(8)
+        path.write_bytes(flipped)
+        with pytest.raises(UserError, match=r"model\.safetensors is"):
+            read_source(tmp_path / "out")
+    path.write_bytes(whole)
+    read_source(tmp_path / "out")
 
 
 @pytest.mark.parametrize("options", [{}, {"relative_position": "amos"}])

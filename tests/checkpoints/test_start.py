@@ -1,6 +1,7 @@
 """A command that cannot do what it was asked for says so in one line, before anything is built or started."""
 
 import logging
+import os
 import shutil
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from fairseq_masking.checkpoints.hub import HubInterface
 from fairseq_masking.checkpoints.loading import read_checkpoint
 from fairseq_masking.compat import errors, runs
 from fairseq_masking.errors import UserError
+from fairseq_masking.files import held
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +106,49 @@ def test_no_gpu_where_the_cpu_was_not_asked_for(monkeypatch, caplog):
     cfg.common.cpu = True
     start._check_device(cfg)
     assert len(caplog.messages) == 1
+
+
+def test_one_run_a_folder(small_data, tmp_path, capsys):
+    with held(tmp_path / "save" / ".training"):
+        assert train_here(small_data, tmp_path / "save", "--start-over") == 1
+        refused(capsys, f"{tmp_path / 'save'} is being trained by another process", f"process {os.getpid()} on ")
+        assert train_here(small_data, tmp_path / "save", "--no-save") == 0  # which may share a folder
+    assert train_here(small_data, tmp_path / "save") == 0
+    assert not (tmp_path / "save" / ".training").exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "expected"),
+    [
+        ("--dropout 1.5", "--dropout 1.5: give a number from 0 and below 1"),
+        ("--dropout nan", "--dropout nan"),
+        ("--encoder-layers 0", "--encoder-layers 0"),
+        ("--encoder-attention-heads 0", "--encoder-attention-heads 0"),
+        ("--layer-norm-eps 0", "--layer-norm-eps 0.0: give a number above 0"),
+        ("--clip-norm -1", "--clip-norm -1.0"),
+        ("--batch-size 0", "--batch-size 0: give a number from 1"),
+        ("--update-freq 0", "--update-freq 0"),
+        ("--max-update -1", "--max-update -1"),
+        ("--max-positions -1", "--max-positions -1"),
+        ("--seed 9223372036854775808", "--seed 9223372036854775808: give a number from 0 and up to 2147483647"),
+        ("--valid-mask-prob 0", "--valid-mask-prob 0.0"),
+        ("--save-interval 0", "--save-interval 0"),
+        ("--arch amos_tiny --criterion amos --gumbel-temperature inf", "--gumbel-temperature inf"),
+        ("--arch amos_tiny --criterion amos --adversarial-scale inf", "--adversarial-scale inf: give a finite number"),
+    ],
+)
+def test_numbers_that_options_cannot_be(option, expected, tmp_path, capsys):
+    """Before the data, which are not there."""
+    assert train_here(tmp_path / "none", tmp_path / "save", *option.split()) == 1
+    refused(capsys, expected)
+    assert not (tmp_path / "save").exists()
+
+
+def test_what_another_run_goes_on_with_is_said(small_data, tmp_path, caplog):
+    assert train_here(small_data, tmp_path, "--max-update", "1") == 0
+    assert train_here(small_data, tmp_path, "--max-update", "2", "--mask-prob", "0.3", "--seed", "7") == 0
+    (told,) = [message for message in caplog.messages if "goes on with other settings" in message]
+    assert "task.mask_prob 0.15 -> 0.3; task.seed 1 -> 7" in told and "max_update" not in told
 
 
 def test_a_full_disk_keeps_the_last_whole_checkpoint(small_data, tmp_path, capsys, monkeypatch):

@@ -1,19 +1,23 @@
 """Checkpoints load safely, broken ones end in one line, copies are never cut short."""
 
 import argparse
+import errno
 import os
 import pickle
 import shutil
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from commands import assert_one_line_error, run_fairseq_train
+from commands import assert_one_line_error, run_fairseq_train, train_here
 from fairseq import checkpoint_utils
 from fairseq.file_io import PathManager
 
 import fairseq_masking  # noqa: F401 - mends fairseq
+from fairseq_masking.checkpoints.loading import read_checkpoint
 from fairseq_masking.errors import UserError
 
 
@@ -116,6 +120,54 @@ def test_foreign_torch_file_is_named_as_such(tmp_path: Path, content: object) ->
     torch.save(content, path)
     with pytest.raises(UserError, match="not a fairseq checkpoint"):
         checkpoint_utils.load_checkpoint_to_cpu(str(path))
+
+
+def test_one_flipped_byte_is_found_wherever_it_is(tmp_path, caplog):
+    path, rng = tmp_path / "checkpoint.pt", np.random.default_rng(0)
+    checkpoint_utils.torch_persistent_save(state(model={"weight": torch.randn(64, 64)}), str(path))
+    whole = path.read_bytes()
+    for mmap in (False, True):
+        assert torch.load(path, mmap=mmap, weights_only=True)["model"]["weight"].shape == (64, 64)
+    places = [*rng.integers(len(whole), size=200), *range(len(whole) - 100, len(whole))]
+    for number, place in enumerate(places):
+        flipped = bytearray(whole)
+        flipped[place] ^= 1 << int(rng.integers(8))
+        path.write_bytes(flipped)
+        os.utime(path, ns=(number, number))  # two writes within a tick of the clock
+        for load in (checkpoint_utils.load_checkpoint_to_cpu, read_checkpoint):
+            with pytest.raises(UserError, match=r"damaged|no PyTorch file"):
+                load(str(path))
+    torch.save(state(), path)  # of before
+    with caplog.at_level("INFO"):
+        checkpoint_utils.load_checkpoint_to_cpu(str(path))
+    assert "has no digest" in caplog.text
+
+
+def test_a_file_system_that_comes_back_is_waited_for(tmp_path, monkeypatch, caplog):
+    waited, save = [], torch.save
+
+    def fails(obj, file):
+        if len(waited) < 2:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        save(obj, file)
+
+    monkeypatch.setattr(torch, "save", fails)
+    monkeypatch.setattr(time, "sleep", waited.append)
+    checkpoint_utils.torch_persistent_save(state(), str(tmp_path / "checkpoint_last.pt"))
+    assert waited == [5.0, 30.0] and caplog.text.count("Stale file handle") == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint_last.pt"]
+    monkeypatch.setattr(time, "sleep", lambda _: waited.clear())
+    waited.clear()
+    with pytest.raises(UserError, match=r"Stale file handle.*the last whole one is .*checkpoint_last.pt"):
+        checkpoint_utils.torch_persistent_save(state(), str(tmp_path / "checkpoint_2.pt"))
+
+
+def test_room_for_a_checkpoint_is_looked_for_before_training(small_data, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1_000_000))
+    assert train_here(small_data, tmp_path / "save") == 1
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert f"--save-dir {tmp_path / 'save'} has room for 0.001 GB, a checkpoint takes about 0.00" in line
+    assert not list(tmp_path.rglob("*.pt"))
 
 
 def test_missing_file_stays_fairseqs_business(tmp_path: Path) -> None:

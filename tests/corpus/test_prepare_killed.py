@@ -72,11 +72,13 @@ def test_a_kill_while_the_old_one_is_replaced(tmp_path: Path) -> None:
     assert not (tmp_path / ".data.replaced").exists() and _files(tmp_path / "data") == before
 
 
-def test_two_runs_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(workspace, "_LOCK_SECONDS", 0.3)
+def test_two_runs_at_once(tmp_path: Path) -> None:
     with workspace.workspace(tmp_path / "data") as folder:
         (folder / "mine").touch()
-        with pytest.raises(UserError, match="another run is preparing"), workspace.workspace(tmp_path / "data"):
+        with (
+            pytest.raises(UserError, match="is being prepared by another process"),
+            workspace.workspace(tmp_path / "data"),
+        ):
             raise AssertionError("two runs in one folder")
         assert (folder / "mine").exists()
     assert (tmp_path / "data" / "mine").exists() and not (tmp_path / "data" / ".lock").exists()

@@ -26,6 +26,7 @@ from fairseq.tasks import register_task
 from omegaconf import II, MISSING
 
 from fairseq_masking.compat.options import option
+from fairseq_masking.corpus.indexed import check_indexed
 from fairseq_masking.corpus.manifest import check_dictionary
 from fairseq_masking.data import load_dictionary, load_tokens
 from fairseq_masking.data.blocks import SizedDataset
@@ -142,6 +143,8 @@ class SquadExamples:
         self._prefix = str(folder / split)
         self.paragraphs = load_tokens(f"{self._prefix}.paragraphs", dictionary)
         self.questions = load_tokens(f"{self._prefix}.questions", dictionary)
+        for name in ("offsets", "spans"):
+            check_indexed(f"{self._prefix}.{name}")
         self.offsets = MMapIndexedDataset(f"{self._prefix}.offsets")
         spans = MMapIndexedDataset(f"{self._prefix}.spans")
         self.spans = np.stack([spans[index].numpy() for index in range(len(spans))]).astype(np.int64)

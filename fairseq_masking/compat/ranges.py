@@ -1,0 +1,93 @@
+"""The numbers that options may be, fairseq's and ours, checked at one place before anything is built.
+
+Options that hang on others, or whose message has a reason to give, are checked where that is known.
+"""
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from fairseq_masking.errors import UserError
+
+__all__ = ["check_ranges"]
+
+# An interval, as mathematicians write it, -> fields of the configuration; neither NaN nor infinity is in one.
+_RANGES = {
+    "[0, 1)": """
+        model.dropout model.attention_dropout model.activation_dropout model.pooler_dropout""",
+    "[0, 1]": """
+        lr_scheduler.warmup_ratio""",
+    "(0, 1]": """
+        model.layer_lr_decay task.valid_mask_prob task.mask_prob_end""",
+    "(0, inf)": """
+        model.layer_norm_eps model.rope_theta model.rope_local_theta model.gumbel_temperature
+        common.fp16_init_scale optimizer.adam_eps""",
+    "[0, inf)": """
+        criterion.discriminator_weight criterion.encoder_loss_weight model.attention_window
+        optimization.clip_norm optimization.max_update optimization.max_epoch optimization.lr
+        optimization.stop_time_hours optimizer.weight_decay optimizer.lr optimizer.adamw_lr
+        lr_scheduler.warmup_updates lr_scheduler.decay_updates lr_scheduler.total_num_update
+        lr_scheduler.end_learning_rate lr_scheduler.warmup_init_lr
+        dataset.num_workers dataset.data_buffer_size dataset.validate_interval_updates dataset.validate_after_updates
+        checkpoint.save_interval_updates task.skip_nonfinite""",
+    "[-1, inf)": """
+        checkpoint.keep_interval_updates checkpoint.keep_last_epochs checkpoint.keep_best_checkpoints
+        checkpoint.patience""",
+    "[1, 1000000]": """
+        model.encoder_layers model.encoder_embed_dim model.encoder_ffn_embed_dim model.encoder_attention_heads
+        model.max_positions model.global_attention_every model.proposal_layers model.proposal_embed_dim
+        model.proposal_ffn_embed_dim model.proposal_attention_heads model.decoder_embed_dim
+        task.span_max_length distributed_training.distributed_world_size""",
+    "[1, inf)": """
+        dataset.batch_size dataset.batch_size_valid dataset.max_tokens dataset.max_tokens_valid
+        dataset.required_batch_size_multiple dataset.validate_interval
+        optimization.update_freq checkpoint.save_interval common.log_interval
+        task.question_tokens task.doc_stride
+        criterion.n_best criterion.max_answer_tokens""",
+    "(-inf, inf)": """
+        model.adversarial_scale model.adversarial_mlm_scale""",
+    "[0, 2147483647]": "common.seed",  # epochs are added to it
+}
+_NAMES = ("task.classification_head_name", "criterion.classification_head_name")
+
+
+def check_ranges(cfg: DictConfig) -> None:
+    """Compare the options with what they may be.
+
+    Raises:
+        UserError: one is outside of its interval; the line has its name, its value and the interval.
+    """
+    for interval, fields in _RANGES.items():
+        for field in fields.split():
+            for value in _values(OmegaConf.select(cfg, field)):
+                if not _is_in(value, interval):
+                    raise UserError(f"{_option(field)} {value}: give {_in_words(interval)} ({field})")
+    for field in _NAMES:
+        name = OmegaConf.select(cfg, field)
+        if name is not None and not re.fullmatch(r"\w+", str(name)):
+            raise UserError(f"{_option(field)} {name!r}: give letters, digits and _ alone ({field})")
+
+
+def _option(field: str) -> str:
+    return f"--{field.rpartition('.')[2].replace('_', '-')}"
+
+
+def _values(value: Any) -> Iterator[float]:
+    for each in value if OmegaConf.is_list(value) else [value]:
+        if isinstance(each, (int, float)) and not isinstance(each, bool):
+            yield each
+
+
+def _is_in(value: float, interval: str) -> bool:
+    low, high = map(float, interval[1:-1].split(","))
+    above = value >= low if interval[0] == "[" else value > low
+    return above and (value <= high if interval[-1] == "]" else value < high)
+
+
+def _in_words(interval: str) -> str:
+    low, high = interval[1:-1].split(", ")
+    ends = [f"{'from' if interval[0] == '[' else 'above'} {low}"] if low != "-inf" else []
+    ends += [f"{'up to' if interval[-1] == ']' else 'below'} {high}"] if high != "inf" else []
+    return f"a number {' and '.join(ends)}" if ends else "a finite number"
