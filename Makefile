@@ -5,11 +5,12 @@ SHELL := /bin/bash
 BIN := .venv/bin
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help environment quickstart test lint bench clean
+.PHONY: help environment quickstart test campaign lint bench clean
 
 help:
 	@echo "make quickstart   environment, corpus, two short trainings, a table, curves and filled-in sentences"
 	@echo "make test         the tests, on CPU (TESTS=tests/masking for some of them)"
+	@echo "make campaign     1,200 broken inputs and nonsensical options, each of which has to end in one line (ten minutes)"
 	@echo "make lint         ruff format, ruff check, mypy, import contracts"
 	@echo "make bench        the benchmarks of scripts/bench"
 	@echo "make clean        everything that was made here, the environment included"
@@ -24,6 +25,9 @@ quickstart:
 
 test: environment
 	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder $(or $(TESTS),tests)
+
+campaign: environment
+	$(BIN)/python tests/campaign/run.py $(CAMPAIGN)
 
 lint: environment
 	$(BIN)/ruff format --check .
