@@ -281,9 +281,11 @@ def _write_tokenizer(source: Source, data: Path, output: Path) -> None:
         raise UserError(f"no such data folder: {data}; give the one it was trained on as --data, for its tokeniser")
     symbols = dictionary_symbols(data) or dictionary_symbols(data / "input0")
     rows = source.config.vocab_size
-    if symbols is None or len(symbols) != rows:
+    if symbols is None:
+        raise UserError(f"{data} has no dict.txt: give the data that it was trained on as --data")
+    if len(symbols) != rows:
         raise UserError(
-            f"{data} has a dictionary of {len(symbols or [])} symbols, the checkpoint {rows} rows: give the"
+            f"{data} has a dictionary of {len(symbols)} symbols, the checkpoint {rows} rows: give the"
             " data that it was trained on as --data"
         )
     read_checkpoint(source.path).check_trained_on(symbols, data)

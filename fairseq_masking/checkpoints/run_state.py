@@ -10,9 +10,11 @@ from fairseq.distributed import utils as distributed_utils
 from omegaconf import DictConfig, OmegaConf
 
 from fairseq_masking.checkpoints.loading import RUN_STATE, Checkpoint, read_checkpoint, symbols_of
+from fairseq_masking.compat.errors import user_error_in
 from fairseq_masking.compat.patching import loaded_program, replace
 from fairseq_masking.corpus.identity import identity
 from fairseq_masking.corpus.manifest import first_shard
+from fairseq_masking.errors import UserError
 
 __all__ = ["keep_run_state"]
 
@@ -48,7 +50,13 @@ def _load_compared(original: Callable[..., Any], self: Any, filename: str, *args
         return original(self, filename, *args, **options)
     checkpoint = read_checkpoint(filename)
     checkpoint.check_task(self.task)
-    extra_state = original(self, filename, *args, **options)
+    try:
+        extra_state = original(self, filename, *args, **options)
+    except Exception as error:
+        told = user_error_in(error)
+        if told is None or str(filename) in str(told):
+            raise
+        raise UserError(f"{filename}: {told}") from error
     checkpoints = self.cfg.checkpoint
     if extra_state is not None and checkpoints.finetune_from_model != filename:
         _say_what_changed(checkpoint, self.cfg)

@@ -66,6 +66,8 @@ def _composed(folder: Path, name: str, overrides: list[str]) -> Any:
     from fairseq_masking.compat.recipes import refuse_open_keys
     from fairseq_masking.errors import UserError
 
+    if not (folder / f"{name}.yaml").is_file():
+        raise UserError(f"--config {name}: no recipe {folder / name}.yaml (--config-dir {folder})")
     hydra_init(name)
     try:
         warnings.filterwarnings("ignore", module=r"fairseq_masking\.cli|hydra")  # of fairseq's old Hydra ways

@@ -40,7 +40,7 @@ _RANGES = {
         model.max_positions model.global_attention_every model.proposal_layers model.proposal_embed_dim
         model.proposal_ffn_embed_dim model.proposal_attention_heads model.decoder_embed_dim
         task.span_max_length distributed_training.distributed_world_size""",
-    "[1, inf)": """
+    "[1, 2147483647]": """
         dataset.batch_size dataset.batch_size_valid dataset.max_tokens dataset.max_tokens_valid
         dataset.required_batch_size_multiple dataset.validate_interval
         optimization.update_freq checkpoint.save_interval common.log_interval

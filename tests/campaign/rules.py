@@ -99,7 +99,7 @@ _COMMANDS: dict[str, tuple[str, tuple[str, ...]]] = {
     ),
     "tune": (
         "fairseq-train {in}/sst2 --task sentence_prediction --criterion scored_sentence_prediction"
-        " --num-classes 2 --init-token 0 --finetune-from-model {in}/model.pt",
+        " --num-classes 2 --init-token 0 --required-batch-size-multiple 1 --finetune-from-model {in}/model.pt",
         tuple(f"sst2/{name}" for name in _TUNED),
     ),
     "tune squad": (
@@ -108,7 +108,7 @@ _COMMANDS: dict[str, tuple[str, tuple[str, ...]]] = {
         (*(f"prepared_squad/{name}" for name in _SQUAD), "prepared_squad/dict.txt"),
     ),
     "baselines": ("baselines --data {in}/sst2", ("sst2/manifest.json",)),
-    "curves": ("curves --run A={in}/train.log --out {out}/curves.csv", ("train.log",)),
+    "curves": ("curves --run A={in}/train.log --figure {out}/curves.png", ("train.log",)),
 }
 # Texts are what they are: there is no telling a flipped bit.
 _TEXTS = (".tsv", "corpus.txt", "-v2.0.json", "train.log")
@@ -188,7 +188,7 @@ _VERB_OPTIONS = {
         "--out": ("/dev/null/x", "{in}"),
     },
     "inspect": {"--checkpoint": ("/nowhere", "{in}", "/dev/null")},
-    "curves --run A={in}/train.log --out {out}/c.csv": {
+    "curves --run A={in}/train.log --figure {out}/c.png": {
         "--smooth": _COUNT[:5], "--run": ("x", "A=/nowhere", "=", "A="), "--preset": ("x",), "--out": ("/dev/null/x",),
     },
     "baselines": {"--data": ("/nowhere", "{in}", "{in}/corpus", "/dev/null")},
@@ -234,12 +234,18 @@ def cases() -> Iterator[Case]:
                     continue
                 if file.endswith("train.log") and damage in ("noise", "zeros"):
                     continue
+                if file.endswith(".json") and damage == "a byte short":  # the last line's end
+                    continue
+                if file.startswith("export/") and file.endswith(".json") and "flipped" in damage:  # users edit them
+                    continue
                 named = (Path(file).name, Path(file).stem, str(Path(file).parent))
                 yield Case(f"{name}: {file} {damage}", tuple(command.split()), named, file, damage)
     for before, (nonsense, options) in _OPTIONS.items():
         needed = before.split() if before.startswith("--") else []
         for option in options.split():
             for value in nonsense:
+                if (option, value) == ("update-freq", "1.5"):  # fairseq's own parser makes 1 of it
+                    continue
                 words = ("fairseq-train", "{in}/corpus", *needed, f"--{option}={value}")
                 yield Case(f"--{option} {value}", words, (f"--{option}", option.replace("-", "_")))
     for option in _PATHS:

@@ -122,15 +122,7 @@ def _command(words: list[str], out: Path) -> int:
     if "sentence_prediction" in words:  # whose rows are as long as they are
         tiny, short = tiny.replace("--tokens-per-sample 32", ""), short[: short.index("--tokens-per-sample")]
     if program == "fairseq-train":
-        arguments = [
-            *TINY_TRAINING.split(),
-            "--user-dir",
-            str(PACKAGE),
-            "--save-dir",
-            str(out / "save"),
-            *TRAIN,
-            *arguments,
-        ]
+        arguments = [*tiny.split(), "--user-dir", str(PACKAGE), "--save-dir", str(out / "save"), *short, *arguments]
     elif program == "fairseq-validate":
         arguments += ["--user-dir", str(PACKAGE)]
     elif "--config-dir" not in arguments:
