@@ -75,21 +75,21 @@ def run_command(
     cwd: Path | None = None,
     environment: dict[str, str] | None = None,
     timeout: float = 600,
-    fresh: bool = False,
+    server: str = "plugin",
     started: Callable[[int], None] | None = None,
 ) -> Finished:
     """Runs ``command[0]`` from this interpreter's folder; ``environment`` is added to the inherited one.
 
     Args:
-        fresh: start an interpreter also for fairseq's commands, which else are forked (``fork_server``).
+        server: what forks fairseq's commands (``fork_server``): "plain" has not imported this package.
         started: called with the process id of a forked command.
     """
     program, *arguments = map(str, command)
     beside = Path(sys.executable).parent / program
     inherited = {name: value for name, value in os.environ.items() if name not in LAUNCHER_VARIABLES}
     inherited = {**inherited, "OMP_NUM_THREADS": "1", **(environment or {})}
-    if program in PROGRAMS and not fresh:
-        options = {"cwd": cwd, "environment": inherited, "timeout": timeout, "started": started}
+    if program in PROGRAMS:
+        options = {"cwd": cwd, "environment": inherited, "timeout": timeout, "started": started, "server": server}
         return Finished(*run_forked(program, arguments, **options))
     finished = subprocess.run(
         [str(beside) if beside.exists() else program, *arguments],
@@ -111,13 +111,15 @@ def run_fairseq_train(
     user_dir: Path | str = PACKAGE,
     cwd: Path | None = None,
     environment: dict[str, str] | None = None,
+    server: str | None = None,
     started: Callable[[int], None] | None = None,
 ) -> Finished:
     """Trains ``mlm_tiny`` for two updates; later options win over those given here."""
     defaults = TINY_TRAINING.split()
     places = ["--user-dir", user_dir, "--save-dir", save_dir]
     command = [*program, data, *places, *defaults, *options]
-    return run_command(command, cwd=cwd, environment=environment, started=started)
+    server = server or ("plugin" if user_dir == PACKAGE else "plain")
+    return run_command(command, cwd=cwd, environment=environment, server=server, started=started)
 
 
 def kill_when(hit: Callable[[], bool]) -> Callable[[int], None]:

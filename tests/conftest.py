@@ -4,6 +4,7 @@ import logging
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch starts its threads
+os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # or each process starts others, which import torch
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from commands import LAUNCHER_VARIABLES, Finished, run_command, run_fairseq_train, write_corpus
+from fork_server import start_servers
 
 logging.getLogger("fairseq.tasks.text_to_speech").setLevel(logging.WARNING)  # or its line follows pytest's last one
 
@@ -21,6 +23,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Defines Triton's kernels for its interpreter, before torch.compile imports Triton for a GPU."""
+    if getattr(config.option, "numprocesses", None) and not hasattr(config, "workerinput"):
+        start_servers()  # once for all workers, which do the rest
+        return
     if config.getoption("--device") == "cpu":
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("TRITON_INTERPRET", "1")
@@ -64,9 +69,11 @@ def device(request: pytest.FixtureRequest) -> torch.device:
 
 
 @pytest.fixture(autouse=True)
-def same_random_numbers_in_every_run() -> None:
-    """What a test draws does not hang on the tests before it, so not on how many run at once."""
+def same_state_in_every_run() -> None:
+    """What a test draws and what is logged do not hang on the tests before it, so not on how many run at once."""
     torch.manual_seed(0)
+    logging.disable(logging.NOTSET)
+    logging.root.setLevel(logging.INFO)  # as in fairseq's commands
 
 
 @pytest.fixture(scope="session")

@@ -1,16 +1,23 @@
-"""fairseq's commands, each in a process of its own, forked from one that has imported fairseq already.
+"""Commands that need fairseq, each in a process of its own, forked from one that has imported fairseq already.
 
-A command spends 6 seconds of CPU on imports before it does anything. A server imports torch and fairseq once,
-but nothing of ours, and runs nothing itself; each command is a child of it with arguments, folder, variables
-and output of its own, which begins where a console script's ``main`` begins and ends as an interpreter ends.
+A command spends 6 seconds of CPU on imports before it does anything. Two servers import torch and fairseq once
+and run nothing themselves: "plugin" has imported this package, too, as where it is installed, and "plain" has
+not, for what --user-dir does. Each command is a child of one of them, with arguments, folder, variables and
+output of its own, which begins where a console script's ``main`` begins and ends as an interpreter ends.
+All workers of a test run share the servers.
 """
 
 import atexit
+import contextlib
+import gc
 import importlib
 import json
 import os
 import select
+import selectors
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -19,15 +26,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-__all__ = ["PROGRAMS", "run_forked"]
+__all__ = ["PROGRAMS", "run_forked", "start_servers"]
 
 PROGRAMS = {
-    "fairseq-train": "fairseq_cli.train",
-    "fairseq-validate": "fairseq_cli.validate",
-    "fairseq-hydra-train": "fairseq_cli.hydra_train",
+    "fairseq-train": "fairseq_cli.train:cli_main",
+    "fairseq-validate": "fairseq_cli.validate:cli_main",
+    "fairseq-hydra-train": "fairseq_cli.hydra_train:cli_main",
+    "fairseq-masking": "fairseq_masking.cli.main:main",
+    "torchrun": "torch.distributed.run:main",
+    "python -c": "",  # a program text
 }
-_PRELOADED = ("fairseq_cli.train", "hydra.core.global_hydra", "torch.utils.data")
-_server: subprocess.Popen | None = None
+SERVERS = ("plain", "plugin")
+_FOLDER = "FAIRSEQ_MASKING_FORK_SERVERS"  # of their sockets, in the environment
+_PRELOADED = ("fairseq_cli.train", "hydra.core.global_hydra", "torch.utils.data", "torch._dynamo")  # DDP imports it
+_OVERRIDES = ("+a@b.c=d", "a.b=1", "a='(0.9, 0.98)'", 'a="b c"', "a=[1e-3,2]", "a=null", "a={b:1.5}", "a=/b-c/d_e.f")
+_process: subprocess.Popen | None = None
 
 
 def run_forked(
@@ -37,19 +50,20 @@ def run_forked(
     cwd: Path | None,
     environment: dict[str, str],
     timeout: float,
-    started: Callable[[int], None] | None = None,
+    started: Callable[[int], None] | None,
+    server: str,
 ) -> tuple[int, str, str]:
     """Return exit status (negative: a signal's number), stdout and stderr of a program of ``PROGRAMS``.
 
     Args:
         started: called with its process id, which is its session's and group's, too.
+        server: one of ``SERVERS``.
 
     Raises:
         subprocess.TimeoutExpired: it took longer than ``timeout`` seconds, and was killed.
     """
-    server = _started()
-    assert server.stdin is not None and server.stdout is not None
-    with tempfile.TemporaryDirectory() as folder:
+    start_servers()
+    with tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX) as connection:
         outputs = [Path(folder) / name for name in ("stdout", "stderr")]
         request = {
             "program": program,
@@ -58,44 +72,87 @@ def run_forked(
             "environment": environment,
             "outputs": list(map(str, outputs)),
         }
-        server.stdin.write(json.dumps(request).encode() + b"\n")
-        pid = int(server.stdout.readline())
+        connection.connect(f"{os.environ[_FOLDER]}/{server}")
+        connection.sendall(json.dumps(request).encode() + b"\n")
+        replies = connection.makefile()
+        pid = int(replies.readline())
         if started is not None:
             started(pid)
-        if not select.select([server.stdout], [], [], timeout)[0]:
+        if not select.select([connection], [], [], timeout)[0]:  # closed by its server after the last reply
             os.killpg(pid, signal.SIGKILL)
-            server.stdout.readline()
             raise subprocess.TimeoutExpired([program, *arguments], timeout)
-        status = int(server.stdout.readline())
-        return status, *(path.read_text(encoding="utf-8", errors="replace") for path in outputs)
+        return int(replies.readline()), *(path.read_text(encoding="utf-8", errors="replace") for path in outputs)
 
 
-def _started() -> subprocess.Popen:
-    global _server
-    if _server is None or _server.poll() is not None:
-        _server = subprocess.Popen(
-            [sys.executable, __file__],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            bufsize=0,  # a line that waits in a buffer would not wake select
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )
-        atexit.register(_server.kill)
-    return _server
+def start_servers() -> None:
+    """Start them, if who started this process has not; they end with the process that did."""
+    if _FOLDER in os.environ:
+        return
+    folder = os.environ[_FOLDER] = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    listeners = [socket.socket(socket.AF_UNIX) for _ in SERVERS]
+    for name, listener in zip(SERVERS, listeners, strict=True):
+        listener.bind(f"{folder}/{name}")
+        listener.listen()  # who asks before it is ready waits
+    descriptors = [listener.fileno() for listener in listeners]
+    global _process
+    _process = subprocess.Popen(
+        [sys.executable, __file__, *map(str, descriptors)],
+        stdin=subprocess.PIPE,  # closed when we end, which ends the servers
+        pass_fds=descriptors,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    for listener in listeners:
+        listener.close()
 
 
-def _serve() -> None:
-    replies = os.fdopen(os.dup(1), "w")
+def _serve(plain: socket.socket, plugin: socket.socket) -> None:
     os.dup2(2, 1)  # what an import prints
     for module in _PRELOADED:
         importlib.import_module(module)
-    for line in sys.stdin:
-        request = json.loads(line)
-        pid = os.fork()
-        if pid == 0:
-            _become(request)
-        print(pid, file=replies, flush=True)
-        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), file=replies, flush=True)
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    OverridesParser.create().parse_overrides(list(_OVERRIDES))  # the parser learns its grammar as it reads
+    sys.path.pop(0)  # the folder of this file
+    listener, other = plain, plugin
+    if os.fork() == 0:
+        for module in ("fairseq_cli.hydra_train", "fairseq_masking"):  # what it mends has to be there
+            importlib.import_module(module)
+        listener, other = plugin, plain
+    other.close()
+    gc.collect()
+    gc.freeze()  # memory that no collection of a command touches stays shared
+    with selectors.DefaultSelector() as selector:
+        selector.register(0, selectors.EVENT_READ)
+        selector.register(listener, selectors.EVENT_READ)
+        while True:
+            for key, _ in selector.select():
+                if key.fd == 0:
+                    return
+                if key.fileobj is listener:
+                    _start_command(listener, selector)
+                else:
+                    pid, connection = key.data
+                    selector.unregister(key.fd)
+                    os.close(key.fd)
+                    _reply(connection, os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+                    connection.close()
+
+
+def _start_command(listener: socket.socket, selector: selectors.BaseSelector) -> None:
+    connection, _ = listener.accept()
+    with connection.makefile() as lines:
+        request = json.loads(lines.readline())
+    pid = os.fork()
+    if pid == 0:
+        _become(request)
+    _reply(connection, pid)
+    selector.register(os.pidfd_open(pid), selectors.EVENT_READ, (pid, connection))
+
+
+def _reply(connection: socket.socket, number: int) -> None:
+    with contextlib.suppress(OSError):  # who asked waits no longer
+        connection.sendall(b"%d\n" % number)
 
 
 def _become(request: dict[str, Any]) -> None:
@@ -104,15 +161,19 @@ def _become(request: dict[str, Any]) -> None:
     for descriptor, path in zip((1, 2), request["outputs"], strict=True):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), descriptor)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.closerange(3, 256)  # the servers' sockets and their clients'
     os.chdir(request["cwd"])
     os.environ.clear()
     os.environ.update(request["environment"])
-    sys.argv = [str(Path(sys.executable).parent / request["program"]), *request["arguments"]]
-    sys.path.pop(0)  # the folder of this file
+    program, arguments = request["program"], request["arguments"]
+    module, _, function = PROGRAMS[program].partition(":")
+    sys.argv = [str(Path(sys.executable).parent / program) if module else "-c", *arguments[not module :]]
     status = 1
     try:
-        importlib.import_module(PROGRAMS[request["program"]]).cli_main()
-        status = 0
+        if module:
+            status = getattr(importlib.import_module(module), function)() or 0
+        else:
+            status = exec(arguments[0], {"__name__": "__main__"}) or 0
     except SystemExit as stop:
         status = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
         if isinstance(stop.code, str):
@@ -128,4 +189,4 @@ def _become(request: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    _serve()
+    _serve(*(socket.socket(fileno=int(descriptor)) for descriptor in sys.argv[1:]))

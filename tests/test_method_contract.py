@@ -163,8 +163,9 @@ def train(method: Method, data: Path, folder: Path, *options: str) -> list[dict[
 
 
 class Whole(NamedTuple):
-    """Twelve updates without a stop."""
+    """Twelve updates without a stop, and what it kept after seven of them, within an epoch."""
 
+    seventh: Path
     weights: dict[str, torch.Tensor]
     training: list[dict[str, str]]
     validation: dict[str, str]
@@ -173,9 +174,10 @@ class Whole(NamedTuple):
 @pytest.fixture(scope="module")
 def whole(method, small_data, tmp_path_factory) -> Whole:
     folder = tmp_path_factory.mktemp("whole")
-    logged = train(method, small_data, folder, "--max-update", "12")
-    (validation,) = [line for line in logged if "valid_loss" in line]
-    return Whole(weights(folder), [line for line in logged if "loss" in line], validation)
+    logged = train(method, small_data, folder, "--max-update", "12", "--save-interval-updates", "7")
+    _, validation = [line for line in logged if "valid_loss" in line]
+    training = [line for line in logged if "loss" in line]
+    return Whole(folder / "checkpoint_1_7.pt", weights(folder), training, validation)
 
 
 def test_it_logs_what_it_is_about(method, whole):
@@ -192,8 +194,8 @@ def test_it_logs_what_it_is_about(method, whole):
 
 
 def test_a_resumed_run_is_the_whole_one_to_the_bit(method, whole, small_data, tmp_path):
-    """Stopped within an epoch, taken up by other data workers: weights, and all that is logged afterwards."""
-    train(method, small_data, tmp_path, "--max-update", "7")
+    """Taken up within an epoch by other data workers: weights, and all that is logged afterwards."""
+    whole.seventh.rename(tmp_path / "checkpoint_last.pt")
     logged = train(method, small_data, tmp_path, "--max-update", "12", "--num-workers", "2")
     resumed = weights(tmp_path)
     assert resumed.keys() == whole.weights.keys()

@@ -35,13 +35,14 @@ def alone(small_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_two_processes_equal_one(small_data: Path, tmp_path: Path, alone: Path) -> None:
-    """Under torchrun with pytorch_ddp, then resumed by a plain launch with legacy_ddp."""
+    """Under torchrun with legacy_ddp, then resumed by a plain launch with pytorch_ddp."""
     fairseq_train = Path(sys.executable).parent / "fairseq-train"
     torchrun = ["torchrun", "--standalone", "--nproc-per-node", "2", fairseq_train]
-    first = run_fairseq_train(small_data, tmp_path, "--max-update", "2", program=torchrun)
+    legacy = ["--max-update", "2", "--ddp-backend", "legacy_ddp"]
+    first = run_fairseq_train(small_data, tmp_path, *legacy, program=torchrun)
     assert first.returncode == 0, first.stderr[-4000:]
     assert first.stdout.count("done training") == 1  # rank 1 logs warnings only
-    plain = ["--distributed-world-size", "2", "--max-update", NUM_UPDATES, "--ddp-backend", "legacy_ddp"]
+    plain = ["--distributed-world-size", "2", "--max-update", NUM_UPDATES, "--ddp-backend", "pytorch_ddp"]
     second = run_fairseq_train(small_data, tmp_path, *plain)
     assert second.returncode == 0, second.stderr[-4000:]
     assert "@ 2 updates" in second.stdout
@@ -182,4 +183,4 @@ def test_a_rank_that_the_one_command_starts_registers_the_package() -> None:
         "assert pickle.loads(pickle.dumps(RankMain(len, 'reports'))).reports == 'reports'\n"
         "assert 'fairseq_masking.registration' in sys.modules\n"
     )
-    assert_ok(run_command([sys.executable, "-c", program]))
+    assert_ok(run_command(["python -c", program], server="plain"))

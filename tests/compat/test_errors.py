@@ -58,7 +58,7 @@ def test_other_errors_keep_their_traceback(small_data: Path, tmp_path: Path) -> 
         "from fairseq.dataclass.configs import FairseqConfig;"
         "utils.call_main(OmegaConf.structured(FairseqConfig), lambda cfg: 1 / 0)"
     )
-    finished = run_command([Path(sys.executable).name, "-c", program])
+    finished = run_command(["python -c", program], server="plain")
     assert finished.returncode == 1
     assert "ZeroDivisionError" in finished.stderr and "fairseq_masking: error" not in finished.stderr
 

@@ -18,18 +18,8 @@ from fairseq_masking.figures.training_log import read_training_log
 
 
 def test_a_run_says_what_it_is_and_its_log_has_the_rest(small_data: Path, tmp_path: Path) -> None:
-    options = (
-        "--max-update",
-        12,
-        "--mask-splits",
-        2,
-        "--criterion",
-        "fully_explored_mlm",
-        "--bf16",
-        "--log-interval",
-        4,
-    )
-    finished = run_fairseq_train(small_data, tmp_path, *options)
+    options = ("--max-update", 12, "--mask-splits", 2, "--criterion", "fully_explored_mlm", "--bf16")
+    finished = run_fairseq_train(small_data, tmp_path, *options, "--log-interval", 4, server="plain")
     assert_ok(finished)
     lines = finished.stdout.splitlines()
     assert lines[0].endswith("| fairseq_masking | this run")

@@ -23,7 +23,7 @@ RECIPE = ["--config-dir", ROOT / "configs/pretrain", "--config-name", "mlm_tiny"
 
 
 def hydra_train(folder: Path, *arguments: str | Path) -> Finished:
-    return run_command(["fairseq-hydra-train", *arguments], cwd=folder)
+    return run_command(["fairseq-hydra-train", *arguments], cwd=folder, server="plain")
 
 
 def test_recipe_resumed_on_two_ranks(small_data: Path, tmp_path: Path) -> None:
