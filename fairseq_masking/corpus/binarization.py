@@ -10,14 +10,13 @@ import re
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from fairseq.data import Dictionary, indexed_dataset
 
-from fairseq_masking.corpus.dictionary import ids_of
 from fairseq_masking.corpus.workers import map_in_order
 from fairseq_masking.tokenizers import Tokenizer
 
@@ -76,22 +75,23 @@ def _binarize_chunk(
     fairseq's find_offsets looks for them in text mode, where ``tell`` is slow and not always a byte offset.
     """
     part = f"{output_prefix}.part{start}"
-    counts_V = np.zeros(len(dictionary), dtype=np.int64)
-    seen = Counter[str]()
-    builder = indexed_dataset.make_builder(f"{part}.bin", "mmap", len(dictionary))
+    lines: list[bytes] = []
     with open(text, "rb") as file:
         if start:
             file.seek(start - 1)
             file.readline()
         while file.tell() < start + _CHUNK_BYTES and (raw := file.readline()):
-            line = raw.decode("utf-8").removesuffix("\n")
-            seen.update(_NOT_ASCII.findall(line))
-            ids_T = _binarize_line(line, tokenizer, dictionary)
-            np.add.at(counts_V, ids_T, 1)
-            builder.add_item(torch.from_numpy(ids_T))
+            lines.append(raw.removesuffix(b"\n"))
+    decoded = [line.decode("utf-8") for line in lines]
+    seen = Counter(_NOT_ASCII.findall("\n".join(decoded)))
+    ids = tokenizer.encode_lines(decoded, dictionary.indices, dictionary.unk())
+    sizes_L = np.fromiter(map(len, ids), dtype=np.int64, count=len(ids)) + 1
+    ids_N = np.full(sizes_L.sum(), dictionary.eos(), dtype=np.int64)
+    closing = np.zeros(len(ids_N), dtype=bool)
+    closing[np.cumsum(sizes_L) - 1] = True
+    ids_N[~closing] = np.fromiter(chain.from_iterable(ids), dtype=np.int64, count=len(ids_N) - len(ids))
+    builder = indexed_dataset.make_builder(f"{part}.bin", "mmap", len(dictionary))
+    builder._data_file.write(ids_N.astype(builder._dtype).tobytes())  # add_item goes line by line
+    builder._sizes = sizes_L.tolist()
     builder.finalize(f"{part}.idx")
-    return part, counts_V, seen
-
-
-def _binarize_line(line: str, tokenizer: Tokenizer, dictionary: Dictionary) -> npt.NDArray[np.int32]:
-    return np.array([*ids_of(tokenizer.encode(line), dictionary), dictionary.eos()], dtype=np.int32)
+    return part, np.bincount(ids_N, minlength=len(dictionary)), seen

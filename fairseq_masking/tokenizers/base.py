@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate, groupby
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -47,6 +47,10 @@ class Tokenizer(ABC):
     def encode(self, text: str) -> list[str]:
         """Returns dictionary symbols, without <s> and </s>; "<unk>" for what the vocabulary cannot write."""
         return self.encode_with_offsets(text)[0]
+
+    def encode_lines(self, lines: Sequence[str], indices: Mapping[str, int], unk: int) -> list[list[int]]:
+        """Returns the ids of many lines, those of ``encode``'s symbols; ``unk`` for symbols without one."""
+        return [[indices.get(symbol, unk) for symbol in self.encode(line)] for line in lines]
 
     @abstractmethod
     def encode_with_offsets(self, text: str) -> tuple[list[str], list[Offsets]]:

@@ -2,7 +2,7 @@
 
 import io
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import compress
@@ -51,6 +51,11 @@ class SentencePieceTokenizer(Tokenizer):
 
     def encode(self, text: str) -> list[str]:
         return self._symbols_of(self._model.encode(text, out_type=str))
+
+    def encode_lines(self, lines: Sequence[str], indices: Mapping[str, int], unk: int) -> list[list[int]]:
+        pieces = map(self._model.id_to_piece, range(self._model.get_piece_size()))
+        index_of = [indices.get(symbol, unk) for symbol in self._symbols_of(list(pieces))]
+        return [[index_of[piece] for piece in line] for line in self._model.encode(list(lines), num_threads=1)]
 
     def encode_with_offsets(self, text: str) -> tuple[list[str], list[Offsets]]:
         encoded = self._model.encode(text, return_type="offset_mapping")

@@ -9,8 +9,8 @@ usage: scripts/bench/gpu.sh [--only PART[,PART]] [--budget SECONDS] [--out DIR] 
 
 Runs every GPU check and benchmark. Writes a CSV for each benchmark (three_ml: a figure too) and gpu.log; where
 time or files are limited, call it several times with --only.
-  --only PARTS      some of: tests,step,operations,huggingface,train,three_ml,amos,scaling,agreement,profile,loading
-                    (default: all, in this order)
+  --only PARTS      some of: tests,waiting,step,operations,huggingface,train,three_ml,amos,scaling,agreement,profile,
+                    loading (default: all, in this order)
   --budget SECONDS  start no part that is not expected to fit, end one that overruns (default 540)
   --out DIR         where the files go (default scripts/bench/results)
   --data DIR        prepared corpus (default: an artificial one, 30,522 symbols)
@@ -19,7 +19,7 @@ PYTHON names the interpreter (default python3). It needs torch, fairseq and pyte
 TEXT
 }
 
-order="tests,step,operations,huggingface,train,three_ml,amos,scaling,agreement,profile,loading"
+order="tests,waiting,step,operations,huggingface,train,three_ml,amos,scaling,agreement,profile,loading"
 data="" only="$order" budget=540 out="scripts/bench/results" dry=""
 while [ $# -gt 0 ]; do
   case "$1" in
@@ -95,6 +95,11 @@ run_tests() {
       tests/ops tests/modules tests/optim/test_adamw.py tests/optim/test_clipping.py \
       tests/methods --ignore-glob '*_training.py' tests/test_host_sync.py tests/measure/test_flops.py
   fi
+}
+
+# What people wait for, by counts: launches of an update, products of the loss. The same on any machine.
+run_waiting() {
+  limited "$python" scripts/bench/waiting.py --only launches positions products lines --out "$out/waiting.csv"
 }
 
 run_step() {
@@ -185,7 +190,7 @@ run_amos() {
 
 # Seconds each part is expected to take on an H200, compilation included (estimates until it has run there);
 # one that takes half as much again is ended.
-declare -A expected=([tests]=90 [step]=180 [operations]=90 [huggingface]=130 [train]=150 [scaling]=120
+declare -A expected=([tests]=90 [waiting]=20 [step]=180 [operations]=90 [huggingface]=130 [train]=150 [scaling]=120
   [agreement]=240 [profile]=60 [loading]=30 [three_ml]=90 [amos]=120)
 failed=() skipped=()
 run_parts() {

@@ -12,6 +12,7 @@ from commands import run_verb
 from corpora import make_lines
 
 from fairseq_masking.corpus import binarization
+from fairseq_masking.tokenizers import SentencePieceTokenizer
 
 LONG = "\n".join(make_lines(5000)).encode()
 
@@ -178,5 +179,5 @@ def test_too_few_documents(refused: Callable[..., str], tmp_path: Path) -> None:
 
 def test_a_killed_worker_is_noticed(refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(binarization, "_CHUNK_BYTES", 2000)
-    monkeypatch.setattr(binarization, "_binarize_line", lambda *_: os.kill(os.getpid(), 9))
+    monkeypatch.setattr(SentencePieceTokenizer, "encode_lines", lambda *_: os.kill(os.getpid(), 9))
     assert "2 worker processes was killed" in refused("--vocab-size", 120, "--workers", 2, "--valid-fraction", 0)

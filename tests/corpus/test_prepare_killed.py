@@ -14,6 +14,7 @@ from fairseq_masking.cli.main import main
 from fairseq_masking.corpus import binarization, workspace
 from fairseq_masking.corpus.manifest import read_manifest
 from fairseq_masking.errors import UserError
+from fairseq_masking.tokenizers import SentencePieceTokenizer
 
 
 def _options(tmp_path: Path, out: str = "data") -> list[str]:
@@ -88,7 +89,7 @@ def test_an_interrupt_cleans_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(binarization, "_binarize_line", interrupt)
+    monkeypatch.setattr(SentencePieceTokenizer, "encode_lines", interrupt)
     assert main([*_options(tmp_path), "--workers", "1"]) == 130
     assert len(capsys.readouterr().err.splitlines()) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["corpus.txt"]

@@ -10,7 +10,7 @@ from fairseq.data.encoders.gpt2_bpe_utils import get_encoder
 
 from fairseq_masking.corpus.manifest import load_tokenizer
 from fairseq_masking.errors import UserError
-from fairseq_masking.tokenizers import BertTokenizer
+from fairseq_masking.tokenizers import BertTokenizer, Tokenizer
 
 TEXTS = [*make_lines(20, seed=1), "the river", "It’s 3.5 café."]
 
@@ -49,6 +49,7 @@ def test_bytes_stand_in_for_unknown_characters(prepare: Callable[..., Path]) -> 
     symbols = tokenizer.encode("the ψ river")
     assert "<unk>" not in symbols
     assert tokenizer.decode(symbols) == "the ψ river"
+    assert_lines_are_encoded_alike(tokenizer, ["the ψ river", *TEXTS])
 
 
 def test_specials_in_the_text_are_text(tmp_path: Path, prepare: Callable[..., Path], wordpieces: Path) -> None:
@@ -60,6 +61,13 @@ def test_specials_in_the_text_are_text(tmp_path: Path, prepare: Callable[..., Pa
     assert len(dictionary) == 120
     for tokenizer in (load_tokenizer(data), BertTokenizer(wordpieces, lowercase=True)):
         assert not {"<s>", "</s>", "<pad>", "<mask>", "[MASK]", "[SEP]"} & set(tokenizer.encode(text))
+        assert_lines_are_encoded_alike(tokenizer, [text, "", *TEXTS, "the ψ"])
+
+
+def assert_lines_are_encoded_alike(tokenizer: Tokenizer, lines: list[str]) -> None:
+    indices = {symbol: 7 + number for number, symbol in enumerate(tokenizer.symbols[::2])}
+    found = tokenizer.encode_lines(lines, indices, 3)
+    assert found == [[indices.get(symbol, 3) for symbol in tokenizer.encode(line)] for line in lines]
 
 
 def test_gpt2_is_fairseqs_own(prepare: Callable[..., Path], gpt2_options: list[str]) -> None:
