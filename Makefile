@@ -23,6 +23,7 @@ quickstart:
 	@PYTHON="$(PYTHON)" bash scripts/environment.sh --runtime
 	@PATH="$(CURDIR)/$(BIN):$$PATH" bash scripts/quickstart/run.sh
 
+test: export PYTHONDONTWRITEBYTECODE :=
 test: environment
 	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder $(or $(TESTS),tests)
 

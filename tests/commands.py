@@ -131,7 +131,7 @@ def kill_when(hit: Callable[[], bool]) -> Callable[[int], None]:
                 with suppress(ProcessLookupError):
                     os.killpg(pid, signal.SIGKILL)
                 return
-            time.sleep(0.0005)
+            time.sleep(0.002)
 
     return lambda pid: threading.Thread(target=watch, args=(pid,), daemon=True).start()
 

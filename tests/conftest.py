@@ -1,7 +1,9 @@
 """What all tests share: the device, a small binarised corpus, fairseq's commands as subprocesses."""
 
+import gc
 import logging
 import os
+import sys
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch starts its threads
 os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # or each process starts others, which import torch
@@ -11,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from _pytest.assertion import rewrite
 from commands import LAUNCHER_VARIABLES, Finished, run_command, run_fairseq_train, write_corpus
 from fork_server import start_servers
 
@@ -26,6 +29,8 @@ def pytest_configure(config: pytest.Config) -> None:
     if getattr(config.option, "numprocesses", None) and not hasattr(config, "workerinput"):
         start_servers()  # once for all workers, which do the rest
         return
+    if hasattr(config, "workerinput") and not sys.dont_write_bytecode:
+        rewrite_a_share(config)
     if config.getoption("--device") == "cpu":
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("TRITON_INTERPRET", "1")
@@ -35,6 +40,22 @@ def pytest_configure(config: pytest.Config) -> None:
                 return
             import fairseq_masking.methods.amos.gumbel_mixture.triton_rows
             import fairseq_masking.ops.linear_cross_entropy.triton_rows  # noqa: F401
+
+
+def rewrite_a_share(config: pytest.Config) -> None:
+    """Prepare the asserts of some files: every worker reads all of them, and all would begin with the same."""
+    number, count = int(config.workerinput["workerid"].removeprefix("gw")), config.workerinput["workercount"]
+    for path in sorted(Path(__file__).parent.rglob("test_*.py"))[number::count]:
+        kept = rewrite.get_cache_dir(path) / f"{path.stem}{rewrite.PYC_TAIL}"
+        if rewrite.try_makedirs(kept.parent) and rewrite._read_pyc(path, kept) is None:
+            stat, code = rewrite._rewrite_test(path, config)
+            rewrite._write_pyc(config.stash[rewrite.assertstate_key], code, stat, kept)
+
+
+def pytest_collection_finish() -> None:
+    """What is there by now stays: no garbage collection has to look at it."""
+    gc.collect()
+    gc.freeze()
 
 
 # Files that take longest: begun first, so that no worker is left alone with one at the end.

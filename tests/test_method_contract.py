@@ -5,7 +5,7 @@ It logs, resumes to the bit, trains alike on two ranks, in bf16 and by its recip
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,12 +21,17 @@ from commands import (
     run_fairseq_train,
     weights,
 )
+from omegaconf import OmegaConf
 
 from fairseq_masking import models
 from fairseq_masking.checkpoints.hugging_face import export_checkpoint
 
 DROPOUT = ("--dropout", "0.1", "--attention-dropout", "0.1")
 RAGGED = ("--sample-break-mode", "eos", "--mask-splits", "2")
+SHORTER = (
+    "task.tokens_per_sample=32", "dataset.batch_size=4", "dataset.num_workers=0", "optimization.max_update=4",
+    "lr_scheduler.warmup_updates=1", "common.log_interval=1", "checkpoint.save_dir=save",
+)  # fmt: skip
 RANDOM = {"loss_random", "ppl_random"}  # of short lines no token is replaced by a random one
 MASKED = {"loss", "ppl", "accuracy", "loss_mask", "ppl_mask", *RANDOM}
 
@@ -47,6 +52,7 @@ class Method(NamedTuple):
         bf16: further options in bf16.
         falls: fields below 0.8 of their first value at the end of that.
         tolerance: relative and absolute, of a weight after Adam's first updates on two ranks.
+        head: what transformers loads the exported head by, "" where none is exported.
     """
 
     recipe: str
@@ -65,6 +71,7 @@ class Method(NamedTuple):
     bf16: Sequence[str] = ("--max-update", "12")
     falls: Sequence[str] = ()
     tolerance: tuple[float, float] = (1e-5, 1e-6)
+    head: str = "AutoModelForMaskedLM"
 
     def states(self, log: list[dict[str, str]]) -> list[tuple[str | None, ...]]:
         """Of each update."""
@@ -115,6 +122,7 @@ METHODS = {
         logged=MASKED | {"encoder_length", "flops_saved"}, only_training=False, state=("ppl_mask",), trend={},
         overrides=("task.mask_unit=span", "model.decoder_layers=1"),
         stored={"model": {"decoder_layers": 1, "decoder_attention": "self"}},
+        head="",
     ),
     "three_ml cross, fully explored": Method(
         "three_ml_tiny", "ThreeMLModel",
@@ -125,6 +133,7 @@ METHODS = {
         logged=MASKED | {"encoder_length", "flops_saved"}, only_training=False, state=("var_between",), trend={},
         overrides=("criterion=fully_explored_mlm", "model.decoder_attention=cross", "task.mask_splits=2"),
         stored={"model": {"decoder_attention": "cross"}, "task": {"mask_splits": 2}},
+        head="",
     ),
     "amos": Method(
         "amos_tiny", "AmosModel",
@@ -145,6 +154,7 @@ METHODS = {
         bf16=("--max-update", "20", "--mixture", "adversarial", "--adversarial-mlm-scale", "0.1"),
         falls=("objective", "disc_loss"),
         tolerance=(1e-4, 3e-5),
+        head="AutoModelForPreTraining",
     ),
 }  # fmt: skip
 
@@ -242,13 +252,18 @@ def test_bf16_trains_as_fp32_does(method, whole, small_data, tmp_path):
 
 def train_by_recipe(method: Method, folder: Path) -> Finished:
     data = prepare_sentences(folder)
-    return run_command(
-        ["fairseq-hydra-train", "--config-dir", ROOT / "configs/pretrain", "--config-name", method.recipe,
-         f"task.data={data}", "task.tokens_per_sample=32", "dataset.batch_size=4", "dataset.num_workers=0",
-         "optimization.max_update=4", "lr_scheduler.warmup_updates=1", "common.log_interval=1",
-         "checkpoint.save_dir=save", *method.overrides],
-        cwd=folder,
-    )  # fmt: skip
+    recipe = ("--config-dir", ROOT / "configs/pretrain", "--config-name", method.recipe)
+    return run_command(["fairseq-hydra-train", *recipe, f"task.data={data}", *SHORTER, *method.overrides], cwd=folder)
+
+
+def left_as_printed(method: Method) -> Iterator[tuple[str, str, object]]:
+    """Section, name and value of what the recipe sets and nothing overrides."""
+    overridden = {override.partition("=")[0] for override in (*SHORTER, *method.overrides)} | {"task.data"}
+    printed = OmegaConf.to_container(OmegaConf.load(ROOT / f"configs/pretrain/{method.recipe}.yaml"))
+    for section in printed.keys() - {"defaults", "hydra"}:
+        for name, value in printed[section].items():
+            if f"{section}.{name}" not in overridden:
+                yield section, name, value
 
 
 def test_its_recipe_trains_and_the_model_is_used_and_exported(method, tmp_path, transformers):
@@ -259,6 +274,8 @@ def test_its_recipe_trains_and_the_model_is_used_and_exported(method, tmp_path, 
     cfg = torch.load(checkpoint, weights_only=True)["cfg"]
     for section, values in method.stored.items():
         assert {name: cfg[section][name] for name in values} == values
+    changed = [f"{section}.{name}" for section, name, value in left_as_printed(method) if cfg[section][name] != value]
+    assert changed == []
 
     hub = getattr(models, method.model).from_pretrained(checkpoint.parent, checkpoint.name)
     assert len(hub.fill_mask("The <mask> sat on the mat.", topk=3)) == 3
@@ -273,3 +290,9 @@ def test_its_recipe_trains_and_the_model_is_used_and_exported(method, tmp_path, 
     assert given["input_ids"][0].tolist() == tokens.tolist()
     with torch.no_grad():
         torch.testing.assert_close(exported(**given).last_hidden_state, features, rtol=1e-5, atol=1e-5)
+        if method.head:
+            loader = getattr(transformers, method.head)
+            logits = loader.from_pretrained(tmp_path / "exported", trust_remote_code=True).eval()(**given).logits
+            finds = getattr(hub.model, "detection_head", None)
+            own = finds(features).squeeze(-1) if finds else hub.model(tokens[None])[0]
+            torch.testing.assert_close(logits, own, rtol=1e-5, atol=1e-5)

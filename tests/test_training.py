@@ -4,7 +4,6 @@ import json
 import re
 import shutil
 import signal
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -70,7 +69,7 @@ def test_a_finished_run_stays_as_it_is(uninterrupted, small_data):
 
 @pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs g++ on a CPU")
 def test_compiled_ranks_with_checkpointed_layers_train_as_one_uncompiled(small_data, tmp_path):
-    options = (*SPLITS, "--max-update", "3")
+    options = (*SPLITS, "--max-update", "3", "--encoder-layers", "1", "--disable-validation")
     assert_ok(run_fairseq_train(small_data, tmp_path / "one", *options, "--update-freq", "2"))
     compiled = ("--compile", "full", "--checkpoint-activations", "--ddp-backend", "pytorch_ddp")
     two = run_fairseq_train(small_data, tmp_path / "two", *options, *compiled, "--distributed-world-size", "2")
@@ -83,12 +82,12 @@ def test_compiled_ranks_with_checkpointed_layers_train_as_one_uncompiled(small_d
 
 def test_killed_again_and_again_it_ends_with_the_same_weights(small_data, tmp_path):
     """kill -9 while a checkpoint is being written, and at odd moments; each start takes other workers."""
-    options = (*DROPOUT, *SPLITS, "--max-update", "40", "--save-interval-updates", "1", "--keep-interval-updates", "2")
+    options = (*DROPOUT, *SPLITS, "--max-update", "24", "--save-interval-updates", "1", "--keep-interval-updates", "2")
     options = (*options, "--disable-validation", "--log-interval", "100")
     assert_ok(run_fairseq_train(small_data, tmp_path / "whole", *options))
     folder = tmp_path / "killed"
     deaths = []
-    for attempt, moment in enumerate(["writing", 0.35, "writing"]):
+    for attempt, moment in enumerate(["writing", 9, "writing"]):
         workers = ("--num-workers", str(attempt % 3))
         kill = kill_when(reaches(moment, folder))
         deaths.append(run_fairseq_train(small_data, folder, *options, *workers, started=kill).returncode)
@@ -98,17 +97,16 @@ def test_killed_again_and_again_it_ends_with_the_same_weights(small_data, tmp_pa
     assert not [path for path in folder.iterdir() if path.suffix not in (".pt", ".log")], "half-written"
 
 
-def reaches(moment: str | float, folder: Path) -> Callable[[], bool]:
-    """Whether a run is in the middle of writing a second checkpoint, or some seconds after a new one."""
-    before, seen = newest(folder), []
+def reaches(moment: str | int, folder: Path) -> Callable[[], bool]:
+    """Whether a run is in the middle of writing a second checkpoint, or has written so many."""
+    seen = [newest(folder)]
 
     def reached() -> bool:
-        if newest(folder) == before:
-            return False
+        if newest(folder) != seen[-1]:
+            seen.append(newest(folder))
         if moment == "writing":
-            return any(path.suffix == ".tmp" for path in folder.glob("*"))
-        seen.append(time.monotonic())
-        return seen[-1] - seen[0] > moment
+            return len(seen) > 1 and any(path.suffix == ".tmp" for path in folder.glob("*"))
+        return len(seen) > moment
 
     return reached
 

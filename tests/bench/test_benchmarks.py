@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -53,7 +54,8 @@ def rows_of(path: Path) -> list[dict[str, str]]:
     return rows
 
 
-def test_step(script: Callable[[str], ModuleType], data: str, tmp_path: Path) -> None:
+def test_step(script: Callable[[str], ModuleType], data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "perf_counter", time.process_time)  # a busy machine's times add up, too
     out = tmp_path / "step.csv"
     systems = ["fairseq_masking", "fairseq_masking+eager", "stock_fairseq"]
     options = ["--part-steps", "2", "--no-memory", "--systems", *systems, "--out", str(out)]
@@ -177,7 +179,7 @@ def test_huggingface_says_what_is_missing(
 def gpu_sh(*arguments: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHON": sys.executable}
     command = ["bash", str(BENCH / "gpu.sh"), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=180)
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600)
 
 
 def test_gpu_sh_refuses_what_it_does_not_know() -> None:

@@ -3,8 +3,9 @@
 import multiprocessing
 import os
 import random
-import signal
+import resource
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -29,19 +30,31 @@ def _files(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+def _work_of(pid: int) -> float:
+    """Seconds of CPU of a process and its children: how far it is, however busy the machine."""
+    with suppress(FileNotFoundError):  # it has ended
+        ticks = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:15]
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        return sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK") + sum(map(_work_of, map(int, children)))
+    return 0.0
+
+
 def test_kill_at_random_moments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(binarization, "_CHUNK_BYTES", 20_000)
     whole = _options(tmp_path, "whole")
-    start = time.monotonic()
+    before = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     assert main(whole) == 0
-    duration = time.monotonic() - start
+    after = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    work = sum(used.ru_utime + used.ru_stime for used in after) - sum(used.ru_utime + used.ru_stime for used in before)
     rng = random.Random(0)
     killed_at_work = 0
     for trial in range(8):
         child = multiprocessing.get_context("fork").Process(target=main, args=(_options(tmp_path),))
         child.start()
-        time.sleep(duration * (trial + rng.random()) / 8)
-        os.kill(child.pid, signal.SIGKILL)
+        moment = work * (trial + rng.random()) / 8
+        while child.is_alive() and _work_of(child.pid) < moment:
+            time.sleep(0.002)
+        child.kill()
         child.join()
         finished = (tmp_path / "data").exists()
         assert not finished or read_manifest(tmp_path / "data").missing_outputs(tmp_path / "data") == []

@@ -7,16 +7,13 @@ import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
-from commands import ROOT, TINY_TRAINING, assert_ok, run_command, run_verb
+from commands import ROOT, TINY_TRAINING, assert_ok, kill_when, run_command, run_verb
 from finetuning_data import prepare, write_prepared_corpus, write_sst2
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
@@ -181,20 +178,10 @@ def test_a_killed_sweep_goes_on_to_the_same_scores(folder, tmp_path):
         (record,) = out.rglob("run.json")
         return json.loads(record.read_text()).get("scores")
 
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    started = subprocess.Popen(
-        [sys.executable, "-m", "fairseq_masking", *verb(tmp_path / "killed")],
-        start_new_session=True,
-        env=environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    deadline = time.monotonic() + 120
-    while not list((tmp_path / "killed").rglob("checkpoint_last.pt")) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    os.killpg(started.pid, signal.SIGKILL)
-    started.wait()
-    assert list((tmp_path / "killed").rglob("checkpoint_last.pt")) and scores(tmp_path / "killed") is None
+    kill = kill_when(lambda: any((tmp_path / "killed").rglob("checkpoint_last.pt")))
+    command = ["fairseq-masking", *verb(tmp_path / "killed")]
+    assert run_command(command, server="plain", started=kill).returncode == -signal.SIGKILL
+    assert scores(tmp_path / "killed") is None
     for out in ("killed", "whole"):
         assert run_verb(*verb(tmp_path / out)) == 0
     assert scores(tmp_path / "killed") == scores(tmp_path / "whole") is not None

@@ -168,10 +168,10 @@ def test_fp32_parity(vocab, rows, chunk_rows, given, impl, device):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize(("chunk_rows", "vocab"), [(20, 1003), (1000, 2112)])
+@pytest.mark.parametrize(("chunk_rows", "vocab"), [(7, 1003), (1000, 2112)])
 def test_half_precision_is_within_twice_plain_pytorch(dtype, chunk_rows, vocab, impl, device):
-    exact = problem(70, 64, vocab, device=device, scale=0.3)
-    winners = torch.arange(70, device=device)
+    exact = problem(24, 64, vocab, device=device, scale=0.3)
+    winners = torch.arange(24, device=device)
     noise_NV = noise_for(exact).float()
     # the token that is ahead in fp64 is so by enough for every precision
     plain_tokens = results(naive, exact, noise_NV.double(), **OPTIONS)[0]
@@ -250,15 +250,15 @@ def test_scales_of_zero(impl, device):
 
 @pytest.mark.parametrize("chunk_rows", [1, 7, 1000])
 def test_the_noise_does_not_depend_on_chunks_or_rows(chunk_rows, impl, device):
-    case = problem(20, 16, 1003, dtype=torch.float32, device=device)
-    weights = torch.rand(20, 3, generator=torch.Generator().manual_seed(0)).to(device)
+    case = problem(10, 16, 1003, dtype=torch.float32, device=device)
+    weights = torch.rand(10, 3, generator=torch.Generator().manual_seed(0)).to(device)
     arguments = (case.hidden, weights, case.embedding, case.bias)
     whole = gumbel_mixture(*arguments, seed=5).tokens_N
     settings = {"impl": impl, "chunk_elements": chunk_rows * 1003}
     for seed in (5, torch.tensor(5), torch.tensor(5, device=device)):
         assert torch.equal(gumbel_mixture(*arguments, seed=seed, **settings).tokens_N, whole)
-    part = gumbel_mixture(case.hidden[:, :9], weights[:9], *arguments[2:], seed=5, **settings)
-    assert torch.equal(part.tokens_N, whole[:9])
+    part = gumbel_mixture(case.hidden[:, :4], weights[:4], *arguments[2:], seed=5, **settings)
+    assert torch.equal(part.tokens_N, whole[:4])
     other = gumbel_mixture(*arguments, seed=6, **settings)
     assert not torch.equal(other.tokens_N, whole)
 
