@@ -58,6 +58,10 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+def pytest_unconfigure() -> None:
+    gc.unfreeze()  # or what C++ libraries miss at the end is told after pytest's summary
+
+
 # Files that take longest: begun first, so that no worker is left alone with one at the end.
 LONGEST = (
     "test_method_contract",
