@@ -55,8 +55,8 @@ def user_error_in(error: BaseException) -> UserError | None:
 def users_error_in(error: Exception) -> Exception | None:
     """The UserError behind an exception, or what fairseq itself has raised of a user's input, which is one as well.
 
-    That is a ValueError or AssertionError with words of its own, or the system's error about a file by name.
-    LOGLEVEL=DEBUG shows where such a one comes from.
+    That is a ValueError, AssertionError or bare Exception with words of its own, or the system's error about a
+    file by name. LOGLEVEL=DEBUG shows where such a one comes from.
     """
     shown: Exception | None = user_error_in(error)
     if shown is None and (words := _words_of_fairseq(error)):
@@ -72,7 +72,11 @@ def _words_of_fairseq(error: Exception) -> str:
     in_fairseq = [file.startswith(_FAIRSEQ) for file, _ in frames]
     if isinstance(error, OSError) and error.filename is not None and any(in_fairseq):
         return f"{error.filename}: {error.strerror}"
-    if not in_fairseq or not in_fairseq[-1] or not isinstance(error, (ValueError, AssertionError)):
+    if (
+        not in_fairseq
+        or not in_fairseq[-1]
+        or not (isinstance(error, (ValueError, AssertionError)) or type(error) is Exception)
+    ):
         return ""
     raises = linecache.getline(*frames[-1]).lstrip().startswith(("raise", "assert"))  # or Python does, of a bug
     return str(error) if raises else ""

@@ -59,18 +59,28 @@ def load_tokens(path_prefix: str, dictionary: Dictionary, combine: bool = False)
 
 
 def guard_indexed_data() -> None:
-    """Have every memory-mapped file that fairseq opens checked before, whatever task asks for it.
+    """Have every memory-mapped file and dictionary that fairseq opens checked before, whatever task asks for it.
 
     Raises:
         UserError: (when opened) as ``load_tokens``.
     """
     replace(indexed_dataset, "make_dataset", _make_checked)
+    replace(Dictionary, "add_from_file", _add_checked)
 
 
 def _make_checked(original: Any, path: str, impl: str, *rest: Any, dictionary: Any = None, **options: Any) -> Any:
-    if impl == "mmap" and any(map(os.path.exists, (index_file_path(path), data_file_path(path)))):
+    files = (index_file_path(path), data_file_path(path))
+    if impl == "mmap" and any(map(os.path.exists, files)):
         check_indexed(path, None if dictionary is None else len(dictionary))
+    for file in files:
+        check_contents(file)
     return original(path, impl, *rest, dictionary=dictionary, **options)
+
+
+def _add_checked(original: Any, self: Dictionary, file: Any, *rest: Any) -> None:
+    if isinstance(file, str):
+        check_contents(file)
+    original(self, file, *rest)
 
 
 class TokenStream:

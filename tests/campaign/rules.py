@@ -99,7 +99,7 @@ _COMMANDS: dict[str, tuple[str, tuple[str, ...]]] = {
     ),
     "tune": (
         "fairseq-train {in}/sst2 --task sentence_prediction --criterion scored_sentence_prediction"
-        " --num-classes 2 --init-token 0 --required-batch-size-multiple 1 --finetune-from-model {in}/model.pt",
+        " --num-classes 2 --init-token 0 --required-batch-size-multiple 1",
         tuple(f"sst2/{name}" for name in _TUNED),
     ),
     "tune squad": (
