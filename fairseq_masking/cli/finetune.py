@@ -11,7 +11,7 @@ Example:
 import argparse
 from pathlib import Path
 
-from fairseq_masking.cli.options import add_out, at_least
+from fairseq_masking.cli.options import add_devices, add_out, at_least
 from fairseq_masking.finetuning.protocols import PROTOCOLS
 
 
@@ -34,10 +34,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--seeds", type=at_least(1), metavar="N", help="runs of each configuration (default: the protocol's)")
     add("--set", **several, dest="overrides", default=[], metavar="KEY=VALUE",
         help="overrides of the recipe for every run; what they set is not swept")  # fmt: skip
-    places = parser.add_mutually_exclusive_group()
-    places.add_argument("--jobs", type=_jobs, dest="devices", default=["cpu"], metavar="N",
-                        help="runs at a time on CPU (default: 1)")  # fmt: skip
-    places.add_argument("--devices", type=_gpus, metavar="N,N", help="GPUs, one run at a time on each")
+    add_devices(parser)
     add("--curve", choices=("updates", "hours"), default="updates",
         help="what scores.png has scores over, of pre-training (default: updates)")  # fmt: skip
     add("--keep-checkpoints", action="store_true", help="of all runs (default: of each task's best)")
@@ -58,14 +55,3 @@ def run(args: argparse.Namespace) -> None:
     from fairseq_masking.finetuning.sweep import Sweep
 
     Sweep(**{name: value for name, value in vars(args).items() if name != "command"}).run()
-
-
-def _jobs(text: str) -> list[str]:
-    return ["cpu"] * at_least(1)(text)
-
-
-def _gpus(text: str) -> list[str]:
-    numbers = text.split(",")
-    if not all(number.isdecimal() for number in numbers):
-        raise argparse.ArgumentTypeError(f"'{text}' is no list of GPU numbers such as 0,1")
-    return [f"cuda:{int(number)}" for number in numbers]

@@ -20,6 +20,7 @@ VERBS = {
     "plan": "what a pre-training is, and what it needs, before it runs",
     "finetune": "checkpoints' scores on labelled tasks, by a paper's protocol",
     "baselines": "what fine-tuned scores have to beat: the majority, and TF-IDF",
+    "compare": "which objective a corpus and a budget should get: trained side by side",
     "score": "which of two sentences a model finds likelier: minimal pairs, as BLiMP's",
     "predict": "a fine-tuned checkpoint's predictions and scores",
     "continue": "an encoder of Hugging Face, continued on your text by any method, back to it",

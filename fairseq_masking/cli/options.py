@@ -13,7 +13,8 @@ from typing import Any, NoReturn
 from fairseq_masking.errors import UserError
 
 __all__ = [
-    "VerbParser", "add_checkpoint", "add_data", "add_figure", "add_measured", "add_out", "add_seed", "add_shown",
+    "VerbParser", "add_checkpoint", "add_data",
+    "add_devices", "add_figure", "add_measured", "add_out", "add_seed", "add_shown",
     "at_least", "measured_by", "read_shown", "run_reporting", "until_the_reader_leaves", "write_numbers",
 ]  # fmt: skip
 
@@ -60,6 +61,25 @@ def add_data(parser: argparse.ArgumentParser, help: str = "prepared corpus", *, 
 
 def add_out(parser: argparse.ArgumentParser, help: str, *, metavar: str, required: bool = False) -> None:
     parser.add_argument("--out", type=Path, required=required, metavar=metavar, help=help)
+
+
+def add_devices(parser: argparse.ArgumentParser) -> None:
+    """Add ``--jobs N`` and ``--devices N,N``: where runs go, one at a time on each of ``devices``."""
+    places = parser.add_mutually_exclusive_group()
+    places.add_argument("--jobs", type=_jobs, dest="devices", default=["cpu"], metavar="N",
+                        help="runs at a time on CPU (default: 1)")  # fmt: skip
+    places.add_argument("--devices", type=_gpus, metavar="N,N", help="GPUs, one run at a time on each")
+
+
+def _jobs(text: str) -> list[str]:
+    return ["cpu"] * at_least(1)(text)
+
+
+def _gpus(text: str) -> list[str]:
+    numbers = text.split(",")
+    if not all(number.isdecimal() for number in numbers):
+        raise argparse.ArgumentTypeError(f"'{text}' is no list of GPU numbers such as 0,1")
+    return [f"cuda:{int(number)}" for number in numbers]
 
 
 def add_figure(parser: argparse.ArgumentParser, help: str = "figure to write", *, required: bool = False) -> None:

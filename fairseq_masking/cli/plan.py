@@ -8,7 +8,6 @@ Example:
 """
 
 import argparse
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +26,11 @@ def run(args: argparse.Namespace) -> None:
 
     from fairseq_masking.compat.distributed import runs_on_cpu
     from fairseq_masking.compat.launch import prepare_start
+    from fairseq_masking.compat.recipes import composed
     from fairseq_masking.files import configs_folder
 
     folder = (args.config_dir or configs_folder() / "pretrain").absolute()
-    cfg = _composed(folder, args.config, args.overrides)
+    cfg = composed(folder, args.config, args.overrides)
     prepare_start(cfg)
     task = tasks.setup_task(cfg.task)
     with torch.device("meta"):
@@ -54,30 +54,6 @@ def run(args: argparse.Namespace) -> None:
         "hours": _hardware(folder / f"{args.config}.yaml"),
     }
     print("\n".join(f"{name:<8}{text}" for name, text in lines.items()))
-
-
-def _composed(folder: Path, name: str, overrides: list[str]) -> Any:
-    from fairseq.dataclass.initialize import add_defaults, hydra_init
-    from hydra import compose, initialize_config_dir
-    from hydra.errors import HydraException
-    from omegaconf import OmegaConf
-
-    from fairseq_masking.compat.errors import one_line
-    from fairseq_masking.compat.recipes import refuse_open_keys
-    from fairseq_masking.errors import UserError
-
-    if not (folder / f"{name}.yaml").is_file():
-        raise UserError(f"--config {name}: no recipe {folder / name}.yaml (--config-dir {folder})")
-    hydra_init(name)
-    try:
-        warnings.filterwarnings("ignore", module=r"fairseq_masking\.cli|hydra")  # of fairseq's old Hydra ways
-        with initialize_config_dir(config_dir=str(folder), version_base="1.1"):
-            cfg = compose(name, overrides=overrides)
-            refuse_open_keys(cfg, overrides)
-    except HydraException as error:
-        raise UserError(f"{folder / name}.yaml: {one_line(error)}") from error
-    add_defaults(cfg)
-    return OmegaConf.create(OmegaConf.to_container(cfg, resolve=True, enum_to_str=True))
 
 
 def _splits(cfg: Any) -> list[str]:

@@ -38,9 +38,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Score what is not there, print the tables, write the file."""
-    from fairseq_masking import register
-
-    register()
     from tqdm import tqdm
 
     from fairseq_masking.figures.tables import format_rows

@@ -4,20 +4,25 @@ fairseq is written for Hydra 1.0, which merged a schema of the recipe's name int
 Hydra 1.1 that comes first, and the schema's values would overwrite it.
 """
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 from fairseq.dataclass.configs import FairseqConfig
+from fairseq.dataclass.initialize import add_defaults, hydra_init
+from hydra import compose, initialize_config_dir
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.config_store import ConfigNode
 from hydra.core.default_element import ResultDefault
 from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from fairseq_masking.compat.patching import replace
 from fairseq_masking.errors import UserError
 
-__all__ = ["compose_schema_first", "refuse_open_keys"]
+__all__ = ["compose_schema_first", "composed", "refuse_open_keys"]
 
 _SCHEMA = "fairseq_schema"
 _OPENED = "fairseq_masking_opened"  # an attribute of Hydra's loader: open key -> file
@@ -28,6 +33,28 @@ _STARTS = ("model.init_from", "checkpoint.finetune_from_model")
 def compose_schema_first() -> None:
     """Has Hydra start from fairseq's schema, in place of merging it into the file named by ``--config-name``."""
     replace(ConfigLoaderImpl, "_compose_config_from_defaults_list", _compose)
+
+
+def composed(folder: Path, name: str, overrides: list[str]) -> DictConfig:
+    """Return the configuration that fairseq-hydra-train has of a recipe.
+
+    Raises:
+        UserError: there is no such recipe or key, or one is left open.
+    """
+    from fairseq_masking.compat.errors import one_line  # late: it imports this
+
+    if not (folder / f"{name}.yaml").is_file():
+        raise UserError(f"--config {name}: no recipe {folder / name}.yaml (--config-dir {folder})")
+    hydra_init(name)
+    try:
+        warnings.filterwarnings("ignore", module=r"fairseq_masking|hydra")  # of fairseq's old Hydra ways
+        with initialize_config_dir(config_dir=str(folder), version_base="1.1"):
+            cfg = compose(name, overrides=overrides)
+            refuse_open_keys(cfg, overrides)
+    except HydraException as error:
+        raise UserError(f"{folder / name}.yaml: {one_line(error)}") from error
+    add_defaults(cfg)
+    return OmegaConf.create(OmegaConf.to_container(cfg, resolve=True, enum_to_str=True))
 
 
 def refuse_open_keys(cfg: DictConfig, overrides: Iterable[str]) -> None:

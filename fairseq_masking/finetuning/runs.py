@@ -16,6 +16,7 @@ import itertools
 import multiprocessing
 import os
 import re
+import resource
 import sys
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -37,15 +38,59 @@ from fairseq_masking.files import held, read_json, write_json
 from fairseq_masking.finetuning.finetuned import Finetuned, scores_of
 from fairseq_masking.finetuning.tasks import FinetuningTask, Start, quoted
 
-__all__ = ["Run", "best_of", "grid_of", "run_all"]
+__all__ = ["HydraRun", "Run", "best_of", "grid_of", "run_all"]
 
 _RECORD = "run.json"
 _LAST, _BEST = "checkpoint_last.pt", "checkpoint_best.pt"
 _PRELOADED = ["sklearn.metrics", "torch._dynamo", "fairseq_masking", "fairseq_cli.train"]  # scores, model.init_from
 
 
+class HydraRun:
+    """``fairseq-hydra-train`` in a folder of its own: goes on where it was killed, is not repeated once scored.
+
+    A subclass says the attributes; its ``finish(device)`` scores the result, records it and returns what to say.
+    """
+
+    recipe: Path
+    folder: Path  # where it is
+    overrides: list[str]  # what Hydra is told beside the recipe
+    inputs: dict[str, str]  # what tells the files behind the overrides' paths from others in their place
+    result: Path  # the checkpoint that the training leaves
+
+    @property
+    def arguments(self) -> list[str]:
+        """Of the command."""
+        return ["--config-dir", str(self.recipe.parent), "--config-name", self.recipe.stem, *self.overrides]
+
+    def scores(self) -> dict[str, Any] | None:
+        """Return the recorded scores; None of a run that has not finished.
+
+        Raises:
+            UserError: the folder holds a run that was started otherwise, or from files since replaced.
+        """
+        path = self.folder / _RECORD
+        if not path.is_file():
+            return None
+        record = read_json(path)
+        before = record.get("inputs", {})  # older runs' are not known: taken to be the same
+        replaced = [name for name, stamp in self.inputs.items() if before.get(name, stamp) != stamp]
+        if record["recipe"] != self.recipe.name or record["overrides"] != self.overrides:
+            changed = sorted(set(record["overrides"]) ^ set(self.overrides)) or [record["recipe"]]
+            other = f"that was started with other settings ({', '.join(changed)})"
+        elif replaced:
+            other = f"from another {' and '.join(replaced)} in the same place"
+        else:
+            return record.get("scores")
+        raise UserError(f"{self.folder} holds a run {other}: give another --out, or remove it")
+
+    def record(self, **found: Any) -> None:
+        """Write what it was started with and what was found."""
+        record = {"recipe": self.recipe.name, "overrides": self.overrides, "inputs": self.inputs, **found}
+        write_json(self.folder / _RECORD, record)
+
+
 @dataclass(frozen=True)
-class Run:
+class Run(HydraRun):
     """One training.
 
     Attributes:
@@ -101,36 +146,17 @@ class Run:
         """What tells the files behind the overrides' paths from others in their place."""
         return {"checkpoint": self.start.stamp, "data": self.task.stamp}
 
-    def scores(self) -> dict[str, dict[str, float]] | None:
-        """Return split -> scores in percent; None of a run that has not finished.
-
-        Raises:
-            UserError: the folder holds a run that was started otherwise, or from files since replaced.
-        """
-        path = self.folder / _RECORD
-        if not path.is_file():
-            return None
-        record = read_json(path)
-        before = record.get("inputs", {})  # older runs' are not known: taken to be the same
-        replaced = [name for name, stamp in self.inputs.items() if before.get(name, stamp) != stamp]
-        if record["recipe"] != self.recipe.name or record["overrides"] != self.overrides:
-            changed = sorted(set(record["overrides"]) ^ set(self.overrides)) or [record["recipe"]]
-            other = f"that was started with other settings ({', '.join(changed)})"
-        elif replaced:
-            other = f"from another {' and '.join(replaced)} in the same place"
-        else:
-            return record.get("scores")
-        raise UserError(f"{self.folder} holds a run {other}: give another --out, or remove it")
-
-    def record(self, **found: Any) -> None:
-        """Write what it was started with and what was found."""
-        record = {"recipe": self.recipe.name, "overrides": self.overrides, "inputs": self.inputs, **found}
-        write_json(self.folder / _RECORD, record)
-
     @property
     def best_checkpoint(self) -> Path:
         """Its best weights."""
         return self.folder / _BEST
+
+    result = best_checkpoint
+
+    def finish(self, device: str) -> str:
+        """Score the best checkpoint on every split."""
+        name = f"{self.start.name} {self.task.name} {self.configuration_name} seed {self.seed}"
+        return f"{name}: {self.metric} {_finish(self, device):.2f}"
 
 
 def grid_of(recipe: Path, overrides: Sequence[str] = ()) -> list[tuple[str, ...]]:
@@ -157,7 +183,11 @@ def grid_of(recipe: Path, overrides: Sequence[str] = ()) -> list[tuple[str, ...]
 
 
 def run_all(
-    runs: Iterable[Run], *, devices: Sequence[str], keep_checkpoints: bool = False, say: Callable[[str], None] = print
+    runs: Iterable[HydraRun],
+    *,
+    devices: Sequence[str],
+    keep_checkpoints: bool = False,
+    say: Callable[[str], None] = print,
 ) -> None:
     """Train and score what has not finished, as many at a time as there are devices.
 
@@ -179,14 +209,14 @@ def run_all(
         free.put(device)
     failed, lock = threading.Event(), threading.Lock()
 
-    def work(number: int, run: Run) -> None:
+    def work(number: int, run: HydraRun) -> None:
         if failed.is_set():
             return
         device, start = free.get(), perf_counter()
         try:
             _train(run, device)
             with lock:
-                score = _finish(run, device)
+                said = run.finish(device)
                 if not keep_checkpoints:
                     _prune([other for other in runs if other.task_folder == run.task_folder])
         except BaseException:
@@ -194,8 +224,7 @@ def run_all(
             raise
         finally:
             free.put(device)
-        name = f"{run.start.name} {run.task.name} {run.configuration_name} seed {run.seed}"
-        say(f"[{number}/{len(left)}] {name}: {run.metric} {score:.2f} ({perf_counter() - start:.0f} s)")
+        say(f"[{number}/{len(left)}] {said} ({perf_counter() - start:.0f} s)")
 
     with ThreadPoolExecutor(len(devices)) as pool:
         futures = [pool.submit(work, number, run) for number, run in enumerate(left, start=1)]
@@ -218,16 +247,15 @@ def _start_server(device: str, *, num_threads: int) -> None:
         os.environ.update(before)
 
 
-def _train(run: Run, device: str) -> None:
+def _train(run: HydraRun, device: str) -> None:
     run.record()
-    arguments = ["--config-dir", str(run.recipe.parent), "--config-name", run.recipe.stem, *run.overrides]
     output = run.folder / "output.txt"
     with output.open("ab") as file, held(run.folder / ".lock") as lock:
         before = file.tell()
-        training = _Training(arguments, _gpu_of(device), file.fileno(), lock)
+        training = _Training(run.arguments, _gpu_of(device), file.fileno(), lock)
         training.start()
         training.join()
-    if training.exitcode or not run.best_checkpoint.is_file():
+    if training.exitcode or not run.result.is_file():
         told = output.read_bytes()[before:].decode("utf-8", "replace")  # not what a run before it said
         raise UserError(f"{run.folder} failed: {_cause(told)} (all of it: {output})")
 
@@ -261,6 +289,7 @@ class _Training(multiprocessing.get_context("forkserver").Process):
             sys.excepthook(*sys.exc_info())
             sys.exit(1)
         finally:
+            print(f"peak memory: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss} KiB", flush=True)
             atexit._run_exitfuncs()
 
 

@@ -1,0 +1,169 @@
+"""A comparison: its settings, its plan, its runs one after the other, and what it writes."""
+
+import math
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from fairseq_masking.comparing.report import write_report
+from fairseq_masking.comparing.runs import Pretraining, cost_of, unigram_losses
+from fairseq_masking.corpus.dictionary import load_dictionary
+from fairseq_masking.corpus.manifest import DICTIONARY_FILE
+from fairseq_masking.errors import UserError, first_line
+from fairseq_masking.figures.tables import format_rows
+from fairseq_masking.files import configs_folder, read_json, write_json
+from fairseq_masking.finetuning.runs import run_all
+from fairseq_masking.finetuning.sweep import Sweep
+
+__all__ = ["Comparison", "Objective", "read_settings"]
+
+_say = partial(print, flush=True)
+_BUDGETS = ("tokens", "flops", "hours")
+_EXPECTED = {"run": "{name}", "updates": "{updates:,}", "tokens": "{tokens:.3g}", "FLOPs": "{flops:.3g}",
+             "trainings": "{number}", "hours": "{hours:.2f}", "disk, GiB": "{disk:.2f}"}  # fmt: skip
+
+
+@dataclass
+class Objective:
+    """A line of the table: a recipe of configs/pretrain and overrides on top of it."""
+
+    recipe: str = ""  # default: the comparison's
+    overrides: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Comparison:
+    """The settings, as a file of configs/compare has them."""
+
+    runs: dict[str, Objective]  # the first one is the baseline
+    recipe: str = "mlm_tiny"
+    budget: dict[str, float] = field(default_factory=dict)  # one of tokens, flops or hours, of every run
+    lr: list[float] = field(default_factory=list)  # tried by each objective with the first seed
+    seeds: int = 3
+    overrides: list[str] = field(default_factory=list)  # of all runs
+    valid_tokens: int = 64  # of the rows that the masked loss is measured on
+    tasks: list[str] = field(default_factory=list)  # of ``finetune``, with their options
+    tasks_data: str = ""
+    protocol: str = "tiny"
+
+    def compare(
+        self, data: Path, out: Path, *, minimal_pairs: Path | None, devices: Sequence[str], dry: bool, argv: list[str]
+    ) -> None:
+        """Train and measure what has not been, write ``out``.
+
+        Args:
+            dry: print commands, expected hours and disk, and train nothing.
+        """
+        plan = self.plan(data, out)
+
+        def run(name: str, lr: float, seed: int) -> Pretraining:
+            updates, measured = plan["runs"][name]["updates"], (minimal_pairs, self.valid_tokens)
+            return Pretraining(name, *self.recipe_of(name), lr, seed, updates, data, out, *measured)
+
+        tried = {name: [run(name, lr, 1) for lr in self.lr] for name in self.runs}
+        first = [each for own in tried.values() for each in own]
+        if dry:
+            self._tell(plan, first)
+            return
+        for split, bits in plan["unigram"].items():
+            _say(f"unigram of the training text on {split}: {bits:.3f} bits")
+        run_all(first, devices=devices, keep_checkpoints=True, say=_say)
+        chosen = {name: min(own, key=lambda each: each.scores()["loss"]).lr for name, own in tried.items()}  # type: ignore[index]
+        seeds = {name: [run(name, lr, 1 + seed) for seed in range(self.seeds)] for name, lr in chosen.items()}
+        run_all([each for own in seeds.values() for each in own], devices=devices, keep_checkpoints=True, say=_say)
+        write_report(out, plan, tried, seeds, self._tasks(seeds, data, out, devices), argv)
+
+    def recipe_of(self, name: str) -> tuple[Path, tuple[str, ...]]:
+        """Return an objective's recipe and overrides."""
+        own = self.runs[name]
+        recipe = configs_folder() / "pretrain" / f"{own.recipe or self.recipe}.yaml"
+        return recipe, (*self.overrides, *own.overrides)
+
+    def plan(self, data: Path, out: Path) -> dict[str, Any]:
+        """Return unigram losses and, by objective, the cost and number of updates: measured once, kept in plan.json.
+
+        Raises:
+            UserError: ``out`` holds another comparison, or an objective cannot be built.
+        """
+        settings = {**OmegaConf.to_container(OmegaConf.structured(self)), "data": str(data.absolute())}
+        path = out / "plan.json"
+        plan = read_json(path, optional=True)
+        if plan and plan["settings"] != settings:
+            changed = [name for name, value in settings.items() if plan["settings"].get(name) != value]
+            raise UserError(f"{out} holds a comparison with other settings ({', '.join(changed)}): give another --out")
+        if plan:
+            return plan
+        unigram = unigram_losses(data, load_dictionary(data / DICTIONARY_FILE), tokens_per_sample=self.valid_tokens)
+        plan = {"settings": settings, "unigram": unigram, "runs": {}}
+        (kind, amount), *_ = self.budget.items()
+        for name in self.runs:
+            recipe, options = self.recipe_of(name)
+            place = [f"task.data='{data.absolute()}'", f"checkpoint.save_dir='{(out / 'plan').absolute()}'"]
+            cost = cost_of(recipe, [*options, *place])
+            each = cost["seconds"] / 3600 if kind == "hours" else cost[kind]
+            plan["runs"][name] = {**cost, "updates": max(1, math.floor(amount / each))}
+        write_json(path, plan)
+        return plan
+
+    def _tell(self, plan: Mapping[str, Any], runs: Sequence[Pretraining]) -> None:
+        for run in runs:
+            print(shlex.join(["fairseq-hydra-train", *run.arguments]))
+        number, rows = len(self.lr) + self.seeds - 1, []
+        for name, cost in plan["runs"].items():
+            whole = {key: cost["updates"] * cost[key] for key in ("tokens", "flops", "seconds")}
+            hours, disk = number * whole["seconds"] / 3600, number * 3 * 12 * cost["parameters"] / 2**30
+            rows.append({"name": name, "number": number, "hours": hours, "disk": disk, **cost, **whole})
+        print("and the best rate of each with the other seeds; expected, without validation and scores:\n")
+        print(format_rows(rows, _EXPECTED))
+
+    def _tasks(
+        self, seeds: Mapping[str, Sequence[Pretraining]], data: Path, out: Path, devices: Sequence[str]
+    ) -> dict[str, dict[str, list[float]]]:
+        """Return objective -> task -> the score of each seed's checkpoint."""
+        found: dict[str, dict[str, list[float]]] = {name: {} for name in seeds}
+        if not self.tasks:
+            return found
+        given = {f"{run.name}-seed{run.seed}": run for own in seeds.values() for run in own}
+        starts = [f"{label}={run.result}" for label, run in given.items()]
+        sweep = Sweep(self.tasks, out / "tasks", starts, data=Path(self.tasks_data), corpus=data,
+                      protocol=self.protocol, devices=devices)  # fmt: skip
+        sweep.run()
+        for result in read_json(out / "tasks" / "results.json")["results"]:
+            if not result["task"].endswith(" test"):
+                found[given[result["name"]].name].setdefault(result["task"], []).append(result["score"])
+        return found
+
+
+def read_settings(given: str, overrides: Sequence[str]) -> Comparison:
+    """Read a file, or one of configs/compare by its name.
+
+    Args:
+        overrides: KEY=VALUE.
+
+    Raises:
+        UserError: there is none, or it says what is not known.
+    """
+    path = Path(given) if Path(given).is_file() else configs_folder() / "compare" / f"{given}.yaml"
+    if not path.is_file():
+        names = ", ".join(sorted(one.stem for one in path.parent.glob("*.yaml")))
+        raise UserError(f"--config {given}: no such file; there are: {names}")
+    try:
+        merged = OmegaConf.merge(
+            OmegaConf.structured(Comparison), OmegaConf.load(path), OmegaConf.from_dotlist(list(overrides))
+        )
+        settings = OmegaConf.to_object(merged)
+    except Exception as error:  # OmegaConf's, yaml's
+        raise UserError(f"{path}: {first_line(error)}") from error
+    if (
+        len(settings.budget) != 1
+        or next(iter(settings.budget)) not in _BUDGETS
+        or not settings.lr
+        or not settings.runs
+    ):
+        raise UserError(f"{path}: give runs, lr, a list, and budget with one of {', '.join(_BUDGETS)}")
+    return settings

@@ -1,0 +1,179 @@
+"""A pre-training of a comparison, what an update of it costs, and what is measured of its last checkpoint."""
+
+import math
+import re
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+from fairseq import tasks
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from fairseq_masking.checkpoints.hub import HubInterface
+from fairseq_masking.compat.launch import prepare_start
+from fairseq_masking.compat.recipes import composed
+from fairseq_masking.corpus.dictionary import masking_vocabulary
+from fairseq_masking.corpus.manifest import MANIFEST_FILE
+from fairseq_masking.figures.curves import depths_of
+from fairseq_masking.figures.training_log import TrainingLog, read_training_log
+from fairseq_masking.files import hash_file
+from fairseq_masking.finetuning.runs import HydraRun
+from fairseq_masking.finetuning.tasks import quoted
+from fairseq_masking.measure.minimal_pairs import accuracy_rows, read_paradigms, score_pairs
+from fairseq_masking.measure.pseudo_likelihood import predictor_of
+from fairseq_masking.measure.sequences import load_blocks, masked_batches
+from fairseq_masking.ops import corrupt_tokens, gather_positions
+
+__all__ = ["Pretraining", "cost_of", "hours_by_update", "loss_curve", "masked_loss", "unigram_losses"]
+
+_PEAK = re.compile(rb"^peak memory: (\d+) KiB$", re.MULTILINE)
+_TIMED = 3  # updates
+
+
+@dataclass(frozen=True)
+class Pretraining(HydraRun):
+    """A run: one objective with its options, a learning rate, a seed."""
+
+    name: str
+    recipe: Path
+    options: tuple[str, ...]  # Hydra's overrides
+    lr: float
+    seed: int
+    updates: int
+    data: Path
+    out: Path
+    minimal_pairs: Path | None = None
+    valid_tokens: int = 64  # of a row that the masked loss is measured on
+
+    @property
+    def folder(self) -> Path:
+        return self.out / "runs" / self.name / f"lr_{self.lr:g}" / f"seed{self.seed}"
+
+    @property
+    def overrides(self) -> list[str]:
+        return [
+            f"common.log_interval={max(1, self.updates // 100)}",
+            f"dataset.validate_interval_updates={max(1, self.updates // 20)}",
+            f"checkpoint.save_interval_updates={max(1, self.updates // 10)}",
+            *self.options,
+            f"task.data={quoted(self.data.absolute())}",
+            f"optimization.max_update={self.updates}",
+            f"optimization.lr=[{self.lr:g}]",
+            f"common.seed={self.seed}",
+            f"checkpoint.save_dir={quoted(self.folder.absolute())}",
+        ]
+
+    @property
+    def inputs(self) -> dict[str, str]:
+        return {path.name: hash_file(path) for path in self.data.glob(MANIFEST_FILE)}
+
+    @property
+    def result(self) -> Path:
+        return self.folder / "checkpoint_last.pt"
+
+    @property
+    def log(self) -> TrainingLog:
+        return read_training_log(self.folder / "train.log")
+
+    def finish(self, device: str) -> str:
+        """Measure the last checkpoint: losses are in bits a ``<mask>``."""
+        hub = HubInterface.from_pretrained(self.result, data=self.data)
+        found = masked_loss(hub, self.data, tokens_per_sample=self.valid_tokens)
+        if self.minimal_pairs is not None:
+            read, predictor = read_paradigms(self.minimal_pairs), predictor_of(hub, device)
+            pairs = {one: score_pairs(predictor, one, pll="l2r", out=self.folder / "pairs") for one in read}
+            found["blimp"] = accuracy_rows(pairs, by="sum")[-1]["accuracy"]
+        found["hours"] = max(hours_by_update(self.log).values())
+        peaks = _PEAK.findall((self.folder / "output.txt").read_bytes())
+        found["peak_mib"] = max(map(int, peaks)) / 1024 if peaks else math.nan
+        self.record(scores=found)
+        return f"{self.name} lr {self.lr:g} seed {self.seed}: {found['loss']:.3f} bits"
+
+
+def masked_loss(hub: HubInterface, data: Path, *, tokens_per_sample: int) -> dict[str, float]:
+    """Return loss (bits) and accuracy (percent) at 15% [MASK]s of the validation set: of all runs the same ones."""
+    masks = {"mask_prob": 0.15, "batch_size": 32, "seed": 1, "corruption": "mask"}
+    loss, right, total = 0.0, 0, 0
+    with torch.inference_mode():
+        for batch in masked_batches(hub, "valid", data=data, tokens_per_sample=tokens_per_sample, **masks):
+            tokens, positions = batch["src_tokens"], batch["positions"]
+            targets = gather_positions(tokens, positions)
+            corrupted = corrupt_tokens(tokens, positions, batch["replacements"])
+            logits = hub.model.token_logits(corrupted, positions).float()
+            loss += float(torch.nn.functional.cross_entropy(logits, targets, reduction="sum").double()) / math.log(2)
+            right, total = right + int((logits.argmax(1) == targets).sum()), total + len(targets)
+    return {"loss": loss / total, "accuracy": 100 * right / total}
+
+
+def unigram_losses(data: Path, dictionary: Any, *, tokens_per_sample: int) -> dict[str, float]:
+    """Return the loss in bits of the training text's token frequencies (add-one) on it and on the validation set."""
+    special, counts = masking_vocabulary(dictionary, folder=data).special, {}
+    for split in ("train", "valid"):
+        blocks = load_blocks(data, split, dictionary, tokens_per_sample=tokens_per_sample)
+        counts[split] = sum(np.bincount(blocks[index], minlength=len(special)) for index in range(len(blocks)))
+        counts[split] = np.where(special, 0, counts[split])
+    bits = -np.log2((counts["train"] + 1) / (counts["train"] + 1)[~special].sum())
+    return {split: float((own * bits).sum() / max(own.sum(), 1)) for split, own in counts.items()}
+
+
+def cost_of(recipe: Path, options: Sequence[str]) -> dict[str, float]:
+    """Return tokens, FLOPs (matrix products, forward and backward) and seconds of an update, on a real batch."""
+    cfg = composed(recipe.parent, recipe.stem, list(options))
+    prepare_start(cfg)
+    task = tasks.setup_task(cfg.task)
+    model, criterion = task.build_model(cfg.model).train(), task.build_criterion(cfg.criterion)
+    task.load_dataset("train", epoch=1, combine=True)
+    sizes = {"max_tokens": cfg.dataset.max_tokens, "max_sentences": cfg.dataset.batch_size}
+    batches = task.get_batch_iterator(task.dataset("train"), **sizes, max_positions=task.max_positions(), epoch=1)
+    (sample,) = islice(batches.next_epoch_itr(shuffle=False), 1)
+
+    optimizer = SimpleNamespace(backward=lambda loss: loss.backward())
+
+    def step() -> float:
+        start, half = time.perf_counter(), cfg.optimization.max_update // 2  # the middle of schedules
+        task.train_step(sample, model, criterion, optimizer, half)
+        return time.perf_counter() - start
+
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False, custom_mapping=_FLOPS) as counter:
+        step()
+    passes = cfg.optimization.update_freq[-1] * cfg.distributed_training.distributed_world_size
+    return {
+        "tokens": passes * sample["net_input"]["src_tokens"].numel(),
+        "flops": passes * counter.get_total_flops(),
+        "seconds": passes * min(step() for _ in range(_TIMED)),
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+    }
+
+
+def _product(left: Sequence[int], right: Sequence[int]) -> int:
+    """FLOPs of ``[..., N, D]`` with ``[V, D]``, or of ``[N, D]`` with ``[D, V]``."""
+    return 2 * left[-2] * right[0] * right[1]
+
+
+_FLOPS = {  # what PyTorch's counter does not know
+    torch.ops.aten.addmm_: lambda _, left, right, **__: _product(left, right),
+    torch.ops.fairseq_masking.gumbel_mixture: lambda hidden, _, embedding, *__, **___: _product(hidden, embedding),
+    torch.ops.fairseq_masking.gumbel_mixture_backward: lambda _, hidden, __, embedding, *___, **____: (
+        2 * _product(hidden, embedding)
+    ),
+}
+
+
+def hours_by_update(log: TrainingLog) -> dict[int, float]:
+    """Return the hours of training until each logged update; what a kill undid counts once."""
+    updates, seconds = log.train_curve("train_wall")
+    return dict(zip(updates, (np.cumsum(seconds) / 3600).tolist(), strict=True))
+
+
+def loss_curve(log: TrainingLog) -> tuple[list[int], list[float]]:
+    """Return updates and the validation loss of ``<mask>``s in bits; of several depths, of the deepest."""
+    keys: Mapping[str, float] = next(iter(log.valid.values()))
+    deepest = [f"mlm_loss_{depth}" for depth in depths_of(keys, "mlm_loss_")][-1:]
+    return log.curve("loss_mask" if "loss_mask" in keys else deepest[0])
