@@ -1,6 +1,5 @@
 """What all tests share: the device, a small binarised corpus, fairseq's commands as subprocesses."""
 
-import gc
 import logging
 import os
 import sys
@@ -50,16 +49,6 @@ def rewrite_a_share(config: pytest.Config) -> None:
         if rewrite.try_makedirs(kept.parent) and rewrite._read_pyc(path, kept) is None:
             stat, code = rewrite._rewrite_test(path, config)
             rewrite._write_pyc(config.stash[rewrite.assertstate_key], code, stat, kept)
-
-
-def pytest_collection_finish() -> None:
-    """What is there by now stays: no garbage collection has to look at it."""
-    gc.collect()
-    gc.freeze()
-
-
-def pytest_unconfigure() -> None:
-    gc.unfreeze()  # or what C++ libraries miss at the end is told after pytest's summary
 
 
 # Files that take longest: begun first, so that no worker is left alone with one at the end.

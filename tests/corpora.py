@@ -3,7 +3,7 @@
 import random
 from pathlib import Path
 
-GPT2_FOLDER = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "gpt2_bpe"
+GPT2_FOLDER = Path(__file__).resolve().parents[2] / "shared" / "data" / "gpt2_bpe"
 
 _WORDS = """
 the a of and to in on under house river café naïve winter summer stone light walked found never always

@@ -33,7 +33,7 @@ PAGES = sorted(
 PAGES = ["README.md", *PAGES]
 # Scripts', Hydra's, fairseq-preprocess's.
 OPTIONS_OF_OTHERS = {"--gpus", "--nodes", "--rendezvous", "--cfg", "--budget", "--dry", "--dry-run", "--help"}
-OPTIONS_OF_OTHERS |= {"--only-source", "--systems", "--all"}
+OPTIONS_OF_OTHERS |= {"--only-source", "--only", "--systems", "--all"}
 METHODS = [page for page in PAGES if "/methods/" in page]
 
 

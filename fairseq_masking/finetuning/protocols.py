@@ -87,7 +87,8 @@ PROTOCOLS: dict[str, Protocol] = {
     ),
     # Section 3.1: of ablations (Fig. 3, Table 2) accuracy on the larger tasks, MNLI's weighted by rows.
     "three_ml_ablation": Protocol(
-        "three_ml_large_tasks", 5, best_of_each_seed, np.median, metrics={}, by_rows=True, average=_LARGE
+        "three_ml_large_tasks", 5, best_of_each_seed, np.median,
+        metrics={**_GLUE_METRICS, "QQP": "accuracy"}, by_rows=True, average=_LARGE,
     ),
     # Appendix B: the median of five; Table 1: the metrics.
     "amos": Protocol(
