@@ -8,7 +8,7 @@ usage() {
 usage: scripts/quickstart/run.sh [options]        (make quickstart makes the environment first)
 
   --out DIR      folder for everything that is made (default: .quickstart in the repository)
-  --updates N    updates of a run; costlier and cheaper objectives: for the same time (default: 2400)
+  --updates N    updates of a run; costlier and cheaper objectives: for the same time (default: 1700)
   --all          3ML and MAP-Net, too, for as long again
   --help         this text
 TEXT
@@ -20,7 +20,7 @@ fail() {
 }
 
 repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
-out=$repo/.quickstart updates=2400 all=
+out=$repo/.quickstart updates=1700 all=
 while [ $# -gt 0 ]; do
     case $1 in
         --help | -h) usage && exit 0 ;;
@@ -45,10 +45,10 @@ common_options=(
     --user-dir "$repo/fairseq_masking" --cpu --seed 1
     --task masked_pretraining --tokens-per-sample "$tokens_per_sample" --mask-prob 0.4
     --normalize-before --position-encoding rotary --dropout 0.0 --attention-dropout 0.0
-    --batch-size 16 --batch-size-valid 256 --num-workers 1
+    --batch-size 24 --batch-size-valid 256 --num-workers 1
     --optimizer muon --lr 0.02 --adamw-lr 3e-3 --adam-betas "(0.9, 0.98)" --adam-eps 1e-6 --weight-decay 0.01
     --clip-norm 1.0 --lr-scheduler polynomial_decay --warmup-updates 100
-    --validate-interval-updates 300 --save-interval-updates 1200 --keep-interval-updates 1 --no-epoch-checkpoints
+    --validate-interval-updates 425 --save-interval-updates 850 --keep-interval-updates 1 --no-epoch-checkpoints
     --log-format json --log-interval 20
 )
 
