@@ -25,6 +25,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from fairseq_masking.compat.patching import loaded_program, replace
+from fairseq_masking.errors import UserError
 
 __all__ = [
     "give_jobs_folders_of_their_own",
@@ -47,6 +48,8 @@ _readers: weakref.WeakSet[iterators.BackgroundConsumer] = weakref.WeakSet()
 def leave_finished_runs_alone() -> None:
     """Makes fairseq's epoch end before its first update where --max-update is reached already.
 
+    And what was trained is saved before a --best-checkpoint-metric ends it that validation does not have.
+
     fairseq looks at --max-update after an update only: a resumed run that was finished would go one beyond it
     each time its command is given, and overwrite its last checkpoint. Called when a command starts: the
     program's module is loaded then.
@@ -54,6 +57,7 @@ def leave_finished_runs_alone() -> None:
     module = loaded_program(_TRAIN)
     if module is not None:
         replace(module, "train", _train_unless_finished)
+        replace(module, "validate_and_save", _save_and_name_an_unknown_metric)
 
 
 def give_jobs_folders_of_their_own(cfg: DictConfig) -> None:
@@ -133,6 +137,22 @@ def stop_reading_ahead(timeout: float = 10.0) -> None:
                     reader._queue.get_nowait()
             reader.join(0.01)
         _readers.discard(reader)
+
+
+def _save_and_name_an_unknown_metric(
+    original: Callable[..., Any], cfg: DictConfig, trainer: Any, task: Any, epoch_itr: Any, *rest: Any
+) -> Any:
+    try:
+        return original(cfg, trainer, task, epoch_itr, *rest)
+    except KeyError as error:
+        metric = cfg.checkpoint.best_checkpoint_metric
+        if error.args != (metric,):
+            raise
+        checkpoint_utils.save_checkpoint(cfg.checkpoint, trainer, epoch_itr, None)
+        raise UserError(
+            f"--best-checkpoint-metric {metric}: validation has no such number, see its line in the log (loss, ...);"
+            " what was trained is saved, and the same command with another one goes on"
+        ) from None
 
 
 def _train_unless_finished(

@@ -171,6 +171,15 @@ def test_a_full_disk_keeps_the_last_whole_checkpoint(small_data, tmp_path, capsy
     assert train_here(small_data, tmp_path, *options) == 0
 
 
+def test_a_metric_that_validation_does_not_have_loses_nothing(small_data, tmp_path, capsys):
+    options = ("--max-update", "2", "--best-checkpoint-metric")
+    assert train_here(small_data, tmp_path, *options, "nonsense") == 1
+    refused(capsys, "--best-checkpoint-metric nonsense", "goes on")
+    assert read_checkpoint(tmp_path / "checkpoint_last.pt").num_updates == 2
+    assert train_here(small_data, tmp_path, *options, "ppl", "--max-update", "3") == 0
+    assert read_checkpoint(tmp_path / "checkpoint_best.pt").num_updates == 3
+
+
 @pytest.mark.parametrize("what", ["missing", "damaged"])
 def test_without_a_whole_last_checkpoint_the_newest_other_one_goes_on(what, small_data, tmp_path, caplog):
     last, options = tmp_path / "checkpoint_last.pt", ("--save-interval-updates", "2", "--disable-validation")
