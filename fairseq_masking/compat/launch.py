@@ -19,7 +19,7 @@ from torch.multiprocessing.spawn import ProcessException
 from fairseq_masking.compat.distributed import complete_launch_settings, runs_on_cpu, spawns_cpu_ranks
 from fairseq_masking.compat.errors import exit_with, leave_no_checkpoint_of_user_errors, one_line, users_error_in
 from fairseq_masking.compat.patching import loaded_program, replace
-from fairseq_masking.compat.progress import tell_the_rest
+from fairseq_masking.compat.progress import forget_the_run, tell_the_rest
 from fairseq_masking.compat.runs import (
     give_jobs_folders_of_their_own,
     leave_finished_runs_alone,
@@ -122,6 +122,8 @@ def _call_main(original: Callable[..., Any], cfg: DictConfig, main: Callable[...
         if not _speaks_for_all_ranks(cfg):
             sys.exit(1)
         exit_with(one_line(user_error))
+    finally:
+        forget_the_run()
 
 
 @contextlib.contextmanager

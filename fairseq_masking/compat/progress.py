@@ -26,7 +26,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from fairseq_masking.compat.distributed import runs_on_cpu
 from fairseq_masking.compat.patching import replace
 
-__all__ = ["begin_quietly", "quieten_what_no_user_asked_for", "summary", "tell_the_rest"]
+__all__ = ["forget_the_run", "begin_quietly", "quieten_what_no_user_asked_for", "summary", "tell_the_rest"]
 
 logger = logging.getLogger("fairseq_masking")
 
@@ -81,6 +81,12 @@ def tell_the_rest() -> None:
     if _run is not None:
         _release(_run)
         _run.file.close()
+
+
+def forget_the_run() -> None:
+    """At the very end, also of a run that failed: what the process trains next is not of it."""
+    global _run
+    _run = None
 
 
 def summary(run_cfg: DictConfig, model: torch.nn.Module, *, epoch_updates: int, done: int, update_freq: int) -> str:
