@@ -117,6 +117,13 @@ def newest_checkpoint(folder: str | Path) -> Path | None:
     return max(there, key=lambda file: file.stat().st_mtime, default=None)
 
 
+def kept_of(cfg: DictConfig, updates: int, way_on: str) -> str:
+    """Say what a training that is saved and ended after ``updates`` leaves behind, and the way on if anything."""
+    if cfg.no_save or cfg.no_last_checkpoints:
+        return f"{updates:,} updates were made and not saved, as --no-save or --no-last-checkpoints says"
+    return f"all {updates:,} updates are in {Path(cfg.save_dir) / 'checkpoint_last.pt'}, {way_on}"
+
+
 def allow_broadcast_of_checkpoints() -> None:
     """Lets ranks above 0 resume: what rank 0 broadcasts (its loaded state, as OmegaConf) may be unpickled.
 

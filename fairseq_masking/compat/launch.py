@@ -24,6 +24,7 @@ from fairseq_masking.compat.runs import (
     give_jobs_folders_of_their_own,
     leave_finished_runs_alone,
     reset_process_state,
+    save_before_an_unknown_metric,
     say_warnings_again,
 )
 from fairseq_masking.compat.signals import STOPPED, heeding_signals, stop_when_told, told_to_stop
@@ -151,6 +152,7 @@ def _remove_if_empty(folder: Path) -> None:
 
 def _prepare(cfg: DictConfig) -> None:
     leave_finished_runs_alone()
+    save_before_an_unknown_metric()
     stop_when_told()
     if loaded_program("fairseq_cli.train") is not None:
         from fairseq_masking.compat.numbers import watch_numbers  # late: fairseq's trainer takes a while

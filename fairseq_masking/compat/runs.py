@@ -24,6 +24,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from fairseq_masking.compat.checkpoints import kept_of
 from fairseq_masking.compat.patching import loaded_program, replace
 from fairseq_masking.errors import UserError
 
@@ -31,6 +32,7 @@ __all__ = [
     "give_jobs_folders_of_their_own",
     "leave_finished_runs_alone",
     "reset_process_state",
+    "save_before_an_unknown_metric",
     "say_warnings_again",
     "stop_reading_ahead",
     "stop_reading_ahead_at_exit",
@@ -48,8 +50,6 @@ _readers: weakref.WeakSet[iterators.BackgroundConsumer] = weakref.WeakSet()
 def leave_finished_runs_alone() -> None:
     """Makes fairseq's epoch end before its first update where --max-update is reached already.
 
-    And what was trained is saved before a --best-checkpoint-metric ends it that validation does not have.
-
     fairseq looks at --max-update after an update only: a resumed run that was finished would go one beyond it
     each time its command is given, and overwrite its last checkpoint. Called when a command starts: the
     program's module is loaded then.
@@ -57,6 +57,12 @@ def leave_finished_runs_alone() -> None:
     module = loaded_program(_TRAIN)
     if module is not None:
         replace(module, "train", _train_unless_finished)
+
+
+def save_before_an_unknown_metric() -> None:
+    """Saves what was trained where validation does not have the --best-checkpoint-metric. Called as the above."""
+    module = loaded_program(_TRAIN)
+    if module is not None:
         replace(module, "validate_and_save", _save_and_name_an_unknown_metric)
 
 
@@ -151,7 +157,7 @@ def _save_and_name_an_unknown_metric(
         checkpoint_utils.save_checkpoint(cfg.checkpoint, trainer, epoch_itr, None)
         raise UserError(
             f"--best-checkpoint-metric {metric}: validation has no such number, see its line in the log (loss, ...);"
-            " what was trained is saved, and the same command with another one goes on"
+            f" {kept_of(cfg.checkpoint, trainer.get_num_updates(), 'the same command with another one goes on')}"
         ) from None
 
 

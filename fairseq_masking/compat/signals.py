@@ -14,14 +14,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
 from fairseq import checkpoint_utils
 from omegaconf import DictConfig
 
-from fairseq_masking.compat.checkpoints import check_room
+from fairseq_masking.compat.checkpoints import check_room, kept_of
 from fairseq_masking.compat.patching import loaded_program, replace
 
 __all__ = ["STOPPED", "heeding_signals", "stop_when_told", "told_to_stop"]
@@ -167,9 +166,6 @@ def _validate_save_and_stop(
     if _told.saved != updates:
         checkpoint_utils.save_checkpoint(cfg.checkpoint, trainer, epoch_itr, None)
     if trainer.is_data_parallel_master:
-        last = Path(cfg.checkpoint.save_dir) / "checkpoint_last.pt"
-        kept = f"all {updates:,} updates are in {last}, the same command goes on from there"
-        if cfg.checkpoint.no_save or cfg.checkpoint.no_last_checkpoints:
-            kept = f"{updates:,} updates were made and not saved, as --no-save or --no-last-checkpoints says"
+        kept = kept_of(cfg.checkpoint, updates, "the same command goes on from there")
         logger.warning("stopped by %s: %s", signal.Signals(number).name, kept)
     return losses, True

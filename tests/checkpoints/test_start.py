@@ -176,6 +176,8 @@ def test_a_metric_that_validation_does_not_have_loses_nothing(small_data, tmp_pa
     assert train_here(small_data, tmp_path, *options, "nonsense") == 1
     refused(capsys, "--best-checkpoint-metric nonsense", "goes on")
     assert read_checkpoint(tmp_path / "checkpoint_last.pt").num_updates == 2
+    assert train_here(small_data, tmp_path / "other", *options, "nonsense", "--no-save") == 1
+    refused(capsys, "2 updates were made and not saved")
     assert train_here(small_data, tmp_path, *options, "ppl", "--max-update", "3") == 0
     assert read_checkpoint(tmp_path / "checkpoint_best.pt").num_updates == 3
 
