@@ -26,7 +26,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-__all__ = ["PROGRAMS", "run_forked", "start_servers"]
+__all__ = ["PROGRAMS", "interpreter_status", "run_forked", "start_servers"]
 
 PROGRAMS = {
     "fairseq-train": "fairseq_cli.train:cli_main",
@@ -171,21 +171,28 @@ def _become(request: dict[str, Any]) -> None:
     status = 1
     try:
         if module:
-            status = getattr(importlib.import_module(module), function)() or 0
+            status = interpreter_status(lambda: getattr(importlib.import_module(module), function)())
         else:
-            status = exec(arguments[0], {"__name__": "__main__"}) or 0
-    except SystemExit as stop:
-        status = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
-        if isinstance(stop.code, str):
-            print(stop.code, file=sys.stderr)
-    except BaseException:
-        sys.excepthook(*sys.exc_info())
+            status = interpreter_status(lambda: exec(arguments[0], {"__name__": "__main__"}))
     finally:
         threading._shutdown()
         atexit._run_exitfuncs()
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
+
+
+def interpreter_status(function: Callable[[], int | None]) -> int:
+    """The status that an interpreter ends with after a function, having told what it did not catch."""
+    try:
+        return function() or 0
+    except SystemExit as stop:
+        if isinstance(stop.code, str):
+            print(stop.code, file=sys.stderr)
+        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+        return 1
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from fairseq_masking.checkpoints.key_table import FAMILIES, from_ours, listed
@@ -22,13 +23,13 @@ from fairseq_masking.checkpoints.loading import digest_of_weights, read_checkpoi
 from fairseq_masking.checkpoints.sources import Source, dictionary_symbols, read_source
 from fairseq_masking.corpus.dictionary import class_names
 from fairseq_masking.corpus.manifest import first_shard, load_normalizer, load_tokenizer
-from fairseq_masking.errors import UserError
+from fairseq_masking.errors import UserError, first_line
 from fairseq_masking.files import held
 from fairseq_masking.modules.config import KIND_OPTIONS, EncoderKind
 from fairseq_masking.tokenizers.hugging_face_files import EXTRA
 from fairseq_masking.tokenizers.to_hugging_face import steps_left_out, write_tokenizer
 
-__all__ = ["Exported", "export_checkpoint", "export_form"]
+__all__ = ["Exported", "export_checkpoint", "export_form", "load_with_transformers"]
 
 logger = logging.getLogger(__name__)
 
@@ -123,6 +124,30 @@ def export_form(source: Source) -> Exported:
     """
     kind, state = _form(source)
     return Exported(_CLASSES[kind] + _suffix(state), kind == "fairseq_masking")
+
+
+def load_with_transformers(folder: Path, auto_class: str, what: str) -> tuple[Any, Any, list[str]]:
+    """Return tokeniser, model (fp32, on the CPU) and the names of its weights that a folder lacks.
+
+    Args:
+        auto_class: transformers' name of it, such as "AutoModel".
+        what: the model is, in the error.
+
+    Raises:
+        UserError: transformers is missing, or does not take the folder; one that brings code of its own, too.
+    """
+    try:
+        import transformers
+    except ImportError:
+        raise UserError(f"{folder}: to read it: {EXTRA}") from None
+    transformers.logging.set_verbosity_error()  # its table of weights, heads that are left out
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+        kind = getattr(transformers, auto_class)
+        model, report = kind.from_pretrained(folder, output_loading_info=True, dtype=torch.float32)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{folder}: transformers has no {what} of it ({first_line(error)})") from error
+    return tokenizer, model.eval(), sorted(report["missing_keys"])
 
 
 def _with_one_head(state: Mapping[str, Tensor], head: str | None) -> dict[str, Tensor]:

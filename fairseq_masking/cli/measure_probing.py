@@ -12,7 +12,7 @@ import argparse
 import time
 from pathlib import Path
 
-from fairseq_masking.cli.options import add_figure, add_out, add_seed, write_numbers
+from fairseq_masking.cli.options import add_figure, add_out, add_seed, named_checkpoints, write_numbers
 
 __all__ = ["add_options", "run"]
 
@@ -38,19 +38,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Print a table a model, write file and figure."""
-    from fairseq_masking import register
-
-    register()
     import numpy as np
 
     from fairseq_masking.figures.figure import Panel, plot_panels
     from fairseq_masking.figures.tables import format_rows
-    from fairseq_masking.finetuning.tasks import named_path
     from fairseq_masking.measure.edge_probing import edge_states, load_states, probing_rows, read_sentences
 
-    started, models, rows, curves = time.perf_counter(), dict(map(named_path, args.checkpoint)), [], {}
-    if len(models) < len(args.checkpoint):
-        raise argparse.ArgumentError(None, "--checkpoint: give each a name of its own: NAME=PATH")
+    started, models, rows, curves = time.perf_counter(), named_checkpoints(args), [], {}
     sentences = read_sentences(args.data, args.of)
     order = np.random.default_rng(args.seed).permutation(len(sentences))
     held_out = set(order[::5].tolist()) if args.test is None else set()

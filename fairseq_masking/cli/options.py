@@ -15,7 +15,8 @@ from fairseq_masking.errors import UserError
 __all__ = [
     "VerbParser", "add_checkpoint", "add_data",
     "add_devices", "add_figure", "add_measured", "add_out", "add_seed", "add_shown",
-    "at_least", "measured_by", "read_shown", "run_reporting", "until_the_reader_leaves", "write_numbers",
+    "at_least", "measured_by", "named_checkpoints", "read_shown", "run_reporting",
+    "until_the_reader_leaves", "write_numbers",
 ]  # fmt: skip
 
 
@@ -53,6 +54,20 @@ def at_least(bound: float) -> Callable[[str], float]:
 
 def add_checkpoint(parser: argparse.ArgumentParser, help: str) -> None:
     parser.add_argument("--checkpoint", type=Path, required=True, metavar="FILE", help=help)
+
+
+def named_checkpoints(args: argparse.Namespace) -> dict[str, str]:
+    """Return name -> path of what ``--checkpoint [NAME=]PATH ...`` gives.
+
+    Raises:
+        ArgumentError: two have one name.
+    """
+    from fairseq_masking.finetuning.tasks import named_path
+
+    models = dict(map(named_path, args.checkpoint))
+    if len(models) < len(args.checkpoint):
+        raise argparse.ArgumentError(None, "--checkpoint: give each a name of its own: NAME=PATH")
+    return models
 
 
 def add_data(parser: argparse.ArgumentParser, help: str = "prepared corpus", *, required: bool = False) -> None:

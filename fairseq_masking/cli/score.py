@@ -12,7 +12,7 @@ import argparse
 import time
 from pathlib import Path
 
-from fairseq_masking.cli.options import add_data, add_out, at_least, write_numbers
+from fairseq_masking.cli.options import add_data, add_out, at_least, named_checkpoints, write_numbers
 
 __all__ = ["add_options", "run"]
 
@@ -41,13 +41,11 @@ def run(args: argparse.Namespace) -> None:
     from tqdm import tqdm
 
     from fairseq_masking.figures.tables import format_rows
-    from fairseq_masking.finetuning.tasks import Start, named_path
+    from fairseq_masking.finetuning.tasks import Start
     from fairseq_masking.measure.minimal_pairs import accuracy_rows, read_paradigms, score_pairs
     from fairseq_masking.measure.pseudo_likelihood import load_predictor
 
-    started, models = time.perf_counter(), dict(map(named_path, args.checkpoint))
-    if len(models) < len(args.checkpoint):
-        raise argparse.ArgumentError(None, "--checkpoint: give each a name of its own: NAME=PATH")
+    started, models = time.perf_counter(), named_checkpoints(args)
     paradigms, rows = read_paradigms(args.minimal_pairs), []
     for name, path in models.items():
         predictor = load_predictor(Path(path), args.data, args.device)

@@ -20,10 +20,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fairseq_masking.checkpoints.hub import HubInterface
+from fairseq_masking.checkpoints.hugging_face import load_with_transformers
 from fairseq_masking.corpus.encoding import TextEncoder
 from fairseq_masking.errors import UserError, first_line
 from fairseq_masking.tokenizers import Offsets
-from fairseq_masking.tokenizers.hugging_face_files import EXTRA
 
 __all__ = ["Sentence", "edge_states", "load_states", "micro_f1", "probing_rows", "read_sentences"]
 
@@ -126,16 +126,8 @@ def load_states(path: Path, data: Path | None = None, device: str = "cpu", *, ge
 
 
 def _hugging_face(folder: Path, device: str) -> States:
-    try:
-        from transformers import AutoModel, AutoTokenizer, logging
-
-        logging.set_verbosity_error()  # heads that are left out, a pooler that is not read
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-        model = AutoModel.from_pretrained(folder, dtype=torch.float32).eval().to(device)
-    except ImportError:
-        raise UserError(f"{folder}: to read it: {EXTRA}") from None
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{folder}: transformers has no encoder of it ({first_line(error)})") from error
+    tokenizer, model, _ = load_with_transformers(folder, "AutoModel", "encoder")
+    model.to(device)
 
     @torch.inference_mode()
     def states(text: str) -> tuple[list[Offsets], Tensor | None]:

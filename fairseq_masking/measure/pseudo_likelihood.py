@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from fairseq_masking.checkpoints.hub import HubInterface
+from fairseq_masking.checkpoints.hugging_face import load_with_transformers
 from fairseq_masking.corpus.dictionary import ids_of
-from fairseq_masking.errors import UserError, first_line
+from fairseq_masking.errors import UserError
 from fairseq_masking.ops import gather_positions
-from fairseq_masking.tokenizers.hugging_face_files import EXTRA
 
 __all__ = ["Predictor", "load_predictor", "predictor_of", "pseudo_log_likelihoods"]
 
@@ -110,17 +110,8 @@ def predictor_of(hub: HubInterface, device: str = "cpu") -> Predictor:
 
 
 def _hugging_face(folder: Path, device: str) -> Predictor:
-    try:
-        from transformers import AutoModelForMaskedLM, AutoTokenizer, logging
-    except ImportError:
-        raise UserError(f"{folder}: to read it: {EXTRA}") from None
-    logging.set_verbosity_error()  # its table of weights: what matters of it is said below
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-        model, report = AutoModelForMaskedLM.from_pretrained(folder, output_loading_info=True, dtype=torch.float32)
-    except (OSError, ValueError, KeyError) as error:  # that it brings code of its own, too, which is not run
-        raise UserError(f"{folder}: transformers has no masked language model of it ({first_line(error)})") from error
-    if missing := sorted(report["missing_keys"]):
+    tokenizer, model, missing = load_with_transformers(folder, "AutoModelForMaskedLM", "masked language model")
+    if missing:
         raise UserError(f"{folder} lacks {missing[0]}: nothing of it predicts tokens")
     if tokenizer.mask_token_id is None or not tokenizer.is_fast:
         raise UserError(f"{folder}: its tokeniser has no mask token, or no tokenizer.json that tells words apart")
@@ -129,7 +120,7 @@ def _hugging_face(folder: Path, device: str) -> Predictor:
     def gather(_: Any, inputs: tuple[Tensor]) -> tuple[Tensor]:
         return (gather_positions(inputs[0], asked[0]),)
 
-    model.eval().to(device).get_output_embeddings().register_forward_pre_hook(gather)  # it makes no [B, T, V]
+    model.to(device).get_output_embeddings().register_forward_pre_hook(gather)  # it makes no [B, T, V]
 
     def encode(texts: Sequence[str]) -> list[Encoded]:
         encoded = tokenizer(list(texts))

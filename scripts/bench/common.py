@@ -97,6 +97,12 @@ def read_csv(path: str | Path) -> list[dict[str, Any]]:
         return list(csv.DictReader(file))
 
 
+def mean_and_spread(values: Sequence[float], mean: str = ".3f", spread: str = ".3f") -> str:
+    """Write mean and, of more than one value, standard deviation."""
+    deviation = f" +- {statistics.stdev(values):{spread}}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):{mean}}{deviation}"
+
+
 def synchronize() -> None:
     """Wait until the GPU, where there is one, has done all it was given."""
     if torch.cuda.is_available():

@@ -7,14 +7,13 @@ are seeds of one setting: their mean and standard deviation close the group.
 """
 
 import argparse
-import statistics
 import sys
 from collections import defaultdict
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from common import environment, write_csv
+from common import environment, mean_and_spread, write_csv
 
 from fairseq_masking.figures.tables import format_table
 from fairseq_masking.figures.training_log import named_log, read_training_log
@@ -42,8 +41,7 @@ def main(argv: list[str] | None = None) -> None:
         write_csv(args.out, rows)
     print(format_table(list(rows[0])[:9], [[str(value) for value in list(row.values())[:9]] for row in rows]))
     for name, values in losses.items():
-        spread = f" +- {statistics.stdev(values):.3f}" if len(values) > 1 else ""
-        print(f"{name}: {statistics.mean(values):.3f}{spread} bits over {len(values)} runs")
+        print(f"{name}: {mean_and_spread(values)} bits over {len(values)} runs")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ are finished stay; give the command again and it goes on:
 
 import argparse
 import lzma
-import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -19,7 +18,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from common import environment, train_once, write_csv
+from common import environment, mean_and_spread, train_once, write_csv
 
 from fairseq_masking.figures.tables import format_table
 from fairseq_masking.figures.training_log import read_training_log
@@ -109,7 +108,7 @@ def report(args: argparse.Namespace) -> None:
                 [
                     law,
                     str(len(own)),
-                    *(_spread([row[key] for row in own]) for key in ("loss_mask", "best", "accuracy")),
+                    *(mean_and_spread([row[key] for row in own]) for key in ("loss_mask", "best", "accuracy")),
                 ]
             )
     print(
@@ -119,11 +118,6 @@ def report(args: argparse.Namespace) -> None:
 
 def folder_of(folder: Path, law: str, seed: int) -> Path:
     return folder / f"{law.replace(' ', '_').replace(',', '').replace('_=_', '')}_{seed}"
-
-
-def _spread(values: list[float]) -> str:
-    spread = f" +- {statistics.stdev(values):.3f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.3f}{spread}"
 
 
 if __name__ == "__main__":

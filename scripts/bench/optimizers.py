@@ -12,14 +12,13 @@ machine stretches less than the clock. A run that is finished stays; give the co
 import argparse
 import json
 import resource
-import statistics
 import sys
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from common import environment, train_once, write_csv
+from common import environment, mean_and_spread, train_once, write_csv
 
 from fairseq_masking.figures.tables import format_table
 from fairseq_masking.figures.training_log import TrainingLog, read_training_log
@@ -140,8 +139,7 @@ def _spread(values: list[Any]) -> str:
     """Mean and standard deviation; nothing where a run did not get there."""
     if not all(values):
         return ""
-    spread = f" +- {statistics.stdev(values):.3g}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.4g}{spread}"
+    return mean_and_spread(values, ".4g", ".3g")
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from typing import NamedTuple
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parent)]
 
+from fork_server import interpreter_status  # noqa: E402
 from rules import TRAIN, Case, break_file, cases, make_inputs  # noqa: E402
 
 PROGRAMS = {"fairseq-train": "train", "fairseq-validate": "validate", "fairseq-hydra-train": "hydra_train"}
@@ -95,13 +96,7 @@ def _become(words: list[str], out: Path, output: Path) -> None:
             os.dup2(file, stream)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         os.chdir(out)
-        status = _command(words, out)
-    except SystemExit as stop:
-        status = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
-        if isinstance(stop.code, str):
-            print(stop.code, file=sys.stderr)
-    except BaseException:
-        sys.excepthook(*sys.exc_info())
+        status = interpreter_status(lambda: _command(words, out))
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
