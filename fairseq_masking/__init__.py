@@ -6,10 +6,37 @@ Importing it registers its tasks, models, criterions and optimizers with fairseq
 
 import importlib
 import sys
+import warnings
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 __all__ = ["register"]
 __version__ = "0.1.0"
+
+
+# What other people's code may import by a name of before -> where it is now.
+_MOVED = {
+    "fairseq_masking.export": "fairseq_masking.checkpoints",
+    "fairseq_masking.export.sources": "fairseq_masking.checkpoints.sources",
+    "fairseq_masking.preparation": "fairseq_masking.corpus",
+    "fairseq_masking.preparation.tokenizers": "fairseq_masking.corpus.manifest",
+    "fairseq_masking.preparation.normalization": "fairseq_masking.corpus.manifest",
+}
+
+
+class _Moved(MetaPathFinder, Loader):
+    """Imports a module of ``_MOVED`` as the one that it is now, with a DeprecationWarning."""
+
+    def find_spec(self, name: str, *_: Any) -> ModuleSpec | None:
+        return ModuleSpec(name, self, is_package=name.count(".") == 1) if name in _MOVED else None
+
+    def exec_module(self, module: ModuleType) -> None:
+        now = _MOVED[module.__name__]
+        warnings.warn(f"{module.__name__} is {now} now: import that", DeprecationWarning, stacklevel=2)
+        module.__getattr__ = lambda name: getattr(importlib.import_module(now), name)  # type: ignore[method-assign]
 
 
 def register() -> None:
@@ -42,5 +69,7 @@ def _stand_in(name: str = "fairseq_masking") -> None:
 
 if __name__ != "fairseq_masking":
     _stand_in()
-elif not _is_the_command():
-    register()
+else:
+    sys.meta_path.append(_Moved())
+    if not _is_the_command():
+        register()

@@ -256,7 +256,8 @@ def until_the_reader_leaves() -> Iterator[None]:
 
 
 def _fail(parser: argparse.ArgumentParser, message: str, status: int) -> int:
-    print(f"{parser.prog}: error: {' '.join(message.split())}", file=sys.stderr)
+    as_module = Path(sys.argv[0]).parent.name == "fairseq_masking"  # python -m fairseq_masking, as a training's line
+    print(f"{'fairseq_masking' if as_module else parser.prog}: error: {' '.join(message.split())}", file=sys.stderr)
     return status
 
 

@@ -114,7 +114,7 @@ def detect(model: Any, tokens_BT: Tensor, padding_BT: Tensor | None) -> Tensor:
     Args:
         padding_BT: of the original text: a <pad> that was drawn is none.
     """
-    hidden_BTD = model.encoder(tokens_BT, padding_BT=padding_BT)[-1]
+    hidden_BTD = model.encoder(tokens_BT, padding_BT=padding_BT).hidden_BTD
     return model.detection_head(hidden_BTD).squeeze(-1).float()
 
 

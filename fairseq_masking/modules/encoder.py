@@ -4,6 +4,8 @@ Its parameters correspond one to one to fairseq's RoBERTa (``checkpoints/key_tab
 Shapes: B batch, T length, D width, H heads.
 """
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -18,6 +20,7 @@ from fairseq_masking.ops import dropout
 
 __all__ = [
     "ACTIVATIONS",
+    "Encoded",
     "EncoderConfig",
     "EmbeddedStack",
     "LayerStack",
@@ -147,6 +150,13 @@ class EmbeddedStack(LayerStack):
         return hidden, self.reaches(hidden, places_BT, visible_keys(padding_BT, documents_BT), bias)
 
 
+class Encoded(NamedTuple):
+    """What an encoder makes of a batch."""
+
+    states: list[Tensor]  # [B, T, D] each: the embedding's and every layer's
+    hidden_BTD: Tensor  # the last of them
+
+
 class TransformerEncoder(EmbeddedStack):
     """Token embeddings and an ``EmbeddedStack`` on them.
 
@@ -168,8 +178,8 @@ class TransformerEncoder(EmbeddedStack):
         padding_BT: Tensor | None = None,
         token_embeddings_BTD: Tensor | None = None,
         documents_BT: Tensor | None = None,
-    ) -> list[Tensor]:
-        """Return the states ``[B, T, D]`` of the embedding and of every layer.
+    ) -> Encoded:
+        """Run the layers.
 
         Args:
             tokens_BT: int64 token ids.
@@ -185,7 +195,8 @@ class TransformerEncoder(EmbeddedStack):
         if positions_BT is None:
             check_length(tokens_BT.shape[1], self.config.max_positions, "encoder")
         embedded = self.embed_tokens(tokens_BT) if token_embeddings_BTD is None else token_embeddings_BTD
-        return self.run_layers(*self.embed(embedded, positions_BT, padding_BT, documents_BT))
+        states = self.run_layers(*self.embed(embedded, positions_BT, padding_BT, documents_BT))
+        return Encoded(states, states[-1])
 
 
 def _places(hidden_BTD: Tensor, positions_BT: Tensor | None) -> Tensor:

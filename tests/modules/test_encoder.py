@@ -81,7 +81,7 @@ def test_checkpointing_changes_no_gradient(dropout, device):
 def test_states_are_the_embedding_and_every_layer_the_last_one_normalised():
     for normalize_before in (False, True):
         encoder = build(normalize_before=normalize_before).eval()
-        states = encoder(tokens())
+        states = encoder(tokens()).states
         assert len(states) == 3
         last = encoder.layers[1](encoder.layers[0](states[0]))
         assert torch.equal(states[-1], encoder.layer_norm(last) if normalize_before else last)

@@ -120,7 +120,7 @@ def test_it_equals_transformers_modernbert(norm_bias, bias, activation, padded, 
     if padded:
         text[1, -padded:] = 1
     shown = text != 1
-    states = encoder(text, padding_BT=~shown if padded else None)
+    states = encoder(text, padding_BT=~shown if padded else None).states
     expected = theirs(text, attention_mask=shown.long(), output_hidden_states=True).hidden_states
     assert len(states) == len(expected) == 5
     for ours, their in zip(states, expected, strict=True):

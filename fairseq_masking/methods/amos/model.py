@@ -150,7 +150,7 @@ class AmosModel(EncoderModel):
         replaced = clean.flatten(0, 1).index_copy(0, positions, embedded_ND.to(clean.dtype)).view_as(clean)
         hidden = self.encoder(
             src_tokens, token_embeddings_BTD=replaced, padding_BT=padding_BT, documents_BT=documents_BT
-        )[-1]
+        ).hidden_BTD
         logits = self.detection_head(hidden).squeeze(-1)
         logits = logits if logits.dtype == torch.float64 else logits.float()
         original = corrupt_tokens(src_tokens, positions, sampled_N) == src_tokens

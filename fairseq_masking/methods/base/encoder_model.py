@@ -140,7 +140,7 @@ class EncoderModel(BaseFairseqModel):
         if predicting:
             return self.token_logits(src_tokens), {"inner_states": None}
         padding = src_tokens.eq(self.pad_index)
-        states = self.encoder(src_tokens, padding_BT=padding)
+        states = self.encoder(src_tokens, padding_BT=padding).states
         extra = {"inner_states": states if return_all_hiddens else None}
         if classification_head_name is None:
             return states[-1], extra
@@ -159,7 +159,7 @@ class EncoderModel(BaseFairseqModel):
 
     def token_states(self, tokens_BT: Tensor) -> list[Tensor]:
         """Return the states ``[B, T, D]`` of what predicts tokens: its embedding's and every layer's."""
-        return self.encoder(tokens_BT, padding_BT=tokens_BT.eq(self.pad_index))
+        return self.encoder(tokens_BT, padding_BT=tokens_BT.eq(self.pad_index)).states
 
     def _forward_and_backward(self, src_tokens: Tensor, batch: dict[str, Any]) -> None:
         """Compute gradients and forget them: no ``.grad`` is written and no hook of DDP runs."""

@@ -66,7 +66,7 @@ class MLMModel(EncoderModel):
     ) -> LinearCrossEntropyOutput:
         """Return loss and arg max of each masked token: all of the model's arithmetic."""
         corrupted = corrupt_tokens(src_tokens, positions, replacements)
-        hidden = self.encoder(corrupted, padding_BT=padding_BT, documents_BT=documents_BT)[-1]
+        hidden = self.encoder(corrupted, padding_BT=padding_BT, documents_BT=documents_BT).hidden_BTD
         features = gather_positions(hidden, positions)
         targets = gather_positions(src_tokens, positions)
         return self.lm_head.losses(features, self.encoder.embed_tokens.weight, targets)

@@ -97,7 +97,7 @@ class ThreeMLModel(EncoderModel):
         """Return the encoder's states ``[B, S, D]`` of the visible tokens, each at its original place."""
         tokens_BS = visible.take(corrupted_BT, fill=self.pad_index)
         where = {"positions_BT": visible.places_BS, "padding_BT": visible.empty_BS}
-        return self.encoder(tokens_BS, **where, documents_BT=visible.documents_BS)[-1]
+        return self.encoder(tokens_BS, **where, documents_BT=visible.documents_BS).hidden_BTD
 
     def mask_states(self, src_tokens: Tensor, **batch: Any) -> list[Tensor]:
         """Return the states ``[M, W]`` of the batch's [MASK]s: the decoder's, as the encoder has none."""
