@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 
 from fairseq_masking.errors import UserError, first_line
 
-__all__ = ["configs_folder", "hash_file", "held", "open_binary", "read_json", "whole_file", "write_json"]
+__all__ = ["as_json", "configs_folder", "hash_file", "held", "open_binary", "read_json", "whole_file", "write_json"]
 
 logger = logging.getLogger(__name__)
 
@@ -49,10 +49,15 @@ def read_json(path: Path, way_out: str = "", *, optional: bool = False) -> dict[
     return values
 
 
+def as_json(value: Any) -> str:
+    """Return the text of a JSON file."""
+    return json.dumps(value, indent=1, ensure_ascii=False) + "\n"
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON file, whole or not at all; its folder is made."""
     with whole_file(path) as partial:
-        partial.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        partial.write_text(as_json(value), encoding="utf-8")
 
 
 @contextmanager

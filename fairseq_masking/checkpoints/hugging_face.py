@@ -21,12 +21,13 @@ from torch import Tensor
 from fairseq_masking.checkpoints.key_table import FAMILIES, from_ours, listed
 from fairseq_masking.checkpoints.loading import digest_of_weights, read_checkpoint
 from fairseq_masking.checkpoints.sources import Source, dictionary_symbols, read_source
+from fairseq_masking.corpus.contents import digests_of
 from fairseq_masking.corpus.dictionary import class_names
 from fairseq_masking.corpus.manifest import first_shard, load_normalizer, load_tokenizer
 from fairseq_masking.errors import UserError, first_line
 from fairseq_masking.files import held
 from fairseq_masking.modules.config import KIND_OPTIONS, EncoderKind
-from fairseq_masking.tokenizers.hugging_face_files import EXTRA
+from fairseq_masking.tokenizers.hugging_face_files import EXTRA, check_exported
 from fairseq_masking.tokenizers.to_hugging_face import steps_left_out, write_tokenizer
 
 __all__ = ["Exported", "export_checkpoint", "export_form", "load_with_transformers"]
@@ -106,10 +107,10 @@ def export_checkpoint(
         config = _config(kind, source, folder)
         text = json.dumps(config, indent=2, ensure_ascii=False)
         (partial / "config.json").write_text(text + "\n", encoding="utf-8")
-        _write_weights(from_ours(source.state, FAMILIES[kind]), partial / "model.safetensors")
         _write_tokenizer(source, folder, partial)
         if kind == "fairseq_masking":
             shutil.copyfile(_MODELING, partial / _MODELING.name)
+        _write_weights(from_ours(source.state, FAMILIES[kind]), partial / "model.safetensors")
         if output.exists():
             output.rmdir()
         partial.replace(output)
@@ -140,6 +141,7 @@ def load_with_transformers(folder: Path, auto_class: str, what: str) -> tuple[An
         import transformers
     except ImportError:
         raise UserError(f"{folder}: to read it: {EXTRA}") from None
+    check_exported(Path(folder))
     transformers.logging.set_verbosity_error()  # its table of weights, heads that are left out
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
@@ -297,7 +299,8 @@ def _write_weights(state: Mapping[str, Tensor], path: Path) -> None:
     except ImportError:
         raise UserError(f"to write safetensors: {EXTRA}") from None
     written = {key: value.clone().contiguous() for key, value in state.items()}
-    save_file(written, path, {"format": "pt", "sha256": digest_of_weights(written)})
+    files = json.dumps(digests_of(path.parent))
+    save_file(written, path, {"format": "pt", "files": files, "sha256": digest_of_weights(written, files)})
     path.chmod((path.parent / "config.json").stat().st_mode)  # not its owner's alone
 
 

@@ -228,9 +228,9 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     raise UserError(f"{folder} holds neither model.safetensors nor pytorch_model.bin")
 
 
-def digest_of_weights(weights: Mapping[str, Tensor]) -> str:
-    """Return the SHA-256 of names, types, shapes and values."""
-    digest = hashlib.sha256()
+def digest_of_weights(weights: Mapping[str, Tensor], beside: str = "") -> str:
+    """Return the SHA-256 of what stands ``beside`` the weights, and of names, types, shapes and values."""
+    digest = hashlib.sha256(beside.encode())
     for name, value in sorted(weights.items()):
         digest.update(f"{name} {value.dtype} {list(value.shape)}".encode())
         digest.update(value.contiguous().reshape(-1).view(torch.uint8).numpy().data)
@@ -246,10 +246,10 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         weights = load_file(path)
         with safe_open(path, "pt") as file:
-            wanted = (file.metadata() or {}).get("sha256")
+            metadata = file.metadata() or {}
     except Exception as error:  # its own SafetensorError is an Exception; a missing shard an OSError
         raise UserError(f"{path} is missing, cut short or no safetensors file ({first_line(error)})") from error
-    if wanted is not None and wanted != digest_of_weights(weights):
+    if metadata.get("sha256", wanted := digest_of_weights(weights, metadata.get("files", ""))) != wanted:
         raise UserError(f"{path} is damaged (its SHA-256 is not that it was written with): export it again")
     return weights
 

@@ -17,7 +17,9 @@ from omegaconf import DictConfig, OmegaConf
 from fairseq_masking.checkpoints.loading import read_checkpoint
 from fairseq_masking.compat.checkpoints import RESUME_EARLIER
 from fairseq_masking.compat.distributed import runs_on_cpu
+from fairseq_masking.compat.patching import loaded_program
 from fairseq_masking.compat.ranges import check_ranges
+from fairseq_masking.corpus.manifest import check_dictionary
 from fairseq_masking.errors import UserError
 
 __all__ = ["check_start"]
@@ -51,10 +53,17 @@ def _check_device(cfg: DictConfig) -> None:
     for name in ("amp", "fp16", "memory_efficient_fp16"):
         if cfg.common[name] and on_cpu:
             raise UserError(f"--{name.replace('_', '-')} needs a GPU, and this runs on the CPU: leave it out")
-    if on_cpu and not cfg.common.cpu and multiprocessing.parent_process() is None:
-        logger.warning(
-            "there is no GPU here: this trains on the CPU; where that is meant, say --cpu (common.cpu=true)"
-        )
+    if not on_cpu or cfg.common.cpu or multiprocessing.parent_process() is not None:
+        return
+    told = "there is no GPU here; where the CPU is meant, say --cpu (common.cpu=true)"
+    wants = {
+        "--bf16": cfg.common.bf16,
+        "--distributed-world-size": cfg.distributed_training.distributed_world_size > 1,
+    }
+    wanted = [option for option, value in wants.items() if value]
+    if wanted and loaded_program("fairseq_cli.train") is not None:  # else it is only planned
+        raise UserError(f"{wanted[0]} is for GPUs, and {told}, or leave it out")
+    logger.warning("%s: this trains on it", told)
 
 
 def _check_save_dir(save_dir: str) -> None:
@@ -126,6 +135,8 @@ def _check_data(cfg: DictConfig) -> None:
     if cfg.dataset.max_tokens is None and cfg.dataset.batch_size is None:
         raise UserError("how large is a batch? give --batch-size ROWS or --max-tokens TOKENS")
     folders = utils.split_paths(getattr(cfg.task, "data", None) or "")
+    for folder in filter(os.path.isdir, folders):
+        check_dictionary(folder)
     if not cfg.dataset.disable_validation and all(map(os.path.isdir, folders)):  # else the task says it better
         data_utils.raise_if_valid_subsets_unintentionally_ignored(cfg)
     settings = cfg.distributed_training

@@ -65,6 +65,7 @@ def apply() -> None:
     checkpoints.save_whole_or_say_why()
     checkpoints.remove_leftover_temporaries()
     options.keep_bf16_off_the_tpu()
+    options.read_whole_numbers()
     distributed.wrap_cpu_models_without_device_ids()
     distributed.gather_lists_without_cuda()
     leave_dynamo_unimported()

@@ -1,17 +1,17 @@
 """A ``UserError`` is one line on stderr and exit status 1, wherever in a fairseq command it was raised."""
 
-import linecache
 import logging
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn
 
 import fairseq
 import fairseq_cli
-from fairseq.dataclass import initialize
 from hydra._internal import utils as hydra_utils
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
@@ -20,7 +20,7 @@ from yaml import YAMLError
 
 from fairseq_masking.compat.patching import loaded_program, replace
 from fairseq_masking.compat.recipes import refuse_open_keys
-from fairseq_masking.errors import UserError
+from fairseq_masking.errors import UserError, first_line
 
 __all__ = [
     "exit_with",
@@ -34,6 +34,12 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
+_PACKAGE = str(Path(__file__).parents[1])
+_REFUSED = (HydraException, OmegaConfBaseException, YAMLError)
+_SAID = (ValueError, AssertionError)
+# What a value can lead to where it is evaluated, or built with.
+_OF_VALUES = (ArithmeticError, AssertionError, LookupError, NameError, SyntaxError, TypeError, ValueError)
+_OPTION = re.compile(r"""(?:cfg|args)(?:\.|, ")(\w+)""")
 _FAIRSEQ = tuple(os.path.realpath(module.__path__[0]) + os.sep for module in (fairseq, fairseq_cli))
 _HYDRA_PROGRAMS = ("fairseq_cli.hydra_train", "fairseq_cli.hydra_validate")
 
@@ -52,11 +58,12 @@ def user_error_in(error: BaseException) -> UserError | None:
     return None
 
 
-def users_error_in(error: Exception) -> Exception | None:
-    """The UserError behind an exception, or what fairseq itself has raised of a user's input, which is one as well.
+def users_error_in(error: BaseException) -> Exception | None:
+    """The UserError behind an exception, or what fairseq, Hydra and OmegaConf say of a user's input, as one.
 
-    That is a ValueError, AssertionError or bare Exception with words of its own, or the system's error about a
-    file by name. LOGLEVEL=DEBUG shows where such a one comes from.
+    That is fairseq's ValueError, AssertionError or bare Exception with words of its own, the system's error about a
+    file by name, a value that its schema refuses, and whatever comes of one that it evaluates or builds an optimizer
+    with, whose option is named. LOGLEVEL=DEBUG shows where such a one comes from.
     """
     shown: Exception | None = user_error_in(error)
     if shown is None and (words := _words_of_fairseq(error)):
@@ -65,21 +72,25 @@ def users_error_in(error: Exception) -> Exception | None:
     return shown
 
 
-def _words_of_fairseq(error: Exception) -> str:
-    frames = [
-        (os.path.realpath(frame.f_code.co_filename), line) for frame, line in traceback.walk_tb(error.__traceback__)
-    ]
-    in_fairseq = [file.startswith(_FAIRSEQ) for file, _ in frames]
-    if isinstance(error, OSError) and error.filename is not None and any(in_fairseq):
-        return f"{error.filename}: {error.strerror}"
-    if (
-        not in_fairseq
-        or not in_fairseq[-1]
-        or not (isinstance(error, (ValueError, AssertionError)) or type(error) is Exception)
-    ):
+def _words_of_fairseq(error: BaseException) -> str:
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if os.path.realpath(frame.filename).startswith(_FAIRSEQ)]
+    if not own:
         return ""
-    raises = linecache.getline(*frames[-1]).lstrip().startswith(("raise", "assert"))  # or Python does, of a bug
-    return str(error) if raises else ""
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    if isinstance(error, MissingMandatoryValue) or (isinstance(error, _REFUSED) and "dataclass" in own[-1].filename):
+        return _reasons(error)
+    line = own[-1].line or ""
+    raises = isinstance(error, AssertionError) or line.startswith("raise")  # else Python does, of a bug
+    if raises and own[-1] is frames[-1] and (isinstance(error, _SAID) or type(error) is Exception) and str(error):
+        return str(error)
+    evaluates = "eval(" in line or any(frame.name == "_build_optimizer" for frame in own)
+    named = [found[1] for frame in reversed(own) if (found := _OPTION.search(frame.line or ""))]
+    if evaluates and named and isinstance(error, _OF_VALUES) and not frames[-1].filename.startswith(_PACKAGE):
+        words = first_line(error) if str(error) else f"fairseq has: {line}"
+        return f"--{named[0].replace('_', '-')} cannot be used ({type(error).__name__}: {words}): give another value"
+    return ""
 
 
 def one_line(error: BaseException) -> str:
@@ -111,11 +122,12 @@ def leave_no_checkpoint_of_user_errors() -> None:
 def _print_user_error(
     original: Callable[..., Any], kind: type[BaseException], error: BaseException, trace: TracebackType | None
 ) -> None:
-    user_error = user_error_in(error)
-    if user_error is None:
+    commands = any(frame.f_code.co_name == "cli_main" for frame, _ in traceback.walk_tb(trace))
+    shown = users_error_in(error) if commands else user_error_in(error)  # else a user's script, with errors of its own
+    if shown is None:
         original(kind, error, trace)
     else:
-        _print_line(one_line(user_error))
+        _print_line(one_line(shown))
 
 
 def _save_unless_user_error(original: Callable[..., Any], self: Any, *args: Any, **options: Any) -> Any:
@@ -141,7 +153,7 @@ def _run_hydra_main(original: Callable[..., Any], *args: Any, **options: Any) ->
             refuse_open_keys(args[0], HydraConfig.get().overrides.task)
         return original(*args, **options)
     except Exception as error:
-        shown = users_error_in(error) or _configuration_error_in(error)
+        shown = users_error_in(error)
         if shown is None:
             raise
         exit_with(one_line(shown))
@@ -153,24 +165,16 @@ def _report_in_one_line(original: Callable[..., Any], function: Callable[[], Any
     def reported() -> Any:
         try:
             return function()
-        except (HydraException, OmegaConfBaseException, YAMLError) as error:
-            reasons = [
-                one_line(link).partition(" Config search path")[0]
-                for link in (error, error.__cause__)
-                if link is not None
-            ]
+        except _REFUSED as error:
             way_out = "the keys, groups and values that there are: --cfg job after the command"
-            exit_with(f"{': '.join(dict.fromkeys(reasons))}; {way_out}")
+            exit_with(f"{_reasons(error)}; {way_out}")
 
     return original(reported)
 
 
-def _configuration_error_in(error: Exception) -> Exception | None:
-    if isinstance(error, MissingMandatoryValue):
-        return error
-    codes = [frame.f_code for frame, _ in traceback.walk_tb(error.__traceback__)]
-    merging = isinstance(error, OmegaConfBaseException) and initialize.add_defaults.__code__ in codes
-    return error if merging else None
+def _reasons(error: BaseException) -> str:
+    links = [link for link in (error, error.__cause__) if link is not None]
+    return ": ".join(dict.fromkeys(one_line(link).partition(" Config search path")[0] for link in links))
 
 
 def _print_line(message: str) -> None:

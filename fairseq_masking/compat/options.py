@@ -1,17 +1,18 @@
 """Options: one of a fairseq dataclass, what fairseq's parser makes of ``--bf16`` and ``--help``, which were typed."""
 
 import sys
-from argparse import Namespace
+from argparse import ArgumentTypeError, Namespace
 from collections.abc import Callable
 from dataclasses import field
 from typing import Any
 
 from fairseq import options as fairseq_options
+from fairseq.dataclass import utils as dataclass_utils
 from hydra.core.hydra_config import HydraConfig
 
 from fairseq_masking.compat.patching import replace
 
-__all__ = ["keep_bf16_off_the_tpu", "option", "typed_model_options", "was_typed"]
+__all__ = ["keep_bf16_off_the_tpu", "option", "read_whole_numbers", "typed_model_options", "was_typed"]
 
 _HELP = {"-h", "--help"}
 _given: list[str] = []  # the words that fairseq's parser got last
@@ -32,6 +33,18 @@ def keep_bf16_off_the_tpu() -> None:
     but torch_xla works. An explicit ``--tpu`` stays. Hydra's ``common.bf16=true`` never had the problem.
     """
     replace(fairseq_options, "parse_args_and_arch", _parse_without_tpu)
+
+
+def read_whole_numbers() -> None:
+    """Lets the parser refuse ``--update-freq 1.5``, of which fairseq makes 1."""
+    replace(dataclass_utils, "eval_str_list", _eval_whole)
+
+
+def _eval_whole(original: Callable[..., Any], given: Any, x_type: Any = float) -> Any:
+    found = original(given, x_type)
+    if x_type is int and isinstance(given, str) and found != original(given):
+        raise ArgumentTypeError(f"{given} is not of whole numbers")
+    return found
 
 
 def typed_model_options() -> set[str]:

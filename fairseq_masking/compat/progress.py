@@ -25,12 +25,13 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from fairseq_masking.compat.distributed import runs_on_cpu
 from fairseq_masking.compat.patching import replace
+from fairseq_masking.compat.recipes import hardware_of_recipe
 
 __all__ = ["forget_the_run", "begin_quietly", "quieten_what_no_user_asked_for", "summary", "tell_the_rest"]
 
 logger = logging.getLogger("fairseq_masking")
 
-_MEASURED = 10  # updates whose time tells that of all
+_MEASURED = (1, 10)  # updates whose time tells that of all, roughly at first
 _PRECISIONS = {"bf16": "bf16", "fp16": "fp16", "amp": "fp16 by autocast"}
 
 
@@ -41,7 +42,7 @@ class _Run:
     cfg: DictConfig
     held: list[logging.LogRecord] = field(default_factory=list)
     begun: bool = False
-    timed: bool = False
+    timed: list[int] = field(default_factory=list)  # after how many updates the time was told
     done: int = 0  # updates
     total: int = 0  # updates, 0 where there is no end
     epoch_updates: int = 0
@@ -116,10 +117,13 @@ def summary(run_cfg: DictConfig, model: torch.nn.Module, *, epoch_updates: int, 
     total = _total(run_cfg, epoch_updates)
     lines["length"] = f"{total:,} updates, {total / epoch_updates:.3g} epochs" if total else "no end is set"
     lines["length"] += f"; {done:,} updates are done" if done else ""
-    device = "CPU" if runs_on_cpu(run_cfg) else torch.cuda.get_device_name()
+    device = torch.cuda.get_device_name() if not runs_on_cpu(run_cfg) else "CPU"
+    device += "" if device != "CPU" or run_cfg.common.cpu else " for lack of a GPU (--cpu says that it is meant)"
     precision = next((name for option, name in _PRECISIONS.items() if run_cfg.common[option]), "fp32")
     lines |= {"device": f"{device}, {precision}", "data": task.data, "folder": run_cfg.checkpoint.save_dir}
-    lines |= {"log": str(_log_file(run_cfg)), "time": f"known after {_MEASURED} updates"}
+    lines |= {"log": str(_log_file(run_cfg)), "time": f"told after update 2, better after {_MEASURED[-1] + 1}"}
+    if hardware := hardware_of_recipe():
+        lines["time"] += f"; the recipe says: {hardware}"
     return "this run\n" + "\n".join(f"  {name:<8}{text}" for name, text in lines.items())
 
 
@@ -223,11 +227,11 @@ class _Told(progress_bar.BaseProgressBar):
         for number, batch in enumerate(self.bar):
             if number == 1:  # the first one compiles and allocates
                 start = time.monotonic()
-            if number == 1 + _MEASURED and not run.timed:
-                run.timed = True
-                each = (time.monotonic() - start) / _MEASURED
+            if number - 1 in _MEASURED and number - 1 not in run.timed:
+                run.timed.append(number - 1)
+                each = (time.monotonic() - start) / (number - 1)
                 left = f"{timedelta(seconds=round(each * (run.total - run.done)))} to go, " if run.total else ""
-                logger.info("time: %s%.3g s an update, without validation", left, each)
+                logger.info("time: about %s%.3g s an update, without validation", left, each)
             yield batch
             run.done += 1
 

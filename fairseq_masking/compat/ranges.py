@@ -3,15 +3,18 @@
 Options that hang on others, or whose message has a reason to give, are checked where that is known.
 """
 
+import ast
+import math
 import re
-from collections.abc import Iterator
+from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from fairseq_masking.errors import UserError
 
-__all__ = ["check_ranges"]
+__all__ = ["check_ranges", "parse_betas"]
 
 # An interval, as mathematicians write it, -> fields of the configuration; neither NaN nor infinity is in one.
 _RANGES = {
@@ -29,10 +32,11 @@ _RANGES = {
         optimization.clip_norm optimization.max_update optimization.max_epoch optimization.lr
         optimization.stop_time_hours optimizer.weight_decay optimizer.lr optimizer.adamw_lr
         lr_scheduler.warmup_updates lr_scheduler.decay_updates lr_scheduler.total_num_update
-        lr_scheduler.end_learning_rate lr_scheduler.warmup_init_lr
+        lr_scheduler.end_learning_rate
         dataset.num_workers dataset.data_buffer_size dataset.validate_interval_updates dataset.validate_after_updates
         checkpoint.save_interval_updates task.skip_nonfinite""",
     "[-1, inf)": """
+        lr_scheduler.warmup_init_lr
         checkpoint.keep_interval_updates checkpoint.keep_last_epochs checkpoint.keep_best_checkpoints
         checkpoint.patience""",
     "[1, 1000000]": """
@@ -61,23 +65,39 @@ def check_ranges(cfg: DictConfig) -> None:
     """
     for interval, fields in _RANGES.items():
         for field in fields.split():
-            for value in _values(OmegaConf.select(cfg, field)):
-                if not _is_in(value, interval):
-                    raise UserError(f"{_option(field)} {value}: give {_in_words(interval)} ({field})")
+            given = OmegaConf.select(cfg, field)
+            values = list(given) if OmegaConf.is_list(given) else [given]
+            for value in values or [math.nan]:
+                number = isinstance(value, (int, float)) and not isinstance(value, bool)
+                if number and not _is_in(value, interval):
+                    told = value if values else given
+                    raise UserError(f"{_option(field)} {told}: give {_in_words(interval)} ({field})")
+    betas = OmegaConf.select(cfg, "optimizer.adam_betas", default=(0, 0))
+    parse_betas(betas)
     for field in _NAMES:
         name = OmegaConf.select(cfg, field)
         if name is not None and not re.fullmatch(r"\w+", str(name)):
             raise UserError(f"{_option(field)} {name!r}: give letters, digits and _ alone ({field})")
 
 
+def parse_betas(value: Any) -> tuple[float, float]:
+    """Return Adam's betas from what the command line ('(0.9, 0.98)') or a recipe ([0.9, 0.98]) gives.
+
+    Raises:
+        UserError: these are not two numbers from 0 up to, not including, 1.
+    """
+    betas = value
+    if isinstance(value, str):
+        with suppress(ValueError, SyntaxError, MemoryError, RecursionError):
+            betas = ast.literal_eval(value.strip())
+    numbers = isinstance(betas, Sequence) and all(type(beta) in (int, float) for beta in betas)
+    if not (numbers and len(betas) == 2 and all(0 <= beta < 1 for beta in betas)):
+        raise UserError(f"--adam-betas {value}: give two numbers, each at least 0 and below 1, such as '(0.9, 0.98)'")
+    return float(betas[0]), float(betas[1])
+
+
 def _option(field: str) -> str:
     return f"--{field.rpartition('.')[2].replace('_', '-')}"
-
-
-def _values(value: Any) -> Iterator[float]:
-    for each in value if OmegaConf.is_list(value) else [value]:
-        if isinstance(each, (int, float)) and not isinstance(each, bool):
-            yield each
 
 
 def _is_in(value: float, interval: str) -> bool:

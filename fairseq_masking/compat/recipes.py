@@ -16,13 +16,14 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.config_store import ConfigNode
 from hydra.core.default_element import ResultDefault
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from fairseq_masking.compat.patching import replace
 from fairseq_masking.errors import UserError
 
-__all__ = ["compose_schema_first", "composed", "refuse_open_keys"]
+__all__ = ["compose_schema_first", "composed", "hardware_of", "hardware_of_recipe", "refuse_open_keys"]
 
 _SCHEMA = "fairseq_schema"
 _OPENED = "fairseq_masking_opened"  # an attribute of Hydra's loader: open key -> file
@@ -74,6 +75,22 @@ def refuse_open_keys(cfg: DictConfig, overrides: Iterable[str]) -> None:
         if not closed:
             other = f" or {_STARTS[1]}=CHECKPOINT" if key == _STARTS[0] else ""
             raise UserError(f"{path} leaves {key} open (???): give {key}=VALUE{other} on the command line")
+
+
+def hardware_of(recipe: Path) -> str:
+    """Return what a recipe's header says of machines and hours; "" where it says nothing."""
+    lines = recipe.read_text(encoding="utf-8").splitlines()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("# Hardware:")), "")
+
+
+def hardware_of_recipe() -> str:
+    """Return the same of the recipe that fairseq-hydra-train runs; "" where there is none."""
+    if not HydraConfig.initialized():
+        return ""
+    run = HydraConfig.get()
+    folders = [Path(source.path) for source in run.runtime.config_sources if source.schema == "file"]
+    recipes = [folder / f"{run.job.config_name}.yaml" for folder in folders]
+    return next((hardware_of(recipe) for recipe in recipes if recipe.is_file()), "")
 
 
 def _compose(original: Callable[..., DictConfig], self: Any, defaults: list[ResultDefault], repo: Any) -> DictConfig:

@@ -148,6 +148,8 @@ def _agreed() -> int:
 
 
 def _save(original: Callable[..., Any], cfg: DictConfig, trainer: Any, *rest: Any, **options: Any) -> Any:
+    if not cfg.no_save and trainer.should_save_checkpoint_on_current_rank:
+        check_room(cfg.save_dir, trainer.model)
     saved = original(cfg, trainer, *rest, **options)
     _told.saved = trainer.get_num_updates()
     return saved

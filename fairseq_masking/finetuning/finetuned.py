@@ -17,9 +17,10 @@ from fairseq import utils
 from torch import Tensor
 
 from fairseq_masking.checkpoints.loading import read_checkpoint
+from fairseq_masking.corpus.contents import check_contents
 from fairseq_masking.corpus.dictionary import class_names
 from fairseq_masking.errors import UserError
-from fairseq_masking.files import write_json
+from fairseq_masking.files import as_json, whole_file
 from fairseq_masking.finetuning.glue import GLUE_TASKS, SCORE_SCALE
 from fairseq_masking.finetuning.metrics import row_scores, squad_scores
 from fairseq_masking.finetuning.prepare import finetuning_settings
@@ -139,22 +140,25 @@ def predict(finetuned: Finetuned, output: Path, *, batch_size: int = 64) -> Scor
         UserError: the data were not made by ``prepare_finetuning``.
     """
     task = str(finetuning_settings(finetuned.data)["task"])
-    output.mkdir(parents=True, exist_ok=True)
     scores: Scores = {}
+    files: dict[Path, str] = {}  # written when all are made
     for split in finetuned.splits():
         if finetuned.is_squad:
             candidates = finetuned.answer_questions(split, batch_size=batch_size)
             if split == "valid":  # the threshold comes first
                 scores[split] = _squad_scores(finetuned, candidates)
-            _write_answers(output / split, finetuned, split, candidates, scores["valid"]["f1_threshold"])
+            answers = _answers(finetuned, split, candidates, scores["valid"]["f1_threshold"])
+            files |= {output / split / f"{name}.json": as_json(value) for name, value in answers.items()}
             continue
         predictions = finetuned.predict_rows(split, batch_size=batch_size)
         if predictions.targets_N is not None:
             scores[split] = predictions.scores()
         else:
             names = GLUE_TASKS[task].submissions if task in GLUE_TASKS else {split: f"{split}.tsv"}
-            _write_submission(output / names.get(split, f"{task}.tsv"), finetuned, split, predictions)
-    write_json(output / "scores.json", scores)
+            files[output / names.get(split, f"{task}.tsv")] = _submission(finetuned, split, predictions)
+    for path, text in {**files, output / "scores.json": as_json(scores)}.items():
+        with whole_file(path) as partial:
+            partial.write_text(text, encoding="utf-8")
     return scores
 
 
@@ -166,21 +170,24 @@ def scores_of(finetuned: Finetuned) -> Scores:
     return {name: finetuned.predict_rows(name).scores() for name in finetuned.splits() if name in labels}
 
 
-def _write_submission(path: Path, finetuned: Finetuned, split: str, predictions: RowPredictions) -> None:
-    ids = (finetuned.data / "ids" / f"{split}.txt").read_text(encoding="utf-8").split("\n")[:-1]
+def _submission(finetuned: Finetuned, split: str, predictions: RowPredictions) -> str:
+    path = finetuned.data / "ids" / f"{split}.txt"
+    check_contents(path)
+    ids = path.read_text(encoding="utf-8").split("\n")[:-1]
     if finetuned.cfg.criterion.get("regression_target", False):
         scores_N = predictions.logits_NC[:, 0] * SCORE_SCALE
         names = [f"{score:.3f}" for score in scores_N.clip(0, SCORE_SCALE)]
     else:
         dictionary = finetuned.task.label_dictionary
         names = [dictionary[dictionary.nspecial + index] for index in predictions.logits_NC.argmax(1)]
-    lines = [f"{row}\t{name}\n" for row, name in zip(ids, names, strict=True)]
-    path.write_text("index\tprediction\n" + "".join(lines), encoding="utf-8")
+    if len(ids) != len(names):
+        raise UserError(f"{path} has {len(ids)} rows, the split {len(names)}: prepare the data again")
+    return "index\tprediction\n" + "".join(f"{row}\t{name}\n" for row, name in zip(ids, names, strict=True))
 
 
-def _write_answers(
-    folder: Path, finetuned: Finetuned, split: str, candidates: list[Candidates], threshold: float
-) -> None:
+def _answers(
+    finetuned: Finetuned, split: str, candidates: list[Candidates], threshold: float
+) -> dict[str, dict[str, Any]]:
     _, questions = finetuned.task.dataset(split).examples.read_texts()
     found = {str(questions[each.question]["id"]): each for each in candidates}
     # JSON has no infinity
@@ -190,8 +197,7 @@ def _write_answers(
         name: [{"text": text, "score": value} for text, value in [*each.answers, ("", each.null)]]
         for name, each in found.items()
     }
-    for name, value in (("predictions", chosen), ("null_odds", margins), ("nbest_predictions", nbest)):
-        write_json(folder / f"{name}.json", value)
+    return {"predictions": chosen, "null_odds": margins, "nbest_predictions": nbest}
 
 
 def _squad_scores(finetuned: Finetuned, candidates: list[Candidates]) -> dict[str, float]:

@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from fairseq.models import ARCH_MODEL_REGISTRY
 from omegaconf import OmegaConf
 
 from fairseq_masking.corpus.manifest import read_manifest
@@ -21,6 +22,7 @@ from fairseq_masking.finetuning.protocols import PROTOCOLS, Protocol
 from fairseq_masking.finetuning.results import gains_table, plot_over, result_of, scores_table
 from fairseq_masking.finetuning.runs import Run, best_of, grid_of, run_all
 from fairseq_masking.finetuning.tasks import FinetuningTask, Start, corpus_of, named_path, source_of
+from fairseq_masking.methods.base.encoder_model import EncoderModel
 
 __all__ = ["Sweep"]
 
@@ -90,6 +92,9 @@ class Sweep:
         """Refuse what would fail, or be ignored, only once runs are trained."""
         if own := [given for given in self.overrides if given.partition("=")[0].lstrip("+") in _OWN]:
             raise UserError(f"--set {own[0]}: that comes from --seeds, --checkpoint, --task and --out: leave it out")
+        archs = [name for name, model in ARCH_MODEL_REGISTRY.items() if issubclass(model, EncoderModel)]
+        if self.scratch and self.scratch not in archs:
+            raise UserError(f"--scratch {self.scratch}: no such architecture, there are {', '.join(sorted(archs))}")
         kinds = [given.partition("=")[0] for given in self.task]
         for kind, base in self.rules.starts_from.items():
             if kind in kinds and base not in kinds:

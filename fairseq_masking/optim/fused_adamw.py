@@ -1,9 +1,8 @@
 """``--optimizer fused_adamw``: fairseq's ``adam``, faster, with decay exclusions."""
 
-import ast
 import logging
 import math
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar, List
 
@@ -13,10 +12,11 @@ from omegaconf import II, DictConfig
 from torch import Tensor
 
 from fairseq_masking.compat.options import option
+from fairseq_masking.compat.ranges import parse_betas
 from fairseq_masking.errors import UserError
 from fairseq_masking.optim.adamw import AdamW, clip_grad_norm
 
-__all__ = ["FusedAdamWConfig", "FusedAdamWOptimizer", "flattens", "lr_groups", "overrides_of", "parse_betas"]
+__all__ = ["FusedAdamWConfig", "FusedAdamWOptimizer", "flattens", "lr_groups", "overrides_of"]
 
 logger = logging.getLogger(__name__)
 
@@ -147,24 +147,3 @@ def flattens(cfg: DictConfig) -> bool:
 def overrides_of(parameter: Tensor) -> dict[str, Any]:
     """Return what a model says of a parameter, where fairseq copies it to the fp32 master, too."""
     return getattr(parameter, "optim_overrides", {}).get("optimizer", {})
-
-
-def parse_betas(value: Any) -> tuple[float, float]:
-    """Return Adam's betas from what the command line ('(0.9, 0.98)') or a recipe ([0.9, 0.98]) gives.
-
-    Raises:
-        UserError: these are not two numbers from 0 up to, not including, 1.
-    """
-    given = value
-    if isinstance(value, str):
-        try:
-            given = ast.literal_eval(value.strip())
-        except (ValueError, SyntaxError, MemoryError, RecursionError):
-            given = None
-    betas = tuple(given) if isinstance(given, Sequence) and not isinstance(given, str) else ()
-    valid = len(betas) == 2 and all(
-        isinstance(beta, int | float) and not isinstance(beta, bool) and 0 <= beta < 1 for beta in betas
-    )
-    if not valid:
-        raise UserError(f"--adam-betas {value}: give two numbers, each at least 0 and below 1, such as '(0.9, 0.98)'")
-    return float(betas[0]), float(betas[1])

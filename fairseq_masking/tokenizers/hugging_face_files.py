@@ -4,20 +4,21 @@ Names meet in Hugging Face's terms: WordPieces and SentencePiece's pieces are th
 symbols are ids here ("262") and byte-level texts there ("Ġthe"). The special symbols have fairseq's names.
 """
 
+import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from fairseq_masking.errors import UserError, first_line
-from fairseq_masking.files import read_json
+from fairseq_masking.files import hash_file, read_json
 from fairseq_masking.tokenizers import HuggingFaceTokenizer, SentencePieceTokenizer, Tokenizer
 from fairseq_masking.tokenizers.backend import BackendTokenizer, steps_of
 from fairseq_masking.tokenizers.symbols import BERT_SYMBOLS, SPECIAL_SYMBOLS, UNK_SYMBOL
 from fairseq_masking.tokenizers.vocabularies import byte_level_backend, read_merges, wordpiece_backend
 
 __all__ = [
-    "EXTRA", "GENERIC_CLASS", "ROLES", "TEXT_STEPS", "find_source", "hugging_face_symbols", "import_tokenizer",
+    "EXTRA", "GENERIC_CLASS", "ROLES", "TEXT_STEPS", "check_exported", "find_source", "hugging_face_symbols", "import_tokenizer",
     "text_steps", "tokens_of_symbols",
 ]  # fmt: skip
 
@@ -64,8 +65,32 @@ def find_source(path: str) -> Path:
         ) from error
 
 
+def check_exported(folder: Path) -> None:
+    """Compare the files of an export of ours with their SHA-256, which stand in its model.safetensors.
+
+    Raises:
+        UserError: one is not as it was written.
+    """
+    weights = folder / "model.safetensors"
+    if not weights.is_file():
+        return
+    try:
+        with weights.open("rb") as file:
+            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+        digests = json.loads(header.get("__metadata__", {}).get("files", "{}")).items()
+    except (ValueError, AttributeError, OverflowError, MemoryError):
+        return  # what is wrong with the weights is said where they are read
+    for name, digest in digests:
+        if hash_file(folder / name) != digest:
+            raise UserError(
+                f"{folder / name} is not as it was exported (its SHA-256 differs): export it again; one that was changed"
+                " on purpose is written by transformers' save_pretrained, with its model"
+            )
+
+
 def hugging_face_symbols(folder: Path) -> list[str | None] | None:
     """Return a Hugging Face folder's tokens by id, special ones under our names; None without tokeniser."""
+    check_exported(folder)
     tokens = _hugging_face_tokens(folder)
     if not tokens:
         return None
@@ -93,6 +118,7 @@ def import_tokenizer(source: Path, folder: Path) -> Tokenizer:
     Raises:
         UserError: no tokeniser of a known kind, or something beside its files says what they do not.
     """
+    check_exported(source)
     config = read_json(source / "tokenizer_config.json", optional=True)
     model = next((source / name for name in _SENTENCEPIECE_FILES if (source / name).is_file()), None)
     path = source / "tokenizer.json"

@@ -12,7 +12,7 @@ from foreign_models import LINES, SHAPE, own_checkpoint, padded_rows, prepare
 from safetensors.torch import load_file
 
 from fairseq_masking.checkpoints.hub import HubInterface
-from fairseq_masking.checkpoints.hugging_face import export_checkpoint
+from fairseq_masking.checkpoints.hugging_face import export_checkpoint, load_with_transformers
 from fairseq_masking.checkpoints.sources import read_source
 from fairseq_masking.cli.main import main
 from fairseq_masking.corpus.manifest import load_normalizer, load_tokenizer
@@ -25,6 +25,7 @@ from fairseq_masking.methods.map_net.model import MapNetConfig, MapNetModel
 from fairseq_masking.methods.mlm.model import MLMConfig, MLMModel
 from fairseq_masking.methods.three_ml.model import ThreeMLConfig, ThreeMLModel
 from fairseq_masking.modules.relative_position import BUCKETINGS
+from fairseq_masking.tokenizers.hugging_face_files import import_tokenizer
 
 ARCHITECTURES = {
     "post-LN": ({}, "RobertaForMaskedLM"),
@@ -157,6 +158,21 @@ def test_a_flipped_bit_of_the_weights_is_found(tmp_path, data):
         with pytest.raises(UserError, match=r"model\.safetensors is"):
             read_source(tmp_path / "out")
     path.write_bytes(whole)
+    read_source(tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json"])
+def test_a_flipped_bit_of_what_lies_beside_the_weights_is_found(name, tmp_path, data):
+    own_checkpoint(MLMModel, MLMConfig, tmp_path / "c.pt", data)
+    export_checkpoint(tmp_path / "c.pt", tmp_path / "out")
+    path = tmp_path / "out" / name
+    text = path.read_text(encoding="utf-8")
+    path.write_text(text.replace("1", "3", 1), encoding="utf-8")
+    readers = [read_source, lambda folder: load_with_transformers(folder, "AutoModel", "encoder")]
+    for read in [*readers, *([lambda folder: import_tokenizer(folder, tmp_path)] if name == "tokenizer.json" else [])]:
+        with pytest.raises(UserError, match=rf"{name} is not as it was exported"):
+            read(tmp_path / "out")
+    path.write_text(text, encoding="utf-8")
     read_source(tmp_path / "out")
 
 

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -63,6 +64,14 @@ def test_what_lies_in_the_place_of_the_last_checkpoint_is_not_passed_over(small_
         ("--max-tokens 100 --criterion fully_explored_mlm --mask-splits 4",
          "--max-tokens 100 (training): the 4 rows of a sequence have 128"),
         ("--max-tokens-valid 20", "--max-tokens 20 (validation)"),
+        ("--adam-betas x", "--adam-betas x: give two numbers"),
+        ("--adam-betas (0.9,2)", "--adam-betas (0.9,2): give two numbers"),
+        ("--lr=", "--lr []: give a number from 0"),
+        ("--optimizer adamax --adamax-betas x", "--adamax-betas cannot be used (NameError: name 'x'"),
+        ("--lr-scheduler manual --update2lr x", "--update2lr cannot be used"),
+        ("--lr-scheduler polynomial_decay --total-num-update 0", "--total-num-update cannot be used (AssertionError"),
+        ("--lr-scheduler tri_stage", "please specify steps or phase_ratio"),  # an assert of several lines
+        ("--optimizer-overrides x", "--optimizer-overrides cannot be used"),
     ],
 )  # fmt: skip
 def test_options_that_cannot_be_are_named(options, expected, small_data, tmp_path, capsys):
@@ -99,9 +108,16 @@ def test_data_are_looked_at_before_ranks_are_started(missing, small_data, tmp_pa
 
 def test_no_gpu_where_the_cpu_was_not_asked_for(monkeypatch, caplog):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    names = ("cpu", "tpu", "amp", "fp16", "memory_efficient_fp16")
-    cfg = OmegaConf.create({"common": dict.fromkeys(names, False)})
+    names = ("cpu", "tpu", "amp", "fp16", "bf16", "memory_efficient_fp16")
+    ranks = {"distributed_world_size": 1}
+    cfg = OmegaConf.create({"common": dict.fromkeys(names, False), "distributed_training": ranks})
     start._check_device(cfg)
+    for section, name, value in (("common", "bf16", True), ("distributed_training", "distributed_world_size", 2)):
+        larger = OmegaConf.merge(cfg, {section: {name: value}})
+        with pytest.raises(UserError, match=r"is for GPUs, and there is no GPU here; .* say --cpu"):
+            start._check_device(larger)
+        larger.common.cpu = True
+        start._check_device(larger)
     assert ["there is no GPU here" in message for message in caplog.messages] == [True]
     cfg.common.cpu = True
     start._check_device(cfg)
@@ -169,6 +185,31 @@ def test_a_full_disk_keeps_the_last_whole_checkpoint(small_data, tmp_path, capsy
     monkeypatch.undo()
     assert read_checkpoint(tmp_path / "checkpoint_last.pt").num_updates == 2
     assert train_here(small_data, tmp_path, *options) == 0
+
+
+def test_room_is_looked_at_before_each_save(small_data, tmp_path, capsys, monkeypatch):
+    asked = []
+
+    def usage(_):
+        asked.append(len(list(tmp_path.glob("checkpoint_1_*.pt"))))
+        return SimpleNamespace(free=1e12 if len(asked) < 3 else 10.0)
+
+    monkeypatch.setattr(shutil, "disk_usage", usage)
+    options = ("--save-interval-updates", "2", "--max-update", "6", "--disable-validation")
+    assert train_here(small_data, tmp_path, *options) == 1
+    refused(capsys, f"--save-dir {tmp_path} has room for 1e-08 GB")
+    assert asked == [0, 0, 1]  # before training, and at updates 2 and 4
+    assert read_checkpoint(tmp_path / "checkpoint_last.pt").num_updates == 2
+
+
+def test_schedules_of_fairseq_that_leave_the_warm_up_open(small_data, tmp_path):
+    assert train_here(small_data, tmp_path, "--lr-scheduler", "inverse_sqrt", "--max-update", "1") == 0
+
+
+def test_the_parser_takes_no_whole_number_out_of_another(capsys):
+    with pytest.raises(SystemExit):
+        train_here("data", "save", "--update-freq", "1.5")
+    assert "argument --update-freq: 1.5 is not of whole numbers" in capsys.readouterr().err
 
 
 def test_a_metric_that_validation_does_not_have_loses_nothing(small_data, tmp_path, capsys):

@@ -1,7 +1,9 @@
 """What importing the package does to a process, and leaves undone."""
 
+import importlib
 import sys
 
+import pytest
 from commands import assert_ok, run_command
 
 PROGRAM = """
@@ -28,3 +30,20 @@ assert sys.excepthook.__fairseq_masking__  # here: torch.distributed sets one, t
 
 def test_what_nothing_uses_is_imported_when_something_does():
     assert_ok(run_command([sys.executable, "-c", PROGRAM]))
+
+
+@pytest.mark.parametrize(
+    ("name", "function", "now"),
+    [
+        ("export.sources", "read_source", "checkpoints.sources"),
+        ("preparation.tokenizers", "load_tokenizer", "corpus.manifest"),
+        ("preparation.normalization", "load_normalizer", "corpus.manifest"),
+    ],
+)
+def test_a_module_of_before_is_the_one_of_now(name, function, now):
+    sys.modules.pop(f"fairseq_masking.{name}", None)
+    with pytest.warns(DeprecationWarning, match=f"fairseq_masking.{now} now"):
+        before = importlib.import_module(f"fairseq_masking.{name}")
+    assert getattr(before, function) is getattr(importlib.import_module(f"fairseq_masking.{now}"), function)
+    with pytest.raises(ModuleNotFoundError):
+        importlib.import_module("fairseq_masking.export.nothing")

@@ -29,8 +29,9 @@ def test_a_run_says_what_it_is_and_its_log_has_the_rest(small_data: Path, tmp_pa
     assert told["masks"] == "15% of a sequence, subwords, 2 masks of a sequence that never overlap"
     assert told["update"].startswith("4 rows, up to 128 tokens") and told["length"].startswith("12 updates, 0.1")
     assert told["device"] == "CPU, bf16" and told["data"] == str(small_data)
+    assert told["time"] == "told after update 2, better after 11"
+    assert finished.stdout.count("time: about 0:00:") == 2 and finished.stdout.count("to go") == 2
     assert "dictionary: 204 symbols" in lines[10]  # what this package logged meanwhile
-    assert "to go" in finished.stdout and "an update, without validation" in finished.stdout
     noise = ("'_name': 'masked_pretraining'", "TransformerEncoder(", "pin_memory", "autocast")
     log = (tmp_path / "train.log").read_text()
     assert not any(text in finished.stdout + finished.stderr for text in noise) and all(

@@ -152,6 +152,22 @@ def test_only_prepared_data_are_predicted(corpus: Path, tmp_path: Path, device: 
         predict(untrained(task, "sentence_prediction", corpus, device), tmp_path / "out")
 
 
+@pytest.mark.parametrize("damage", ["flipped", "cut short, and its digest lost"])
+def test_nothing_is_left_of_predictions_that_fail(
+    damage: str, corpus: Path, tmp_path: Path, device: torch.device
+) -> None:
+    data = finetuning_data.prepare("SST-2", finetuning_data.write_sst2(tmp_path / "s"), corpus, tmp_path / "data")
+    ids = data / "ids" / "test.txt"
+    ids.write_text(ids.read_text().replace("0", "9", 1) if damage == "flipped" else "0\n")
+    if damage != "flipped":
+        record = json.loads((data / "manifest.json").read_text())
+        (data / "manifest.json").write_text(json.dumps({name: record[name] for name in record if name != "digests"}))
+    expected = "is not as it was written" if damage == "flipped" else "has 1 rows, the split"
+    with pytest.raises(UserError, match=rf"test\.txt {expected}"):
+        predict(classifier(data, device, 2), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_every_question_gets_a_prediction(corpus: Path, tmp_path: Path, device: torch.device) -> None:
     """The official script wants one even where nothing is asked, or there is nothing to read."""
     source = finetuning_data.write_squad(tmp_path / "source", questions=2, test=True)

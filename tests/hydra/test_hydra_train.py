@@ -63,6 +63,22 @@ def test_value_that_a_yaml_file_gets_wrong_is_one_line(tmp_path: Path) -> None:
     assert_one_line_error(finished, "much", "mask_prob")
 
 
+def test_a_recipe_called_as_fairseqs_own_is_the_users(small_data: Path, tmp_path: Path) -> None:
+    """Its header says the hours, which the run repeats; the data are not there."""
+    recipe = (ROOT / "configs/pretrain/mlm_tiny.yaml").read_text()
+    (tmp_path / "config.yaml").write_text(recipe)
+    options = [f"task.data={small_data}", *SMALL, "optimization.max_update=1", "dataset.disable_validation=true"]
+    finished = hydra_train(tmp_path, "--config-dir", ".", "--config-name", "config", *options)
+    assert finished.returncode == 0, finished.stderr[-4000:]
+    assert "mlm with mlm_tiny" in finished.stdout and "the recipe says: 2 CPU cores" in finished.stdout
+
+
+def test_a_user_dir_that_is_not_there_is_one_line(tmp_path: Path) -> None:
+    assert_one_line_error(
+        hydra_train(tmp_path, *GROUPS, "common.user_dir=nowhere"), "common.user_dir", "no such folder"
+    )
+
+
 def test_other_hydra_programs_are_left_alone(tmp_path: Path) -> None:
     (tmp_path / "program.py").write_text(
         "import sys, hydra\n"

@@ -17,8 +17,9 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 import fairseq_masking  # noqa: F401 - registers the optimizer
+from fairseq_masking.compat.ranges import parse_betas
 from fairseq_masking.errors import UserError
-from fairseq_masking.optim.fused_adamw import FusedAdamWOptimizer, parse_betas
+from fairseq_masking.optim.fused_adamw import FusedAdamWOptimizer
 
 OPTIONS = ("--optimizer", "fused_adamw", "--weight-decay", "0.1", "--adam-eps", "1e-6", "--adam-betas", "(0.9, 0.98)")
 SCHEDULE = ("--lr-scheduler", "polynomial_decay", "--warmup-updates", "2", "--total-num-update", "8")

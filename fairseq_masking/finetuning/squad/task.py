@@ -26,11 +26,13 @@ from fairseq.tasks import register_task
 from omegaconf import II, MISSING
 
 from fairseq_masking.compat.options import option
+from fairseq_masking.corpus.contents import check_contents
 from fairseq_masking.corpus.indexed import check_indexed
 from fairseq_masking.corpus.manifest import check_dictionary
 from fairseq_masking.data import load_dictionary, load_tokens
 from fairseq_masking.data.blocks import SizedDataset
 from fairseq_masking.errors import UserError
+from fairseq_masking.files import read_json
 from fairseq_masking.finetuning.squad.criterion import SpanHead
 from fairseq_masking.tasks.masked_pretraining import TextTask, data_folders
 
@@ -153,7 +155,9 @@ class SquadExamples:
 
     def read_texts(self) -> tuple[list[str], list[dict[str, Any]]]:
         """Return the paragraphs' texts, and ``id`` and ``answers`` of each question."""
-        record = json.loads(Path(f"{self._prefix}.json").read_text(encoding="utf-8"))
+        path = Path(f"{self._prefix}.json")
+        check_contents(path)
+        record = read_json(path, "prepare the data again")
         return record["paragraphs"], record["questions"]
 
 
