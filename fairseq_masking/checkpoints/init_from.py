@@ -22,7 +22,7 @@ from fairseq_masking.checkpoints.key_table import TOKENS, listed
 from fairseq_masking.checkpoints.loading import read_checkpoint
 from fairseq_masking.checkpoints.sources import SHAPE_OPTIONS, Source, read_source
 from fairseq_masking.compat.options import typed_model_options
-from fairseq_masking.compat.patching import replace
+from fairseq_masking.compat.patching import replaces
 from fairseq_masking.compat.runs import warn_at_both_ends
 from fairseq_masking.corpus.manifest import first_shard, load_tokenizer
 from fairseq_masking.errors import UserError
@@ -48,8 +48,6 @@ def resolve_shape(cfg: DictConfig) -> None:
     path = getattr(model, "init_from", None)
     if not path:
         return
-    from fairseq.trainer import Trainer  # late: it takes a while
-
     if cfg.checkpoint.finetune_from_model:
         raise UserError("--init-from and --finetune-from-model exclude each other: give one")
     if cfg.distributed_training.ddp_backend == "fully_sharded":
@@ -70,7 +68,6 @@ def resolve_shape(cfg: DictConfig) -> None:
         model.update(shape)
     if hasattr(task, "max_positions"):  # sentence_prediction builds the model with its own
         task.max_positions = shape["max_positions"]
-    replace(Trainer, "load_checkpoint", _initialize_fresh_runs)
 
 
 def initialize(model: Any, source: Source, task: Any) -> None:
@@ -195,6 +192,7 @@ def _defaults_of(arch: str) -> dict[str, Any]:
     return {**{option.name: option.default for option in fields(dataclass)}, **vars(values)}
 
 
+@replaces("fairseq.trainer:Trainer", "load_checkpoint")
 def _initialize_fresh_runs(original: Callable[..., Any], self: Any, *args: Any, **options: Any) -> Any:
     extra_state = original(self, *args, **options)
     path = getattr(self.cfg.model, "init_from", None)

@@ -11,30 +11,17 @@ from omegaconf import DictConfig, OmegaConf
 
 from fairseq_masking.checkpoints.loading import RUN_STATE, Checkpoint, read_checkpoint, symbols_of
 from fairseq_masking.compat.errors import user_error_in
-from fairseq_masking.compat.patching import loaded_program, replace
+from fairseq_masking.compat.patching import loaded_program, replaces
 from fairseq_masking.corpus.identity import identity
 from fairseq_masking.corpus.manifest import first_shard
 from fairseq_masking.errors import UserError
-
-__all__ = ["keep_run_state"]
 
 logger = logging.getLogger(__name__)
 
 _SAID = ("task", "criterion", "model", "optimizer")
 
 
-def keep_run_state(cfg: DictConfig) -> None:
-    """Have checkpoints keep their dictionary's identity and --patience's count, and every command ask for them.
-
-    fairseq forgets how long validation has not improved, and compares no dictionaries, only their sizes.
-    """
-    from fairseq.trainer import Trainer  # late: it takes a while
-
-    replace(Trainer, "state_dict", _with_run_state)
-    replace(Trainer, "load_checkpoint", _load_compared)
-    replace(checkpoint_utils, "load_model_ensemble_and_task", _load_ensemble_compared)
-
-
+@replaces("fairseq.trainer:Trainer", "state_dict")
 def _with_run_state(original: Callable[..., Any], self: Any) -> dict[str, Any]:
     state = original(self)
     patience = {name: value for name, value in _patience().items() if name in ("best", "num_runs")}
@@ -44,6 +31,7 @@ def _with_run_state(original: Callable[..., Any], self: Any) -> dict[str, Any]:
     return {**state, "task_state": {**state["task_state"], RUN_STATE: kept}}
 
 
+@replaces("fairseq.trainer:Trainer", "load_checkpoint")
 def _load_compared(original: Callable[..., Any], self: Any, filename: str, *args: Any, **options: Any) -> Any:
     """On every rank: fairseq reads the file on the first one and sends what is in it."""
     if not Path(filename).is_file():
@@ -78,6 +66,7 @@ def _say_what_changed(checkpoint: Checkpoint, cfg: DictConfig) -> None:
         logger.warning("%s goes on with other settings: %s", checkpoint.path, "; ".join(changes))
 
 
+@replaces(checkpoint_utils, "load_model_ensemble_and_task")
 def _load_ensemble_compared(original: Callable[..., Any], filenames: list[str], *args: Any, **options: Any) -> Any:
     models, cfg, task = original(filenames, *args, **options)
     for filename in filter(Path.is_file, map(Path, filenames)):

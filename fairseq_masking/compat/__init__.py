@@ -3,23 +3,8 @@
 fairseq is never edited. Each fix is one small documented function of this package; it wraps one function or
 class of fairseq, leaves everything alone that already works, and may be called any number of times.
 
-| file | what it mends |
-|---|---|
-| this one | NumPy names that are gone, PyPI's unrelated ``apex``, a torchaudio that does not load |
-| checkpoints.py | loading under weights_only, refusing checkpoints that run code, atomic copies |
-| distributed.py | several processes on CPU, torchrun, DDP without a GPU |
-| epochs.py | the place in an epoch, in rows: a run resumes with other batches, row lengths or ranks |
-| errors.py | a ``UserError`` ends the program with one line instead of a traceback, on every rank |
-| imports.py | sklearn, SciPy and torch._dynamo, which are imported at every start and not used |
-| launch.py | the one wrapper around ``call_main`` through which every fairseq command starts its work |
-| numbers.py | gradients that are not finite, losses that have diverged: one line, and good checkpoints stay |
-| options.py | ``--bf16`` on machines that are no TPU; which options were typed; how ours are declared |
-| progress.py | a training says first what it is, then how far it is; its start is not a screen of settings |
-| recipes.py | a recipe that builds on another keeps its values; what one leaves open must be given |
-| ranges.py | the numbers that options may be, fairseq's and ours, in one table |
-| runs.py | what one run leaves to the next: its best score, its reading thread; a finished run stays so |
-| seals.py | the SHA-256 that a checkpoint carries in itself |
-| signals.py | a signal ends a training after the update that it is at, with a checkpoint |
+README.md says which file mends what; this one NumPy names that are gone, PyPI's unrelated ``apex``, a torchaudio
+that does not load, and imports at every start of what nothing here uses: 4 of the 10 s of CPU to the first update.
 """
 
 import ctypes
@@ -28,16 +13,58 @@ import logging
 import multiprocessing
 import os
 import sys
+from importlib.machinery import ModuleSpec
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import numpy as np
+from torch.optim import Optimizer
 
-from fairseq_masking.compat.imports import import_fairseq, leave_dynamo_unimported
+
+class _Later(ModuleType):
+    """A module's functions, which import it when they are called."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.__spec__ = ModuleSpec(name, None)  # for who asks whether it is installed
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return lambda *args, **options: getattr(importlib.import_module(self.__name__), name)(*args, **options)
+
+
+def import_fairseq() -> None:
+    """Imports fairseq, whose functions of sklearn and SciPy import those when they are called.
+
+    Changes nothing where fairseq has been imported already, as in its own commands.
+    """
+    names = ("sklearn", "sklearn.metrics", "scipy", "scipy.stats")
+    absent = {name: _Later(name) for name in names if name not in sys.modules}
+    if {"sklearn", "sklearn.metrics"} <= absent.keys():
+        absent["sklearn"].metrics = absent["sklearn.metrics"]
+    sys.modules.update(absent)
+    try:
+        import fairseq  # noqa: F401
+    finally:
+        for name in absent:
+            del sys.modules[name]
+
 
 import_fairseq()
 
-from fairseq_masking.compat import checkpoints, distributed, epochs, errors, launch, options, progress, recipes, runs  # noqa: E402
+from fairseq_masking.compat import (  # noqa: E402 - what they mend is done when they are imported
+    checkpoints,
+    distributed,
+    epochs,  # noqa: F401
+    errors,
+    launch,  # noqa: F401
+    numbers,  # noqa: F401
+    progress,
+    recipes,  # noqa: F401
+    runs,
+)
 from fairseq_masking.compat.runs import reset_process_state  # noqa: E402
 
 __all__ = [
@@ -53,28 +80,28 @@ logger = logging.getLogger(__name__)
 
 
 def apply() -> None:
-    """Applies every fix. Idempotent; ``registration`` calls it before it registers anything."""
+    """Applies every fix that is no function in place of another. Idempotent; ``registration`` calls it first."""
     restore_numpy_compat()
     warn_about_wrong_apex()
     progress.quieten_what_no_user_asked_for()
     hide_broken_torchaudio()
     checkpoints.allow_safe_globals()
-    checkpoints.guard_checkpoint_loading()
-    checkpoints.allow_broadcast_of_checkpoints()
-    checkpoints.copy_checkpoints_atomically()
-    checkpoints.save_whole_or_say_why()
-    checkpoints.remove_leftover_temporaries()
-    options.keep_bf16_off_the_tpu()
-    options.read_whole_numbers()
     distributed.wrap_cpu_models_without_device_ids()
-    distributed.gather_lists_without_cuda()
     leave_dynamo_unimported()
-    epochs.keep_rows_read()
     runs.stop_reading_ahead_at_exit()
-    launch.wrap_call_main()
-    recipes.compose_schema_first()
     errors.show_user_errors_outside_of_call_main()
     errors.show_user_errors_of_hydra_programs()
+
+
+def leave_dynamo_unimported() -> None:
+    """Lets an optimizer's methods run as they are where nothing is compiled.
+
+    They import ``torch._dynamo`` at their first call, to exclude themselves from compilation; ``--compile`` is
+    about models.
+    """
+    for method in vars(Optimizer).values():
+        if original := getattr(method, "__wrapped__", None):
+            original.__dict__.setdefault("__dynamo_disable", original)  # where torch keeps what it made
 
 
 def restore_numpy_compat() -> None:

@@ -30,22 +30,11 @@ from omegaconf import DictConfig, ListConfig
 from omegaconf.base import ContainerMetadata, Metadata
 from omegaconf.nodes import AnyNode
 
-from fairseq_masking.compat.patching import replace
+from fairseq_masking.compat.patching import replaces
 from fairseq_masking.compat.seals import check_seal, seal
 from fairseq_masking.errors import UserError
 
-__all__ = [
-    "RESUME_EARLIER",
-    "allow_broadcast_of_checkpoints",
-    "allow_safe_globals",
-    "check_room",
-    "copy_checkpoints_atomically",
-    "guard_checkpoint_loading",
-    "loading_safely",
-    "newest_checkpoint",
-    "remove_leftover_temporaries",
-    "save_whole_or_say_why",
-]
+__all__ = ["RESUME_EARLIER", "allow_safe_globals", "check_room", "loading_safely", "newest_checkpoint"]
 
 logger = logging.getLogger(__name__)
 
@@ -71,18 +60,6 @@ def allow_safe_globals() -> None:
     scalar = np._core.multiarray.scalar  # type: ignore[attr-defined]
     scalars = [scalar, (scalar, "numpy.core.multiarray.scalar"), np.dtype, np.dtypes.Float64DType]
     torch.serialization.add_safe_globals([argparse.Namespace, *scalars])
-
-
-def guard_checkpoint_loading() -> None:
-    """Makes every checkpoint that fairseq loads a safe one, and every broken one a single line.
-
-    ``checkpoint_utils.load_checkpoint_to_cpu`` leaves ``weights_only`` to torch's default, which the
-    environment variable TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD switches off: it is not heard here.
-
-    Raises:
-        UserError: (when loading) the file would run code, is cut short or is no fairseq checkpoint.
-    """
-    replace(checkpoint_utils, "load_checkpoint_to_cpu", _load_guarded)
 
 
 @contextlib.contextmanager
@@ -124,22 +101,6 @@ def kept_of(cfg: DictConfig, updates: int, way_on: str) -> str:
     return f"all {updates:,} updates are in {Path(cfg.save_dir) / 'checkpoint_last.pt'}, {way_on}"
 
 
-def allow_broadcast_of_checkpoints() -> None:
-    """Lets ranks above 0 resume: what rank 0 broadcasts (its loaded state, as OmegaConf) may be unpickled.
-
-    The longer list holds for these messages between the ranks of one run only, never for a file.
-    """
-    replace(distributed_utils, "_broadcast_object_slow", _with_broadcast_globals)
-
-
-def copy_checkpoints_atomically() -> None:
-    """Makes checkpoint_last.pt and checkpoint_best.pt appear whole or not at all.
-
-    fairseq saves one file atomically and gives it its other names by a plain copy, which a kill cuts short.
-    """
-    replace(PathManager, "copy", _copy_then_rename)
-
-
 def check_room(save_dir: str, model: torch.nn.Module) -> None:
     """Compare the room in a folder with a checkpoint: weights and two moments of each, in fp32.
 
@@ -156,23 +117,9 @@ def check_room(save_dir: str, model: torch.nn.Module) -> None:
         )
 
 
-def save_whole_or_say_why() -> None:
-    """Makes a checkpoint that cannot be written (full disk, quota, read-only) one line, and leaves no half of it.
-
-    fairseq tries three times into one file, prints each traceback and keeps its ``.tmp``.
-
-    Raises:
-        UserError: (when saving) why it cannot be written, and which checkpoint is the last whole one.
-    """
-    replace(checkpoint_utils, "torch_persistent_save", _save_whole)
-
-
-def remove_leftover_temporaries() -> None:
-    """Clears what a killed run left half-written (``*.pt.tmp``) out of its folder at the next start."""
-    replace(checkpoint_utils, "verify_checkpoint_directory", _verify_and_clean)
-
-
+@replaces(checkpoint_utils, "load_checkpoint_to_cpu")
 def _load_guarded(original: Callable[..., Any], path: str, *rest: Any, **options: Any) -> Any:
+    """Every checkpoint that fairseq loads is a safe one, and every broken one a single line."""
     with loading_safely(f"checkpoint {path}", RESUME_EARLIER):
         if os.path.isfile(path):
             check_seal(path, RESUME_EARLIER)
@@ -204,19 +151,25 @@ def _forbidden_global(message: str) -> str | None:
     return found.group(1) if found else None
 
 
+@replaces(distributed_utils, "_broadcast_object_slow")
 def _with_broadcast_globals(original: Callable[..., Any], *args: Any, **options: Any) -> Any:
+    """Ranks above 0 resume from what rank 0 has loaded: the longer list holds for messages, never for a file."""
     with torch.serialization.safe_globals(_BROADCAST_GLOBALS):
         return original(*args, **options)
 
 
+@replaces(PathManager, "copy")
 def _copy_then_rename(original: Callable[..., Any], src_path: str, dst_path: str, overwrite: bool = False) -> Any:
+    """checkpoint_last.pt and checkpoint_best.pt appear whole: fairseq's plain copy is cut short by a kill."""
     if PathManager.path_requires_pathmanager(src_path) or PathManager.path_requires_pathmanager(dst_path):
         return original(src_path, dst_path, overwrite=overwrite)
     _write_whole(dst_path, lambda temporary: shutil.copyfile(src_path, temporary))
     return dst_path
 
 
+@replaces(checkpoint_utils, "torch_persistent_save")
 def _save_whole(original: Callable[..., Any], obj: Any, filename: str, async_write: bool = False) -> None:
+    """fairseq tries three times into one file, prints each traceback and keeps its ``.tmp``."""
     if async_write or not PathManager.supports_rename(filename):
         return original(obj, filename, async_write=async_write)
 
@@ -255,7 +208,9 @@ def _write_whole(path: str, write: Callable[[str], Any]) -> None:
                 Path(temporary).unlink(missing_ok=True)
 
 
+@replaces(checkpoint_utils, "verify_checkpoint_directory")
 def _verify_and_clean(original: Callable[..., Any], save_dir: str) -> None:
+    """What a killed run left half-written goes at the next start."""
     try:
         original(save_dir)
     except OSError as error:

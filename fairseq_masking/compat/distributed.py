@@ -16,16 +16,10 @@ from fairseq.models import distributed_fairseq_model
 from omegaconf import DictConfig
 from torch.nn.parallel import DistributedDataParallel
 
-from fairseq_masking.compat.patching import replace
+from fairseq_masking.compat.patching import replaces
 from fairseq_masking.errors import UserError
 
-__all__ = [
-    "complete_launch_settings",
-    "gather_lists_without_cuda",
-    "runs_on_cpu",
-    "spawns_cpu_ranks",
-    "wrap_cpu_models_without_device_ids",
-]
+__all__ = ["complete_launch_settings", "runs_on_cpu", "spawns_cpu_ranks", "wrap_cpu_models_without_device_ids"]
 
 _SLURM = {"SLURM_STEP_NODELIST", "SLURM_JOB_NODELIST"}
 
@@ -73,11 +67,6 @@ def wrap_cpu_models_without_device_ids() -> None:
     distributed_fairseq_model.DistributedDataParallel = _DistributedDataParallel
 
 
-def gather_lists_without_cuda() -> None:
-    """Lets ``all_gather_list``, which fairseq-validate and some criterions use, work without CUDA buffers."""
-    replace(distributed_utils, "all_gather_list", _gather_by_backend)
-
-
 class _DistributedDataParallel(DistributedDataParallel):
     def __init__(self, module: torch.nn.Module, **options: Any) -> None:
         if next(module.parameters()).device.type == "cpu":
@@ -85,6 +74,7 @@ class _DistributedDataParallel(DistributedDataParallel):
         super().__init__(module, **options)
 
 
+@replaces(distributed_utils, "all_gather_list")  # of fairseq-validate and some criterions, with CUDA buffers
 def _gather_by_backend(original: Callable[..., Any], data: Any, group: Any = None, max_size: int = 16384) -> list[Any]:
     group = distributed_utils.get_global_group() if group is None else group
     if distributed_utils.use_xla() or dist.get_backend(group) != "gloo":

@@ -18,21 +18,14 @@ import numpy.typing as npt
 import torch
 from fairseq.data.iterators import EpochBatchIterator
 
-from fairseq_masking.compat.patching import replace
-
-__all__ = ["keep_rows_read"]
+from fairseq_masking.compat.patching import replaces
 
 logger = logging.getLogger(__name__)
 
 Rows = npt.NDArray[np.bool_]  # [I], True where a row was read in this epoch
 
 
-def keep_rows_read() -> None:
-    """Has checkpoints keep which rows of the epoch were read, and a resumed run read the others."""
-    replace(EpochBatchIterator, "state_dict", _state_dict)
-    replace(EpochBatchIterator, "load_state_dict", _load_state_dict)
-
-
+@replaces(EpochBatchIterator, "state_dict")
 def _state_dict(original: Callable[..., Any], self: EpochBatchIterator) -> dict[str, Any]:
     state = original(self)
     if state["iterations_in_epoch"] > 0:
@@ -45,6 +38,7 @@ def _state_dict(original: Callable[..., Any], self: EpochBatchIterator) -> dict[
     return state
 
 
+@replaces(EpochBatchIterator, "load_state_dict")
 def _load_state_dict(original: Callable[..., Any], self: EpochBatchIterator, state: dict[str, Any]) -> None:
     self._read_before = None
     kept = state.get("rows")

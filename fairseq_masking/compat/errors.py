@@ -18,13 +18,12 @@ from hydra.errors import HydraException
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from yaml import YAMLError
 
-from fairseq_masking.compat.patching import loaded_program, replace
+from fairseq_masking.compat.patching import loaded_program, replace, replaces
 from fairseq_masking.compat.recipes import refuse_open_keys
 from fairseq_masking.errors import UserError, first_line
 
 __all__ = [
     "exit_with",
-    "leave_no_checkpoint_of_user_errors",
     "one_line",
     "show_user_errors_of_hydra_programs",
     "show_user_errors_outside_of_call_main",
@@ -112,13 +111,6 @@ def show_user_errors_outside_of_call_main() -> None:
     replace(sys, "excepthook", _print_user_error)
 
 
-def leave_no_checkpoint_of_user_errors() -> None:
-    """Keeps the trainer from saving ``crash.pt`` for what is told in one line. Called when a command starts."""
-    from fairseq.trainer import Trainer  # late: it takes a while, and only commands need it
-
-    replace(Trainer, "save_checkpoint", _save_unless_user_error)
-
-
 def _print_user_error(
     original: Callable[..., Any], kind: type[BaseException], error: BaseException, trace: TracebackType | None
 ) -> None:
@@ -130,7 +122,9 @@ def _print_user_error(
         _print_line(one_line(shown))
 
 
+@replaces("fairseq.trainer:Trainer", "save_checkpoint")
 def _save_unless_user_error(original: Callable[..., Any], self: Any, *args: Any, **options: Any) -> Any:
+    """No ``crash.pt`` for what is told in one line."""
     if isinstance(sys.exc_info()[1], (UserError, FloatingPointError)):
         return None
     return original(self, *args, **options)

@@ -17,20 +17,14 @@ from omegaconf import DictConfig, OmegaConf
 from torch.multiprocessing.spawn import ProcessException
 
 from fairseq_masking.compat.distributed import complete_launch_settings, runs_on_cpu, spawns_cpu_ranks
-from fairseq_masking.compat.errors import exit_with, leave_no_checkpoint_of_user_errors, one_line, users_error_in
-from fairseq_masking.compat.patching import loaded_program, replace
+from fairseq_masking.compat.errors import exit_with, one_line, users_error_in
+from fairseq_masking.compat.patching import replace_at_start, replaces
 from fairseq_masking.compat.progress import forget_the_run, tell_the_rest
-from fairseq_masking.compat.runs import (
-    give_jobs_folders_of_their_own,
-    leave_finished_runs_alone,
-    reset_process_state,
-    save_before_an_unknown_metric,
-    say_warnings_again,
-)
-from fairseq_masking.compat.signals import STOPPED, heeding_signals, stop_when_told, told_to_stop
+from fairseq_masking.compat.runs import give_jobs_folders_of_their_own, reset_process_state, say_warnings_again
+from fairseq_masking.compat.signals import STOPPED, heeding_signals, told_to_stop
 from fairseq_masking.files import held
 
-__all__ = ["RankMain", "before_start", "prepare_start", "wrap_call_main"]
+__all__ = ["RankMain", "before_start", "prepare_start"]
 
 _PACKAGE = sys.modules[__package__.partition(".")[0]]
 _before_start: list[Callable[[DictConfig], None]] = []
@@ -52,16 +46,6 @@ def prepare_start(cfg: DictConfig) -> None:
     """
     complete_launch_settings(cfg)
     _prepare(cfg)
-
-
-def wrap_call_main() -> None:
-    """Mends how a command starts its ranks and how it ends when one of them meets a ``UserError``.
-
-    Before: forgets the run before, points ``common.user_dir`` at this package (so that every started rank
-    registers it), completes the settings of a distributed launch. After: one line instead of one traceback
-    a rank.
-    """
-    replace(distributed_utils, "call_main", _call_main)
 
 
 class RankMain:
@@ -99,7 +83,9 @@ class RankMain:
             sys.exit(1)
 
 
+@replaces(distributed_utils, "call_main")
 def _call_main(original: Callable[..., Any], cfg: DictConfig, main: Callable[..., Any], **options: Any) -> None:
+    """Every started rank registers this package, and a mistake of the user's is one line, not a traceback a rank."""
     reset_process_state()
     try:
         _set_user_dir(cfg)
@@ -151,14 +137,7 @@ def _remove_if_empty(folder: Path) -> None:
 
 
 def _prepare(cfg: DictConfig) -> None:
-    leave_finished_runs_alone()
-    save_before_an_unknown_metric()
-    stop_when_told()
-    if loaded_program("fairseq_cli.train") is not None:
-        from fairseq_masking.compat.numbers import watch_numbers  # late: fairseq's trainer takes a while
-
-        watch_numbers()
-    leave_no_checkpoint_of_user_errors()
+    replace_at_start()
     for prepare in _before_start:
         prepare(cfg)
 

@@ -9,33 +9,20 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
 
-import fairseq.trainer
 import torch
 from fairseq import checkpoint_utils
-from fairseq.trainer import Trainer
 
 from fairseq_masking.compat.checkpoints import newest_checkpoint
-from fairseq_masking.compat.patching import replace
+from fairseq_masking.compat.patching import replaces
 from fairseq_masking.errors import UserError, first_line
 
-__all__ = ["first_nonfinite", "watch_numbers"]
+__all__ = ["first_nonfinite"]
 
 logger = logging.getLogger(__name__)
 
 _DIVERGED = 2.0  # times the loss of guessing among all symbols
 _IN_A_ROW = 10  # updates: one alone may be of an odd batch
 _WAY_OUT = "lower --lr, lengthen its warm-up or lower --clip-norm, then start again"
-
-
-def watch_numbers() -> None:
-    """Have every update looked at. Called when a command starts.
-
-    Raises:
-        UserError: (in training) what is wrong since which update, where, and the checkpoint that is not.
-    """
-    fairseq.trainer.NanDetector = _Where
-    replace(Trainer, "train_step", _train_step)
-    replace(checkpoint_utils, "save_checkpoint", _save_unless_diverged)
 
 
 def first_nonfinite(tensors: Iterator[tuple[str, torch.Tensor]]) -> str | None:
@@ -79,7 +66,13 @@ class _Where:
             type(self).found = f"first in what {name or 'the model'} gives"
 
 
-def _train_step(original: Callable[..., Any], self: Trainer, samples: Any, *rest: Any, **options: Any) -> Any:
+@replaces("fairseq.trainer", "NanDetector")
+def _detector(original: Callable[..., Any], model: torch.nn.Module) -> _Where:
+    return _Where(model)
+
+
+@replaces("fairseq.trainer:Trainer", "train_step")
+def _train_step(original: Callable[..., Any], self: Any, samples: Any, *rest: Any, **options: Any) -> Any:
     try:
         logged = original(self, samples, *rest, **options)
     except FloatingPointError as error:
@@ -100,13 +93,14 @@ def _train_step(original: Callable[..., Any], self: Trainer, samples: Any, *rest
     return logged
 
 
-def _save_unless_diverged(original: Callable[..., Any], cfg: Any, trainer: Trainer, *rest: Any, **options: Any) -> Any:
+@replaces(checkpoint_utils, "save_checkpoint")
+def _save_unless_diverged(original: Callable[..., Any], cfg: Any, trainer: Any, *rest: Any, **options: Any) -> Any:
     if getattr(trainer, "_above", 0) and (limit := _limit(trainer)) is not None:
         raise _diverged(trainer, limit)
     return original(cfg, trainer, *rest, **options)
 
 
-def _limit(trainer: Trainer) -> float | None:
+def _limit(trainer: Any) -> float | None:
     """The highest loss, in bits a token, of a pre-training that has not diverged; None in its warm-up."""
     schedule, task = trainer.cfg.lr_scheduler, trainer.task
     if not getattr(task, "pretrains", False):
@@ -117,7 +111,7 @@ def _limit(trainer: Trainer) -> float | None:
     return _DIVERGED * math.log2(len(task.source_dictionary)) if trainer.get_num_updates() > warmup else None
 
 
-def _diverged(trainer: Trainer, limit: float) -> UserError:
+def _diverged(trainer: Any, limit: float) -> UserError:
     symbols, updates = len(trainer.task.source_dictionary), trainer.get_num_updates()
     return UserError(
         f"update {updates:,}: the loss is {trainer._loss:.3g} bits a token, more than {_DIVERGED:g} times"
@@ -126,6 +120,6 @@ def _diverged(trainer: Trainer, limit: float) -> UserError:
     )
 
 
-def _kept(trainer: Trainer) -> str:
+def _kept(trainer: Any) -> str:
     last = newest_checkpoint(trainer.cfg.checkpoint.save_dir)
     return f"the last checkpoint of before is {last}" if last else "there is no checkpoint of before"

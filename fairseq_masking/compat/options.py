@@ -10,9 +10,9 @@ from fairseq import options as fairseq_options
 from fairseq.dataclass import utils as dataclass_utils
 from hydra.core.hydra_config import HydraConfig
 
-from fairseq_masking.compat.patching import replace
+from fairseq_masking.compat.patching import replaces
 
-__all__ = ["keep_bf16_off_the_tpu", "option", "read_whole_numbers", "typed_model_options", "was_typed"]
+__all__ = ["option", "typed_model_options", "was_typed"]
 
 _HELP = {"-h", "--help"}
 _given: list[str] = []  # the words that fairseq's parser got last
@@ -26,21 +26,9 @@ def option(default: Any, help: str) -> Any:
     return field(default=default, metadata={"help": help})
 
 
-def keep_bf16_off_the_tpu() -> None:
-    """Lets ``--bf16`` train on CPU and GPU.
-
-    ``options.parse_args_and_arch`` takes bf16 as the sign of a TPU and sets ``args.tpu``, after which nothing
-    but torch_xla works. An explicit ``--tpu`` stays. Hydra's ``common.bf16=true`` never had the problem.
-    """
-    replace(fairseq_options, "parse_args_and_arch", _parse_without_tpu)
-
-
-def read_whole_numbers() -> None:
-    """Lets the parser refuse ``--update-freq 1.5``, of which fairseq makes 1."""
-    replace(dataclass_utils, "eval_str_list", _eval_whole)
-
-
+@replaces(dataclass_utils, "eval_str_list")
 def _eval_whole(original: Callable[..., Any], given: Any, x_type: Any = float) -> Any:
+    """The parser refuses ``--update-freq 1.5``, of which fairseq makes 1."""
     found = original(given, x_type)
     if x_type is int and isinstance(given, str) and found != original(given):
         raise ArgumentTypeError(f"{given} is not of whole numbers")
@@ -67,9 +55,11 @@ def was_typed(section: str, name: str) -> bool:
     return f"--{name.replace('_', '-')}" in (word.partition("=")[0] for word in _given)
 
 
+@replaces(fairseq_options, "parse_args_and_arch")
 def _parse_without_tpu(
     original: Callable[..., Any], parser: Any, input_args: list[str] | None = None, *rest: Any, **options: Any
 ) -> Any:
+    """fairseq takes bf16 as the sign of a TPU, where nothing but torch_xla works. An explicit ``--tpu`` stays."""
     _given[:] = sys.argv[1:] if input_args is None else input_args
     if not _HELP.isdisjoint(_given) and any(word.partition("=")[0] in ("-a", "--arch") for word in _given):
         input_args = [word for word in _given if word not in _HELP]

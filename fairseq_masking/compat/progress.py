@@ -24,7 +24,7 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from fairseq_masking.compat.distributed import runs_on_cpu
-from fairseq_masking.compat.patching import replace
+from fairseq_masking.compat.patching import replaces
 from fairseq_masking.compat.recipes import hardware_of_recipe
 
 __all__ = ["forget_the_run", "begin_quietly", "quieten_what_no_user_asked_for", "summary", "tell_the_rest"]
@@ -65,13 +65,8 @@ def quieten_what_no_user_asked_for() -> None:
 
 def begin_quietly(cfg: DictConfig) -> None:
     """Hold back what is logged until the training says what it is; a command that evaluates is left alone."""
-    from fairseq.trainer import Trainer  # late: it takes a while, and only commands need it
-
     global _run
     _run = _Run(cfg) if cfg.common_eval.path is None else None
-    replace(metrics, "reset", _reset)
-    replace(progress_bar, "progress_bar", _bar)
-    replace(Trainer, "begin_epoch", _begin_epoch)
     _quieten_consoles()
     if cfg.common.tensorboard_logdir and progress_bar.SummaryWriter is None:
         logger.warning("tensorboard is not installed (pip install tensorboard): nothing goes to --tensorboard-logdir")
@@ -154,6 +149,7 @@ def _quieten_consoles() -> None:
             handler.addFilter(_UntilTheRunBegins())
 
 
+@replaces(metrics, "reset")
 def _reset(original: Callable[[], None]) -> None:
     """fairseq calls it when the consoles are those that Hydra wants."""
     original()
@@ -168,6 +164,7 @@ def _release(run: _Run) -> None:
                 console.handle(record)
 
 
+@replaces("fairseq.trainer:Trainer", "begin_epoch")
 def _begin_epoch(original: Callable[..., None], self: Any, epoch: int) -> None:
     original(self, epoch)
     run = _run
@@ -188,6 +185,7 @@ def _begin_epoch(original: Callable[..., None], self: Any, epoch: int) -> None:
     _release(run)
 
 
+@replaces(progress_bar, "progress_bar")
 def _bar(original: Callable[..., Any], iterator: Any, **options: Any) -> Any:
     known = [getattr(handler, "baseFilename", None) for handler in progress_bar.logger.handlers]
     if options.get("log_file") and os.path.abspath(options["log_file"]) in known:

@@ -20,20 +20,15 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
-from fairseq_masking.compat.patching import replace
+from fairseq_masking.compat.patching import replaces
 from fairseq_masking.errors import UserError
 
-__all__ = ["compose_schema_first", "composed", "hardware_of", "hardware_of_recipe", "refuse_open_keys"]
+__all__ = ["composed", "hardware_of", "hardware_of_recipe", "refuse_open_keys"]
 
 _SCHEMA = "fairseq_schema"
 _OPENED = "fairseq_masking_opened"  # an attribute of Hydra's loader: open key -> file
 # A start, of which one will do.
 _STARTS = ("model.init_from", "checkpoint.finetune_from_model")
-
-
-def compose_schema_first() -> None:
-    """Has Hydra start from fairseq's schema, in place of merging it into the file named by ``--config-name``."""
-    replace(ConfigLoaderImpl, "_compose_config_from_defaults_list", _compose)
 
 
 def composed(folder: Path, name: str, overrides: list[str]) -> DictConfig:
@@ -93,7 +88,9 @@ def hardware_of_recipe() -> str:
     return next((hardware_of(recipe) for recipe in recipes if recipe.is_file()), "")
 
 
+@replaces(ConfigLoaderImpl, "_compose_config_from_defaults_list")
 def _compose(original: Callable[..., DictConfig], self: Any, defaults: list[ResultDefault], repo: Any) -> DictConfig:
+    """Start from fairseq's schema, in place of merging it into the file named by ``--config-name``."""
     store = repo.get_schema_source().store.repo  # Hydra's own, or a copy of it
     schemas = {name: node for name, node in store.items() if _is_fairseqs(node)}
     name = next((f"{default.config_path}.yaml" for default in defaults if default.primary), None)

@@ -25,14 +25,12 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from fairseq_masking.compat.checkpoints import kept_of
-from fairseq_masking.compat.patching import loaded_program, replace
+from fairseq_masking.compat.patching import replaces
 from fairseq_masking.errors import UserError
 
 __all__ = [
     "give_jobs_folders_of_their_own",
-    "leave_finished_runs_alone",
     "reset_process_state",
-    "save_before_an_unknown_metric",
     "say_warnings_again",
     "stop_reading_ahead",
     "stop_reading_ahead_at_exit",
@@ -45,25 +43,6 @@ _TRAIN = "fairseq_cli.train"
 _warnings: list[str] = []
 _jobs: dict[str, int] = {}  # folder of a multirun's job -> its number
 _readers: weakref.WeakSet[iterators.BackgroundConsumer] = weakref.WeakSet()
-
-
-def leave_finished_runs_alone() -> None:
-    """Makes fairseq's epoch end before its first update where --max-update is reached already.
-
-    fairseq looks at --max-update after an update only: a resumed run that was finished would go one beyond it
-    each time its command is given, and overwrite its last checkpoint. Called when a command starts: the
-    program's module is loaded then.
-    """
-    module = loaded_program(_TRAIN)
-    if module is not None:
-        replace(module, "train", _train_unless_finished)
-
-
-def save_before_an_unknown_metric() -> None:
-    """Saves what was trained where validation does not have the --best-checkpoint-metric. Called as the above."""
-    module = loaded_program(_TRAIN)
-    if module is not None:
-        replace(module, "validate_and_save", _save_and_name_an_unknown_metric)
 
 
 def give_jobs_folders_of_their_own(cfg: DictConfig) -> None:
@@ -123,7 +102,6 @@ def stop_reading_ahead_at_exit() -> None:
     finalized, Python ends it with ``pthread_exit``, which C++ answers with ``std::terminate``. Only batches
     collated by the thread itself (--num-workers 0) meet it often.
     """
-    replace(iterators.BackgroundConsumer, "start", _start)
     atexit.unregister(stop_reading_ahead)
     atexit.register(stop_reading_ahead)
 
@@ -145,6 +123,7 @@ def stop_reading_ahead(timeout: float = 10.0) -> None:
         _readers.discard(reader)
 
 
+@replaces(_TRAIN, "validate_and_save")
 def _save_and_name_an_unknown_metric(
     original: Callable[..., Any], cfg: DictConfig, trainer: Any, task: Any, epoch_itr: Any, *rest: Any
 ) -> Any:
@@ -161,9 +140,11 @@ def _save_and_name_an_unknown_metric(
         ) from None
 
 
+@replaces(_TRAIN, "train")
 def _train_unless_finished(
     original: Callable[..., Any], cfg: DictConfig, trainer: Any, *rest: Any
 ) -> tuple[list[float | None], bool]:
+    """fairseq looks at --max-update after an update only: a finished run would go one beyond it at each command."""
     max_update = cfg.optimization.max_update or math.inf
     if trainer.get_num_updates() >= max_update:
         logger.info("nothing to do: the run has reached --max-update %s", cfg.optimization.max_update)
@@ -171,6 +152,7 @@ def _train_unless_finished(
     return original(cfg, trainer, *rest)
 
 
+@replaces(iterators.BackgroundConsumer, "start")
 def _start(original: Callable[..., Any], self: iterators.BackgroundConsumer) -> None:
     _readers.add(self)
     original(self)

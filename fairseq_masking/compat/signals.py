@@ -21,9 +21,9 @@ from fairseq import checkpoint_utils
 from omegaconf import DictConfig
 
 from fairseq_masking.compat.checkpoints import check_room, kept_of
-from fairseq_masking.compat.patching import loaded_program, replace
+from fairseq_masking.compat.patching import replaces
 
-__all__ = ["STOPPED", "heeding_signals", "stop_when_told", "told_to_stop"]
+__all__ = ["STOPPED", "heeding_signals", "told_to_stop"]
 
 logger = logging.getLogger(__name__)
 
@@ -81,20 +81,6 @@ def told_to_stop() -> int:
     return _told.heard if _told.passes_on else _agreed()
 
 
-def stop_when_told() -> None:
-    """Have a training look after each update whether it was told to stop. Called when a command starts."""
-    module = loaded_program("fairseq_cli.train")
-    if module is None:
-        return
-    from fairseq.trainer import Trainer  # late: it takes a while, and only commands need it
-
-    replace(module, "train", _train)
-    replace(module, "validate_and_save", _validate_save_and_stop)
-    replace(checkpoint_utils, "save_checkpoint", _save)
-    replace(Trainer, "_aggregate_logging_outputs", _sum_with_signals)
-    replace(Trainer, "_check_grad_norms", _check_and_read)
-
-
 def _hear(number: int, frame: object) -> None:
     if os.getpid() != _told.process:
         return  # a data worker, which its training ends
@@ -118,6 +104,7 @@ def _end_at_once(number: int) -> NoReturn:
     os._exit(128 + number)
 
 
+@replaces("fairseq_cli.train", "train")
 def _train(original: Callable[..., Any], cfg: DictConfig, trainer: Any, *rest: Any) -> Any:
     if not (_told.training or cfg.checkpoint.no_save):
         check_room(cfg.checkpoint.save_dir, trainer.model)
@@ -125,6 +112,7 @@ def _train(original: Callable[..., Any], cfg: DictConfig, trainer: Any, *rest: A
     return original(cfg, trainer, *rest)
 
 
+@replaces("fairseq.trainer:Trainer", "_aggregate_logging_outputs")
 def _sum_with_signals(
     original: Callable[..., Any], self: Any, logging_outputs: Any, *sums: Any, ignore: bool = False
 ) -> Any:
@@ -136,6 +124,7 @@ def _sum_with_signals(
     return outputs, summed[:-1]
 
 
+@replaces("fairseq.trainer:Trainer", "_check_grad_norms")
 def _check_and_read(original: Callable[..., Any], self: Any, grad_norm: Any) -> None:
     """The device was waited for here just now: reading the sum costs no further wait."""
     original(self, grad_norm)
@@ -147,6 +136,7 @@ def _agreed() -> int:
     return int(next((_HEEDED[place] for place in (2, 1, 0) if found >= 1e5**place), 0))
 
 
+@replaces(checkpoint_utils, "save_checkpoint")
 def _save(original: Callable[..., Any], cfg: DictConfig, trainer: Any, *rest: Any, **options: Any) -> Any:
     if not cfg.no_save and trainer.should_save_checkpoint_on_current_rank:
         check_room(cfg.save_dir, trainer.model)
@@ -155,6 +145,7 @@ def _save(original: Callable[..., Any], cfg: DictConfig, trainer: Any, *rest: An
     return saved
 
 
+@replaces("fairseq_cli.train", "validate_and_save")
 def _validate_save_and_stop(
     original: Callable[..., Any], cfg: DictConfig, trainer: Any, task: Any, epoch_itr: Any, *rest: Any
 ) -> Any:

@@ -19,12 +19,12 @@ import numpy.typing as npt
 from fairseq.data import ConcatDataset, Dictionary, data_utils, indexed_dataset
 from fairseq.data.indexed_dataset import MMapIndexedDataset, _code_to_dtype, data_file_path, index_file_path
 
-from fairseq_masking.compat.patching import replace
+from fairseq_masking.compat.patching import replaces
 from fairseq_masking.corpus.contents import check_contents
 from fairseq_masking.errors import PREPARE_AGAIN, UserError
 from fairseq_masking.files import open_binary
 
-__all__ = ["TokenStream", "check_indexed", "guard_indexed_data", "load_tokens"]
+__all__ = ["TokenStream", "check_indexed", "load_tokens"]
 
 _MAGIC = b"MMIDIDX\x00\x00"
 _LEGACY_MAGIC = b"TNTIDX\x00\x00"
@@ -58,17 +58,9 @@ def load_tokens(path_prefix: str, dictionary: Dictionary, combine: bool = False)
     return data_utils.load_indexed_dataset(path_prefix, dictionary, dataset_impl="mmap", combine=combine)
 
 
-def guard_indexed_data() -> None:
-    """Have every memory-mapped file and dictionary that fairseq opens checked before, whatever task asks for it.
-
-    Raises:
-        UserError: (when opened) as ``load_tokens``.
-    """
-    replace(indexed_dataset, "make_dataset", _make_checked)
-    replace(Dictionary, "add_from_file", _add_checked)
-
-
+@replaces(indexed_dataset, "make_dataset")
 def _make_checked(original: Any, path: str, impl: str, *rest: Any, dictionary: Any = None, **options: Any) -> Any:
+    """Every file that fairseq maps into memory is checked before, whatever task asks for it; dictionaries, too."""
     files = (index_file_path(path), data_file_path(path))
     if impl == "mmap" and any(map(os.path.exists, files)):
         check_indexed(path, None if dictionary is None else len(dictionary))
@@ -77,6 +69,7 @@ def _make_checked(original: Any, path: str, impl: str, *rest: Any, dictionary: A
     return original(path, impl, *rest, dictionary=dictionary, **options)
 
 
+@replaces(Dictionary, "add_from_file")
 def _add_checked(original: Any, self: Dictionary, file: Any, *rest: Any) -> None:
     if isinstance(file, str):
         check_contents(file)

@@ -2,9 +2,8 @@
 
 from fairseq_masking.optim.adamw import AdamW, clip_grad_norm
 from fairseq_masking.optim.fused_adamw import FusedAdamWConfig, FusedAdamWOptimizer
-from fairseq_masking.optim.linear_schedule import LinearSchedule, LinearScheduleConfig
 from fairseq_masking.optim.muon import Muon, MuonConfig, MuonOptimizer
-from fairseq_masking.optim.wsd_schedule import WSDSchedule, WSDScheduleConfig
+from fairseq_masking.optim.schedules import LinearSchedule, LinearScheduleConfig, WSDSchedule, WSDScheduleConfig
 
 __all__ = [
     "AdamW",

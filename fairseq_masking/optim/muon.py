@@ -27,14 +27,14 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from fairseq_masking.compat.options import option
-from fairseq_masking.compat.patching import replace
+from fairseq_masking.compat.patching import replaces
 from fairseq_masking.errors import UserError
 from fairseq_masking.modules.encoder import LayerStack
 from fairseq_masking.optim.adamw import AdamW, chunks, moment_dtype
 from fairseq_masking.optim.fused_adamw import FusedAdamWConfig, FusedAdamWOptimizer, flattens, lr_groups, overrides_of
 from fairseq_masking.optim.newton_schulz import newton_schulz, precision
 
-__all__ = ["Muon", "MuonConfig", "MuonOptimizer", "mark_matrices", "mark_matrices_for_muon"]
+__all__ = ["Muon", "MuonConfig", "MuonOptimizer", "check_whole_matrices", "mark_matrices"]
 
 logger = logging.getLogger(__name__)
 
@@ -201,8 +201,8 @@ def mark_matrices(model: nn.Module) -> None:
                     linear.weight.optim_overrides = {"optimizer": overrides}  # type: ignore[assignment]
 
 
-def mark_matrices_for_muon(cfg: DictConfig) -> None:
-    """Have the trainer mark its model's matrices for ``--optimizer muon``; nothing for any other.
+def check_whole_matrices(cfg: DictConfig) -> None:
+    """Refuse what would hand ``--optimizer muon`` no matrices.
 
     Raises:
         UserError: parameters would come as vectors, or spread over ranks.
@@ -214,11 +214,9 @@ def mark_matrices_for_muon(cfg: DictConfig) -> None:
             "--optimizer muon needs whole matrices: add --fp16-no-flatten-grads to --fp16, leave out --ddp-backend"
             " fully_sharded and --zero-sharding"
         )
-    from fairseq.trainer import Trainer  # late: it takes a while
-
-    replace(Trainer, "_build_optimizer", _mark_and_build)
 
 
+@replaces("fairseq.trainer:Trainer", "_build_optimizer")
 def _mark_and_build(original: Callable[..., None], self: Any) -> None:
     if OmegaConf.select(self.cfg, "optimizer._name") == "muon":
         mark_matrices(self.model)

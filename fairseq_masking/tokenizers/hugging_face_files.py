@@ -18,8 +18,8 @@ from fairseq_masking.tokenizers.symbols import BERT_SYMBOLS, SPECIAL_SYMBOLS, UN
 from fairseq_masking.tokenizers.vocabularies import byte_level_backend, read_merges, wordpiece_backend
 
 __all__ = [
-    "EXTRA", "GENERIC_CLASS", "ROLES", "TEXT_STEPS", "check_exported", "find_source", "hugging_face_symbols", "import_tokenizer",
-    "text_steps", "tokens_of_symbols",
+    "EXTRA", "GENERIC_CLASS", "ROLES", "TEXT_STEPS", "check_exported", "find_source", "hugging_face_symbols",
+    "import_tokenizer", "text_steps", "tokens_of_symbols",
 ]  # fmt: skip
 
 EXTRA = "pip install 'fairseq-masking[hf]'"
@@ -83,8 +83,8 @@ def check_exported(folder: Path) -> None:
     for name, digest in digests:
         if hash_file(folder / name) != digest:
             raise UserError(
-                f"{folder / name} is not as it was exported (its SHA-256 differs): export it again; one that was changed"
-                " on purpose is written by transformers' save_pretrained, with its model"
+                f"{folder / name} is not as it was exported (its SHA-256 differs): export it again; one that was"
+                " changed on purpose is written by transformers' save_pretrained, with its model"
             )
 
 

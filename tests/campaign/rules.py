@@ -153,7 +153,8 @@ _HYDRA = (
     "model.dropout=x", "model.dropout=1.5", "model.dropuot=0.1", "model=nonsense", "task.mask_prob=null",
     "task.mask_prob=[1]", "task.tokens_per_sample=1.5", "optimization.max_update=x", "criterion=nonsense",
     "dataset.batch_size=0", "dataset.batch_size={a:1}", "task.mask_unit=nonsense", "common.seed=-1", "nonsense",
-    "optimizer.adam_betas=x", "optimizer.adam_betas=[0.9]", "lr_scheduler.total_num_update=0", "a=b=c", "model.encoder_layers=${nowhere}", "optimization.lr=[x]", "task.data=/nowhere",
+    "optimizer.adam_betas=x", "optimizer.adam_betas=[0.9]", "lr_scheduler.total_num_update=0",
+    "a=b=c", "model.encoder_layers=${nowhere}", "optimization.lr=[x]", "task.data=/nowhere",
     "+model.dropout.x=1", "~model", "checkpoint.save_dir=/dev/null/x", "optimization.update_freq=[0]",
     "common.user_dir=/nowhere", "optimization.lr=[]",
 )  # fmt: skip

@@ -12,7 +12,7 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
 from fairseq_masking.errors import UserError
-from fairseq_masking.optim.linear_schedule import LinearSchedule, LinearScheduleConfig
+from fairseq_masking.optim.schedules import LinearSchedule, LinearScheduleConfig
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # fairseq still works in the way of Hydra 1.0
 

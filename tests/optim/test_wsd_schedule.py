@@ -7,7 +7,7 @@ from test_fused_adamw import from_command_line, from_hydra
 from test_linear_schedule import Rate, an_optimizer_is_anything, rates  # noqa: F401 - a fixture
 
 from fairseq_masking.errors import UserError
-from fairseq_masking.optim.wsd_schedule import WSDSchedule, WSDScheduleConfig
+from fairseq_masking.optim.schedules import WSDSchedule, WSDScheduleConfig
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # fairseq still works in the way of Hydra 1.0
 

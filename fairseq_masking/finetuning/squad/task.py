@@ -7,7 +7,6 @@ answer is <s>, as where there is none.
 Shapes: B rows, T length.
 """
 
-import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
