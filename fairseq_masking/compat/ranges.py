@@ -19,18 +19,18 @@ __all__ = ["check_ranges", "parse_betas"]
 # An interval, as mathematicians write it, -> fields of the configuration; neither NaN nor infinity is in one.
 _RANGES = {
     "[0, 1)": """
-        model.dropout model.attention_dropout model.activation_dropout model.pooler_dropout""",
+        model.dropout model.attention_dropout model.activation_dropout model.pooler_dropout optimizer.momentum""",
     "[0, 1]": """
         lr_scheduler.warmup_ratio""",
     "(0, 1]": """
         model.layer_lr_decay task.valid_mask_prob task.mask_prob_end""",
     "(0, inf)": """
         model.layer_norm_eps model.rope_theta model.rope_local_theta model.gumbel_temperature
-        common.fp16_init_scale optimizer.adam_eps""",
+        common.fp16_init_scale optimizer.adam_eps optimizer.adamw_lr""",
     "[0, inf)": """
-        criterion.discriminator_weight criterion.encoder_loss_weight model.attention_window
+        criterion.discriminator_weight criterion.encoder_loss_weight criterion.importance_clip model.attention_window
         optimization.clip_norm optimization.max_update optimization.max_epoch optimization.lr
-        optimization.stop_time_hours optimizer.weight_decay optimizer.lr optimizer.adamw_lr
+        optimization.stop_time_hours optimizer.weight_decay optimizer.lr
         lr_scheduler.warmup_updates lr_scheduler.decay_updates lr_scheduler.total_num_update
         lr_scheduler.end_learning_rate
         dataset.num_workers dataset.data_buffer_size dataset.validate_interval_updates dataset.validate_after_updates
@@ -39,6 +39,8 @@ _RANGES = {
         lr_scheduler.warmup_init_lr
         checkpoint.keep_interval_updates checkpoint.keep_last_epochs checkpoint.keep_best_checkpoints
         checkpoint.patience""",
+    "[1, 20]": "optimizer.ns_steps",
+    "[4, 2147483647]": "task.tokens_per_sample",
     "[1, 1000000]": """
         model.encoder_layers model.encoder_embed_dim model.encoder_ffn_embed_dim model.encoder_attention_heads
         model.max_positions model.global_attention_every model.proposal_layers model.proposal_embed_dim
@@ -48,11 +50,20 @@ _RANGES = {
         dataset.batch_size dataset.batch_size_valid dataset.max_tokens dataset.max_tokens_valid
         dataset.required_batch_size_multiple dataset.validate_interval
         optimization.update_freq checkpoint.save_interval common.log_interval
-        task.question_tokens task.doc_stride
+        task.question_tokens task.doc_stride task.mask_law_updates
         criterion.n_best criterion.max_answer_tokens""",
     "(-inf, inf)": """
-        model.adversarial_scale model.adversarial_mlm_scale""",
+        model.adversarial_scale model.adversarial_mlm_scale criterion.proposal_loss_weight""",
     "[0, 2147483647]": "common.seed",  # epochs are added to it
+}
+_REASONS = {
+    "criterion.discriminator_weight": "the paper has 50",
+    "criterion.encoder_loss_weight": "the paper has 0.01",
+    "criterion.importance_clip": "weights are clipped to [1 - eps, 1 + eps], 0 weighs all sentences the same",
+    "lr_scheduler.warmup_ratio": "such as 0.06",
+    "model.gumbel_temperature": "the paper has 0.3",
+    "model.layer_lr_decay": "such as 0.8",
+    "optimizer.ns_steps": "such as 5",
 }
 _NAMES = ("task.classification_head_name", "criterion.classification_head_name")
 
@@ -71,7 +82,8 @@ def check_ranges(cfg: DictConfig) -> None:
                 number = isinstance(value, (int, float)) and not isinstance(value, bool)
                 if number and not _is_in(value, interval):
                     told = value if values else given
-                    raise UserError(f"{_option(field)} {told}: give {_in_words(interval)} ({field})")
+                    reason = f"; {_REASONS[field]}" if field in _REASONS else ""
+                    raise UserError(f"{_option(field)} {told}: give {_in_words(interval)} ({field}){reason}")
     betas = OmegaConf.select(cfg, "optimizer.adam_betas", default=(0, 0))
     parse_betas(betas)
     for field in _NAMES:

@@ -65,8 +65,6 @@ class MaskingConfig:
             raise UserError(
                 f"--span-geometric-p {self.span_geometric_p}: must be above 0 and at most 1, for example 0.2"
             )
-        if self.span_max_length < 1:
-            raise UserError(f"--span-max-length {self.span_max_length}: must be at least 1 word")
         if self.num_splits < 1:
             raise UserError(f"--mask-splits {self.num_splits}: must be at least 1")
         for option, choices in (("splits_law", SplitsLaw), ("splits_over", SplitsOver)):

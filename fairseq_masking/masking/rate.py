@@ -29,8 +29,6 @@ class MaskingRate:
     updates: int  # length of the run
 
     def __post_init__(self) -> None:
-        if not 0.0 < self.end <= 1.0:
-            raise UserError(f"--mask-prob-end {self.end}: must be above 0 and at most 1, for example 0.15")
         if self.schedule not in get_args(RateSchedule):
             raise UserError(f"--mask-prob-schedule {self.schedule!r}: choose one of linear, cosine, step")
         if self.updates < 1:

@@ -1,7 +1,6 @@
 """``--optimizer fused_adamw``: fairseq's ``adam``, faster, with decay exclusions; fairseq's fp32 masters, faster."""
 
 import logging
-import math
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar, List
@@ -48,8 +47,7 @@ class FusedAdamWOptimizer(FairseqOptimizer):
     dimension; embeddings, relative position tables and projections (to one number, too: ``[1, D]``) have two.
 
     Raises:
-        UserError: an option makes no sense, or exclusions are asked for where ``--fp16`` or ``fully_sharded``
-            hands all parameters over as one flat vector.
+        UserError: exclusions are asked for where ``--fp16`` or ``fully_sharded`` hands all over as one flat vector.
     """
 
     cfg: FusedAdamWConfig
@@ -63,10 +61,6 @@ class FusedAdamWOptimizer(FairseqOptimizer):
     def __init__(self, cfg: FusedAdamWConfig, params: Iterable[Tensor]) -> None:
         super().__init__(cfg)
         params = list(params)
-        if not cfg.adam_eps > 0 or math.isinf(cfg.adam_eps):
-            raise UserError(f"--adam-eps {cfg.adam_eps}: give a number above 0, such as 1e-6")
-        if not cfg.weight_decay >= 0 or math.isinf(cfg.weight_decay):
-            raise UserError(f"--weight-decay {cfg.weight_decay}: give 0 or more, such as 0.01")
         if cfg.no_decay_bias_and_norm and all(parameter.dim() <= 1 for parameter in params):
             raise UserError(
                 "--no-decay-bias-and-norm: the parameters arrive as flat vectors, in which biases cannot be"

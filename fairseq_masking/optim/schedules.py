@@ -59,15 +59,13 @@ class LinearSchedule(_ByUpdates):
     (U - n) / (U - W)): every update moves the weights, and the one after the last would have rate 0.
 
     Raises:
-        UserError: the ratio is no share, or neither limit is given.
+        UserError: neither limit is given.
     """
 
     cfg: LinearScheduleConfig
 
     def __init__(self, cfg: LinearScheduleConfig, optimizer: FairseqOptimizer) -> None:
         super().__init__(cfg, optimizer)
-        if not 0 <= cfg.warmup_ratio <= 1:
-            raise UserError(f"--warmup-ratio {cfg.warmup_ratio}: give a share of 0 to 1, such as 0.06")
         if cfg.max_epoch <= 0 and cfg.max_update <= 0:
             raise UserError("--lr-scheduler linear has to know when training ends: give --max-epoch or --max-update")
         self._total = cfg.max_update if cfg.max_update > 0 else math.inf
@@ -125,8 +123,6 @@ class WSDSchedule(_ByUpdates):
 
     def __init__(self, cfg: WSDScheduleConfig, optimizer: FairseqOptimizer) -> None:
         super().__init__(cfg, optimizer)
-        if min(cfg.warmup_updates, cfg.decay_updates) < 0:
-            raise UserError(f"--warmup-updates {cfg.warmup_updates} --decay-updates {cfg.decay_updates}: from 0 on")
         if cfg.decay_updates and cfg.max_update < cfg.warmup_updates + cfg.decay_updates:
             raise UserError(
                 f"--lr-scheduler wsd: --warmup-updates {cfg.warmup_updates} and --decay-updates {cfg.decay_updates}"

@@ -141,14 +141,10 @@ class MaskedPretrainingTask(TextTask):
         self.mask_idx = dictionary.index(MASK_SYMBOL)
         self._output_class: type | None = None
         self._compiles = False
-        if cfg.tokens_per_sample < 4:
-            raise UserError(f"--tokens-per-sample {cfg.tokens_per_sample}: a block needs at least 4 tokens")
         self._rate, self._law = None, None
         if cfg.mask_prob_end is not None:
             self._rate = MaskingRate(cfg.mask_prob, cfg.mask_prob_end, str(cfg.mask_prob_schedule), cfg.max_update)
         if str(cfg.mask_law) == "adaptive":
-            if cfg.mask_law_updates < 1:
-                raise UserError(f"--mask-law-updates {cfg.mask_law_updates}: must be at least 1, for example 200")
             self._law = AdaptiveLaw(len(dictionary), cfg.mask_law_updates)
         self._train_masking = self._masking_config(
             mask_prob=cfg.mask_prob if self._rate is None else self._rate.highest,

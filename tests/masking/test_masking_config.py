@@ -21,7 +21,6 @@ from fairseq_masking.masking import Masker, MaskingConfig, MaskingVocabulary
         ({"random_token_prob": 0.6, "leave_unmasked_prob": 0.6}, ["--leave-unmasked-prob", "--random-token-prob"]),
         ({"unit": "sentence"}, ["--mask-unit", "sentence", "subword", "whole_word", "span"]),
         ({"span_geometric_p": 0.0}, ["--span-geometric-p", "0.0"]),
-        ({"span_max_length": 0}, ["--span-max-length", "0"]),
         ({"num_splits": 0}, ["--mask-splits", "0"]),
         ({"num_splits": 7, "mask_prob": 0.15}, ["--mask-splits 7", "--mask-prob 0.15", "1.05", "at most"]),
         ({"num_splits": 2, "mask_prob": 0.51}, ["--mask-splits 2", "--mask-prob 0.51", "--mask-splits 1"]),

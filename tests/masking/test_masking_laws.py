@@ -135,7 +135,6 @@ def test_rates_by_hand() -> None:
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: MaskingRate(0.3, 0.0, "linear", 10), "--mask-prob-end 0.0"),
         (lambda: MaskingRate(0.3, 0.1, "linear", 0), "give --max-update"),
         (lambda: MaskingRate(0.3, 0.1, "jump", 10), "choose one of linear, cosine, step"),
         (lambda: MaskingConfig(splits_law="same"), "--mask-splits-law 'same': choose one of disjoint, independent"),

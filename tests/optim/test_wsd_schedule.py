@@ -54,9 +54,7 @@ def test_an_epoch_begins_with_the_rate_that_there_is():
     assert found.step_begin_epoch(2) == pytest.approx(4)
 
 
-@pytest.mark.parametrize(
-    "options", [{"max_update": 5}, {"max_update": 0}, {"warmup_updates": -1}, {"decay_updates": -1}]
-)
+@pytest.mark.parametrize("options", [{"max_update": 5}, {"max_update": 0}])
 def test_parts_that_do_not_fit_are_refused(options):
     with pytest.raises(UserError, match=r"--warmup-updates .*--decay-updates"):
         schedule(**options)

@@ -186,7 +186,6 @@ def test_the_batch_alone_decides_the_dropout(small_data):
     [
         ({"mask_splits": 8, "mask_prob": 0.15}, "--mask-splits 8 times --mask-prob 0.15"),
         ({"mask_prob": 0.0}, "--mask-prob 0.0"),
-        ({"tokens_per_sample": 3}, "--tokens-per-sample 3"),
         ({"leave_unmasked_prob": 0.6, "random_token_prob": 0.6}, "exceed 1 together"),
         ({"data": "/no/such/folder"}, "no such data folder"),
     ],

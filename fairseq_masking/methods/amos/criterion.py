@@ -17,7 +17,6 @@ from fairseq.dataclass import FairseqDataclass
 from torch import Tensor, nn
 
 from fairseq_masking.compat.options import option
-from fairseq_masking.errors import UserError
 from fairseq_masking.methods.amos.generator import depth_names
 from fairseq_masking.methods.amos.model import AmosOutput
 from fairseq_masking.methods.base.masked_tokens import (
@@ -59,8 +58,6 @@ class AmosCriterion(MLMCriterion):
 
     def __init__(self, cfg: AmosCriterionConfig, task: Any) -> None:
         super().__init__(cfg, task)
-        if not 0.0 <= cfg.discriminator_weight < math.inf:
-            raise UserError(f"--discriminator-weight {cfg.discriminator_weight}: 0 or more; the paper has 50")
         self.discriminator_weight = cfg.discriminator_weight
         if any(getattr(getattr(task, "cfg", None), name, 0) for name in ("leave_unmasked_prob", "random_token_prob")):
             logger.warning(

@@ -13,7 +13,6 @@ import torch.nn.functional as F
 from fairseq.models import register_model
 from torch import Tensor, nn
 
-from fairseq_masking.errors import UserError
 from fairseq_masking.methods.amos.generator import Generator
 from fairseq_masking.methods.amos.gumbel_mixture import gumbel_mixture
 from fairseq_masking.methods.amos.mixture import Mixture
@@ -53,8 +52,6 @@ class AmosModel(EncoderModel):
 
     def build_pretraining(self, cfg: AmosConfig) -> None:
         """Create the generator, its mixture and the discriminator's head."""
-        if not cfg.gumbel_temperature > 0:
-            raise UserError(f"--gumbel-temperature {cfg.gumbel_temperature}: above 0; the paper has 0.3")
         self.generator = Generator(
             self.encoder.config,
             generator_depths(cfg),

@@ -20,12 +20,7 @@ def scale_learning_rates(encoder: nn.Module, num_layers: int, decay: float) -> N
 
     Heads, and the final LayerNorm of a pre-LN encoder, keep the whole rate. The relative positions, which all
     layers share, count as embeddings.
-
-    Raises:
-        UserError: ``decay`` is not above 0 and at most 1.
     """
-    if not 0 < decay <= 1:
-        raise UserError(f"--layer-lr-decay {decay}: give a factor above 0 and at most 1, such as 0.8")
     if decay == 1:
         return
     for name, parameter in encoder.named_parameters():

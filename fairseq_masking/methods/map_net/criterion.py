@@ -16,7 +16,6 @@ from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 from torch import Tensor, nn
 
 from fairseq_masking.compat.options import option
-from fairseq_masking.errors import UserError
 from fairseq_masking.methods.base.masked_tokens import log_mean_of, masked_token_logs, reduce_masked_token_logs
 from fairseq_masking.methods.map_net.model import MapNetOutput
 from fairseq_masking.methods.map_net.ragged import RaggedRows, rank_correlation
@@ -96,15 +95,6 @@ class MapNetCriterion(MLMCriterion):
 
     def __init__(self, cfg: MapNetCriterionConfig, task: Any) -> None:
         super().__init__(cfg, task)
-        if not (0.0 <= cfg.importance_clip < math.inf):
-            raise UserError(
-                f"--importance-clip {cfg.importance_clip}: 0 or more, as weights are clipped to [1 - eps, 1 +"
-                " eps]; 0 weighs all sentences the same"
-            )
-        if not (0.0 <= cfg.encoder_loss_weight < math.inf):
-            raise UserError(f"--encoder-loss-weight {cfg.encoder_loss_weight}: 0 or more; the paper has 0.01")
-        if not math.isfinite(cfg.proposal_loss_weight):
-            raise UserError(f"--proposal-loss-weight {cfg.proposal_loss_weight}: a finite number, such as 1")
         self.cfg = cfg
 
     def forward(

@@ -363,7 +363,6 @@ def test_sizes_by_architecture(arch, depths):
             {"generator_layers": [1, 3], "separate_generators": [2, 2]},
             "--generator-layers 1,3 with --separate-generators 2,2: .* leave one of them out",
         ),
-        ({"gumbel_temperature": 0.0}, "--gumbel-temperature 0.0: above 0"),
         ({"mixture": "other"}, "--mixture other: choose one of adversarial, uniform"),
         ({"mixture": "fixed"}, "--mixture fixed needs --mixture-weights"),
         ({"mixture_weights": [0.5, 0.25, 0.25]}, "are those of --mixture fixed, not of adversarial"),

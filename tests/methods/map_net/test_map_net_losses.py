@@ -11,7 +11,6 @@ from fairseq.logging import metrics
 from small_batches import pretraining_task
 from small_map_net import batch, build, criterion_of
 
-from fairseq_masking.errors import UserError
 from fairseq_masking.methods.map_net.criterion import MapNetCriterion, proposal_loss
 from fairseq_masking.methods.map_net.model import MapNetOutput
 from fairseq_masking.methods.map_net.ragged import RaggedRows
@@ -291,17 +290,3 @@ def test_logs_add_up_and_have_the_same_keys_whatever_ran(device):
     assert reduced(MapNetCriterion, logs[:2]) == pytest.approx(reduced(MapNetCriterion, [summed]), abs=1e-3)
     assert reduced(MapNetCriterion, logs[:2])["share_proposed"] == pytest.approx(0.5)
     assert "proposal_entropy" not in reduced(MapNetCriterion, logs[1:2])
-
-
-@pytest.mark.parametrize(
-    ("options", "says"),
-    [
-        ({"importance_clip": -0.1}, "--importance-clip -0.1"),
-        ({"importance_clip": math.nan}, "--importance-clip nan"),
-        ({"encoder_loss_weight": -1.0}, "--encoder-loss-weight -1.0"),
-        ({"proposal_loss_weight": math.inf}, "--proposal-loss-weight inf"),
-    ],
-)
-def test_bad_options(options, says):
-    with pytest.raises(UserError, match=says):
-        criterion_of(**options)
