@@ -9,17 +9,20 @@ import argparse
 import collections
 import contextlib
 import errno
+import hashlib
 import logging
 import os
 import pickle
 import re
 import shutil
+import struct
 import time
 import traceback
 import typing
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -31,7 +34,6 @@ from omegaconf.base import ContainerMetadata, Metadata
 from omegaconf.nodes import AnyNode
 
 from fairseq_masking.compat.patching import replaces
-from fairseq_masking.compat.seals import check_seal, seal
 from fairseq_masking.errors import UserError
 
 __all__ = ["RESUME_EARLIER", "allow_safe_globals", "check_room", "loading_safely", "newest_checkpoint"]
@@ -43,6 +45,14 @@ _UNSAFE_SWITCH = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
 _PASSING = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.ENOTCONN, errno.EREMOTEIO}
 _RETRIES = (5.0, 30.0, 120.0)
 RESUME_EARLIER = "delete it and resume from an earlier checkpoint with --restore-file"
+
+# A checkpoint carries the SHA-256 of itself, so that one flipped byte is found wherever it is. PyTorch's file is a zip
+# archive, whose end has room for a comment, which PyTorch passes over; the digest is of it with a comment of length 0:
+#   archive but for its last 2 bytes | length of the comment uint16 | "fairseq_masking sha256 " | 64 hexadecimal digits
+_MARK = b"fairseq_masking sha256 "
+_COMMENT = len(_MARK) + 64
+_LENGTH = struct.pack("<H", _COMMENT)
+_END, _END_BYTES = b"PK\x05\x06", 22  # of an archive without a comment
 
 # What rank 0 sends to the other ranks: the state it has loaded, its configuration as OmegaConf containers.
 _BROADCAST_GLOBALS = [
@@ -176,7 +186,7 @@ def _save_whole(original: Callable[..., Any], obj: Any, filename: str, async_wri
     def save(temporary: str) -> None:
         with open(temporary, "wb") as file:
             torch.save(obj, file)
-        seal(temporary)
+        _seal(temporary)
 
     _write_whole(filename, save)
 
@@ -218,3 +228,48 @@ def _verify_and_clean(original: Callable[..., Any], save_dir: str) -> None:
     if not PathManager.path_requires_pathmanager(save_dir):
         for leftover in Path(save_dir).glob("checkpoint*.pt.tmp"):
             leftover.unlink(missing_ok=True)
+
+
+def _seal(path: str) -> None:
+    with open(path, "r+b") as file:
+        size = file.seek(0, os.SEEK_END)
+        digest = _digest(file, size - 2)
+        file.seek(size - 2)
+        file.write(_LENGTH + _MARK + digest)
+
+
+def check_seal(path: str | Path, way_out: str) -> None:
+    """Compare a PyTorch file with its digest; one of before has none, which is logged.
+
+    Raises:
+        UserError: it is not as it was written.
+    """
+    stat = os.stat(path)
+    if not _is_whole(os.path.abspath(path), stat.st_size, stat.st_mtime_ns):
+        raise UserError(
+            f"{path} is damaged, cut short or no PyTorch file (its SHA-256 is not that it was written with); {way_out}"
+        )
+
+
+@cache
+def _is_whole(path: str, size: int, mtime: int) -> bool:
+    with open(path, "rb") as file:
+        if size < _COMMENT + _END_BYTES or file.read(4) != b"PK\x03\x04":
+            return True  # no archive of ours: torch says what it is
+        file.seek(size - _END_BYTES)
+        if file.read(4) == _END:
+            logger.info("%s is of before and has no digest: it is read as it is", path)
+            return True
+        file.seek(size - _COMMENT - 2)
+        ending = file.read()
+        return ending == _LENGTH + _MARK + _digest(file, size - _COMMENT - 2)
+
+
+def _digest(file: BinaryIO, size: int) -> bytes:
+    digest = hashlib.sha256()
+    file.seek(0)
+    while size and (chunk := file.read(min(size, 1 << 22))):
+        digest.update(chunk)
+        size -= len(chunk)
+    digest.update(bytes(2))
+    return digest.hexdigest().encode()

@@ -39,11 +39,7 @@ def before_start(*hooks: Callable[[DictConfig], None]) -> None:
 
 
 def prepare_start(cfg: DictConfig) -> None:
-    """Do what comes before a command's work: complete its settings, then have the hooks called.
-
-    Raises:
-        UserError: of a hook.
-    """
+    """Do what comes before a command's work: complete its settings, then have the hooks called."""
     complete_launch_settings(cfg)
     _prepare(cfg)
 
@@ -67,11 +63,7 @@ class RankMain:
         try:
             if runs_on_cpu(cfg):  # data workers are forked, as without ranks: a server's would import all again
                 multiprocessing.set_start_method(None, force=True)
-            with heeding_signals():
-                _prepare(cfg)
-                self.main(cfg, **options)
-            say_warnings_again()
-            tell_the_rest()
+            _work(lambda: self._main(cfg, options))
             if told_to_stop():  # with status 0: the parent ends the others where one fails
                 (Path(self.reports) / STOPPED).write_text(str(told_to_stop()), encoding="utf-8")
         except Exception as error:
@@ -81,6 +73,10 @@ class RankMain:
             rank = cfg.distributed_training.distributed_rank
             (Path(self.reports) / f"rank{rank:06d}").write_text(one_line(user_error), encoding="utf-8")
             sys.exit(1)
+
+    def _main(self, cfg: DictConfig, options: dict[str, Any]) -> None:
+        _prepare(cfg)
+        self.main(cfg, **options)
 
 
 @replaces(distributed_utils, "call_main")
@@ -96,10 +92,7 @@ def _call_main(original: Callable[..., Any], cfg: DictConfig, main: Callable[...
             if settings.distributed_init_method is not None and not settings.distributed_no_spawn:
                 _call_in_new_processes(original, cfg, main, options)
                 return
-            with heeding_signals():
-                original(cfg, main, **options)
-            say_warnings_again()
-            tell_the_rest()
+            _work(lambda: original(cfg, main, **options))
         if told_to_stop():
             sys.exit(128 + told_to_stop())
     except Exception as error:
@@ -113,6 +106,13 @@ def _call_main(original: Callable[..., Any], cfg: DictConfig, main: Callable[...
         forget_the_run()
 
 
+def _work(main: Callable[[], Any]) -> None:
+    with heeding_signals():
+        main()
+    say_warnings_again()
+    tell_the_rest()
+
+
 @contextlib.contextmanager
 def _alone_in_its_folder(cfg: DictConfig) -> Iterator[None]:
     """Of a training that saves, in its first process: no other one may write to its folder."""
@@ -123,17 +123,15 @@ def _alone_in_its_folder(cfg: DictConfig) -> Iterator[None]:
         yield
         return
     is_new = not folder.exists()
-    with contextlib.ExitStack() as stack:
-        if is_new:
-            stack.callback(_remove_if_empty, folder)
-        with contextlib.suppress(OSError):  # a folder that cannot be written to: check_start says why
-            stack.enter_context(held(folder / ".training", remove=True))
-        yield
-
-
-def _remove_if_empty(folder: Path) -> None:
-    with contextlib.suppress(OSError):
-        folder.rmdir()
+    try:
+        with contextlib.ExitStack() as stack:
+            with contextlib.suppress(OSError):  # a folder that cannot be written to: check_start says why
+                stack.enter_context(held(folder / ".training", remove=True))
+            yield
+    finally:
+        with contextlib.suppress(OSError):  # not empty
+            if is_new:
+                folder.rmdir()
 
 
 def _prepare(cfg: DictConfig) -> None:

@@ -195,17 +195,19 @@ def _bar(original: Callable[..., Any], iterator: Any, **options: Any) -> Any:
     if _run is None:
         return original(iterator, **options)
     wanted = options.get("log_format") or options.get("default_log_format")
-    one_line = options.get("prefix") is None and wanted == "tqdm" and sys.stderr.isatty()
-    if options.get("prefix") is None:
+    trains = options.get("prefix") is None
+    one_line = trains and wanted == "tqdm" and sys.stderr.isatty()
+    if trains:
         _run.epoch_updates = len(iterator)
-    return _Told(original(iterator, **(options | ({"log_format": "none"} if one_line else {}))), _run, one_line)
+    bar = original(iterator, **(options | ({"log_format": "none"} if one_line else {})))
+    return _Told(bar, _run, trains, one_line)
 
 
 class _Told(progress_bar.BaseProgressBar):
     """fairseq's bar, with JSON in the file; on a terminal one line for the run, with loss and time left."""
 
-    def __init__(self, bar: Any, run: _Run, one_line: bool) -> None:
-        self.bar, self.run, self.one_line = bar, run, one_line
+    def __init__(self, bar: Any, run: _Run, trains: bool, one_line: bool) -> None:
+        self.bar, self.run, self.trains, self.one_line = bar, run, trains, one_line
         self.line: Any = None
 
     def __len__(self) -> int:
@@ -213,7 +215,7 @@ class _Told(progress_bar.BaseProgressBar):
 
     def __iter__(self) -> Iterator[Any]:
         if not self.one_line:
-            yield from self._timed()
+            yield from self._timed() if self.trains else self.bar
             return
         with logging_redirect_tqdm(), tqdm(total=self.run.total or None, initial=self.run.done, unit="") as self.line:
             for batch in self._timed():

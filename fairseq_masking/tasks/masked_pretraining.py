@@ -175,7 +175,6 @@ class MaskedPretrainingTask(TextTask):
         return self.dictionary
 
     def build_model(self, cfg: FairseqDataclass, from_checkpoint: bool = False) -> BaseFairseqModel:
-        """Build the model and keep in mind what it returns."""
         model = super().build_model(cfg, from_checkpoint)
         self._output_class, self._compiles = model.output_class, model.compilation.possible
         return model
@@ -257,7 +256,10 @@ class MaskedPretrainingTask(TextTask):
         num_shards: int = 1,
         **kwargs: Any,
     ) -> iterators.EpochBatchIterator:
-        """Batch items of K rows each so that the options count rows, and give each update whole batches."""
+        """Batch items of K rows each so that the options count rows, and give each update whole batches.
+
+        Workers do not outlive an epoch: they would keep the old one, and so the old masks.
+        """
         known = dataset in self.dataset_to_epoch_iter
         training = dataset.fixed_epoch is None
         num_splits = dataset.masker.num_splits
@@ -277,32 +279,33 @@ class MaskedPretrainingTask(TextTask):
                 logger.warning(
                     "all %d sequences of the corpus make one batch, smaller than --batch-size asks", len(dataset)
                 )
-        fitting = dataset.sizes[dataset.sizes <= self.max_positions()]
-        if max_tokens is not None and len(fitting) and max_tokens < fitting.max() * num_splits:
+        longest = dataset.sizes[dataset.sizes <= self.max_positions()].max(initial=0) * num_splits
+        if max_tokens is not None and max_tokens < longest:
             rows = f"the {num_splits} rows of a sequence have" if num_splits > 1 else "a row has"
             raise UserError(
-                f"--max-tokens {max_tokens} ({'training' if training else 'validation'}): {rows}"
-                f" {fitting.max() * num_splits} tokens: give at least so many, or shorter rows (--tokens-per-sample)"
+                f"--max-tokens {max_tokens} ({'training' if training else 'validation'}): {rows} {longest} tokens:"
+                " give at least so many, or shorter rows (--tokens-per-sample)"
             )
-        batches = super().get_batch_iterator(
-            dataset,
-            max_tokens=max_tokens,
-            max_sentences=max_sentences,
-            required_batch_size_multiple=multiple,
-            num_shards=num_shards,
-            **kwargs,
-        )
-        # Workers that outlive an epoch would keep the old epoch, and so the old masks.
+        sizes = {"max_tokens": max_tokens, "max_sentences": max_sentences, "required_batch_size_multiple": multiple}
+        batches = super().get_batch_iterator(dataset, **sizes, num_shards=num_shards, **kwargs)
         batches.reuse_dataloader = batches.persistent_workers = False
         if training and not known:
-            if self._compiles and not dataset.blocks.ragged:
-                _leave_out_short(batches)
-            self._cut_to_whole_updates(batches, num_shards)
+            self._cut_to_whole_updates(batches, num_shards, full=self._compiles and not dataset.blocks.ragged)
         return batches
 
-    def _cut_to_whole_updates(self, batches: iterators.EpochBatchIterator, num_shards: int) -> None:
-        """Leave out a random few batches, so that no rank ends an epoch on a dummy batch."""
-        frozen = batches.frozen_batches
+    def _cut_to_whole_updates(self, batches: iterators.EpochBatchIterator, num_shards: int, full: bool) -> None:
+        """Leave out a random few batches, so that no rank ends an epoch on a dummy batch.
+
+        Args:
+            full: also what is shorter than a full batch: after a second shape torch.compile keeps to none.
+        """
+        most = max(map(len, batches.frozen_batches), default=0) if full else 0
+        frozen = tuple(batch for batch in batches.frozen_batches if len(batch) >= most)
+        if short := len(batches.frozen_batches) - len(frozen):
+            logger.info(
+                "%d of %d batches left out: not full, compiled for one shape", short, len(batches.frozen_batches)
+            )
+            batches._frozen_batches = frozen
         multiple = num_shards * math.lcm(*self.cfg.update_freq)
         whole = len(frozen) - len(frozen) % multiple
         if whole == 0:
@@ -357,18 +360,6 @@ class MaskedPretrainingTask(TextTask):
             seed=self.cfg.seed,
             **options,
         )
-
-
-def _leave_out_short(batches: iterators.EpochBatchIterator) -> None:
-    """Leave out what is shorter than a full batch: after a second shape torch.compile keeps to none."""
-    frozen = batches.frozen_batches
-    most = max(map(len, frozen), default=0)
-    full = tuple(batch for batch in frozen if len(batch) == most)
-    if len(full) < len(frozen):
-        logger.info(
-            "%d of %d batches left out: not full, compiled for one shape", len(frozen) - len(full), len(frozen)
-        )
-        batches._frozen_batches = full
 
 
 def data_folders(data: str) -> list[Path]:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from fairseq_masking.errors import UserError
 from fairseq_masking.optim import AdamW
-from fairseq_masking.optim.muon import MuonConfig, MuonOptimizer, mark_matrices, mark_matrices_for_muon
+from fairseq_masking.optim.muon import MuonConfig, MuonOptimizer, check_whole_matrices, mark_matrices
 
 ADAMW = {"betas": (0.8, 0.9), "eps": 1e-6, "weight_decay": 0.1}
 ADAMW_FLAGS = ("--adam-betas", "(0.8, 0.9)", "--adam-eps", "1e-6", "--weight-decay", "0.1", "--no-decay-bias-and-norm")
@@ -178,7 +178,7 @@ def test_one_rate_serves_both_where_updates_are_as_large_as_adamws():
 
 
 def test_a_rate_of_nothing_is_refused():
-    with pytest.raises(UserError, match="--lr 0.0: give a rate above 0"):
+    with pytest.raises(UserError, match=r"--lr 0\.0: give a rate above 0"):
         muon([marked(torch.zeros(2, 2), 1)], lr=[0.0])
 
 
@@ -192,7 +192,7 @@ def test_what_it_cannot_do_is_said():
 @pytest.mark.parametrize("given", [("--fp16",), ("--zero-sharding", "os"), ("--ddp-backend", "fully_sharded")])
 def test_parameters_in_pieces_are_refused(given):
     with pytest.raises(UserError, match=r"--optimizer muon needs whole matrices.*--fp16-no-flatten-grads"):
-        mark_matrices_for_muon(from_command_line(*given, optimizer="muon"))
+        check_whole_matrices(from_command_line(*given, optimizer="muon"))
 
 
 def test_a_copy_goes_on_from_its_state_bit_by_bit():
