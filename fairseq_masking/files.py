@@ -29,10 +29,7 @@ def configs_folder() -> Path:
 
 
 def read_json(path: Path, way_out: str = "", *, optional: bool = False) -> dict[str, Any]:
-    """Return the object in a JSON file; an optional file that is not there is empty.
-
-    Args:
-        way_out: the end of the error's line: what the user can do.
+    """Return the object in a JSON file; an optional one that is not there is empty. ``way_out`` ends an error's line.
 
     Raises:
         UserError: missing, no JSON, or no object.
@@ -144,14 +141,10 @@ def _has_died(owner: str) -> bool:
 
 
 def hash_file(path: str | Path, progress: Callable[[int], object] | None = None) -> str:
-    """Returns the SHA-256 of a file as it lies on disk (compressed or not).
-
-    Args:
-        path: file to read.
-        progress: called with the number of bytes read since the last call.
+    """Returns the SHA-256 of a file as it lies on disk; ``progress`` is told of each number of bytes that are read.
 
     Raises:
-        UserError: the file is missing, no regular file, unreadable, or empty.
+        UserError: as ``open_binary``.
     """
     digest = hashlib.sha256()
     with open_binary(path) as file:
@@ -163,10 +156,7 @@ def hash_file(path: str | Path, progress: Callable[[int], object] | None = None)
 
 
 def open_binary(path: str | Path, way_out: str = "") -> BinaryIO:
-    """Opens a file to read its bytes.
-
-    Args:
-        way_out: what the user can do beside checking the path.
+    """Opens a file to read its bytes; ``way_out`` is what the user can do beside checking the path.
 
     Raises:
         UserError: it is missing, unreadable or empty.

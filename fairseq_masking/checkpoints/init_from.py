@@ -21,7 +21,7 @@ from torch import Tensor
 from fairseq_masking.checkpoints.key_table import TOKENS, listed
 from fairseq_masking.checkpoints.loading import read_checkpoint
 from fairseq_masking.checkpoints.sources import SHAPE_OPTIONS, Source, read_source
-from fairseq_masking.compat.options import typed_model_options
+from fairseq_masking.compat.options import was_typed
 from fairseq_masking.compat.patching import replaces
 from fairseq_masking.compat.runs import warn_at_both_ends
 from fairseq_masking.corpus.manifest import first_shard, load_tokenizer
@@ -181,7 +181,7 @@ def _check_options(model: Any, shape: Mapping[str, Any], source: str) -> None:
 def _is_own(model: Any, name: str) -> bool:
     """Whether an option was typed, or a recipe says it: it is not what it is where only ``--arch`` is given."""
     default = _defaults_of(str(getattr(model, "_name", ""))).get(name)
-    return name in typed_model_options() or str(getattr(model, name, None)) != str(default)
+    return was_typed("model", name) or str(getattr(model, name, None)) != str(default)
 
 
 def _defaults_of(arch: str) -> dict[str, Any]:

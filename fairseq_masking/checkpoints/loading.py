@@ -26,14 +26,8 @@ from fairseq_masking.files import read_json
 from fairseq_masking.tokenizers.hugging_face_files import EXTRA
 
 __all__ = [
-    "RUN_STATE",
-    "Checkpoint",
-    "Trained",
-    "check_finite",
-    "digest_of_weights",
-    "read_checkpoint",
-    "read_weights",
-]
+    "RUN_STATE", "Checkpoint", "Trained", "check_finite", "digest_of_weights", "read_checkpoint", "read_weights",
+]  # fmt: skip
 
 logger = logging.getLogger(__name__)
 

@@ -26,7 +26,7 @@ def run(args: argparse.Namespace) -> None:
 
     from fairseq_masking.compat.distributed import runs_on_cpu
     from fairseq_masking.compat.launch import prepare_start
-    from fairseq_masking.compat.recipes import composed
+    from fairseq_masking.compat.recipes import composed, hardware_of
     from fairseq_masking.files import configs_folder
 
     folder = (args.config_dir or configs_folder() / "pretrain").absolute()
@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> None:
         "update": f"{update:,} rows ({rows} x {accumulated} batches x {ranks} processes), {update * length:,} tokens",
         "length": f"{cfg.optimization.max_update:,} updates, {epochs:.3g} epochs",
         "memory": " + ".join(f"{size / 2**30:.3g} GiB {name}" for name, size in parts.items()) + " a process, about",
-        "hours": _hardware(folder / f"{args.config}.yaml"),
+        "hours": hardware_of(folder / f"{args.config}.yaml") or "the recipe does not say",
     }
     print("\n".join(f"{name:<8}{text}" for name, text in lines.items()))
 
@@ -85,9 +85,3 @@ def _activation_bytes(cfg: Any, model: Any, rows: int) -> int:
     layers = 2 if cfg.model.get("checkpoint_activations") else inner / (12 * width**2)
     half = cfg.common.bf16 or cfg.common.fp16 or cfg.common.amp
     return int((34 if half else 68) * rows * cfg.task.tokens_per_sample * width * layers)
-
-
-def _hardware(recipe: Path) -> str:
-    lines = recipe.read_text(encoding="utf-8").splitlines()
-    found = [line.partition("Hardware:")[2].strip() for line in lines if line.startswith("# Hardware:")]
-    return found[0] if found else "the recipe does not say"

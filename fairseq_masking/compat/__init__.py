@@ -68,13 +68,9 @@ from fairseq_masking.compat import (  # noqa: E402 - what they mend is done when
 from fairseq_masking.compat.runs import reset_process_state  # noqa: E402
 
 __all__ = [
-    "apply",
-    "hide_broken_torchaudio",
-    "hides_torchaudio",
-    "reset_process_state",
-    "restore_numpy_compat",
+    "apply", "hide_broken_torchaudio", "hides_torchaudio", "reset_process_state", "restore_numpy_compat",
     "warn_about_wrong_apex",
-]
+]  # fmt: skip
 
 logger = logging.getLogger(__name__)
 

@@ -32,9 +32,8 @@ def runs_on_cpu(cfg: DictConfig) -> bool:
 def complete_launch_settings(cfg: DictConfig) -> None:
     """Fills in ``cfg.distributed_training`` what fairseq cannot infer, then what it can.
 
-    Under torchrun, whose RANK and WORLD_SIZE stand in the environment, all ranks join one run, also where
-    each sees one GPU only (fairseq then believes in a world of one). On CPU the backend becomes gloo, and a
-    plain launch gets a free port of this machine.
+    Under torchrun all ranks join one run, also where each sees one GPU only (fairseq then believes in a world of
+    one). On CPU the backend becomes gloo, and a plain launch gets a free port of this machine.
 
     Raises:
         UserError: a rank above 0 on CPU without --distributed-no-spawn, which would start every rank again.

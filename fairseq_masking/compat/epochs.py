@@ -1,9 +1,8 @@
 """The place in an epoch, kept in rows: a run may be resumed with other batches, rows and ranks.
 
-fairseq keeps how many batches each rank has had. With another batch size, row length or number of ranks that is
-another place: text is repeated or skipped, or fairseq asks to "report this". Here a checkpoint keeps the rows as
-well. Where today's batches, as many as were had, are the same rows, the run goes on in them, to the bit. Where
-they are not, the rows that are left make batches for the rest of the epoch.
+fairseq keeps how many batches each rank has had, which is another place with another batch size, row length or number
+of ranks. Here a checkpoint keeps the rows as well. Where today's batches, as many as were had, are the same rows, the
+run goes on in them, to the bit; where they are not, the rows that are left make batches for the rest of the epoch.
 
 Shapes: I rows of the dataset.
 """

@@ -23,13 +23,9 @@ from fairseq_masking.compat.recipes import refuse_open_keys
 from fairseq_masking.errors import UserError, first_line
 
 __all__ = [
-    "exit_with",
-    "one_line",
-    "show_user_errors_of_hydra_programs",
-    "show_user_errors_outside_of_call_main",
-    "user_error_in",
-    "users_error_in",
-]
+    "exit_with", "one_line", "show_user_errors_of_hydra_programs", "show_user_errors_outside_of_call_main",
+    "user_error_in", "users_error_in",
+]  # fmt: skip
 
 logger = logging.getLogger(__name__)
 

@@ -58,9 +58,8 @@ class _Where:
             type(self).found = f"first in the gradient of {name}"
 
     def _look(self, name: str, output: Any) -> None:
-        parts = (
-            output.values() if isinstance(output, dict) else output if isinstance(output, (tuple, list)) else (output,)
-        )
+        parts = [*output.values()] if isinstance(output, dict) else output
+        parts = parts if isinstance(parts, (tuple, list)) else [parts]
         tensors = ((name, part) for part in parts if isinstance(part, torch.Tensor))
         if not self.found and first_nonfinite(tensors) is not None:
             type(self).found = f"first in what {name or 'the model'} gives"

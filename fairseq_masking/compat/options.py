@@ -12,7 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 
 from fairseq_masking.compat.patching import replaces
 
-__all__ = ["option", "typed_model_options", "was_typed"]
+__all__ = ["option", "was_typed"]
 
 _HELP = {"-h", "--help"}
 _given: list[str] = []  # the words that fairseq's parser got last
@@ -35,23 +35,11 @@ def _eval_whole(original: Callable[..., Any], given: Any, x_type: Any = float) -
     return found
 
 
-def typed_model_options() -> set[str]:
-    """Names of the model's options that a user typed, also where the value is the default.
-
-    They are those of Hydra's overrides, or all that fairseq's parser was given. A started rank knows none.
-    """
-    if HydraConfig.initialized():
-        keys = (override.partition("=")[0].lstrip("+") for override in HydraConfig.get().overrides.task)
-        return {key.removeprefix("model.") for key in keys if key.startswith("model.")}
-    options = (word.partition("=")[0] for word in _given if word.startswith("--"))
-    return {option.removeprefix("--").replace("-", "_") for option in options}
-
-
 def was_typed(section: str, name: str) -> bool:
     """Whether a user typed an option, such as optimization.update_freq. A started rank knows none."""
     if HydraConfig.initialized():
-        keys = (override.partition("=")[0].lstrip("+") for override in HydraConfig.get().overrides.task)
-        return f"{section}.{name}" in keys
+        overrides = HydraConfig.get().overrides.task
+        return f"{section}.{name}" in (override.partition("=")[0].lstrip("+") for override in overrides)
     return f"--{name.replace('_', '-')}" in (word.partition("=")[0] for word in _given)
 
 

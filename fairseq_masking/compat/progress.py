@@ -131,12 +131,11 @@ def _total(cfg: DictConfig, epoch_updates: int) -> int:
     return min((end for end in ends if end), default=0)
 
 
-class _UntilTheRunBegins(logging.Filter):
-    def filter(self, record: logging.LogRecord) -> bool:
-        if _run is None or _run.begun or record.levelno >= logging.WARNING:
-            return True
-        _run.held.append(record)
-        return False
+def _may_be_shown(record: logging.LogRecord) -> bool:
+    if _run is None or _run.begun or record.levelno >= logging.WARNING:
+        return True
+    _run.held.append(record)
+    return False
 
 
 def _consoles() -> list[logging.Handler]:
@@ -145,8 +144,7 @@ def _consoles() -> list[logging.Handler]:
 
 def _quieten_consoles() -> None:
     for handler in _consoles():
-        if not any(isinstance(found, _UntilTheRunBegins) for found in handler.filters):
-            handler.addFilter(_UntilTheRunBegins())
+        handler.addFilter(_may_be_shown)  # once: the same again changes nothing
 
 
 @replaces(metrics, "reset")

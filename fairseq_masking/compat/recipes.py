@@ -73,7 +73,7 @@ def refuse_open_keys(cfg: DictConfig, overrides: Iterable[str]) -> None:
 
 
 def hardware_of(recipe: Path) -> str:
-    """Return what a recipe's header says of machines and hours; "" where it says nothing."""
+    """Return what a recipe's header says of machines and hours; "" for nothing."""
     lines = recipe.read_text(encoding="utf-8").splitlines()
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("# Hardware:")), "")
 

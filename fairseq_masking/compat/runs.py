@@ -29,13 +29,9 @@ from fairseq_masking.compat.patching import replaces
 from fairseq_masking.errors import UserError
 
 __all__ = [
-    "give_jobs_folders_of_their_own",
-    "reset_process_state",
-    "say_warnings_again",
-    "stop_reading_ahead",
-    "stop_reading_ahead_at_exit",
-    "warn_at_both_ends",
-]
+    "give_jobs_folders_of_their_own", "reset_process_state", "say_warnings_again", "stop_reading_ahead",
+    "stop_reading_ahead_at_exit", "warn_at_both_ends",
+]  # fmt: skip
 
 logger = logging.getLogger(__name__)
 
@@ -63,18 +59,14 @@ def give_jobs_folders_of_their_own(cfg: DictConfig) -> None:
 def reset_process_state() -> None:
     """Forgets the best score, the patience, the TensorBoard writers and the unread batches of the run before.
 
-    Left alone, the second job of a multirun compares itself with the first one's best score and writes no
-    checkpoint_best.pt, may stop early at once, logs into the first one's TensorBoard folder, and shares the
-    machine with its data worker. A resumed run gets its own best score back from the checkpoint, which is
-    loaded later.
+    Left alone, the second job of a multirun would compare itself with the first one's best score, log into its folder
+    and share the machine with its data worker. A resumed run gets its best score back from the checkpoint, later.
     """
     stop_reading_ahead()
     _warnings.clear()
     vars(checkpoint_utils.save_checkpoint).pop("best", None)
-    if _TRAIN in sys.modules:
-        patience = vars(sys.modules[_TRAIN].should_stop_early)
-        patience.pop("best", None)
-        patience.pop("num_runs", None)
+    for name in ("best", "num_runs") if _TRAIN in sys.modules else ():
+        vars(sys.modules[_TRAIN].should_stop_early).pop(name, None)
     writers = getattr(progress_bar, "_tensorboard_writers", None) or {}
     for writer in writers.values():
         writer.close()
@@ -107,11 +99,7 @@ def stop_reading_ahead_at_exit() -> None:
 
 
 def stop_reading_ahead(timeout: float = 10.0) -> None:
-    """Ends every reader after the batch that it is at; what it has read is dropped.
-
-    Args:
-        timeout: Seconds for all of them together. A reader that waits longer for its batch is left alone.
-    """
+    """Ends every reader after the batch that it is at; leaves them alone after ``timeout`` seconds in all."""
     end = time.monotonic() + timeout
     for reader in list(_readers):
         reader._max_len = 0

@@ -34,22 +34,14 @@ STOPPED = "stopped"  # the file in which a rank tells its parent the signal
 
 @dataclass
 class _Told:
-    """What this process was told.
+    """What this process was told."""
 
-    Attributes:
-        heard: the signal that arrived here; 0 for none.
-        agreed: the signal that every rank knows of since the last update, in hundreds of thousands of their number.
-        passes_on: to the ranks that this process has started; it trains nothing itself.
-        training: an update has begun, so that there is something to save.
-        saved: number of updates in the last checkpoint.
-    """
-
-    heard: int = 0
+    heard: int = 0  # the signal that arrived here; 0 for none
     at: float = 0.0
-    agreed: float | torch.Tensor = 0.0
-    passes_on: bool = False
-    training: bool = False
-    saved: int = -1
+    agreed: float | torch.Tensor = 0.0  # what every rank knows of since the last update: a sum of powers of 100,000
+    passes_on: bool = False  # to the ranks that this process has started; it trains nothing itself
+    training: bool = False  # an update has begun, so that there is something to save
+    saved: int = -1  # number of updates in the last checkpoint
     process: int = field(default_factory=os.getpid)
 
 

@@ -6,15 +6,6 @@ from fairseq_masking.optim.muon import Muon, MuonConfig, MuonOptimizer
 from fairseq_masking.optim.schedules import LinearSchedule, LinearScheduleConfig, WSDSchedule, WSDScheduleConfig
 
 __all__ = [
-    "AdamW",
-    "FusedAdamWConfig",
-    "FusedAdamWOptimizer",
-    "LinearSchedule",
-    "LinearScheduleConfig",
-    "Muon",
-    "MuonConfig",
-    "MuonOptimizer",
-    "WSDSchedule",
-    "WSDScheduleConfig",
-    "clip_grad_norm",
-]
+    "AdamW", "FusedAdamWConfig", "FusedAdamWOptimizer", "LinearSchedule", "LinearScheduleConfig", "Muon",
+    "MuonConfig", "MuonOptimizer", "WSDSchedule", "WSDScheduleConfig", "clip_grad_norm",
+]  # fmt: skip

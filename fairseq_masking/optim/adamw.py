@@ -48,9 +48,6 @@ class AdamW(torch.optim.Optimizer):
     ``step`` (int), ``exp_avg``, ``exp_avg_sq``.
 
     Args:
-        params: parameters or groups of them.
-        lr: step size.
-        betas: decay rates of the first and second moment.
         eps: added to the square root of the uncorrected second moment.
         weight_decay: ``lr * weight_decay`` of a parameter is subtracted from it.
         decay_vectors: whether parameters of one dimension (biases, LayerNorm weights) decay, too.
@@ -161,16 +158,13 @@ class AdamW(torch.optim.Optimizer):
 def clip_grad_norm(
     parameters: Iterable[Tensor], max_norm: float, aggregate_norm_fn: Callable[[Tensor], Tensor] | None = None
 ) -> Tensor:
-    """Scale gradients so that their joint norm is at most ``max_norm``; nothing is read from the device.
+    """Scale gradients to a joint norm of at most ``max_norm``; return it as it was, fp32 ``[]``, unread on the device.
 
     fairseq's own loops over the parameters in Python unless NVIDIA's apex is installed; this is two kernels.
 
     Args:
         max_norm: 0 measures only.
         aggregate_norm_fn: makes the norm over all shards out of this rank's.
-
-    Returns:
-        The 2-norm before clipping, fp32 ``[]``.
     """
     parameters = list(parameters)
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]

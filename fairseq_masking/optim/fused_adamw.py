@@ -117,13 +117,8 @@ class FusedAdamWOptimizer(FairseqOptimizer):
             stored, given = self.param_groups[0][key], self.optimizer_config[key]
             if stored != given:
                 logger.warning(
-                    "the checkpoint was trained with another --%s: %s=%s goes on, not %s; to change it give"
-                    ' --optimizer-overrides "{%r: ...}"',
-                    name,
-                    key,
-                    stored,
-                    given,
-                    key,
+                    f"the checkpoint was trained with another --{name}: {key}={stored} goes on, not {given}; to change"
+                    f' it give --optimizer-overrides "{{{key!r}: ...}}"'
                 )
 
 

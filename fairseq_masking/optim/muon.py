@@ -223,11 +223,9 @@ def _tell_split(marked: dict[int, list[Tensor]], rest: list[Tensor]) -> None:
     found = [parameter for parameters in marked.values() for parameter in parameters]
     count = sum(number * len(parameters) for number, parameters in marked.items())
     dtype = precision(found[0])
+    slow = ", for lack of bfloat16 instructions" if dtype == torch.float32 else ""
+    ours, others = (sum(parameter.numel() for parameter in parameters) for parameters in (found, rest))
     logger.info(
-        "muon: %s matrices, %s values, orthogonalised in %s%s; fused AdamW: the other %s values",
-        count,
-        f"{sum(parameter.numel() for parameter in found):,}",
-        str(dtype).removeprefix("torch."),
-        ", for lack of bfloat16 instructions" if dtype == torch.float32 else "",
-        f"{sum(parameter.numel() for parameter in rest):,}",
+        f"muon: {count} matrices, {ours:,} values, orthogonalised in {str(dtype).removeprefix('torch.')}{slow};"
+        f" fused AdamW: the other {others:,} values"
     )

@@ -13,17 +13,14 @@ logger = logging.getLogger(__name__)
 
 
 def divide(rows: int, *, ranks: int, batch_size: int, num_splits: int) -> tuple[int, int]:
-    """Divide an update's rows among ranks and micro-batches.
+    """Divide an update's ``rows`` of all ranks together, among these and their micro-batches.
 
     Args:
-        rows: of all ranks together.
-        ranks: data-parallel processes.
         batch_size: the most rows of a micro-batch.
         num_splits: rows of a sequence, all of which go into one micro-batch.
 
     Returns:
-        Rows of a micro-batch, the most that come out even, and ``update_freq``: with ``ranks`` their product is
-        ``rows``.
+        Rows of a micro-batch, the most that come out even, and ``update_freq``.
 
     Raises:
         UserError: it does not come out even; the line has the nearest settings that do.

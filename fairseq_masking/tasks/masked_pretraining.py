@@ -169,10 +169,7 @@ class MaskedPretrainingTask(TextTask):
         logger.info("dictionary: %d symbols", len(dictionary))
         return cls(cfg, dictionary)
 
-    @property
-    def target_dictionary(self) -> Dictionary:
-        """The same dictionary."""
-        return self.dictionary
+    target_dictionary = TextTask.source_dictionary
 
     def build_model(self, cfg: FairseqDataclass, from_checkpoint: bool = False) -> BaseFairseqModel:
         model = super().build_model(cfg, from_checkpoint)
