@@ -142,7 +142,13 @@ class MuonOptimizer(FusedAdamWOptimizer):
 
     def create(self, params: list[Tensor]) -> AdamW:
         """Return PyTorch's optimizer of these parameters."""
-        self._check()
+        if self.cfg.adamw_lr is None and str(self.cfg.adjust_lr_fn) == "original":
+            raise UserError(
+                "--optimizer muon: give --adamw-lr, such as 3e-3, for what Muon leaves to AdamW; or"
+                " --adjust-lr-fn match_rms_adamw, with which --lr serves both"
+            )
+        if not (lr := self.optimizer_config["lr"]) > 0:
+            raise UserError(f"--lr {lr}: give a rate above 0, such as 0.02")
         marked: dict[int, list[Tensor]] = defaultdict(list)
         for parameter in params:
             marked[overrides_of(parameter).get("num_matrices", 0)].append(parameter)
@@ -171,16 +177,6 @@ class MuonOptimizer(FusedAdamWOptimizer):
             for group in self.param_groups:
                 if not group["num_matrices"]:
                     group["lr"] *= self.cfg.adamw_lr / self.optimizer_config["lr"]
-
-    def _check(self) -> None:
-        cfg, lr = self.cfg, self.optimizer_config["lr"]
-        if cfg.adamw_lr is None and str(cfg.adjust_lr_fn) == "original":
-            raise UserError(
-                "--optimizer muon: give --adamw-lr, such as 3e-3, for what Muon leaves to AdamW; or"
-                " --adjust-lr-fn match_rms_adamw, with which --lr serves both"
-            )
-        if not lr > 0:
-            raise UserError(f"--lr {lr}: give a rate above 0, such as 0.02")
 
 
 def mark_matrices(model: nn.Module) -> None:

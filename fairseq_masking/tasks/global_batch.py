@@ -66,8 +66,6 @@ def set_global_batch(cfg: DictConfig) -> None:
     ranks = cfg.distributed_training.distributed_world_size
     size, update_freq = divide(rows, ranks=ranks, batch_size=data.batch_size, num_splits=splits)
     if size < data.batch_size:
-        logger.info(
-            "--batch-size %d becomes %d, so that --global-batch %d comes out even", data.batch_size, size, rows
-        )
+        logger.info(f"--batch-size {data.batch_size} becomes {size}, so that --global-batch {rows} comes out even")
     data.batch_size = size
     cfg.optimization.update_freq = task.update_freq = [update_freq]

@@ -273,9 +273,7 @@ class MaskedPretrainingTask(TextTask):
         if max_sentences is not None:
             multiple = math.gcd(multiple, max_sentences) if max_sentences <= len(dataset) else 1
             if training and not known and max_sentences > len(dataset):
-                logger.warning(
-                    "all %d sequences of the corpus make one batch, smaller than --batch-size asks", len(dataset)
-                )
+                logger.warning(f"all {len(dataset)} sequences of the corpus make one batch, smaller than --batch-size")
         longest = dataset.sizes[dataset.sizes <= self.max_positions()].max(initial=0) * num_splits
         if max_tokens is not None and max_tokens < longest:
             rows = f"the {num_splits} rows of a sequence have" if num_splits > 1 else "a row has"
@@ -299,9 +297,7 @@ class MaskedPretrainingTask(TextTask):
         most = max(map(len, batches.frozen_batches), default=0) if full else 0
         frozen = tuple(batch for batch in batches.frozen_batches if len(batch) >= most)
         if short := len(batches.frozen_batches) - len(frozen):
-            logger.info(
-                "%d of %d batches left out: not full, compiled for one shape", short, len(batches.frozen_batches)
-            )
+            logger.info(f"{short} of {short + len(frozen)} batches left out: not full, compiled for one shape")
             batches._frozen_batches = frozen
         multiple = num_shards * math.lcm(*self.cfg.update_freq)
         whole = len(frozen) - len(frozen) % multiple
