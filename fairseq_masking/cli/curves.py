@@ -21,10 +21,18 @@ import argparse
 
 from fairseq_masking.cli.options import add_figure, add_out, at_least
 from fairseq_masking.errors import UserError
-from fairseq_masking.figures.curves import PRESETS, curve_rows, curves_of, find_preset, panels_of, summary_cells
 from fairseq_masking.figures.figure import Curves, plot_panels
 from fairseq_masking.figures.tables import format_table, write_csv
-from fairseq_masking.figures.training_log import named_log, read_training_log
+from fairseq_masking.figures.training_log import (
+    PRESETS,
+    curve_rows,
+    curves_of,
+    find_preset,
+    named_log,
+    panels_of,
+    read_training_log,
+    summary_cells,
+)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

@@ -60,4 +60,5 @@ def run(args: argparse.Namespace) -> None:
     args.checkpoint = [path for path in map(Path, models.values()) if path.is_file()]
     write_numbers(args, rows, since=started)
     if args.figure is not None:
-        plot_panels(curves, [Panel("micro F1", [("f1", "o-", "")])], args.figure, xlabel="layer (0: the embedding)")
+        panel = Panel("micro F1", [("f1", "o-", "")], xlabel="layer (0: the embedding)")
+        plot_panels(curves, [panel], args.figure)

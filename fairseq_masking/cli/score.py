@@ -42,8 +42,7 @@ def run(args: argparse.Namespace) -> None:
 
     from fairseq_masking.figures.tables import format_rows
     from fairseq_masking.finetuning.tasks import Start
-    from fairseq_masking.measure.minimal_pairs import accuracy_rows, read_paradigms, score_pairs
-    from fairseq_masking.measure.pseudo_likelihood import load_predictor
+    from fairseq_masking.measure.minimal_pairs import accuracy_rows, load_predictor, read_paradigms, score_pairs
 
     started, models = time.perf_counter(), named_checkpoints(args)
     paradigms, rows = read_paradigms(args.minimal_pairs), []

@@ -13,9 +13,8 @@ from typing import Any
 
 from fairseq_masking.cli.options import add_out, write_numbers
 from fairseq_masking.errors import UserError
-from fairseq_masking.figures.curves import depths_of
 from fairseq_masking.figures.tables import format_table
-from fairseq_masking.figures.training_log import read_training_log
+from fairseq_masking.figures.training_log import depths_of, read_training_log
 
 # Column and where its value stands in a checkpoint's configuration.
 _OPTIONS = {

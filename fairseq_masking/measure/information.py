@@ -20,7 +20,7 @@ from tqdm import tqdm
 from fairseq_masking.checkpoints.hub import HubInterface
 from fairseq_masking.corpus.dictionary import masking_vocabulary
 from fairseq_masking.errors import UserError
-from fairseq_masking.figures.figure import new_figure, save_figure
+from fairseq_masking.figures.figure import Curves, Panel, plot_panels
 from fairseq_masking.masking import Kind
 from fairseq_masking.ops import gather_positions
 
@@ -132,16 +132,13 @@ def information_rows(
 
 def plot_information(rows: Sequence[dict[str, Any]], path: Path, *, title: str) -> None:
     """Draw information by layer, a line for each model, dotted what chance gives."""
-    figure, ((axes,),) = new_figure(1, 1, (6.5, 4.2))
-    for number, name in enumerate(dict.fromkeys(row["model"] for row in rows)):
-        own = [row for row in rows if row["model"] == name]
-        layers, colour = [row["layer"] for row in own], f"C{number}"
-        axes.plot(layers, [row["information"] for row in own], "o-", color=colour, label=name)
-        axes.plot(layers, [row["chance"] for row in own], ":", color=colour)
-    axes.axhline(rows[0]["entropy"], color="0.5", linestyle="--", label="entropy of the tokens")
-    axes.set(xlabel="layer (0: where the [MASK]s enter); dotted: chance")
-    axes.set(ylabel="mutual information with the hidden token, nats", ylim=(0, None))
-    axes.set_title(title, fontsize=9)
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
-    save_figure(figure, path)
+    curves: dict[str, Curves] = {}
+    for name in dict.fromkeys(row["model"] for row in rows):
+        columns = {key: np.array([row[key] for row in rows if row["model"] == name]) for key in rows[0]}
+        curves[name] = {key: (columns["layer"], columns[key]) for key in ("information", "chance")}
+    panel = Panel(
+        "mutual information with the hidden token, nats",
+        [("information", "o-", ""), ("chance", ":", "chance")],
+        *(rows[0]["entropy"], "entropy of the tokens", "layer (0: where the [MASK]s enter)"),
+    )
+    plot_panels(curves, [panel], path, title=title)

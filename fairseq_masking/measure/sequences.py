@@ -16,19 +16,21 @@ from torch import Tensor
 
 from fairseq_masking.checkpoints.hub import HubInterface
 from fairseq_masking.corpus.dictionary import masking_vocabulary
+from fairseq_masking.corpus.indexed import TokenStream
 from fairseq_masking.data import BlockDataset, MaskedDataset, load_tokens
 from fairseq_masking.errors import UserError
 from fairseq_masking.masking import Masker, MaskingConfig
 from fairseq_masking.measure import CORRUPTIONS
 
 __all__ = [
-    "begins_word", "choose_sequences", "cut_blocks", "cut_texts", "load_blocks", "masked_batches", "sequence_length",
-    "surface", "token_places",
+    "begins_word", "choose_sequences", "count_tokens", "cut_blocks", "cut_texts", "load_blocks", "masked_batches",
+    "sequence_length", "surface", "token_places", "unigram",
 ]  # fmt: skip
 
 logger = logging.getLogger(__name__)
 
 Tokens = npt.NDArray[np.int64]
+_CHUNK = 1 << 20  # tokens read at once
 
 
 def sequence_length(hub: HubInterface, wanted: int | None) -> int:
@@ -58,6 +60,25 @@ def load_blocks(data: Path, split: str, dictionary: Dictionary, *, tokens_per_sa
         pad=dictionary.pad(),
         drop_last=True,
     )
+
+
+def count_tokens(data: Path, split: str, dictionary: Dictionary) -> npt.NDArray[np.int64]:
+    """Return int64 ``[V]``, how often each symbol occurs in a split."""
+    stream = TokenStream.of(load_tokens(str(data / split), dictionary, combine=True))
+    assert stream is not None, "load_tokens gives memory-mapped files"
+    tokens, counts_V = np.empty(_CHUNK, dtype=np.int64), np.zeros(len(dictionary), dtype=np.int64)
+    for start in range(0, len(stream), _CHUNK):
+        part = tokens[: len(stream) - start]
+        stream.read(start, start + len(part), part)
+        counts_V += np.bincount(part, minlength=len(counts_V))
+    return counts_V
+
+
+def unigram(counts_V: npt.NDArray[np.int64], special: Any) -> npt.NDArray[np.float64]:
+    """Return the probability of each symbol whatever stands around it, add-one smoothed; 0 for ``special`` ones."""
+    smoothed_V = counts_V + 1.0
+    smoothed_V[special] = 0.0
+    return smoothed_V / smoothed_V.sum()
 
 
 def choose_sequences(
@@ -106,8 +127,7 @@ def masked_batches(
         corruption: of ``CORRUPTIONS``.
     """
     length, dictionary = sequence_length(hub, tokens_per_sample), hub.dictionary
-    leave, random = CORRUPTIONS[corruption]
-    masking = MaskingConfig(mask_prob=mask_prob, leave_unmasked_prob=leave, random_token_prob=random, seed=seed)
+    masking = MaskingConfig(mask_prob=mask_prob, seed=seed, **CORRUPTIONS[corruption])
     dataset = MaskedDataset(
         load_blocks(data, split, dictionary, tokens_per_sample=length),
         Masker(masking, masking_vocabulary(dictionary, folder=data)),

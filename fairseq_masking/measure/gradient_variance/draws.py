@@ -9,7 +9,7 @@ Shapes: T tokens of a sequence, m maskable, k = tau masked positions, D draws, K
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +21,7 @@ from fairseq_masking.masking.corruption import corrupt, kinds_of
 from fairseq_masking.masking.randomness import corruption_generator
 from fairseq_masking.methods.map_net.sampling import gumbel_top_k
 
-__all__ = ["DrawnMasks", "FixedSequence", "covering_masks"]
+__all__ = ["DrawnMasks", "FixedSequence", "Tokens", "covering_masks"]
 
 Tokens = npt.NDArray[np.int64]
 Columns = npt.NDArray[np.int64]
@@ -66,12 +66,11 @@ class FixedSequence:
         """
         masker, epochs = Masker(self.config, self.vocabulary), range(first_epoch, first_epoch + num_draws)
         items = [masker(self.tokens_T, epoch=epoch, index=self.index) for epoch in epochs]
-        found = [item for item in items if item is not None]
-        if not found:
+        if None in items:
             raise UserError(
                 f"sequence {self.index} has fewer maskable tokens than the {masker.num_splits} masks: leave it out"
             )
-        return _stack(found)
+        return _stack(items)
 
     def independent_masks(self, num_masks: int, *, first_epoch: int = 1) -> MaskedItem:
         """Draw ``num_masks`` independent masks, each of another epoch, with the tau of K disjoint ones.
@@ -102,8 +101,7 @@ class FixedSequence:
                 f"Hamming distance {distance}: two masks of {tau} of {len(self.columns_m)} tokens have an"
                 f" even one from 0 to {largest}; lower --mask-prob or the distance"
             )
-        moved = distance // 2
-        items = []
+        moved, items = distance // 2, []
         for epoch in range(first_epoch, first_epoch + num_pairs):
             # Its own stream, keyed like the masks': the distance keeps those of different distances apart.
             rng = np.random.default_rng((self.config.seed, epoch, self.index, distance, tau))
@@ -159,9 +157,6 @@ def covering_masks(
     return MaskedItem(columns_Mk, kinds_k, np.full_like(columns_Mk, mask_index))
 
 
-def _stack(items: Sequence[MaskedItem]) -> MaskedItem:
-    return MaskedItem(
-        np.concatenate([item.columns for item in items]),
-        items[0].kinds,
-        np.concatenate([item.replacements for item in items]),
-    )
+def _stack(items: Sequence[Any]) -> MaskedItem:
+    columns, kinds, replacements = zip(*items, strict=True)
+    return MaskedItem(np.concatenate(columns), kinds[0], np.concatenate(replacements))

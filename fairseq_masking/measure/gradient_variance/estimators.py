@@ -23,8 +23,7 @@ from torch import Tensor
 
 from fairseq_masking.measure.gradient_variance import laws
 from fairseq_masking.measure.gradient_variance.draws import FixedSequence, covering_masks
-from fairseq_masking.measure.gradient_variance.gradients import inner_products, stack_gradients
-from fairseq_masking.measure.gradient_variance.measurement import Measurement
+from fairseq_masking.measure.gradient_variance.gradients import Measurement, inner_products, stack_gradients
 from fairseq_masking.measure.gradient_variance.statistics import (
     LawMoments,
     Resampled,
@@ -62,7 +61,7 @@ class EstimatorVariance(NamedTuple):
     @property
     def is_unbiased(self) -> bool:
         """Whether E[w g] is gbar for certain."""
-        return not bool(np.isnan(self.by_uniform[0]))
+        return not np.isnan(self.by_uniform[0])
 
     @property
     def mask_variance(self) -> Resampled:
@@ -117,8 +116,7 @@ def measure_laws(
     rng = np.random.default_rng((sequence.config.seed, sequence.index))
     for stream, (name, log_p_T) in enumerate({"uniform": uniform_T, **others}.items()):
         drawn = sequence.draw_masks(log_p_T, num_masked, num_masks=num_draws, stream=stream)
-        gradients = measurement.gradients(sequence.tokens_T, drawn.masks)
-        rows_DP = stack_gradients(gradients, range(num_draws))
+        rows_DP = stack_gradients(measurement.gradients(sequence.tokens_T, drawn.masks), range(num_draws))
         weights_D = laws.mask_weights(log_p_T, drawn.columns_Mk, clip)
         if name == "uniform":
             weights_D = {"none": weights_D["none"]}  # all are 1
@@ -167,10 +165,9 @@ def _weights_of_uniform(
     log_p_T: Law, columns_Dk: npt.NDArray[np.int64], rng: np.random.Generator
 ) -> dict[str, npt.NDArray[np.float64]]:
     """Weights of given masks; the ordered one is the mean over uniformly random orders of each."""
-    num_draws = len(columns_Dk)
     orders = rng.permuted(np.tile(columns_Dk, (_NUM_ORDERS, 1)), axis=1)
     weights = laws.finite_weights(laws.ordered_log_weights(log_p_T, orders))
-    ordered_D = weights.reshape(_NUM_ORDERS, num_draws).mean(0)
+    ordered_D = weights.reshape(_NUM_ORDERS, -1).mean(0)
     return {"set": laws.finite_weights(laws.set_log_weights(log_p_T, columns_Dk)), "ordered": ordered_D}
 
 
@@ -196,8 +193,7 @@ def estimate_variances(
                 weighted_DD = weights_D[:, None] * law.cross_DD
                 cross = ((counts @ weighted_DD) * uniform_counts).sum(1) / weighted_DD.size
             by_uniform, square_weight = np.full_like(gbar_norm, np.nan), weighted_mean(weights_D**2, counts)
-            if weight in law.weights_of_uniform_D:
-                of_uniform_D = law.weights_of_uniform_D[weight]
+            if (of_uniform_D := law.weights_of_uniform_D.get(weight)) is not None:
                 by_uniform = weighted_mean(of_uniform_D * squares_D, uniform_counts) - gbar_norm
                 square_weight = weighted_mean(of_uniform_D, uniform_counts)
             found[name, weight] = EstimatorVariance(
