@@ -13,11 +13,8 @@ from pathlib import Path
 
 from fairseq_masking.cli.options import add_data, add_devices, add_out
 
-__all__ = ["add_options", "run"]
-
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the verb's options."""
     add = parser.add_argument
     add("--config", required=True, metavar="FILE", help="YAML of runs, or tiny, small, base of configs/compare")
     add_data(parser, required=True)

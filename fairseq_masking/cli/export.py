@@ -22,10 +22,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Write the folder; say what loads it."""
     from fairseq_masking.checkpoints.hugging_face import export_checkpoint
-
-    written = export_checkpoint(args.checkpoint, args.out, data=args.data, head=args.head)
     from fairseq_masking.compat import hides_torchaudio
 
+    written = export_checkpoint(args.checkpoint, args.out, data=args.data, head=args.head)
     code = ", trust_remote_code=True" if written.remote_code else ""
     print(f"{args.out}: {written.architecture}; AutoModel.from_pretrained({str(args.out)!r}{code}) loads it")
     if written.remote_code:

@@ -1,18 +1,20 @@
 """The one command: ``fairseq-masking VERB``, also ``python -m fairseq_masking VERB``.
 
-A verb is a module of this folder, named after it, with a docstring (its help, ending in an example),
-``add_options(parser)`` and ``run(args)``. It imports what it needs inside of ``run``: ``--help`` is at once. It may
-have ``check(args)``, for options that do not go together, which the user learns before fairseq is imported.
+A verb is a module of this folder, named after it, or a class in one that it shares, with a docstring (its help, ending
+in an example), ``add_options(parser)`` and ``run(args)``. It imports what it needs inside of ``run``: ``--help`` is at
+once. It may have ``check(args)``, for options that do not go together: the user learns it before fairseq is imported.
 """
 
 import importlib
 import sys
 from collections.abc import Sequence
+from inspect import getdoc
+from typing import Any
 
 from fairseq_masking import register
 from fairseq_masking.cli.options import VerbParser, run_reporting, until_the_reader_leaves
 
-__all__ = ["VERBS", "main"]
+__all__ = ["VERBS", "main", "parser_of"]
 
 VERBS = {
     "prepare corpus": "raw text to the data folder that pre-training takes",
@@ -38,6 +40,12 @@ VERBS = {
     "curves": "training logs as a figure and a table",
     "table": "one table of all runs under a folder",
 }
+_SHARED = {  # verb -> where it is, if in no module of its own
+    "show masks": "show.Masks",
+    "show replacements": "show.Replacements",
+    "measure replacements": "measure_amos.Replacements",
+    "measure adversary": "measure_amos.Adversary",
+}
 _WITHOUT_FAIRSEQ = ("prepare corpus", "measure pmi", "curves")
 
 
@@ -52,20 +60,28 @@ def _run(argv: list[str]) -> int:
     verb = next((verb for verb in VERBS if argv[: len(verb.split())] == verb.split()), None)
     if verb is None:
         return _help(argv)
-    module = importlib.import_module(f"fairseq_masking.cli.{verb.replace(' ', '_')}")
-    parser = VerbParser(verb, str(module.__doc__))
-    module.add_options(parser)
+    place, parser = parser_of(verb)
     args = parser.parse_args(argv[len(verb.split()) :])
     args.command = ["fairseq-masking", *argv]
 
     def work() -> None:
-        if hasattr(module, "check"):
-            module.check(args)
+        if hasattr(place, "check"):
+            place.check(args)
         if verb not in _WITHOUT_FAIRSEQ:
             register()
-        module.run(args)
+        place.run(args)
 
     return run_reporting(parser, work, getattr(args, "out", None))
+
+
+def parser_of(verb: str) -> tuple[Any, VerbParser]:
+    """Return the module or class of a verb, and its parser."""
+    module, _, name = _SHARED.get(verb, verb.replace(" ", "_")).partition(".")
+    place: Any = importlib.import_module(f"fairseq_masking.cli.{module}")
+    place = getattr(place, name) if name else place
+    parser = VerbParser(verb, str(getdoc(place)))
+    place.add_options(parser)
+    return place, parser
 
 
 def _help(argv: Sequence[str]) -> int:

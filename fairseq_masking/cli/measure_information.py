@@ -25,11 +25,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add_figure(parser)
     add = parser.add_argument
     add("--names", nargs="+", metavar="NAME", help="of each, for table and figure (default: its folder's)")
-    add("--states", type=at_least(1), default=50_000, metavar="N",
-        help="states of [MASK]s a layer, at most (default: 50000)")  # fmt: skip
-    add("--frequent", type=at_least(1), default=1000, metavar="N",
-        help="most frequent tokens that are looked at (default: 1000)")  # fmt: skip
-    add("--clusters", type=int, default=100, metavar="N", help="clusters of k-means (default: 100)")
+    add("--states", type=at_least(1), default=50_000, metavar="N", help="states of [MASK]s a layer, at most")
+    add("--frequent", type=at_least(1), default=1000, metavar="N", help="most frequent tokens that are looked at")
+    add("--clusters", type=int, default=100, metavar="N", help="clusters of k-means")
 
 
 def check(args: argparse.Namespace) -> None:

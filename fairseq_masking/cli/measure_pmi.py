@@ -17,8 +17,8 @@ _SHOWN = 5  # of each length
 def add_options(parser: argparse.ArgumentParser) -> None:
     add_data(parser, required=True)
     add = parser.add_argument
-    add("--size", type=at_least(8), default=800_000, metavar="N", help="n-grams to keep, at most (default: 800000)")
-    add("--min-count", type=at_least(1), default=11, metavar="N", help="fewest occurrences of one (default: 11)")
+    add("--size", type=at_least(8), default=800_000, metavar="N", help="n-grams to keep, at most")
+    add("--min-count", type=at_least(1), default=11, metavar="N", help="fewest occurrences of one")
 
 
 def run(args: argparse.Namespace) -> None:

@@ -8,6 +8,7 @@ Example:
 """
 
 import argparse
+import re
 from pathlib import Path
 from typing import Any
 
@@ -35,15 +36,23 @@ def run(args: argparse.Namespace) -> None:
     task = tasks.setup_task(cfg.task)
     with torch.device("meta"):
         model = task.build_model(cfg.model)
-    sizes = {split: _num_rows(task, cfg, split) for split in _splits(cfg)}
     ranks, accumulated = cfg.distributed_training.distributed_world_size, cfg.optimization.update_freq[-1]
     length, dataset = cfg.task.tokens_per_sample, cfg.dataset
+    valid = [] if dataset.disable_validation else dataset.valid_subset.split(",")
+    for split in (dataset.train_subset, *valid):
+        task.load_dataset(split, epoch=1, combine=split == dataset.train_subset)
+    sizes = {split: len(task.dataset(split)) for split in (dataset.train_subset, *valid)}
+    limits = {"max_tokens": dataset.max_tokens, "max_sentences": dataset.batch_size, "num_shards": ranks}
+    train = task.dataset(dataset.train_subset)
+    task.get_batch_iterator(train, **limits, max_positions=task.max_positions())  # says what cannot be batched
     rows = dataset.batch_size or dataset.max_tokens // length
     parts = {"weights, gradients, Adam": _state_bytes(cfg, model), "activations": _activation_bytes(cfg, model, rows)}
     device = "CPU" if runs_on_cpu(cfg) else f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}"
     update = rows * accumulated * ranks
-    sequences = update // task.dataset(dataset.train_subset).masker.num_splits
-    epochs = sequences * cfg.optimization.max_update / sizes[dataset.train_subset]
+    hardware = re.search(
+        r"^# Hardware:(.*)", (folder / f"{args.config}.yaml").read_text(encoding="utf-8"), re.MULTILINE
+    )
+    epochs = update // train.masker.num_splits * cfg.optimization.max_update / len(train)
     lines = {
         "model": f"{cfg.model._name}, {sum(parameter.numel() for parameter in model.parameters()):,} parameters",
         "data": ", ".join(f"{split} {number:,} sequences of {length} tokens" for split, number in sizes.items()),
@@ -51,25 +60,9 @@ def run(args: argparse.Namespace) -> None:
         "update": f"{update:,} rows ({rows} x {accumulated} batches x {ranks} processes), {update * length:,} tokens",
         "length": f"{cfg.optimization.max_update:,} updates, {epochs:.3g} epochs",
         "memory": " + ".join(f"{size / 2**30:.3g} GiB {name}" for name, size in parts.items()) + " a process, about",
-        "hours": _hardware(folder / f"{args.config}.yaml"),
+        "hours": hardware[1].strip() if hardware else "the recipe does not say",
     }
     print("\n".join(f"{name:<8}{text}" for name, text in lines.items()))
-
-
-def _splits(cfg: Any) -> list[str]:
-    valid = [] if cfg.dataset.disable_validation else cfg.dataset.valid_subset.split(",")
-    return [cfg.dataset.train_subset, *valid]
-
-
-def _num_rows(task: Any, cfg: Any, split: str) -> int:
-    """Also makes the batches of training, which says what cannot be batched."""
-    training = split == cfg.dataset.train_subset
-    task.load_dataset(split, epoch=1, combine=training)
-    if training:
-        sizes = {"max_tokens": cfg.dataset.max_tokens, "max_sentences": cfg.dataset.batch_size}
-        ranks = cfg.distributed_training.distributed_world_size
-        task.get_batch_iterator(task.dataset(split), **sizes, max_positions=task.max_positions(), num_shards=ranks)
-    return len(task.dataset(split))
 
 
 def _state_bytes(cfg: Any, model: Any) -> int:
@@ -85,9 +78,3 @@ def _activation_bytes(cfg: Any, model: Any, rows: int) -> int:
     layers = 2 if cfg.model.get("checkpoint_activations") else inner / (12 * width**2)
     half = cfg.common.bf16 or cfg.common.fp16 or cfg.common.amp
     return int((34 if half else 68) * rows * cfg.task.tokens_per_sample * width * layers)
-
-
-def _hardware(recipe: Path) -> str:
-    lines = recipe.read_text(encoding="utf-8").splitlines()
-    found = [line.partition("Hardware:")[2].strip() for line in lines if line.startswith("# Hardware:")]
-    return found[0] if found else "the recipe does not say"

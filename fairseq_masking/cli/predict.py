@@ -19,7 +19,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add_data(parser, "prepared data (default: those it was trained on)")
     add_out(parser, "folder to write to", metavar="DIR", required=True)
     add = parser.add_argument
-    add("--batch-size", type=at_least(1), default=64, metavar="N", help="rows at a time (default: 64)")
+    add("--batch-size", type=at_least(1), default=64, metavar="N", help="rows at a time")
     add("--device", type=_device, default="cpu", help="where the model runs: cpu (default) or cuda")
 
 

@@ -12,28 +12,23 @@ import argparse
 import time
 from pathlib import Path
 
-from fairseq_masking.cli.options import add_data, add_out, at_least, named_checkpoints, write_numbers
-
-__all__ = ["add_options", "run"]
+from fairseq_masking.cli.options import add_data, add_models, add_out, at_least, named_models, write_numbers
 
 _COLUMNS = {"": "{name}", "pairs": "{pairs:,}", "accuracy": "{accuracy:.1f}", "95% interval": "{low:.1f} - {high:.1f}",
             "length alone": "{length_alone:.1f}"}  # fmt: skip
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the verb's options."""
     add = parser.add_argument
-    add("--checkpoint", nargs="+", required=True, metavar="[NAME=]PATH",
-        help="of any method (AMOS: its generator), or a Hugging Face folder")  # fmt: skip
+    add_models(parser, "of any method (AMOS: its generator), or a Hugging Face folder")
     add("--minimal-pairs", type=Path, required=True, metavar="DIR",
         help="PARADIGM.jsonl with sentence_good, sentence_bad and, for phenomena, linguistics_term")  # fmt: skip
     add_data(parser, "prepared corpus that they were trained on (default: as stored in each)")
     add_out(parser, "folder for the scores", metavar="DIR")
-    add("--pll", choices=("l2r", "plain"), default="l2r", help="what is masked (default: l2r)")
+    add("--pll", choices=("l2r", "plain"), default="l2r", help="what is masked")
     add("--by", choices=("sum", "mean"), default="sum",
-        help="compare sums over tokens, or means; 'length alone' is what constants get (default: sum)")  # fmt: skip
-    add("--tokens", type=at_least(1), default=4096, metavar="N", help="read at once (default: 4096)")
-    add("--device", default="cpu", help="such as cuda (default: cpu)")
+        help="compare sums over tokens, or means; 'length alone' is what constants get")  # fmt: skip
+    add("--tokens", type=at_least(1), default=4096, metavar="N", help="read at once")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -44,20 +39,16 @@ def run(args: argparse.Namespace) -> None:
     from fairseq_masking.finetuning.tasks import Start
     from fairseq_masking.measure.minimal_pairs import accuracy_rows, load_predictor, read_paradigms, score_pairs
 
-    started, models = time.perf_counter(), named_checkpoints(args)
+    started, models = time.perf_counter(), named_models(args)
     paradigms, rows = read_paradigms(args.minimal_pairs), []
     for name, path in models.items():
-        predictor = load_predictor(Path(path), args.data, args.device)
-        told = {"pll": args.pll, "tokens": args.tokens, "stamp": Start.of_checkpoint(name, path, 0).stamp}
+        predictor = load_predictor(path, args.data, args.device)
+        told = {"pll": args.pll, "tokens": args.tokens, "stamp": Start.of_checkpoint(name, str(path), 0).stamp}
         folder = args.out and args.out / name.replace("/", "_")
         shown = tqdm(paradigms, unit="paradigm", desc=name, disable=None)
         found = accuracy_rows({one: score_pairs(predictor, one, out=folder, **told) for one in shown}, by=args.by)
         print(f"{name}, by its {predictor.said} (--pll {args.pll} --by {args.by})")
         print(format_rows([row for row in found if row["level"] != "paradigm"], _COLUMNS), end="\n\n")
         rows += [{"model": name, **row, "pll": args.pll, "by": args.by} for row in found]
-    if args.out is not None:
-        args.out, args.checkpoint = (
-            args.out / "scores.csv",
-            [path for path in map(Path, models.values()) if path.is_file()],
-        )
-        write_numbers(args, rows, since=started)
+    args.out = args.out and args.out / "scores.csv"
+    write_numbers(args, rows, since=started)

@@ -7,7 +7,6 @@ Example:
 """
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,20 +37,9 @@ _OPTIONS = {
 }
 # Validation's. It may mask less than training does: what training saves stands in its own log.
 _METRICS = (
-    "ppl",
-    "ppl_mask",
-    "ppl_random",
-    "ppl_unchanged",
-    "accuracy",
-    "encoder_length",
-    "flops_saved",
-    "disc_loss",
-    "disc_accuracy",
-    "disc_accuracy_replaced",
-    "disc_accuracy_original",
-    "disc_auc",
-    "replace_rate",
-)
+    "ppl", "ppl_mask", "ppl_random", "ppl_unchanged", "accuracy", "encoder_length", "flops_saved", "disc_loss",
+    "disc_accuracy", "disc_accuracy_replaced", "disc_accuracy_original", "disc_auc", "replace_rate",
+)  # fmt: skip
 _OF_TRAINING = ("encoder_length", "flops_saved")
 _BY_DEPTH = ("mlm_loss", "mixture")  # AMOS's: in a log the depth's name stands behind
 
@@ -84,20 +72,14 @@ def _row(checkpoint: Path, log_name: str) -> dict[str, Any]:
     log = read_training_log(checkpoint.parent / log_name)
     last = max(log.valid)
     values = {column: OmegaConf.select(cfg, key) for column, key in _OPTIONS.items()}
-    row = {column: _plain(value) for column, value in values.items()}
+    plain = {c: ",".join(map(str, v)) if OmegaConf.is_list(v) else v for c, v in values.items()}
+    row = {column: "" if value is None else value for column, value in plain.items()}
     row |= {"updates": last, **{name: log.valid[last].get(name, "") for name in _METRICS}}
     for name in _BY_DEPTH:  # depths differ little: three decimals, whatever stands before the point
         depths = depths_of(log.valid[last], f"{name}_")
         row[f"{name} by depth"] = " / ".join(f"{log.valid[last][f'{name}_{depth}']:.3f}" for depth in depths)
     row |= {name: log.train[max(log.train)].get(name, "") for name in _OF_TRAINING}
     return {**row, "tokens_per_s": round(log.tokens_per_second), "run": checkpoint.parent.name}
-
-
-def _plain(value: Any) -> Any:
-    """An option as it is, a list with commas, "" for none."""
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return ",".join(map(str, value))
-    return "" if value is None else value
 
 
 def _table(rows: list[dict[str, Any]]) -> str:

@@ -7,7 +7,7 @@ Shapes: T tokens of a block, n maskable, k masked.
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +25,7 @@ from fairseq_masking.tokenizers.symbols import MASK_SYMBOL
 
 __all__ = ["LawName", "ShownBlock", "ShownToken", "show_masks", "summary_line"]
 
+Floats = npt.NDArray[np.float64]
 LawName = Literal["proposal", "uniform", "oracle"]
 
 _ROWS = 16  # blocks of a batch
@@ -84,67 +85,53 @@ def show_masks(
         splits: masks of a block, which never overlap; fewer where it has too few tokens.
         seed: of the drawn masks and of those that the loss is measured with.
     """
-    for start in range(0, len(blocks), _ROWS):
-        part = blocks[start : start + _ROWS]
+    for first in range(0, len(blocks), _ROWS):
+        part = blocks[first : first + _ROWS]
         proposals = _proposals(hub, part) if law == "proposal" else [None] * len(part)
-        for number, (tokens_T, proposal_T) in enumerate(zip(part, proposals, strict=True), start):
+        for number, (tokens_T, proposal_T) in enumerate(zip(part, proposals, strict=True), first):
             maskable_T = ~special_V[tokens_T.numpy()]
             size = int(maskable_T.sum())
             count = min(size, num_masks or num_masked(len(tokens_T) - 2, size, mask_prob))
             words = np.random.SeedSequence((seed, number)).generate_state(2, np.uint64)
-            losses_T = None
+            losses_T, log_p_T = None, np.full(len(tokens_T), -np.inf)
             if count and (with_losses or law == "oracle"):
-                losses_T = _losses(hub, tokens_T, maskable_T, count, int(words[1]))
-            if not count:
-                log_p_T = np.full(len(tokens_T), -np.inf)
-            elif proposal_T is not None:
+                columns_n, rng = np.flatnonzero(maskable_T), np.random.default_rng(int(words[1]))
+                mask = hub.dictionary.index(MASK_SYMBOL)
+                masks = covering_masks(columns_n, count, mask, num_rounds=_ROUNDS, rng=rng)
+                losses_T = losses_of_positions(hub.model, tokens_T.numpy(), masks)
+            if count and proposal_T is not None:
                 log_p_T = proposal_T
-            else:
-                weights_T = losses_T if law == "oracle" else np.ones(len(tokens_T))
-                log_p_T = law_proportional_to(weights_T, maskable_T)
+            elif count:
+                log_p_T = law_proportional_to(losses_T if law == "oracle" else np.ones(len(tokens_T)), maskable_T)
             generator = torch.Generator().manual_seed(int(words[0]) >> 2)
             drawn = min(size, count * splits)
             drawn_k = gumbel_top_k(torch.from_numpy(log_p_T)[None], drawn, generator)[0].tolist()
-            for split in range(max(1, -(-drawn // max(count, 1)))):
-                part_k = drawn_k[split * count : (split + 1) * count]
-                yield _shown(hub, tokens_T, log_p_T, part_k, losses_T)._replace(split=split)
+            for split, start in enumerate(range(0, max(1, drawn), max(1, count))):
+                yield _shown(hub, tokens_T, log_p_T, drawn_k[start : start + count], losses_T)._replace(split=split)
 
 
 @torch.no_grad()
-def _proposals(hub: HubInterface, blocks: Sequence[Tensor]) -> list[npt.NDArray[np.float64]]:
+def _proposals(hub: HubInterface, blocks: Sequence[Tensor]) -> list[Floats]:
     pad = hub.dictionary.pad()
     tokens_BT = torch.nn.utils.rnn.pad_sequence(list(blocks), batch_first=True, padding_value=pad)
     log_p_BT = hub.model.propose(tokens_BT.to(hub.device)).double().cpu()
     return [(row[: len(tokens)] - row.logsumexp(0)).numpy() for row, tokens in zip(log_p_BT, blocks, strict=True)]
 
 
-def _losses(
-    hub: HubInterface, tokens_T: Tensor, maskable_T: npt.NDArray[np.bool_], count: int, seed: int
-) -> npt.NDArray[np.float64]:
-    columns_n, rng = np.flatnonzero(maskable_T), np.random.default_rng(seed)
-    mask = hub.dictionary.index(MASK_SYMBOL)
-    masks = covering_masks(columns_n, count, mask, num_rounds=_ROUNDS, rng=rng)
-    return losses_of_positions(hub.model, tokens_T.numpy(), masks)
-
-
 def _shown(
-    hub: HubInterface,
-    tokens_T: Tensor,
-    log_p_T: npt.NDArray[np.float64],
-    drawn_k: list[int],
-    losses_T: npt.NDArray[np.float64] | None,
+    hub: HubInterface, tokens_T: Tensor, log_p_T: Floats, drawn_k: list[int], losses_T: Floats | None
 ) -> ShownBlock:
     maskable_T = log_p_T > -np.inf
     size = int(maskable_T.sum())
     draw_of = {column: number for number, column in enumerate(drawn_k, 1)}
     tokens = []
     for column, *place in token_places(hub, tokens_T):
-        if not maskable_T[column]:
-            tokens.append(ShownToken(*place))
-            continue
-        probability = math.exp(log_p_T[column])
-        loss = None if losses_T is None else float(losses_T[column])
-        tokens.append(ShownToken(*place, probability, probability * size, draw_of.get(column), loss))
+        found: tuple[Any, ...] = ()
+        if maskable_T[column]:
+            probability = math.exp(log_p_T[column])
+            loss = None if losses_T is None else float(losses_T[column])
+            found = (probability, probability * size, draw_of.get(column), loss)
+        tokens.append(ShownToken(*place, *found))
     share = float(stats.entropy(np.exp(log_p_T))) / math.log(size) if size > 1 else math.nan
     return ShownBlock(tokens, len(drawn_k), share)
 
@@ -162,11 +149,8 @@ def summary_line(blocks: Sequence[ShownBlock], law: LawName) -> str:
         best = max(flat, key=lambda token: token.relative or 0.0)
         parts.append(f"likeliest '{best.text}' at {best.relative:.1f} times uniform")
     if law == "proposal" and flat and flat[0].loss is not None:
-        parts.append(f"rank correlation with the encoder's loss {_mean_rank_correlation(blocks):.2f}")
+        pairs = [np.array([(token.probability, token.loss) for token in block.maskable]) for block in blocks]
+        defined = [values_n2 for values_n2 in pairs if len(values_n2) > 1 and np.ptp(values_n2, axis=0).all()]
+        ranks = [stats.spearmanr(values_n2).statistic for values_n2 in defined] or [math.nan]
+        parts.append(f"rank correlation with the encoder's loss {np.mean(ranks):.2f}")
     return ", ".join(parts)
-
-
-def _mean_rank_correlation(blocks: Sequence[ShownBlock]) -> float:
-    pairs = [np.array([(token.probability, token.loss) for token in block.maskable]) for block in blocks]
-    defined = [values_n2 for values_n2 in pairs if len(values_n2) > 1 and np.ptp(values_n2, axis=0).all()]
-    return float(np.mean([stats.spearmanr(values_n2).statistic for values_n2 in defined])) if defined else math.nan

@@ -97,14 +97,14 @@ def show_replacements(
     mask = hub.dictionary.index(MASK_SYMBOL)
     for number, tokens_T in enumerate(blocks):
         words = np.random.SeedSequence((seed, number)).generate_state(2, np.uint64)
-        columns = np.flatnonzero(tokens_T.numpy() == mask)
-        if not len(columns):
-            maskable = np.flatnonzero(~special_V[tokens_T.numpy()])
-            count = num_masks or num_masked(len(tokens_T) - 2, len(maskable), mask_prob)
+        columns_N = np.flatnonzero(tokens_T.numpy() == mask)
+        if not len(columns_N):
+            maskable_n = np.flatnonzero(~special_V[tokens_T.numpy()])
+            count = num_masks or num_masked(len(tokens_T) - 2, len(maskable_n), mask_prob)
             rng = np.random.default_rng(int(words[0]))
-            columns = np.sort(rng.choice(maskable, min(count, len(maskable)), replace=False))
+            columns_N = np.sort(rng.choice(maskable_n, min(count, len(maskable_n)), replace=False))
         generator_seed = int(words[1]) >> 2  # torch takes 63 bits
-        yield _shown(hub, tokens_T, columns, top=top, likeliest=likeliest, seed=generator_seed)
+        yield _shown(hub, tokens_T, columns_N, top=top, likeliest=likeliest, seed=generator_seed)
 
 
 def _shown(
@@ -126,27 +126,15 @@ def _shown(
         for source, weight in enumerate([*sources.weights_NK[place].tolist(), None]):
             probabilities_V, put = probabilities_SNV[source, place], int(put_SN[source, place])
             best = probabilities_V.topk(min(top, len(probabilities_V))).indices.tolist()
-            found.append(
-                Replacement(
-                    weight,
-                    [_choice(hub, index, probabilities_V) for index in best],
-                    _choice(hub, put, probabilities_V),
-                    None if original == mask else put == original,
-                    float(doubts_ST[source, column]),
-                )
+            *likeliest_tokens, chosen = (
+                Choice("-" * (not begins_word(hub, index)) + surface(hub, index), float(probabilities_V[index]))
+                for index in (*best, put)
             )
+            is_original = None if original == mask else put == original
+            found.append(Replacement(weight, likeliest_tokens, chosen, is_original, float(doubts_ST[source, column])))
     doubts_T = doubts_ST[-1].tolist()
-    return ReplacedBlock(
-        [
-            ReplacedToken(*place, doubts_T[column], tuple(replacements.get(column, ())))
-            for column, *place in token_places(hub, tokens_T)
-        ]
-    )
-
-
-def _choice(hub: HubInterface, index: int, probabilities_V: Tensor) -> Choice:
-    text = surface(hub, index)
-    return Choice(text if begins_word(hub, index) else f"-{text}", float(probabilities_V[index]))
+    places = token_places(hub, tokens_T)
+    return ReplacedBlock([ReplacedToken(*p, doubts_T[at], tuple(replacements.get(at, ()))) for at, *p in places])
 
 
 def table_rows(block: ReplacedBlock, sources: Sequence[str]) -> list[tuple[str, ...]]:
@@ -154,17 +142,11 @@ def table_rows(block: ReplacedBlock, sources: Sequence[str]) -> list[tuple[str, 
     rows = []
     for number, token in enumerate(block.masked, 1):
         for source, found in zip(sources, token.replacements, strict=True):
-            put = _said(found.put)
-            rows.append(
-                (
-                    f"{number} {token.text}" if source == sources[0] else "",
-                    source,
-                    "" if found.weight is None else f"{found.weight:.2f}",
-                    ", ".join(map(_said, found.likeliest)),
-                    f"{put} = original" if found.is_original else put,
-                    f"{found.doubt:.0%}",
-                )
-            )
+            *likeliest, put = (f"{text} {share:.1%}" for text, share in (*found.likeliest, found.put))
+            first = f"{number} {token.text}" if source == sources[0] else ""
+            weight = "" if found.weight is None else f"{found.weight:.2f}"
+            put += " = original" if found.is_original else ""
+            rows.append((first, source, weight, ", ".join(likeliest), put, f"{found.doubt:.0%}"))
     return rows
 
 
@@ -174,13 +156,7 @@ def summary_line(blocks: Sequence[ReplacedBlock], sources: Sequence[str]) -> str
     parts = [f"{len(masked)} tokens masked in {len(blocks)} block{'s' * (len(blocks) > 1)}"]
     for number, source in enumerate(sources):
         found = [token.replacements[number] for token in masked]
-        replaced = [one for one in found if one.is_original is False]
-        if not replaced:
-            continue
-        caught = sum(one.doubt > 0.5 for one in replaced)
-        parts.append(f"{source}: {len(replaced)} replaced, {caught} of them detected")
+        if replaced := [one for one in found if one.is_original is False]:
+            caught = sum(one.doubt > 0.5 for one in replaced)
+            parts.append(f"{source}: {len(replaced)} replaced, {caught} of them detected")
     return "; ".join(parts)
-
-
-def _said(choice: Choice) -> str:
-    return f"{choice.text} {choice.probability:.1%}"
