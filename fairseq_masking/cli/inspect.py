@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
-from fairseq_masking.cli.options import add_checkpoint
+from fairseq_masking.cli.options import add_shared
 from fairseq_masking.errors import UserError
 
 _POINTS = 8  # of the validation curve
@@ -20,11 +20,10 @@ _OF_THE_PLACE = ("data", "save_dir", "user_dir", "restore_file", "log_file", "te
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    add_checkpoint(parser, "to look at; or a Hugging Face folder")
+    add_shared(parser, "checkpoint", "to look at; or a Hugging Face folder")
 
 
 def run(args: argparse.Namespace) -> None:
-    """Print a line a thing."""
     from fairseq_masking.checkpoints.loading import read_checkpoint
     from fairseq_masking.checkpoints.sources import read_source
 
@@ -33,20 +32,17 @@ def run(args: argparse.Namespace) -> None:
     trained = checkpoint is not None and isinstance(checkpoint.state.get("cfg"), dict)
     lines = [("checkpoint", f"{source.path}, {source.title}"), *_shape(source)]
     if trained:
-        lines = [lines[0], *_training(checkpoint), *lines[1:], *_data(checkpoint), *_progress(checkpoint)]
+        cfg = checkpoint.cfg
+        method = [("method", f"--criterion {cfg.criterion._name} --arch {cfg.model._name} --task {cfg.task._name}")]
+        if "mask_prob" in cfg.task:
+            splits = f", {cfg.task.mask_splits} disjoint masks of a sequence" if cfg.task.mask_splits > 1 else ""
+            method += [("masks", f"{cfg.task.mask_prob:.0%} of a sequence, {cfg.task.mask_unit}s{splits}")]
+        lines = [lines[0], *method, *lines[1:], *_data(checkpoint), *_progress(checkpoint)]
         lines += [("differs", told) for told in _differing(checkpoint.cfg) or ["nothing"]]
     last = ""
     for name, text in [*lines, *_uses(source, checkpoint if trained else None)]:
         print(f"{name if name != last else '':<12}{text}")
         last = name
-
-
-def _training(checkpoint: Any) -> Iterator[tuple[str, str]]:
-    cfg = checkpoint.cfg
-    yield "method", f"--criterion {cfg.criterion._name} --arch {cfg.model._name} --task {cfg.task._name}"
-    if "mask_prob" in cfg.task:
-        splits = f", {cfg.task.mask_splits} disjoint masks of a sequence" if cfg.task.mask_splits > 1 else ""
-        yield "masks", f"{cfg.task.mask_prob:.0%} of a sequence, {cfg.task.mask_unit}s{splits}"
 
 
 def _shape(source: Any) -> Iterator[tuple[str, str]]:

@@ -5,14 +5,20 @@ in an example), ``add_options(parser)`` and ``run(args)``. It imports what it ne
 once. It may have ``check(args)``, for options that do not go together: the user learns it before fairseq is imported.
 """
 
+import argparse
 import importlib
+import io
+import logging
+import os
 import sys
+import time
 from collections.abc import Sequence
 from inspect import getdoc
 from typing import Any
 
 from fairseq_masking import register
-from fairseq_masking.cli.options import VerbParser, run_reporting, until_the_reader_leaves
+from fairseq_masking.cli.options import VerbParser
+from fairseq_masking.errors import UserError
 
 __all__ = ["VERBS", "main", "parser_of"]
 
@@ -41,6 +47,9 @@ VERBS = {
     "table": "one table of all runs under a folder",
 }
 _SHARED = {  # verb -> where it is, if in no module of its own
+    "baselines": "scores.Baselines",
+    "score": "scores.Score",
+    "predict": "scores.Predict",
     "show masks": "show.Masks",
     "show replacements": "show.Replacements",
     "measure replacements": "measure_amos.Replacements",
@@ -51,27 +60,49 @@ _WITHOUT_FAIRSEQ = ("prepare corpus", "measure pmi", "curves")
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a verb; return the exit status: 0, 1 for bad input, 2 for wrong options, 130 interrupted."""
-    with until_the_reader_leaves():
-        return _run(list(sys.argv[1:] if argv is None else argv))
+    try:
+        try:
+            return _run(list(sys.argv[1:] if argv is None else argv))
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:  # ``| head`` has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 
 def _run(argv: list[str]) -> int:
+    """Errors are one line; an ``ArgumentError`` says which options do not go together, as the parser would."""
     verb = next((verb for verb in VERBS if argv[: len(verb.split())] == verb.split()), None)
     if verb is None:
         return _help(argv)
     place, parser = parser_of(verb)
     args = parser.parse_args(argv[len(verb.split()) :])
-    args.command = ["fairseq-masking", *argv]
-
-    def work() -> None:
+    args.command, args.started = ["fairseq-masking", *argv], time.perf_counter()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # what it cannot encode becomes a question mark
+    disabled, status = logging.root.manager.disable, 1
+    logging.disable(logging.INFO)  # only warnings, whatever level fairseq, imported by then, gives the root logger
+    try:
         if hasattr(place, "check"):
             place.check(args)
         if verb not in _WITHOUT_FAIRSEQ:
             register()
         place.run(args)
-
-    return run_reporting(parser, work, getattr(args, "out", None))
+        return 0
+    except argparse.ArgumentError as error:
+        parser.error(str(error))
+    except UserError as error:
+        message = str(error)
+    except BrokenPipeError:
+        raise
+    except OSError as error:  # a full disk, a folder that may not be written
+        message = f"{error.filename or getattr(args, 'out', None) or parser.prog}: {error.strerror or error}"
+    except KeyboardInterrupt:
+        message, status = "interrupted", 130
+    finally:
+        logging.disable(disabled)
+    print(f"{parser.prog}: error: {' '.join(message.split())}", file=sys.stderr)
+    return status
 
 
 def parser_of(verb: str) -> tuple[Any, VerbParser]:

@@ -2,10 +2,9 @@
 
 import argparse
 import math
-import time
 from itertools import islice
 
-from fairseq_masking.cli.options import add_figure, add_measured, at_least, measured_by, write_numbers
+from fairseq_masking.cli.options import add_measured, add_shared, at_least, measured_by, write_numbers
 from fairseq_masking.errors import UserError
 
 _SIGNS = {-1.0: "reversed (AMOS)", 1.0: "not reversed"}
@@ -34,14 +33,13 @@ class Replacements:
     def add_options(parser: argparse.ArgumentParser) -> None:
         add_measured(parser, of="of amos, one or several", several=True, split="valid", mask_prob=0.15, batch_size=16,
                      seed="of sequences, masks and noise")  # fmt: skip
-        add_figure(parser)
+        add_shared(parser, "figure")
         add = parser.add_argument
         add("--batches", type=at_least(1), default=20, metavar="N", help="batches to measure, at most")
         add("--bins", type=at_least(1), default=40, metavar="N", help="of the histograms")
 
     @staticmethod
     def run(args: argparse.Namespace) -> None:
-        """Print the table, write histograms and figure."""
         import numpy as np
         from tqdm import tqdm
 
@@ -50,7 +48,7 @@ class Replacements:
         from fairseq_masking.measure.amos import load_amos, replacement_losses, source_names
         from fairseq_masking.measure.sequences import masked_batches
 
-        started, losses, rows = time.perf_counter(), {}, []
+        losses, rows = {}, []
         for path in args.checkpoint:
             hub = load_amos(path, args.data)
             of = f"{path.absolute().parent.name}/{path.stem} " if len(args.checkpoint) > 1 else ""
@@ -67,7 +65,7 @@ class Replacements:
                     "low": low, "high": high, "detected": (each_N < math.log(2)).mean(),
                 })  # fmt: skip
         print(format_rows(rows, _OF_SOURCES))
-        write_numbers(args, histogram_rows(losses, args.bins), since=started)
+        write_numbers(args, histogram_rows(losses, args.bins))
         if args.figure is not None:
             plot_distributions(losses, args.figure, num_bins=args.bins, title=args.note)
 
@@ -100,13 +98,12 @@ class Adversary:
 
     @staticmethod
     def run(args: argparse.Namespace) -> None:
-        """Print the table, write the file."""
         from fairseq_masking.figures.tables import format_rows
         from fairseq_masking.measure.amos import adversary_path, difference, load_amos
         from fairseq_masking.measure.sequences import masked_batches
         from fairseq_masking.methods.amos.generator import depth_names
 
-        started, rows = time.perf_counter(), []
+        rows = []
         hub = load_amos(args.checkpoint, args.data)
         batches, held_out = (
             list(islice(masked_batches(hub, split, **measured_by(args), corruption="mask"), count))
@@ -131,4 +128,4 @@ class Adversary:
                 })  # fmt: skip
         mixture = {name: f"{{{name}:.3f}}" for name in rows[0] if name.startswith("mixture_")}
         print(format_rows([{**row, "sign": _SIGNS[row["scale"]]} for row in rows], _OF_STEPS | mixture))
-        write_numbers(args, rows, since=started)
+        write_numbers(args, rows)

@@ -18,7 +18,7 @@ import argparse
 from itertools import product
 from typing import Any
 
-from fairseq_masking.cli.options import add_out, at_least, write_numbers
+from fairseq_masking.cli.options import add_shared, at_least, write_numbers
 from fairseq_masking.methods.three_ml.flops import BASELINE_RATE, DECODER_ATTENTIONS
 
 _THREE_ML = {
@@ -48,11 +48,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--random-token-prob", type=float, default=0.1, metavar="P", help="default: 0.1")
     add("--baseline-mask-prob", type=float, default=BASELINE_RATE, metavar="P", help="of plain masking")
     add("--updates", type=at_least(1), default=125_000, metavar="N", help="of the baseline")
-    add_out(parser, "also write the table, unrounded")
+    add_shared(parser, "out", "also write the table, unrounded")
 
 
 def run(args: argparse.Namespace) -> None:
-    """Print the tables, write the file."""
     from fairseq_masking.figures.tables import format_rows
     from fairseq_masking.masking import MaskingConfig
 
@@ -62,7 +61,7 @@ def run(args: argparse.Namespace) -> None:
     rows = _three_ml_rows(args)
     baseline = rows[0]["baseline_flops"]
     others = _other_rows(args, baseline)
-    write_numbers(args, [*rows, *others])
+    write_numbers(args, [*rows, *others], timed=False)
     title = (
         f"{args.size} encoder, {args.tokens_per_sample} tokens, |V| = {args.vocab_size:,}; plain masking of"
         f" {args.baseline_mask_prob:.0%}: {baseline / 1e9:.1f} GFLOPs a sequence"
@@ -112,7 +111,7 @@ def _three_ml_rows(args: argparse.Namespace) -> list[dict[str, Any]]:
 def _other_rows(args: argparse.Namespace, baseline_flops: float) -> list[dict[str, Any]]:
     """MAP-Net and AMOS in those of 3ML's columns that they have."""
     from fairseq_masking.masking import num_masked
-    from fairseq_masking.measure.flops import flops_over_mlm, mean_share_proposed, proposal_share, shape_of
+    from fairseq_masking.measure.flops import amos_flops, encoder_flops, mean_share_proposed, proposal_share, shape_of
     from fairseq_masking.methods.amos.options import GENERATOR_LAYERS
     from fairseq_masking.methods.base.options import SIZES
     from fairseq_masking.methods.map_net.model import PROPOSAL_SIZES, MapNetConfig
@@ -125,10 +124,11 @@ def _other_rows(args: argparse.Namespace, baseline_flops: float) -> list[dict[st
     share = proposal_share(shape, **sizes, **counts)
     proposed = mean_share_proposed(MapNetConfig.explore_start, MapNetConfig.explore_end)
     depths = GENERATOR_LAYERS[args.size]["generator_layers"]
+    over_plain = amos_flops(shape, depths, **counts) / encoder_flops(shape, **counts)
     over_mlm = {
         "map_net, always proposing": 1 + share,
         f"map_net, proposing in {proposed:.1%} of the updates": 1 + proposed * share,
-        f"amos, generator layers {', '.join(map(str, depths))}": flops_over_mlm(shape, depths, **counts),
+        f"amos, generator layers {', '.join(map(str, depths))}": over_plain,
     }
     same = {"mask_prob": args.baseline_mask_prob, "encoder_tokens": tokens}
     return [

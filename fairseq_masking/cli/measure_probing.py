@@ -9,10 +9,9 @@ Example:
 """
 
 import argparse
-import time
 from pathlib import Path
 
-from fairseq_masking.cli.options import add_figure, add_models, add_out, add_seed, named_models, write_numbers
+from fairseq_masking.cli.options import add_models, add_shared, named_models, write_numbers
 
 _COLUMNS = {"layer": "{layer}", "micro F1": "{f1:.1f}", "of the mix so far": "{f1_mix:.1f}", "weight": "{weight:.3f}"}
 _SAID = "{edges:,} edges, {labels} labels, majority {majority:.1f}, center of gravity {center_of_gravity:.2f}"
@@ -27,20 +26,19 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--layers", type=int, nargs="+", metavar="N", help="0 is the embedding (default: all)")
     add("--generator", action="store_true", help="AMOS's, in place of its encoder")
     add("--corpus", type=Path, metavar="DIR", help="that they were trained on (default: as stored in each)")
-    add_seed(parser, "of the sentences that are held out")
-    add_figure(parser)
-    add_out(parser)
+    add_shared(parser, "seed", "of the sentences that are held out")
+    add_shared(parser, "figure")
+    add_shared(parser, "out")
 
 
 def run(args: argparse.Namespace) -> None:
-    """Print a table a model, write file and figure."""
     import numpy as np
 
     from fairseq_masking.figures.figure import Panel, plot_panels
     from fairseq_masking.figures.tables import format_rows
     from fairseq_masking.measure.edge_probing import edge_states, load_states, probing_rows, read_sentences
 
-    started, models, rows, curves = time.perf_counter(), named_models(args), [], {}
+    models, rows, curves = named_models(args), [], {}
     sentences = read_sentences(args.data, args.of)
     order = np.random.default_rng(args.seed).permutation(len(sentences))
     held_out = set(order[::5].tolist()) if args.test is None else set()
@@ -53,7 +51,7 @@ def run(args: argparse.Namespace) -> None:
         print(format_rows(found, _COLUMNS), end="\n\n")
         rows += [{"model": name, **row} for row in found]
         curves[name] = {"f1": tuple(np.array([row[key] for row in found]) for key in ("layer", "f1"))}
-    write_numbers(args, rows, since=started)
+    write_numbers(args, rows)
     if args.figure is not None:
         panel = Panel("micro F1", [("f1", "o-", "")], xlabel="layer (0: the embedding)")
         plot_panels(curves, [panel], args.figure)

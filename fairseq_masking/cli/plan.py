@@ -21,7 +21,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Print a line a thing; what cannot be is an error."""
     import torch
     from fairseq import tasks
 
@@ -46,7 +45,10 @@ def run(args: argparse.Namespace) -> None:
     train = task.dataset(dataset.train_subset)
     task.get_batch_iterator(train, **limits, max_positions=task.max_positions())  # says what cannot be batched
     rows = dataset.batch_size or dataset.max_tokens // length
-    parts = {"weights, gradients, Adam": _state_bytes(cfg, model), "activations": _activation_bytes(cfg, model, rows)}
+    # fp32: weights, gradients, two moments; in 16 bits weights and gradients once more.
+    state = 20 if cfg.common.bf16 or cfg.common.fp16 else 16
+    state *= sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    parts = {"weights, gradients, Adam": state, "activations": _activation_bytes(cfg, model, rows)}
     device = "CPU" if runs_on_cpu(cfg) else f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}"
     update = rows * accumulated * ranks
     hardware = re.search(
@@ -63,12 +65,6 @@ def run(args: argparse.Namespace) -> None:
         "hours": hardware[1].strip() if hardware else "the recipe does not say",
     }
     print("\n".join(f"{name:<8}{text}" for name, text in lines.items()))
-
-
-def _state_bytes(cfg: Any, model: Any) -> int:
-    """fp32: weights, gradients, two moments; in 16 bits weights and gradients once more."""
-    half = cfg.common.bf16 or cfg.common.fp16
-    return (20 if half else 16) * sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
 
 def _activation_bytes(cfg: Any, model: Any, rows: int) -> int:

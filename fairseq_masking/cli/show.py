@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from fairseq_masking.cli.options import add_checkpoint, add_data, add_out, add_seed, at_least
+from fairseq_masking.cli.options import add_shared, at_least
 from fairseq_masking.errors import UserError
 
 _LAWS = {
@@ -39,9 +39,8 @@ class Masks:
 
     @staticmethod
     def run(args: argparse.Namespace) -> None:
-        """Show the text, or write the page; say a summary."""
         from fairseq_masking.measure.show import render
-        from fairseq_masking.measure.show.shown_masks import show_masks, summary_line
+        from fairseq_masking.measure.show.shown import masks_summary, show_masks
         from fairseq_masking.models import MLMModel
 
         hub, given = _read(args, lambda path, data: MLMModel.from_pretrained(path, data=data))
@@ -58,7 +57,7 @@ class Masks:
                 notice += " losses)."
         splits = int(hub.cfg.task.get("mask_splits", 1))  # as its training masked
         shown = list(show_masks(hub, **given, law=law, with_losses=args.losses, splits=splits))
-        summary = summary_line(shown, law)
+        summary = masks_summary(shown, law)
         drawn = f"{args.num_masks} tokens a block" if args.num_masks else f"{args.mask_prob:.0%} of the tokens"
         drawn += f", by each of {splits} masks that never overlap" if splits > 1 else ""
         facts = {"checkpoint": args.checkpoint, "probabilities": _LAWS[law], "drawn": drawn, "seed": args.seed}
@@ -91,15 +90,14 @@ class Replacements:
 
     @staticmethod
     def run(args: argparse.Namespace) -> None:
-        """Show the text and the numbers, or write the page; say a summary."""
         from fairseq_masking.measure.amos import load_amos, source_names
         from fairseq_masking.measure.show import render
-        from fairseq_masking.measure.show.shown_replacements import show_replacements, summary_line
+        from fairseq_masking.measure.show.shown import replacements_summary, show_replacements
 
         hub, given = _read(args, load_amos)
         sources = source_names(hub.model)
         shown = list(show_replacements(hub, **given, top=args.top, likeliest=args.put == "likeliest"))
-        summary = summary_line(shown, sources)
+        summary = replacements_summary(shown, sources)
         put = "a token drawn from each, with the same noise" if args.put == "drawn" else args.put
         facts = {"checkpoint": args.checkpoint, "put in place": put, "seed": args.seed, "in all": summary}
         render.present(
@@ -112,8 +110,8 @@ class Replacements:
 def _add_shown(parser: argparse.ArgumentParser, *, of: str, seed: str) -> None:
     """Add a checkpoint, a text, what is read of it at once, which tokens are masked, and how it is shown."""
     add = parser.add_argument
-    add_checkpoint(parser, of)
-    add_data(parser, "corpus that it was trained on (default: as stored in it)")
+    add_shared(parser, "checkpoint", of)
+    add_shared(parser, "data", "corpus that it was trained on (default: as stored in it)")
     text = parser.add_mutually_exclusive_group(required=True)
     text.add_argument("--text", action="append", metavar="TEXT", help="text to show; repeat for several")
     text.add_argument("--file", metavar="FILE", help="UTF-8 text file, - for standard input")
@@ -123,11 +121,11 @@ def _add_shown(parser: argparse.ArgumentParser, *, of: str, seed: str) -> None:
     masks = parser.add_mutually_exclusive_group()
     masks.add_argument("--num-masks", type=at_least(1), metavar="K", help="positions to draw in each block of text")
     masks.add_argument("--mask-prob", type=float, default=0.15, metavar="P", help="or their share")
-    add_out(parser, "HTML page to write; the terminal then shows a summary only", metavar="PAGE.html")
+    add_shared(parser, "out", "HTML page to write; the terminal then shows a summary only", metavar="PAGE.html")
     add("--color", choices=("auto", "always", "never"), default="auto",
         help="auto: where standard output is a terminal and NO_COLOR is not set")  # fmt: skip
     add("--width", type=at_least(1), metavar="N", help="columns (default: the terminal's)")
-    add_seed(parser, seed)
+    add_shared(parser, "seed", seed)
 
 
 def _read(args: argparse.Namespace, load: Callable[[Path, Path | None], Any]) -> tuple[Any, dict[str, Any]]:

@@ -10,7 +10,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from fairseq_masking.cli.options import add_out, write_numbers
+from fairseq_masking.cli.options import add_shared, write_numbers
 from fairseq_masking.errors import UserError
 from fairseq_masking.figures.tables import format_table
 from fairseq_masking.figures.training_log import depths_of, read_training_log
@@ -48,18 +48,17 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("folder", type=Path, nargs="+", metavar="FOLDER", help="each folder below with a checkpoint is a run")
     add("--log", default="train.log", metavar="NAME", help="of each run, in its folder (default: train.log)")
-    add_out(parser, "also write the table, every column of it", metavar="CSV")
-    add("--note", default="", metavar="TEXT", help="kept in the file")
+    add_shared(parser, "out", "also write the table, every column of it", metavar="CSV")
+    add_shared(parser, "note", "kept in the file")
 
 
 def run(args: argparse.Namespace) -> None:
-    """Print the table, write the file."""
     checkpoints = sorted(path for folder in args.folder for path in folder.rglob("checkpoint_last.pt"))
     if not checkpoints:
         raise UserError(f"no checkpoint_last.pt under {' '.join(map(str, args.folder))}: train first")
     rows = [_row(path, args.log) for path in checkpoints]
     rows.sort(key=lambda row: [(isinstance(row[column], str), row[column]) for column in _OPTIONS])
-    write_numbers(args, rows)
+    write_numbers(args, rows, timed=False)
     print(_table(rows))
 
 

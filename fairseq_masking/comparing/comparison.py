@@ -34,6 +34,8 @@ RULE = "better or worse: the means differ by more than twice the standard deviat
 UNIGRAM = 0.3  # bits below the unigram's loss that a run has to reach, and that the two splits may be apart
 _MEASURED = ("loss", "accuracy", "blimp", "hours", "peak_mib")
 _COSTS = ("hours", "peak_mib")
+Runs = Mapping[str, Sequence[Pretraining]]  # by objective
+Scores = dict[str, list[float]]  # by metric or task, of each seed
 _say = partial(print, flush=True)
 _BUDGETS = ("tokens", "flops", "hours")
 _EXPECTED = {"run": "{name}", "updates": "{updates:,}", "tokens": "{tokens:.3g}", "FLOPs": "{flops:.3g}",
@@ -66,11 +68,7 @@ class Comparison:
     def compare(
         self, data: Path, out: Path, *, minimal_pairs: Path | None, devices: Sequence[str], dry: bool, argv: list[str]
     ) -> None:
-        """Train and measure what has not been, write ``out``.
-
-        Args:
-            dry: print commands, expected hours and disk, and train nothing.
-        """
+        """Train and measure what has not been, write ``out``; dry: print commands, expected hours and disk."""
         plan = self.plan(data, out)
 
         def run(name: str, lr: float, seed: int) -> Pretraining:
@@ -113,9 +111,9 @@ class Comparison:
         unigram = unigram_losses(data, load_dictionary(data / DICTIONARY_FILE))
         plan = {"settings": settings, "unigram": unigram, "runs": {}}
         (kind, amount), *_ = self.budget.items()
+        place = [f"task.data='{data.absolute()}'", f"checkpoint.save_dir='{(out / 'plan').absolute()}'"]
         for name in self.runs:
             recipe, options = self.recipe_of(name)
-            place = [f"task.data='{data.absolute()}'", f"checkpoint.save_dir='{(out / 'plan').absolute()}'"]
             cost = cost_of(recipe, [*options, *place])
             each = cost["seconds"] / 3600 if kind == "hours" else cost[kind]
             plan["runs"][name] = {**cost, "updates": max(1, math.floor(amount / each))}
@@ -133,11 +131,9 @@ class Comparison:
         print("and the best rate of each with the other seeds; expected, without validation and scores:\n")
         print(format_rows(rows, _EXPECTED))
 
-    def _tasks(
-        self, seeds: Mapping[str, Sequence[Pretraining]], data: Path, out: Path, devices: Sequence[str]
-    ) -> dict[str, dict[str, list[float]]]:
+    def _tasks(self, seeds: Runs, data: Path, out: Path, devices: Sequence[str]) -> dict[str, Scores]:
         """Return objective -> task -> the score of each seed's checkpoint."""
-        found: dict[str, dict[str, list[float]]] = {name: {} for name in seeds}
+        found: dict[str, Scores] = {name: {} for name in seeds}
         if not self.tasks:
             return found
         given = {f"{run.name}-seed{run.seed}": run for own in seeds.values() for run in own}
@@ -152,10 +148,7 @@ class Comparison:
 
 
 def read_settings(given: str, overrides: Sequence[str]) -> Comparison:
-    """Read a file, or one of configs/compare by its name.
-
-    Args:
-        overrides: KEY=VALUE.
+    """Read a file, or one of configs/compare by its name, and KEY=VALUE on top.
 
     Raises:
         UserError: there is none, or it says what is not known.
@@ -165,10 +158,8 @@ def read_settings(given: str, overrides: Sequence[str]) -> Comparison:
         names = ", ".join(sorted(one.stem for one in path.parent.glob("*.yaml")))
         raise UserError(f"--config {given}: no such file; there are: {names}")
     try:
-        merged = OmegaConf.merge(
-            OmegaConf.structured(Comparison), OmegaConf.load(path), OmegaConf.from_dotlist(list(overrides))
-        )
-        settings = OmegaConf.to_object(merged)
+        given_by = (OmegaConf.load(path), OmegaConf.from_dotlist(list(overrides)))
+        settings = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Comparison), *given_by))
     except Exception as error:  # OmegaConf's, yaml's
         raise UserError(f"{path}: {first_line(error)}") from error
     if len(settings.budget) != 1 or not settings.budget.keys() <= {*_BUDGETS} or not settings.lr or not settings.runs:
@@ -187,15 +178,10 @@ def verdict(metric: str, own: Sequence[float], baseline: Sequence[float]) -> str
 
 
 def write_report(
-    out: Path,
-    plan: Mapping[str, Any],
-    tried: Mapping[str, Sequence[Pretraining]],
-    seeds: Mapping[str, Sequence[Pretraining]],
-    tasks: Mapping[str, Mapping[str, Sequence[float]]],
-    command: Sequence[str],
+    out: Path, plan: Mapping[str, Any], tried: Runs, seeds: Runs, tasks: Mapping[str, Scores], command: Sequence[str]
 ) -> None:
     """Write table.csv, curves.png and page.html; print the table and what the gates say."""
-    values: dict[str, dict[str, Sequence[float]]] = {}
+    values: dict[str, Scores] = {}
     for name, own in seeds.items():
         scores = [run.scores() or {} for run in own]
         measured = {metric: [found[metric] for found in scores] for metric in _MEASURED if metric in scores[0]}
@@ -224,9 +210,8 @@ def write_report(
         Panel("validation loss of <mask>s, bits", [(by, "-", "")], plan["unigram"]["valid"], "unigram", xlabel)
         for by, xlabel in (("flops", "FLOPs"), ("hours", "hours of training"))
     ]
-    plot_panels(
-        {name: _curves(own, plan["runs"][name]["flops"]) for name, own in seeds.items()}, panels, out / "curves.png"
-    )
+    curves = {name: _curves(own, plan["runs"][name]["flops"]) for name, own in seeds.items()}
+    plot_panels(curves, panels, out / "curves.png")
     picture = base64.b64encode((out / "curves.png").read_bytes()).decode()
     loader = FileSystemLoader(Path(__file__).parent / "templates")
     page = Environment(loader=loader, autoescape=True, undefined=StrictUndefined).get_template("comparison.html")

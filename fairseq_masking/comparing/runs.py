@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from fairseq import tasks
+from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -133,10 +134,10 @@ def cost_of(recipe: Path, options: Sequence[str]) -> dict[str, float]:
     batches = task.get_batch_iterator(task.dataset("train"), **sizes, max_positions=task.max_positions(), epoch=1)
     (sample,) = islice(batches.next_epoch_itr(shuffle=False), 1)
 
-    optimizer = SimpleNamespace(backward=lambda loss: loss.backward())
+    optimizer, half = SimpleNamespace(backward=Tensor.backward), cfg.optimization.max_update // 2  # of schedules
 
     def step() -> float:
-        start, half = time.perf_counter(), cfg.optimization.max_update // 2  # the middle of schedules
+        start = time.perf_counter()
         task.train_step(sample, model, criterion, optimizer, half)
         return time.perf_counter() - start
 
@@ -156,10 +157,9 @@ def _product(left: Sequence[int], right: Sequence[int]) -> int:
     return 2 * left[-2] * right[0] * right[1]
 
 
+_MIXTURE = torch.ops.fairseq_masking
 _FLOPS = {  # what PyTorch's counter does not know
     torch.ops.aten.addmm_: lambda _, left, right, **__: _product(left, right),
-    torch.ops.fairseq_masking.gumbel_mixture: lambda hidden, _, embedding, *__, **___: _product(hidden, embedding),
-    torch.ops.fairseq_masking.gumbel_mixture_backward: lambda _, hidden, __, embedding, *___, **____: (
-        2 * _product(hidden, embedding)
-    ),
+    _MIXTURE.gumbel_mixture: lambda *shapes, **_: _product(shapes[0], shapes[2]),
+    _MIXTURE.gumbel_mixture_backward: lambda *shapes, **_: 2 * _product(shapes[1], shapes[3]),
 }

@@ -39,12 +39,7 @@ class Panel(NamedTuple):
 
 
 def new_figure(rows: int, columns: int, size: tuple[float, float], **sharing: Any) -> tuple[Any, Any]:
-    """Return a figure and its axes, an array ``[rows, columns]``; it needs no display.
-
-    Args:
-        size: in inches.
-        sharing: ``sharex`` and ``sharey`` of matplotlib's ``subplots``.
-    """
+    """Return a figure of a size in inches and its axes, an array ``[rows, columns]``; it needs no display."""
     # A figure of its own backend: pyplot would keep it alive and might look for a display.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -75,9 +70,7 @@ def plot_panels(
 ) -> None:
     """Draw the panels; a colour is a run, or a line of its panel where there is one run only.
 
-    Args:
-        runs: name -> metric -> curve; a metric that a run does not have is left out.
-        smooth: intervals that a point is the mean of.
+    A metric that a run does not have is left out; a point is the mean of ``smooth`` intervals.
     """
     columns, several = min(3, len(panels)), len(runs) > 1
     rows = -(-len(panels) // columns)

@@ -83,9 +83,6 @@ def named_log(run: str) -> tuple[str, Path]:
 def read_training_log(path: str | Path, *, needs_validation: bool = True) -> TrainingLog:
     """Read a log file.
 
-    Args:
-        needs_validation: refuse a log without validations.
-
     Raises:
         UserError: the file is missing, or holds no interval or no validation.
     """
@@ -112,24 +109,20 @@ def read_training_log(path: str | Path, *, needs_validation: bool = True) -> Tra
 
 def _numbers(line: str) -> dict[str, float]:
     """The numbers of a line of values; {} for any other line, one cut short by a kill among them."""
+    values: Any = None
+    if found := _SIMPLE_TRAIN.search(line):
+        values = dict(pair.split("=", 1) for pair in found[1].strip().split(", ") if "=" in pair)
+    elif found := _SIMPLE_VALID.search(line):
+        pairs = (pair.split(" ", 1) for pair in found[1].strip().split(" | ") if " " in pair)
+        values = {f"{_VALID}{key}": value for key, value in pairs}
+    else:
+        with suppress(ValueError):
+            values = json.loads(line[line.index("{") :])
     numbers = {}
-    for key, value in _values(line).items():
+    for key, value in values.items() if isinstance(values, dict) else ():
         with suppress(TypeError, ValueError):
             numbers[key] = float(value)
     return numbers
-
-
-def _values(line: str) -> dict[str, str]:
-    if found := _SIMPLE_TRAIN.search(line):
-        return dict(pair.split("=", 1) for pair in found[1].strip().split(", ") if "=" in pair)
-    if found := _SIMPLE_VALID.search(line):
-        pairs = (pair.split(" ", 1) for pair in found[1].strip().split(" | ") if " " in pair)
-        return {f"{_VALID}{key}": value for key, value in pairs}
-    try:
-        values = json.loads(line[line.index("{") :])
-    except ValueError:
-        return {}
-    return values if isinstance(values, dict) else {}
 
 
 class Preset(NamedTuple):

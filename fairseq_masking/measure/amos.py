@@ -3,11 +3,9 @@
 Sources of tokens are the generator's K depths, each by itself, and their mixture (2204.03243, Eq. 2 and 3).
 All draw with the same Gumbel noise, so that they differ only where their predictions do.
 
-Does the adversary do what it says (Section 3.3, "Learning Adversarial Mixture Weights", and Eq. 4)? Steps are
-taken on the mixture's v alone; generator, embeddings and discriminator stay as they are. v descends the
-training loss, whose gradient reaches it reversed (``--adversarial-scale`` -1), so that the discriminator's
-loss ought to rise; unreversed (+1) it ought to fall. That loss is measured before and after on other batches,
-with the same Gumbel noise each time: only v differs.
+Does the adversary do what it says (Section 3.3, "Learning Adversarial Mixture Weights", and Eq. 4)? The mixture's v
+alone descends the training loss, whose gradient reaches it reversed (``--adversarial-scale`` -1), so that the
+discriminator's loss ought to rise; unreversed (+1) it ought to fall. It is measured with the same Gumbel noise.
 
 Shapes: B batch or batches, T length, N masked tokens, K depths, S = K + 1 sources, D width, V vocabulary.
 """
@@ -102,8 +100,7 @@ def draw(model: Any, sources: Sources, *, seed: int) -> Tensor:
 def detect(model: Any, tokens_BT: Tensor, padding_BT: Tensor | None) -> Tensor:
     """Return the discriminator's logits ``[B, T]``, fp32: positive for tokens it takes for original.
 
-    Args:
-        padding_BT: of the original text: a <pad> that was drawn is none.
+    ``padding_BT`` is that of the original text: a <pad> that was drawn is none.
     """
     hidden_BTD = model.encoder(tokens_BT, padding_BT=padding_BT)[-1]
     return model.detection_head(hidden_BTD).squeeze(-1).float()
@@ -162,9 +159,8 @@ def adversary_path(
 
     Args:
         batches: gone through again and again.
-        held_out: others, to measure on.
+        held_out: others, to measure on before any step and after ``every`` so many.
         scale: factor of the gradient that reaches v: -1 is AMOS.
-        every: steps between measurements; the first is before any step.
         uniform_start: begin with v = 0, all depths weighed the same, not where the model is: weights that are
             at an extreme can go in one direction only.
 

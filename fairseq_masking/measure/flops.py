@@ -27,12 +27,9 @@ from fairseq_masking.methods.three_ml.flops import prediction_flops
 from fairseq_masking.modules.feed_forward import FEED_FORWARDS
 
 __all__ = [
-    "EncoderShape", "amos_flops", "attention_flops", "encoder_flops", "flops_over_mlm", "layer_flops",
+    "EncoderShape", "amos_flops", "attention_flops", "encoder_flops", "layer_flops",
     "mean_share_proposed", "prediction_flops", "proposal_flops", "proposal_share", "shape_of", "step_flops",
 ]  # fmt: skip
-
-# Forward once; backward once for the gradient of each of a product's two operands.
-_PASSES_OF_A_STEP = 3
 
 
 @dataclass(frozen=True)
@@ -81,15 +78,11 @@ def step_flops(shape: EncoderShape, *, num_rows: int, num_tokens: int, num_maske
     Over seconds and the device's peak (FLOP/s) it is the model FLOPs utilisation of Chowdhery et al. 2022
     (2204.02311, Appendix B).
     """
-    return _PASSES_OF_A_STEP * num_rows * encoder_flops(shape, num_tokens, num_masked)
+    return 3 * num_rows * encoder_flops(shape, num_tokens, num_masked)
 
 
 def proposal_flops(shape: EncoderShape, *, num_layers: int, embed_dim: int, ffn_dim: int, num_tokens: int) -> int:
-    """FLOPs of MAP-Net's proposal network over one sequence, forward; it reads the encoder's token embeddings.
-
-    Args:
-        shape: of the encoder; ``num_layers``, ``embed_dim`` and ``ffn_dim`` are the proposal network's.
-    """
+    """FLOPs of MAP-Net's proposal network, of those sizes, on the encoder's embeddings of one sequence, forward."""
     projection = 2 * num_tokens * shape.embed_dim * embed_dim
     scores = 2 * num_tokens * embed_dim
     return projection + num_layers * layer_flops(num_tokens, embed_dim, ffn_dim, shape.feed_forward) + scores
@@ -118,7 +111,6 @@ def amos_flops(
     """FLOPs of one sequence through AMOS, forward; a training step is 3 times as many.
 
     Args:
-        shape: of the discriminator; the generator has its width.
         depths: the generator layers with a head.
         separate: a generator for each depth (``--separate-generators``), not one as deep as the deepest.
     """
@@ -128,11 +120,3 @@ def amos_flops(
     heads = len(depths) * int(prediction_flops(num_masked, shape.embed_dim, shape.vocab_size))
     mixture = 2 * num_masked * shape.embed_dim * shape.vocab_size
     return layers + heads + mixture
-
-
-def flops_over_mlm(
-    shape: EncoderShape, depths: Sequence[int], *, num_tokens: int, num_masked: int, separate: bool = False
-) -> float:
-    """Return ``amos_flops`` over those of encoder and prediction head: 1.76 for base and depths 4, 6, 8."""
-    cost = amos_flops(shape, depths, num_tokens=num_tokens, num_masked=num_masked, separate=separate)
-    return cost / encoder_flops(shape, num_tokens, num_masked)

@@ -48,20 +48,15 @@ class Paradigm(NamedTuple):
 
 
 class Predictor(NamedTuple):
-    """What is needed of a model.
+    """What is needed of a model."""
 
-    Attributes:
-        encode: texts to ids with the special tokens around them, and the number of each one's word; None at
-            special tokens, which are not scored.
-        logits: of int64 tokens ``[B, T]`` without padding at flat positions ``[B]`` (row * T + column): ``[B, V]``.
-        mask_index: id of its mask token.
-        said: what of it predicts.
-    """
-
+    # texts to ids with the special tokens around them, and the number of each one's word: None at special ones, which
+    # are not scored
     encode: Callable[[Sequence[str]], list[Encoded]]
+    # of int64 tokens [B, T] without padding at flat positions [B] (row * T + column): [B, V]
     logits: Callable[[Tensor, Tensor], Tensor]
     mask_index: int
-    said: str
+    said: str  # what of it predicts
 
 
 def read_paradigms(folder: Path) -> list[Paradigm]:
@@ -70,22 +65,20 @@ def read_paradigms(folder: Path) -> list[Paradigm]:
     Raises:
         UserError: it holds no ``*.jsonl``, or a line that is no pair.
     """
-    paths = sorted(folder.glob("*.jsonl"))
-    if not paths:
+    found = []
+    for path in sorted(folder.glob("*.jsonl")):
+        sha256, pairs, row = hash_file(path), [], {}
+        for number, line in enumerate(path.read_bytes().splitlines(), start=1):
+            try:
+                row = json.loads(line)
+                pairs.append((row["sentence_good"].strip(), row["sentence_bad"].strip()))
+                assert all(pairs[-1])
+            except (ValueError, KeyError, TypeError, AttributeError, AssertionError):
+                raise UserError(f"{path}: line {number} holds no sentence_good and sentence_bad, two texts") from None
+        found.append(Paradigm(path.stem, str(row.get("linguistics_term", path.stem)), tuple(pairs), sha256))
+    if not found:
         raise UserError(f"--minimal-pairs {folder}: no *.jsonl there; give a folder in BLiMP's layout")
-    return [_read(path) for path in paths]
-
-
-def _read(path: Path) -> Paradigm:
-    sha256, pairs, row = hash_file(path), [], {}
-    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
-        try:
-            row = json.loads(line)
-            pairs.append((row["sentence_good"].strip(), row["sentence_bad"].strip()))
-            assert all(pairs[-1])
-        except (ValueError, KeyError, TypeError, AttributeError, AssertionError):
-            raise UserError(f"{path}: line {number} holds no sentence_good and sentence_bad, two texts") from None
-    return Paradigm(path.stem, str(row.get("linguistics_term", path.stem)), tuple(pairs), sha256)
+    return found
 
 
 def score_pairs(
@@ -94,7 +87,6 @@ def score_pairs(
     """Return sum (nats) and number of tokens of the acceptable sentence, then of the other one: ``[P, 4]``.
 
     Args:
-        pll, tokens: of ``pseudo_log_likelihoods``.
         stamp: what tells the model from others.
         out: folder; what it holds is read, else written there: JSON lines, first what they were made of.
 
@@ -120,17 +112,13 @@ def accuracy_rows(scores: Mapping[Paradigm, Floats], *, by: str, seed: int = 1) 
     """Return a row for each paradigm, each phenomenon and all: accuracy in percent, with 95% intervals.
 
     That of several paradigms is the mean of theirs; pairs are resampled within each. A tie counts half.
-
-    Args:
-        scores: of ``score_pairs``.
-        by: compare "sum" or "mean".
     """
     rng, levels = np.random.default_rng(seed), {"paradigm": "name", "phenomenon": "phenomenon", "all": ""}
     correct, alone, draws = {}, {}, {}
     for one, found in scores.items():
         (good, n_good, bad, n_bad) = found.T
         correct[one] = 0.5 + 0.5 * np.sign(good - bad if by == "sum" else good / n_good - bad / n_bad)
-        alone[one] = (0.5 + 0.5 * np.sign(n_bad - n_good if by == "sum" else 0 * n_bad)).mean()
+        alone[one] = 0.5 + 0.5 * np.sign(n_bad - n_good if by == "sum" else 0 * n_bad)
         shares = [(correct[one] == value).mean() for value in (0.0, 0.5, 1.0)]  # so a resample is multinomial
         draws[one] = rng.multinomial(len(found), shares, size=_RESAMPLES) @ [0.0, 0.5, 1.0] / len(found)
     rows = []
@@ -138,13 +126,9 @@ def accuracy_rows(scores: Mapping[Paradigm, Floats], *, by: str, seed: int = 1) 
         for name in dict.fromkeys(getattr(one, field, "all") for one in scores):
             own = [one for one in scores if getattr(one, field, "all") == name]
             low, high = np.percentile(np.mean([draws[one] for one in own], axis=0), (2.5, 97.5))
-            values = {
-                "accuracy": np.mean([correct[one].mean() for one in own]),
-                "low": low,
-                "high": high,
-                "length_alone": np.mean([alone[one] for one in own]),
-            }
-            in_percent = {key: 100 * float(value) for key, value in values.items()}
+            accuracy, by_length = (np.mean([of[one].mean() for one in own]) for of in (correct, alone))
+            shares = {"accuracy": accuracy, "low": low, "high": high, "length_alone": by_length}
+            in_percent = {key: 100 * float(value) for key, value in shares.items()}
             rows.append({"level": level, "name": name, "pairs": sum(len(one.pairs) for one in own), **in_percent})
     return rows
 
@@ -185,9 +169,6 @@ def pseudo_log_likelihoods(
 
 def load_predictor(path: Path, data: Path | None = None, device: str = "cpu") -> Predictor:
     """Return what predicts tokens of a checkpoint of ours, or of a Hugging Face folder, in fp32.
-
-    Args:
-        data: see ``HubInterface.from_pretrained``.
 
     Raises:
         UserError: neither, or it predicts no tokens.

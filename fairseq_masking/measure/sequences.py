@@ -5,6 +5,7 @@ Shapes: T tokens of a block.
 
 import logging
 from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -52,14 +53,9 @@ def sequence_length(hub: HubInterface, wanted: int | None) -> int:
 
 def load_blocks(data: Path, split: str, dictionary: Dictionary, *, tokens_per_sample: int) -> BlockDataset:
     """Return the blocks of a split, all of the same length."""
-    return BlockDataset(
-        load_tokens(str(data / split), dictionary),
-        tokens_per_sample=tokens_per_sample,
-        bos=dictionary.bos(),
-        eos=dictionary.eos(),
-        pad=dictionary.pad(),
-        drop_last=True,
-    )
+    ids = {"bos": dictionary.bos(), "eos": dictionary.eos(), "pad": dictionary.pad()}
+    tokens = load_tokens(str(data / split), dictionary)
+    return BlockDataset(tokens, tokens_per_sample=tokens_per_sample, drop_last=True, **ids)
 
 
 def count_tokens(data: Path, split: str, dictionary: Dictionary) -> npt.NDArray[np.int64]:
@@ -84,21 +80,14 @@ def unigram(counts_V: npt.NDArray[np.int64], special: Any) -> npt.NDArray[np.flo
 def choose_sequences(
     blocks: BlockDataset, count: int, fits: Callable[[Tokens], bool], *, seed: int, source: Path
 ) -> list[tuple[int, Tokens]]:
-    """Choose blocks at random, without repetition; the same for every checkpoint.
-
-    Args:
-        fits: whether a block has enough tokens to mask.
-        source: named in the error.
+    """Choose blocks with enough tokens to mask at random, without repetition; the same for every checkpoint.
 
     Raises:
-        UserError: there are fewer.
+        UserError: there are fewer of them in ``source``.
     """
-    chosen: list[tuple[int, Tokens]] = []
-    for index in np.random.default_rng(seed).permutation(len(blocks)).tolist():
-        if len(chosen) == count:
-            break
-        if fits(blocks[index]):
-            chosen.append((index, blocks[index]))
+    order = np.random.default_rng(seed).permutation(len(blocks)).tolist()
+    fitting = ((index, blocks[index]) for index in order if fits(blocks[index]))
+    chosen = list(islice(fitting, count))
     if len(chosen) < count:
         raise UserError(
             f"--sequences {count}: {source} has only {len(chosen)} full blocks of --tokens-per-sample"
@@ -118,23 +107,12 @@ def masked_batches(
     seed: int,
     corruption: str = "bert",
 ) -> Iterator[dict[str, Any]]:
-    """Yield the ``net_input`` of batches of full blocks in a random order, masked once.
-
-    Args:
-        data: prepared corpus.
-        tokens_per_sample: see ``sequence_length``.
-        seed: of sequences, masks and noise.
-        corruption: of ``CORRUPTIONS``.
-    """
+    """Yield the ``net_input`` of batches of full blocks of a prepared corpus in a random order, masked once."""
     length, dictionary = sequence_length(hub, tokens_per_sample), hub.dictionary
     masking = MaskingConfig(mask_prob=mask_prob, seed=seed, **CORRUPTIONS[corruption])
-    dataset = MaskedDataset(
-        load_blocks(data, split, dictionary, tokens_per_sample=length),
-        Masker(masking, masking_vocabulary(dictionary, folder=data)),
-        pad_index=dictionary.pad(),
-        seed=seed,
-        fixed_epoch=1,
-    )
+    blocks = load_blocks(data, split, dictionary, tokens_per_sample=length)
+    masker = Masker(masking, masking_vocabulary(dictionary, folder=data))
+    dataset = MaskedDataset(blocks, masker, pad_index=dictionary.pad(), seed=seed, fixed_epoch=1)
     order = dataset.ordered_indices()
     for start in range(0, len(order), batch_size):
         rows = [dataset[index] for index in order[start : start + batch_size]]

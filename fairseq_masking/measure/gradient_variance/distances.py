@@ -52,7 +52,8 @@ def run(args: argparse.Namespace) -> tuple[list[Row], Callable[[Path], None]]:
         rows += own_rows
         print(f"{name}: {len(sequences)} sequences, {args.pairs} pairs for each distance")
         print(row_table(own_rows))
-        print(_describe(curves[name], tau, float(np.mean(sizes))))
+        apart = 2 * tau * (1 - tau / np.mean(sizes))
+        print(f"{_describe(curves[name])} (independent masks are {apart:.1f} apart on average)")
     return rows, partial(_plot, curves, title=args.note)
 
 
@@ -61,9 +62,7 @@ def measure_distances(
 ) -> Floats:
     """Measure the covariance of mask pairs of a sequence at each distance, and of independent pairs.
 
-    Args:
-        num_pairs: Q pairs of masks for each distance.
-        num_reference: independent masks for each of the two estimates of gbar.
+    Each of the two estimates of gbar is of ``num_reference`` independent masks.
 
     Returns:
         float64 ``[H + 1, Q]``; the last row, of independent masks, has mean 0 if all is right.
@@ -162,24 +161,20 @@ def _rows(of: Row, curve: CovarianceCurve) -> list[Row]:
     return rows
 
 
-def _describe(curve: CovarianceCurve, num_masked: int, num_maskable: float) -> str:
-    """Say in a line whether a curve supports Assumption 1, and where independent masks lie on it."""
+def _describe(curve: CovarianceCurve) -> str:
+    """Say in a line whether a curve supports Assumption 1."""
     judged = monotonicity(curve)
     where = "nowhere" if judged.sign_change is None else f"at H = {judged.sign_change:.1f}"
-    expected = 2 * num_masked * (1 - num_masked / num_maskable)
     return (
-        f"Assumption 1 (monotone decreasing): {judged.num_rises} of {len(curve.distances_H) - 1} steps rise,"
-        f" the largest step is {judged.largest_rise:.4g} ± {judged.standard_error:.2g};"
-        f" the covariance crosses 0 {where} (independent masks are {expected:.1f} apart on average)"
+        f"Assumption 1 (monotone decreasing): {judged.num_rises} of {len(curve.distances_H) - 1} steps rise, the"
+        f" largest step is {judged.largest_rise:.4g} ± {judged.standard_error:.2g}; the covariance crosses 0 {where}"
     )
 
 
 def _plot(curves: Mapping[str, CovarianceCurve], path: Path, *, title: str = "") -> None:
-    """Draw Fig. 3 of 2010.06040 and below it Fig. 2, a column for each model.
+    """Draw Fig. 3 of 2010.06040, with 95% intervals, and below it Fig. 2 for some distances, a column for each model.
 
-    Fig. 3: mean covariance against Hamming distance with 95% intervals. Fig. 2: a distribution of pair
-    covariances for some distances. Deviation: in units of each sequence's mask variance, as several sequences
-    share the panel.
+    Deviation: Fig. 2 is in units of each sequence's mask variance, as several sequences share the panel.
     """
     from matplotlib import colormaps
 

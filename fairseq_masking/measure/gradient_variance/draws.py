@@ -25,6 +25,7 @@ __all__ = ["DrawnMasks", "FixedSequence", "Tokens", "covering_masks"]
 
 Tokens = npt.NDArray[np.int64]
 Columns = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
 
 
 class DrawnMasks(NamedTuple):
@@ -56,10 +57,7 @@ class FixedSequence:
         return num_masked(size, len(self.columns_m), self.config.mask_prob, self.config.num_splits)
 
     def disjoint_masks(self, num_draws: int, *, first_epoch: int = 1) -> MaskedItem:
-        """Draw K disjoint masks ``num_draws`` times, as training does: draw d is epoch ``first_epoch + d``.
-
-        Returns:
-            D * K masks, the K of a draw next to each other.
+        """Draw K disjoint masks D times, as training does, the K of draw d, epoch ``first_epoch + d``, in a row.
 
         Raises:
             UserError: the sequence has fewer than K maskable tokens.
@@ -83,13 +81,9 @@ class FixedSequence:
         return masks
 
     def masks_at_distance(self, distance: int, num_pairs: int, *, first_epoch: int = 1) -> MaskedItem:
-        """Draw pairs of masks at a Hamming distance: each uniform, overlap tau - distance / 2.
+        """Draw pairs of masks, in a row, at a Hamming distance: each uniform, overlap tau - distance / 2.
 
-        Args:
-            distance: even, between 0 and 2 tau; 2 tau is the disjoint law of Eq. 10.
-
-        Returns:
-            2 * ``num_pairs`` masks, the two of a pair next to each other.
+        Distance 2 tau is the disjoint law of Eq. 10.
 
         Raises:
             UserError: no two masks of tau positions are that far apart.
@@ -110,14 +104,10 @@ class FixedSequence:
             items.append(self._corrupted(np.stack((order_m[:tau], order_m[moved : moved + tau])), epoch))
         return _stack(items)
 
-    def draw_masks(
-        self, log_p_T: npt.NDArray[np.float64], num_masked: int, *, num_masks: int, stream: int
-    ) -> DrawnMasks:
-        """Draw masks from a law; corruption types go to positions at random, as in training.
+    def draw_masks(self, log_p_T: Floats, num_masked: int, *, num_masks: int, stream: int) -> DrawnMasks:
+        """Draw masks from a law (laws.py); corruption types go to positions at random, as in training.
 
-        Args:
-            log_p_T: of the law, see laws.py.
-            stream: of the random numbers: another one for each law.
+        Each law takes another ``stream`` of random numbers.
         """
         key = (self.config.seed, self.index, stream, num_masked)
         (word,) = np.random.SeedSequence(key).generate_state(1, np.uint64)
@@ -129,9 +119,9 @@ class FixedSequence:
         return DrawnMasks(_stack(items), columns_Mk)
 
     def _corrupted(self, columns_Kk: Columns, epoch: int) -> MaskedItem:
-        config = self.config
-        kinds_k = kinds_of(columns_Kk.shape[1], config.leave_unmasked_prob, config.random_token_prob)
-        generator_of = partial(corruption_generator, config.seed, epoch, self.index)
+        shares = (self.config.leave_unmasked_prob, self.config.random_token_prob)
+        kinds_k = kinds_of(columns_Kk.shape[1], *shares)
+        generator_of = partial(corruption_generator, self.config.seed, epoch, self.index)
         columns_Kk, replacements_Kk = corrupt(self.tokens_T, columns_Kk, kinds_k, self.vocabulary, generator_of)
         return MaskedItem(columns_Kk, kinds_k, replacements_Kk)
 
@@ -141,14 +131,8 @@ def covering_masks(
 ) -> MaskedItem:
     """Draw uniform masks, all [MASK], that cover every position in each round.
 
-    A round is a random order of the positions cut into masks; the last one is filled up from the beginning,
-    so that each mask by itself is uniform over all masks of k positions.
-
-    Args:
-        num_masked: k, at most m.
-
-    Returns:
-        ``num_rounds`` times ceil(m / k) masks.
+    A round is a random order of the positions cut into ceil(m / k) masks; the last one is filled up from the
+    beginning, so that each mask by itself is uniform over all masks of k positions.
     """
     num_masks = -(-len(maskable_m) // num_masked)
     rounds = [np.resize(rng.permutation(maskable_m), (num_masks, num_masked)) for _ in range(num_rounds)]

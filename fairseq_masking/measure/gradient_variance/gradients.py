@@ -50,11 +50,10 @@ def mask_batch(tokens_T: Tokens, masks: MaskedItem, device: torch.device, rows: 
 
 
 def mask_losses(model: nn.Module, tokens_T: Tokens, masks: MaskedItem, rows: slice) -> Tensor:
-    """Return the cross-entropies (nats) of all positions of some of the masks, dropout off.
+    """Return the cross-entropies (nats) of all positions of some of the masks.
 
-    Args:
-        model: takes a batch of design.md's contract and returns an output with ``losses_N``. It is put into eval mode:
-            the masks are to be the only thing that varies.
+    The model takes a batch of design.md's contract and returns an output with ``losses_N``. It is put into eval mode:
+    the masks are to be the only thing that varies.
     """
     losses_N: Tensor = model.eval()(**mask_batch(tokens_T, masks, next(model.parameters()).device, rows)).losses_N
     return losses_N
@@ -185,9 +184,6 @@ def gram_matrix(gradient_of: Callable[[int], Tensor], num_gradients: int, rows_i
 
     Blocks of ``rows_in_memory`` gradients are held in turn, and for each block the later gradients are
     computed once more: with B blocks, (B + 1) / 2 times as many gradients as there are. One block is best.
-
-    Args:
-        gradient_of: gives gradient number i, ``[P]``, the same each time.
     """
     inner, total = np.zeros((num_gradients, num_gradients)), torch.tensor(0.0)
     for start in range(0, num_gradients, rows_in_memory):

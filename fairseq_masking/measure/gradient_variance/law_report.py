@@ -5,7 +5,7 @@ Shapes: S sequences, T tokens; resampled arrays [1 + R] as in statistics.py.
 
 import argparse
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,16 +16,9 @@ from scipy.stats import entropy, spearmanr
 from fairseq_masking.figures.figure import errorbars, new_figure, save_figure
 from fairseq_masking.figures.tables import format_table
 from fairseq_masking.masking import num_masked
-from fairseq_masking.measure.gradient_variance import statistics
+from fairseq_masking.measure.gradient_variance import estimators, statistics
 from fairseq_masking.measure.gradient_variance.draws import FixedSequence
-from fairseq_masking.measure.gradient_variance.estimators import (
-    UNIFORM,
-    EstimatorVariance,
-    Key,
-    SequenceEstimators,
-    measure_laws,
-    measured_laws,
-)
+from fairseq_masking.measure.gradient_variance.estimators import UNIFORM, EstimatorVariance, SequenceEstimators
 from fairseq_masking.measure.gradient_variance.gradients import choose, load, shown
 from fairseq_masking.measure.gradient_variance.laws import WEIGHTINGS
 from fairseq_masking.measure.gradient_variance.statistics import Floats, Quantity, Resampled, Row, rows_of
@@ -62,10 +55,7 @@ _LOOKS = {  # of a weight: colour and meaning
 
 
 def run(args: argparse.Namespace) -> tuple[list[Row], Callable[[Path], None]]:
-    """Measure by the options of ``cli/measure_variance.py``; return rows, and what draws them.
-
-    Prints two tables for each number of masked positions.
-    """
+    """Measure by the options of ``cli/measure_variance.py``, print tables; return rows, and what draws them."""
     (path,) = args.checkpoint
     hub, measurement = load(args, path)
     size = sequence_length(hub, args.tokens_per_sample) - 2
@@ -79,11 +69,14 @@ def run(args: argparse.Namespace) -> tuple[list[Row], Callable[[Path], None]]:
     rows: list[Row] = []
     for count in counts:
         started = time.perf_counter()
-        others = [measured_laws(measurement, sequence, count, **rounds) for sequence in shown(sequences, "oracles")]
+        others = [
+            estimators.measured_laws(measurement, sequence, count, **rounds)
+            for sequence in shown(sequences, "oracles")
+        ]
         num_kept = (1 + len(others[0]) * len(WEIGHTINGS)) * len(sequences)
         sizes = {"num_masked": count, "num_draws": args.draws, "num_replicates": args.replicates, "num_kept": num_kept}
         measured = [
-            measure_laws(measurement, sequence, its_laws, clip=clip, **sizes)
+            estimators.measure_laws(measurement, sequence, its_laws, clip=clip, **sizes)
             for sequence, its_laws in zip(shown(sequences, f"k = {count}"), others, strict=True)
         ]
         of = {"num_masked": count, "sequence": f"mean of {len(sequences)}"}
@@ -106,11 +99,7 @@ def estimator_rows(
     num_replicates: int,
     rng: np.random.Generator,
 ) -> list[Row]:
-    """Tabulate ``measure_laws``: the mean over the sequences, then each sequence's ratios.
-
-    Args:
-        of: what begins each row: ``num_masked`` and ``sequence``, for the mean.
-    """
+    """Tabulate ``measure_laws``: the mean over the sequences, whose rows begin with ``of``, then each one's ratios."""
     counts = statistics.resampling_weights(len(measured), num_replicates, rng)
     means = {key: statistics.average([each.variances[key] for each in measured]) for key in measured[0].variances}
     uniform = means[UNIFORM]
@@ -142,12 +131,7 @@ def estimator_rows(
 def law_rows(
     of: Row, laws: Sequence[Mapping[str, Floats]], num_replicates: int, rng: np.random.Generator
 ) -> list[Row]:
-    """Tabulate the laws themselves: entropy as a share of the uniform one's, rank correlation of each two.
-
-    Args:
-        of: see ``estimator_rows``.
-        laws: for each sequence log p ``[T]`` by name.
-    """
+    """Tabulate each sequence's laws (log p ``[T]`` by name): entropy over the uniform one's, rank correlations."""
     counts = statistics.resampling_weights(len(laws), num_replicates, rng)
     finite = [{name: log_p_T[log_p_T > -np.inf] for name, log_p_T in each.items()} for each in laws]
     rows: list[Row] = []
@@ -164,10 +148,8 @@ def law_rows(
 def estimator_table(rows: Sequence[Row], num_masked: int) -> str:
     """Return a line for each law and weight, and one for Theorem 2's bound."""
     chosen = [row for row in _means(rows, num_masked) if row["weight"]]
-    for number, row in enumerate(chosen):
-        if row["law"] == "any":
-            chosen[number] = {**row, "law": "any law (Thm. 2)", "quantity": _BOUND[row["quantity"]]}
-    return _pivot(chosen, ("law", "weight"), _COLUMNS)
+    bounds = [{**row, "law": "any law (Thm. 2)", "quantity": _BOUND[row["quantity"]]} for row in chosen[-2:]]
+    return _pivot([*chosen[:-2], *bounds], ("law", "weight"), _COLUMNS)
 
 
 def law_table(rows: Sequence[Row], num_masked: int) -> str:
@@ -186,16 +168,14 @@ def _pivot(rows: Sequence[Row], keys: tuple[str, ...], columns: Mapping[str, str
     """A line for each value of ``keys``; columns: heading -> quantity, as an estimate with its interval."""
     lines: dict[tuple[str, ...], dict[str, str]] = {}
     for row in rows:
-        lines.setdefault(tuple(row[key] for key in keys), {})[row["quantity"]] = _with_interval(row)
+        shown = f"{row['estimate']:.3g}" + (
+            " [{low:.3g}, {high:.3g}]".format(**row) if row["low"] != row["high"] else ""
+        )
+        if row["estimate"] > _BEYOND:  # laws.py ends weights there
+            shown = f"beyond {_BEYOND:.0e}"
+        lines.setdefault(tuple(row[key] for key in keys), {})[row["quantity"]] = shown
     cells = [[*line, *(found.get(name, "") for name in columns.values())] for line, found in lines.items()]
     return format_table([*keys, *columns], cells)
-
-
-def _with_interval(row: Row) -> str:
-    if row["estimate"] > _BEYOND:  # laws.py ends weights there
-        return f"beyond {_BEYOND:.0e}"
-    varies = row["low"] != row["high"]
-    return f"{row['estimate']:.3g}" + (f" [{row['low']:.3g}, {row['high']:.3g}]" if varies else "")
 
 
 def _of_law(of: Row, law: str, weight: str) -> Row:
@@ -224,7 +204,7 @@ def _mask_quantities(found: EstimatorVariance, uniform: EstimatorVariance) -> li
     ]
 
 
-def _terms(measured: Sequence[SequenceEstimators], key: Key, counts: Floats) -> tuple[Resampled, Resampled]:
+def _terms(measured: Sequence[SequenceEstimators], key: estimators.Key, counts: Floats) -> tuple[Resampled, Resampled]:
     """Sentence variance and total variance of a law with a weight, resampled over the sequences."""
     variances = [each.variances[key] for each in measured]
     inner_SS = statistics.inner_products_of([each.means_P[key] for each in measured])
@@ -256,9 +236,9 @@ def _plot(rows: Sequence[Row], path: Path, *, title: str = "") -> None:
                      label="least of any law (Thm. 2)")  # fmt: skip
         right.axvline(0, color="0.2", linewidth=1)
         _dots(left, found[RATIO], laws, _LOOKS)
-        _hollow_dots(left, found[DIRECT_RATIO], laws, least=_NEAREST)
+        _dots(left, found[DIRECT_RATIO], laws, _UNBIASED, hollow=True)
         _dots(right, found[RELATIVE_BIAS], laws, [weight for weight in _LOOKS if weight not in _UNBIASED])
-        _hollow_dots(right, found[RELATIVE_BIAS], laws, least=-np.inf)
+        _dots(right, found[RELATIVE_BIAS], laws, _UNBIASED, hollow=True)
         left.set(ylabel=f"k = {count} masked", yticks=range(len(laws)), yticklabels=laws)
         left.set_ylim(len(laws) - 0.5, -0.5)
         for panel in (left, right):
@@ -271,34 +251,26 @@ def _plot(rows: Sequence[Row], path: Path, *, title: str = "") -> None:
     right.xaxis.set_major_formatter(plain)
     left.set_xlabel("mask variance / that of uniform masks")
     right.set_xlabel(r"bias$^2$ / $\|\bar g\|^2$ (linear below 0.1)")
+    for colour, meaning in _LOOKS.values():
+        panels[0, 0].scatter([], [], color=colour, label=meaning)
     panels[0, 0].scatter([], [], s=45, facecolors="none", edgecolors="0.3", label="hollow: by the law's own draws")
     handles, labels = panels[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=9, frameon=False)
     save_figure(figure, path, title=title, dpi=150)
 
 
-def _dots(panel: Any, rows: Sequence[Row], laws: Sequence[str], weights: Iterable[str]) -> None:
-    for weight in weights:
-        colour, meaning = _LOOKS[weight]
-        placed = list(_placed(rows, laws, weight))
-        near = [({**row, "high": min(row["high"], _FARTHEST)}, y) for row, y in placed if row["estimate"] <= _FARTHEST]
-        errorbars(panel, [row for row, _ in near], [y for _, y in near], color=colour, label=meaning)
-        for row, y in placed:
-            if row["estimate"] > _FARTHEST:
-                panel.plot(_FARTHEST, y, ">", color=colour, markersize=7)
-                panel.annotate(f"{row['estimate']:.0e} ", (_FARTHEST, y), ha="right", va="center", fontsize=8,
-                               xytext=(-6, 0), textcoords="offset points")  # fmt: skip
-
-
-def _hollow_dots(panel: Any, rows: Sequence[Row], laws: Sequence[str], *, least: float) -> None:
-    for weight in _UNBIASED:
-        for row, y in _placed(rows, laws, weight):
-            x, marker = row["estimate"], "<" if row["estimate"] < least else "o"
-            panel.scatter(max(x, least), y, s=45, marker=marker, facecolors="none", edgecolors=_LOOKS[weight][0])
-
-
-def _placed(rows: Sequence[Row], laws: Sequence[str], weight: str) -> Iterator[tuple[Row, float]]:
-    """The rows of a weight and how high in a panel each stands."""
-    for row in rows:
-        if row["weight"] == weight and row["law"] in laws:
-            yield row, laws.index(row["law"]) + (list(_LOOKS).index(weight) - 1.5) * 0.2
+def _dots(
+    panel: Any, rows: Sequence[Row], laws: Sequence[str], weights: Iterable[str], *, hollow: bool = False
+) -> None:
+    """A dot for each row; what lies beyond the edges stands there, with its size."""
+    nearest = _NEAREST if panel.get_xscale() == "log" else -np.inf
+    for row in (row for row in rows if row["weight"] in weights and row["law"] in laws):
+        colour, x = _LOOKS[row["weight"]][0], min(max(row["estimate"], nearest), _FARTHEST)
+        y = laws.index(row["law"]) + (list(_LOOKS).index(row["weight"]) - 1.5) * 0.2
+        marker = "o" if x == row["estimate"] else "<" if x == nearest else ">"
+        panel.scatter(x, y, s=45, marker=marker, facecolors="none" if hollow else colour, edgecolors=colour)
+        if not hollow and marker == "o":
+            errorbars(panel, [{**row, "high": min(row["high"], _FARTHEST)}], [y], color=colour)
+        elif not hollow:
+            panel.annotate(f"{row['estimate']:.0e} ", (x, y), ha="right", va="center", fontsize=8,
+                           xytext=(-6, 0), textcoords="offset points")  # fmt: skip

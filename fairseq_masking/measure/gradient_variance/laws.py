@@ -19,8 +19,8 @@ Masks are taken in rounds that cover every position (``covering_masks``), so all
 Shapes: T tokens of a sequence, n maskable, k masked positions, M masks, N = M * k, Q nodes of a quadrature.
 """
 
+import math
 from collections.abc import Sequence
-from math import lgamma
 
 import numpy as np
 import numpy.typing as npt
@@ -82,12 +82,7 @@ def gradient_norms_of_positions(
 
 
 def mask_weights(log_p_T: Floats, columns_Mk: npt.NDArray[np.int64], clip: float) -> dict[str, Floats]:
-    """Return the weight ``[M]`` of each mask for each of ``WEIGHTINGS``.
-
-    Args:
-        columns_Mk: in the order of the draws.
-        clip: eps of ``clipped``.
-    """
+    """Return the weight ``[M]`` of each mask, in the order of its draws, for each of ``WEIGHTINGS``."""
     return {
         "set": finite_weights(set_log_weights(log_p_T, columns_Mk)),
         "ordered": finite_weights(ordered_log_weights(log_p_T, columns_Mk)),
@@ -137,8 +132,7 @@ def set_log_weights(log_p_T: Floats, columns_Mk: npt.NDArray[np.int64]) -> Float
     log_MQ = _log_integrand(nodes_MQ, drawn_Mk, rest_M)
     step_M = (high_M - low_M) / (_NUM_NODES - 1)
     log_probability_M = np.logaddexp.reduce(log_MQ, axis=1) + np.log(step_M)
-    log_choices = lgamma(num_maskable + 1) - lgamma(num_masked + 1) - lgamma(num_maskable - num_masked + 1)
-    return -log_choices - log_probability_M
+    return -math.log(math.comb(num_maskable, num_masked)) - log_probability_M
 
 
 def _log_integrand(s_MQ: Floats, drawn_Mk: Floats, rest_M: Floats) -> Floats:

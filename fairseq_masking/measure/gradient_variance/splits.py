@@ -14,7 +14,7 @@ leave R / K sequences:
 
 The first column falls with disjoint masks; the second rises with K, as there are 1/K as many sequences. A
 claim about the total has to hold the one against the other.
-Shapes: D draws of K masks each, S sequences, P parameters. "Resampled" arrays: see statistics.py.
+Shapes: D draws of K masks each, S sequences. "Resampled" arrays: see statistics.py.
 """
 
 import argparse
@@ -31,7 +31,7 @@ from fairseq_masking.figures.figure import errorbars, new_figure, save_figure
 from fairseq_masking.measure.gradient_variance import statistics
 from fairseq_masking.measure.gradient_variance.draws import FixedSequence
 from fairseq_masking.measure.gradient_variance.gradients import Measurement, choose, gram_matrix, load, shown
-from fairseq_masking.measure.gradient_variance.statistics import LawMoments, LawVariances, Quantity, Resampled, Row
+from fairseq_masking.measure.gradient_variance.statistics import Floats, LawMoments, Quantity, Resampled, Row
 
 __all__ = ["batch_variances", "compare_laws", "measure_splits", "run", "without_replacement_ratio"]
 
@@ -45,7 +45,8 @@ def run(args: argparse.Namespace) -> tuple[list[Row], Callable[[Path], None]]:
     sequences = choose(args, hub, measurement)
     sizes = {"num_draws": args.draws, "num_replicates": args.replicates, "num_kept": len(sequences)}
     measured = [measure_splits(measurement, sequence, **sizes) for sequence in shown(sequences)]
-    rows = _rows(sequences, measured, args.replicates, np.random.default_rng(args.seed))
+    counts = statistics.resampling_weights(len(measured), args.replicates, np.random.default_rng(args.seed))
+    rows = _rows(sequences, measured, counts)
     print(f"{path}: {len(sequences)} sequences, {args.draws} draws of {num_masks} masks a law")
     print(statistics.row_table(rows))
     return rows, partial(_plot, rows, title=args.note or str(path))
@@ -60,8 +61,8 @@ class MaskVariances(NamedTuple):
     law the right side has covariance 0.
     """
 
-    independent: LawVariances
-    disjoint: LawVariances
+    independent: statistics.LawVariances
+    disjoint: statistics.LawVariances
     independent_by_eq7: Resampled
     disjoint_by_eq7: Resampled
 
@@ -73,10 +74,7 @@ def measure_splits(
 
     Args:
         num_draws: D, at least 3 (two give no spread to resample).
-        num_kept: mean gradients that the caller keeps, counted against the memory.
-
-    Returns:
-        The variances, and ``mean_P``, the mean of all gradients (Eq. 9).
+        num_kept: means ``[P]`` of all gradients (Eq. 9) that the caller keeps of this and other sequences.
     """
     rows, num_masks = measurement.rows_in_memory(num_kept), sequence.config.num_splits
     # The epochs of the independent masks are streams that the disjoint ones have not used.
@@ -117,22 +115,16 @@ def without_replacement_ratio(num_maskable: int, num_masked: int, num_masks: int
 
 
 def batch_variances(
-    mask_variances_S: npt.ArrayLike,
-    disjoint_variances_S: npt.ArrayLike,
-    sentences: Resampled,
-    weights: npt.NDArray[np.float64],
-    *,
-    num_masks: int,
+    plain_S: npt.ArrayLike, disjoint_S: npt.ArrayLike, sentences: Resampled, weights: Floats, *, num_masks: int
 ) -> dict[str, tuple[Resampled, Resampled]]:
     """Return mask term and sentence term of Eq. 5, times R, for the three ways to fill a batch.
 
     Args:
-        mask_variances_S: Var(g(m_1)) of each sequence.
-        disjoint_variances_S: variance of the gradient of K disjoint masks of each sequence.
+        plain_S: Var(g(m_1)) of each sequence; ``disjoint_S`` is that of the gradient of K disjoint masks.
         sentences: ``sentence_variance`` by the same ``weights``.
     """
-    mask_term = statistics.weighted_mean(mask_variances_S, weights)
-    disjoint_term = num_masks * statistics.weighted_mean(disjoint_variances_S, weights)
+    mask_term = statistics.weighted_mean(plain_S, weights)
+    disjoint_term = num_masks * statistics.weighted_mean(disjoint_S, weights)
     return {
         "one_mask": (mask_term, sentences),
         "independent": (mask_term, num_masks * sentences),
@@ -141,10 +133,7 @@ def batch_variances(
 
 
 def _rows(
-    sequences: Sequence[FixedSequence],
-    measured: Sequence[tuple[MaskVariances, Tensor]],
-    num_replicates: int,
-    rng: np.random.Generator,
+    sequences: Sequence[FixedSequence], measured: Sequence[tuple[MaskVariances, Tensor]], counts: Floats
 ) -> list[Row]:
     """First the mean over the sequences, Eq. 5, then each sequence."""
     num_masks, (variances, means_P) = sequences[0].config.num_splits, zip(*measured, strict=True)
@@ -154,7 +143,6 @@ def _rows(
     of_mean = {"sequence": f"mean of {len(sequences)}", **means}
     rows = statistics.rows_of(of_mean, _split_quantities(statistics.average(variances), float(np.mean(additive))))
     if len(measured) > 2:
-        counts = statistics.resampling_weights(len(measured), num_replicates, rng)
         rows += statistics.rows_of(of_mean, _batch_quantities(variances, means_P, num_masks, counts))
     for each, found, ratio in zip(of, variances, additive, strict=True):
         rows += statistics.rows_of(each, _split_quantities(found, ratio))
@@ -184,7 +172,7 @@ def _split_quantities(variances: MaskVariances, additive_ratio: float) -> list[Q
 
 
 def _batch_quantities(
-    variances: Sequence[MaskVariances], means_P: Sequence[Tensor], num_masks: int, counts: npt.NDArray[np.float64]
+    variances: Sequence[MaskVariances], means_P: Sequence[Tensor], num_masks: int, counts: Floats
 ) -> list[Quantity]:
     mean_norms_S = [(each.independent.mean_norm[0] + each.disjoint.mean_norm[0]) / 2 for each in variances]
     batches = batch_variances(

@@ -122,13 +122,12 @@ def law_variances(moments: LawMoments, weights: Floats) -> LawVariances:
 
 
 def sentence_variance(mean_norms_S: npt.ArrayLike, inner_SS: Floats, weights: Floats) -> Resampled:
-    """Estimate Var_x(gbar) without bias.
+    """Estimate Var_x(gbar) without bias, under each row of ``weights [1 + R, S]``.
 
     Args:
         mean_norms_S: unbiased estimates of ||gbar||**2 of each sequence (``LawVariances.mean_norm``): the
             squared norm of an estimated gbar would add its own mask variance.
         inner_SS: inner products of the sequences' estimated gbar; only those of different ones are read.
-        weights: ``[1 + R, S]``.
     """
     return weighted_mean(mean_norms_S, weights) - mean_over_pairs(inner_SS, weights)
 

@@ -22,8 +22,7 @@ from rich.text import Text
 
 from fairseq_masking.figures.tables import format_table
 from fairseq_masking.files import whole_file
-from fairseq_masking.measure.show.shown_masks import ShownBlock, ShownToken
-from fairseq_masking.measure.show.shown_replacements import HEADER, ReplacedBlock, ReplacedToken, table_rows
+from fairseq_masking.measure.show.shown import HEADER, ReplacedBlock, ReplacedToken, ShownBlock, ShownToken, table_rows
 
 __all__ = [
     "DOUBTS", "TIMES_UNIFORM", "colour_of", "legend", "mask_lines", "present", "render_page", "replacement_lines",
@@ -57,12 +56,7 @@ def colour_of(relative: float) -> str:
 
 
 def terminal(color: str = "auto", width: int | None = None) -> Console:
-    """Return standard output, without colours unless it is a terminal and NO_COLOR is not set.
-
-    Args:
-        color: ``always`` or ``never`` whatever it is, or ``auto``: https://no-color.org.
-        width: columns, or the terminal's.
-    """
+    """Return standard output, for ``auto`` without colours unless it is a terminal and NO_COLOR is not set."""
     plain = color == "never" or (color == "auto" and os.environ.get("NO_COLOR"))
     return Console(
         color_system=None if plain else "256" if color == "always" else "auto",
@@ -175,12 +169,7 @@ def _wrapped(tokens: Iterable[Any], place: Callable[[Any], Placed], width: int) 
 
 
 def render_page(template: str, **values: Any) -> str:
-    """Return a self-contained page of ``templates/``; all values are escaped.
-
-    Args:
-        template: ``masks`` or ``replacements``.
-        values: what it names in its first lines, and what base.html does.
-    """
+    """Return a self-contained page of ``templates/``; all values, which it names in its first lines, are escaped."""
     loader = FileSystemLoader(Path(__file__).parent / "templates")
     strict = {"autoescape": True, "trim_blocks": True, "lstrip_blocks": True, "undefined": StrictUndefined}
     environment = Environment(loader=loader, **strict)
@@ -205,14 +194,7 @@ def present(
     said: Sequence[str],
     **page: Any,
 ) -> None:
-    """Print text and legend, or write ``--out``, the page, whole or not at all; print what is said of them.
-
-    Args:
-        args: of ``cli.options.add_shown``.
-        words: of the legend.
-        lines: the terminal's width -> the text.
-        page: the template's values.
-    """
+    """Print the lines for the terminal's width and a legend, or write ``--out``, the page; print what is said."""
     console = terminal(args.color, args.width)
     if args.out is None:
         for line in lines(console.width):
