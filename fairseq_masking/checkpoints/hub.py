@@ -12,7 +12,6 @@ from fairseq.data import Dictionary
 from torch import Tensor, nn
 
 from fairseq_masking.checkpoints.loading import read_checkpoint
-from fairseq_masking.corpus.changes import check_unknown
 from fairseq_masking.corpus.encoding import TextEncoder
 from fairseq_masking.corpus.manifest import first_shard, load_normalizer, load_tokenizer
 from fairseq_masking.errors import UserError
@@ -85,7 +84,7 @@ class HubInterface(nn.Module):
             UserError: half of them are.
         """
         encoder = TextEncoder(self.tokenizer, self.dictionary, self.normalizer)
-        check_unknown(int((tokens == self.dictionary.unk()).sum()), len(tokens), texts, encoder, "the text")
+        encoder.check_unknown(int((tokens == self.dictionary.unk()).sum()), len(tokens), texts, "the text")
 
     def decode(self, tokens: Tensor) -> str:
         """Return the text of int64 ids ``[T]``, special symbols left out."""

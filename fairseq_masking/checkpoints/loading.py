@@ -19,8 +19,7 @@ from torch import Tensor
 from fairseq_masking.compat.checkpoints import loading_safely
 from fairseq_masking.compat.numbers import first_nonfinite
 from fairseq_masking.compat.seals import check_seal
-from fairseq_masking.corpus.dictionary import load_dictionary
-from fairseq_masking.corpus.identity import identity
+from fairseq_masking.corpus.dictionary import identity, load_dictionary
 from fairseq_masking.corpus.manifest import DICTIONARY_FILE, first_shard
 from fairseq_masking.errors import UserError, first_line
 from fairseq_masking.files import read_json

@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from fairseq_masking.checkpoints.loading import RUN_STATE, Checkpoint, read_checkpoint, symbols_of
 from fairseq_masking.compat.errors import user_error_in
 from fairseq_masking.compat.patching import loaded_program, replace
-from fairseq_masking.corpus.identity import identity
+from fairseq_masking.corpus.dictionary import identity
 from fairseq_masking.corpus.manifest import first_shard
 from fairseq_masking.errors import UserError
 

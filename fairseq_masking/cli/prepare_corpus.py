@@ -149,7 +149,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _adopt(args: argparse.Namespace) -> None:
-    from fairseq_masking.corpus.stock_data import adopt
+    from fairseq_masking.corpus.prepare import adopt
     from fairseq_masking.corpus.workspace import check_name
 
     folder = args.from_fairseq

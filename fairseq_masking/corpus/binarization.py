@@ -40,9 +40,7 @@ def binarize(
     Args:
         text: UTF-8, one item a line; an empty line becomes a lone </s>.
         output_prefix: path without suffix.
-        tokenizer: line to symbols.
-        dictionary: symbols to ids; a symbol it lacks becomes <unk>.
-        workers: number of processes.
+        dictionary: a symbol it lacks becomes <unk>.
         progress: called with the number of bytes of text done since the last call.
 
     Returns:

@@ -78,17 +78,15 @@ def write_documents(
     documents: str,
     normalizer: TextNormalizer,
     workers: int,
-    progress: Callable[[int], object] | None = None,
-    met: Met | None = None,
+    progress: Callable[[int], object],
+    met: Met,
 ) -> TextFile:
     """Normalises raw text files into one file of the intermediate form.
 
     Args:
         inputs: text files, read as streams; a file's end ends a document.
-        output: file to write.
         documents: "line" (each line is a document) or "blank-line" (empty lines stand between documents).
-        normalizer: what to do with each line.
-        workers: number of processes; 1 where the normaliser has little to do.
+        workers: number of processes; one works where the normaliser has little to do.
         progress: called with the number of input bytes read since the last call.
         met: counts what is done to lines beside.
 
@@ -96,9 +94,10 @@ def write_documents(
         UserError: an input cannot be read, or the text vanishes in normalisation.
     """
     by_line = documents == "line"
+    lines = chain.from_iterable(chain(read_lines(path, progress, met), [""]) for path in inputs)
+    batches = iter(lambda: list(islice(lines, _BATCH_LINES)), [])
     normalize = partial(_normalize_batch, normalizer)
-    workers = workers if normalizer.is_costly else 1
-    raw = chain.from_iterable(map_in_order(normalize, _batches(inputs, progress, met), workers=workers))
+    raw = chain.from_iterable(map_in_order(normalize, batches, workers=workers if normalizer.is_costly else 1))
     separated = not by_line or normalizer.split_sentences
     (text,) = distribute_documents(_begun(raw, by_line=by_line), [output], separated, lambda number: 0)
     if not text.documents:
@@ -150,7 +149,7 @@ def distribute_documents(
 
 
 def read_lines(
-    path: str | Path, progress: Callable[[int], object] | None = None, met: Met | None = None
+    path: str | Path, progress: Callable[[int], object] = lambda _: None, met: Met | None = None
 ) -> Iterator[str]:
     r"""Yields the lines of a UTF-8 text file, stripped; only "\n" ends a line, and one that shows nothing is empty.
 
@@ -163,33 +162,29 @@ def read_lines(
         UserError: the file is missing, empty, cut short, corrupt, not UTF-8, or holds no text at all, or a lone
             carriage return ends its lines.
     """
-    holds_text, returns = False, 0
     met = Met() if met is None else met
+    holds_text, returns, number, offset, reported = False, 0, 0, 0, 0
     with open_binary(path) as raw_file, _decompress(raw_file, path) as file:
-        number, offset, reported = 0, 0, 0
         try:
-            for raw in file:
-                number += 1
+            for number, raw in enumerate(file, start=1):
                 line = _decode(raw, path, number, offset)
                 returns += line.count("\r")
                 line = _clean(line, met)
                 offset += len(raw)
                 holds_text = holds_text or bool(line)
-                if progress is not None and number % 1024 == 0:
-                    position = raw_file.tell()
-                    progress(position - reported)
-                    reported = position
+                if number % 1024 == 0:
+                    progress(raw_file.tell() - reported)
+                    reported = raw_file.tell()
                 yield line
         except EOFError as error:
             raise UserError(
                 f"{path} is cut short: its compressed data ends after {offset} bytes of text; fetch it again"
             ) from error
-        except (lzma.LZMAError, gzip.BadGzipFile, zlib.error, OSError) as error:
+        except (lzma.LZMAError, zlib.error, OSError) as error:
             raise UserError(
                 f"{path} cannot be read after {offset} bytes of text ({error}); fetch or compress it again"
             ) from error
-        if progress is not None:
-            progress(raw_file.tell() - reported)
+        progress(raw_file.tell() - reported)
     if returns > number:
         raise UserError(
             f"{path} has {returns:,} carriage returns (\\r) inside of its {number:,} lines: it ends lines with them"
@@ -208,13 +203,6 @@ def _begun(raw: Iterable[list[str] | None], *, by_line: bool) -> Iterator[tuple[
             new_document = False
         if by_line or sentences is None:  # an empty line or a file's end
             new_document = True
-
-
-def _batches(inputs: Sequence[Path], progress: Callable[[int], object] | None, met: Met | None) -> Iterator[list[str]]:
-    for path in inputs:
-        lines = chain(read_lines(path, progress, met), [""])
-        while batch := list(islice(lines, _BATCH_LINES)):
-            yield batch
 
 
 def _normalize_batch(normalizer: TextNormalizer, lines: list[str]) -> list[list[str] | None]:

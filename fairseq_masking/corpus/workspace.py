@@ -63,11 +63,7 @@ def check_output(output: Path) -> None:
 
 
 def check_name(folder: Path) -> None:
-    """Makes sure that fairseq can be given a folder of data.
-
-    Raises:
-        UserError: its name means several.
-    """
+    """Makes sure that fairseq can be given a folder of data: that its name does not mean several."""
     if ":" in str(folder):
         raise UserError(f"{folder}: fairseq takes ':' for what separates shards; give a name without it")
 
@@ -92,7 +88,13 @@ def workspace(output: Path) -> Iterator[Path]:
                 elif path.name != _LOCK_FILE:
                     path.unlink()
             yield folder
-            _publish(folder, output)
+            aside = _sibling(output, "replaced")
+            shutil.rmtree(aside, ignore_errors=True)
+            (folder / _LOCK_FILE).unlink()
+            if output.exists():
+                output.rename(aside)
+            folder.rename(output)
+            shutil.rmtree(aside, ignore_errors=True)
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)  # before the lock is let go: then it may be another run's
             raise
@@ -101,13 +103,3 @@ def workspace(output: Path) -> Iterator[Path]:
 def _sibling(output: Path, role: str) -> Path:
     output = output.absolute()
     return output.with_name(f".{output.name}.{role}")
-
-
-def _publish(folder: Path, output: Path) -> None:
-    aside = _sibling(output, "replaced")
-    shutil.rmtree(aside, ignore_errors=True)
-    (folder / _LOCK_FILE).unlink()
-    if output.exists():
-        output.rename(aside)
-    folder.rename(output)
-    shutil.rmtree(aside, ignore_errors=True)

@@ -113,6 +113,10 @@ class Tokenizer(ABC):
         options = read_json(folder / _OPTIONS_FILE, "prepare the data again", optional=True)
         return cls(*(folder / name for name in cls.file_names), **options)
 
+    def digests(self) -> dict[str, str]:
+        """Returns the SHA-256 of each of its files."""
+        return {name: hash_file(path) for name, path in self.files.items()}
+
     def save(self, folder: Path) -> None:
         """Copies the tokeniser's files into a folder, made where absent."""
         folder.mkdir(parents=True, exist_ok=True)

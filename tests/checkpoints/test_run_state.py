@@ -11,7 +11,7 @@ from fairseq import checkpoint_utils, tasks
 
 from fairseq_masking.checkpoints.loading import RUN_STATE, read_checkpoint
 from fairseq_masking.checkpoints.sources import read_source
-from fairseq_masking.corpus.identity import identity
+from fairseq_masking.corpus.dictionary import identity
 from fairseq_masking.errors import UserError
 from fairseq_masking.finetuning.tasks import corpus_of
 
