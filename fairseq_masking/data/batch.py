@@ -74,7 +74,6 @@ def batch_input(
     num_mask_I = np.array([np.count_nonzero(mask.kinds == Kind.MASK) for mask in filled], dtype=np.int64)
     width = int(lengths_I.max())
     has_padding = bool((lengths_I != width).any())
-
     assert pad_index is not None or not has_padding, "texts of different lengths need a <pad>"
 
     def rows(values: Sequence[npt.NDArray[np.int64]], fill: int | None) -> npt.NDArray[np.int64]:
@@ -109,16 +108,13 @@ def batch_input(
 
 
 def collate(items: Sequence[MaskedExample], pad_index: int, *, seed: int = 1, epoch: int = 1) -> dict[str, Any]:
-    """Makes a batch; the K rows of an item stand together, a skipped item has rows without masks.
+    """Makes the batch of design.md on the CPU; {} for no items.
+
+    The K rows of an item stand together, a skipped item has rows without masks.
 
     Args:
         items: of one dataset, with the same K.
-        pad_index: id of <pad>.
-        seed: of the run, for ``noise_seed``.
-        epoch: that the masks were drawn for, for ``noise_seed``.
-
-    Returns:
-        The batch of design.md, tensors on the CPU; {} for no items.
+        seed: of the run, as the masks' ``epoch`` for ``noise_seed``.
     """
     if len(items) == 0:
         return {}

@@ -8,8 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fairseq_masking.data.batch import MaskedExample, collate
-from fairseq_masking.data.blocks import BlockDataset, SizedDataset
-from fairseq_masking.data.documents import document_numbers
+from fairseq_masking.data.blocks import BlockDataset, SizedDataset, document_numbers
 from fairseq_masking.masking import Masker, order_generator
 from fairseq_masking.masking.units import word_starts
 
@@ -27,7 +26,6 @@ class MaskedDataset(SizedDataset):
     ``size`` are the length of one row, which is what fairseq filters by.
 
     Args:
-        blocks: clean blocks.
         masker: draws the masks; its configuration carries K and the masks' own seed.
         pad_index: id of <pad>.
         seed: of the order of the items and of each batch's ``noise_seed``.
@@ -65,11 +63,9 @@ class MaskedDataset(SizedDataset):
 
     def __getitem__(self, index: int) -> MaskedExample:
         index = int(index)
-        tokens_T = self.blocks[index]
+        tokens_T, bounds = self.blocks[index], self.document_bounds
         masked = self.masker(tokens_T, epoch=self.epoch, index=index) if self.draws else None
-        bounds, documents_T = self.document_bounds, None
-        if bounds is not None:
-            documents_T = document_numbers(tokens_T, bounds, self.blocks.eos)
+        documents_T = None if bounds is None else document_numbers(tokens_T, bounds, self.blocks.eos)
         return MaskedExample(index, tokens_T, masked, self.masker.num_splits, documents_T)
 
     def collater(self, samples: Sequence[MaskedExample]) -> dict[str, Any]:
@@ -89,12 +85,9 @@ class MaskedDataset(SizedDataset):
         in_long = lengths_W[lengths_W > _LONG_WORD].sum() / max(1, lengths_W.sum())
         if in_long > 0.5:
             logger.warning(
-                "--mask-unit %s: %.0f%% of the text stands in words of more than %d tokens, as where a script has no"
-                " spaces: a row is masked in a few long pieces. Use --mask-unit subword, or prepare the corpus from"
-                " text in which a word segmenter has set spaces",
-                unit,
-                100 * in_long,
-                _LONG_WORD,
+                f"--mask-unit {unit}: {100 * in_long:.0f}% of the text stands in words of more than {_LONG_WORD}"
+                " tokens, as where a script has no spaces: a row is masked in a few long pieces. Use"
+                " --mask-unit subword, or prepare the corpus from text in which a word segmenter has set spaces"
             )
 
     def set_epoch(self, epoch: int, **unused: Any) -> None:
@@ -114,11 +107,9 @@ class MaskedDataset(SizedDataset):
         return True
 
     def num_tokens(self, index: int) -> int:
-        """Tokens of all K rows."""
         return super().num_tokens(index) * self.masker.num_splits
 
     def num_tokens_vec(self, indices: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """Tokens of all K rows of each item."""
         return super().num_tokens_vec(indices) * self.masker.num_splits
 
     def ordered_indices(self) -> npt.NDArray[np.int64]:
@@ -126,10 +117,7 @@ class MaskedDataset(SizedDataset):
 
         Items that are too short for K masks whatever their tokens are left out.
         """
-        if self.shuffle:
-            indices = order_generator(self.seed).permutation(len(self))
-        else:
-            indices = np.arange(len(self))
+        indices = order_generator(self.seed).permutation(len(self)) if self.shuffle else np.arange(len(self))
         if self.blocks.ragged:
             indices = indices[np.argsort(self.sizes[indices], kind="stable")]
         # Two of the tokens are the outer specials. The rest of the test needs the text: see MaskedExample.
@@ -139,10 +127,7 @@ class MaskedDataset(SizedDataset):
         if num_short and not self._logged_short:
             self._logged_short = True
             logger.info(
-                "left out %d of %d blocks with fewer than %d tokens: too short for --mask-splits %d",
-                num_short,
-                len(indices),
-                needed,
-                needed,
+                f"left out {num_short} of {len(indices)} blocks with fewer than {needed} tokens: too short for"
+                f" --mask-splits {needed}"
             )
         return indices[long_enough]
