@@ -5,11 +5,9 @@ RoBERTa-PreLayerNorm, T5's relative positions as MPNet, the modern archs as Mode
 kind, and AMOS's discriminator with its head, gets ``modeling_fairseq_masking.py`` beside its weights.
 """
 
-import json
 import logging
 import re
 import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -23,8 +21,9 @@ from fairseq_masking.checkpoints.loading import digest_of_weights, read_checkpoi
 from fairseq_masking.checkpoints.sources import Source, dictionary_symbols, read_source
 from fairseq_masking.corpus.dictionary import class_names
 from fairseq_masking.corpus.manifest import first_shard, load_normalizer, load_tokenizer
+from fairseq_masking.corpus.workspace import workspace
 from fairseq_masking.errors import UserError, first_line
-from fairseq_masking.files import held
+from fairseq_masking.files import write_json
 from fairseq_masking.modules.config import KIND_OPTIONS, EncoderKind
 from fairseq_masking.tokenizers.hugging_face_files import EXTRA
 from fairseq_masking.tokenizers.to_hugging_face import steps_left_out, write_tokenizer
@@ -40,7 +39,8 @@ _CLASSES = {
     "modernbert": "ModernBert",
     "fairseq_masking": "FairseqMasking",
 }
-_MODERN = {  # what ModernBERT is beside what its config tells
+# What ModernBERT is beside what its config tells.
+_MODERN: dict[str, Any] = {
     "position_encoding": "rotary",
     "feed_forward": "glu",
     "norm": "layer_norm",
@@ -97,23 +97,13 @@ def export_checkpoint(
         logger.warning("%s: %s stay behind: %s has no place for them", checkpoint, listed(left), FAMILIES[kind].title)
     source = replace(source, state=state)
     folder = first_shard(str(data or source.options.get("data")))
-    with (
-        held(output.with_name(f".{output.name}.lock"), f"{output} is being written", remove=True),
-        tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}-") as scratch,
-    ):
-        partial = Path(scratch) / "model"
-        partial.mkdir()
-        config = _config(kind, source, folder)
-        text = json.dumps(config, indent=2, ensure_ascii=False)
-        (partial / "config.json").write_text(text + "\n", encoding="utf-8")
+    with workspace(output) as partial:
+        write_json(partial / "config.json", _config(kind, source, folder), indent=2)
         _write_weights(from_ours(source.state, FAMILIES[kind]), partial / "model.safetensors")
         _write_tokenizer(source, folder, partial)
         if kind == "fairseq_masking":
             shutil.copyfile(_MODELING, partial / _MODELING.name)
-        if output.exists():
-            output.rmdir()
-        partial.replace(output)
-    return Exported(config["architectures"][0], kind == "fairseq_masking")
+    return export_form(source)
 
 
 def export_form(source: Source) -> Exported:
@@ -161,14 +151,7 @@ def _with_one_head(state: Mapping[str, Tensor], head: str | None) -> dict[str, T
 
 
 def _form(source: Source) -> tuple[str, dict[str, Tensor]]:
-    """The family of transformers that computes the same, and what it has a place for: ModernBERT detects nothing."""
-    kind, state = _kind(source), source.state
-    left = ("detection_head.",) if kind == "modernbert" else ()
-    return kind, {key: value for key, value in state.items() if not key.startswith(left)}
-
-
-def _kind(source: Source) -> str:
-    """The family of transformers that computes the same; ours where there is none.
+    """The family of transformers that computes the same, ours where there is none, and what it has a place for.
 
     Raises:
         UserError: there is none, and ours has no place for the encoder's options either.
@@ -177,8 +160,8 @@ def _kind(source: Source) -> str:
     modern = any(getattr(config, name) != getattr(EncoderKind, name) for name in KIND_OPTIONS)
     scores, pooling = _suffix(state) == _SCORES, str(options.get("pooling", "first"))
     present = {**vars(config), "pooling": pooling, "pooler_norm": options.get("pooler_norm", False)}
-    wanted = {**(_MODERN if modern else {}), **({"pooler_norm": modern} if scores else {})}
-    wanted.update({"pooling": "first"} if scores and not modern else {})
+    wanted: dict[str, Any] = {**_MODERN} if modern else {"pooling": "first"} if scores else {}
+    wanted |= {"pooler_norm": modern} if scores else {}
     unlike = [f"{name}={present[name]}" for name, value in wanted.items() if present[name] != value]
     unlike += ["the head of --task squad"] if modern and _suffix(state) == "ForQuestionAnswering" else []
     if unlike:
@@ -186,16 +169,16 @@ def _kind(source: Source) -> str:
             f"{source.path} is none of transformers' models: {'ModernBERT' if modern else 'BERT'} has no place for"
             f" {listed(unlike)}; it fine-tunes, and --init-from takes it"
         )
-    if modern:
-        return "modernbert"
+    if modern:  # it detects nothing
+        return "modernbert", {key: value for key, value in state.items() if not key.startswith("detection_head.")}
     usual = config.activation == "gelu" and "detection_head.weight" not in state
     if not usual or (scores and options.get("pooler_activation_fn", "tanh") != "tanh"):
-        return "fairseq_masking"
+        return "fairseq_masking", state
     if config.relative_position == "none":
-        return "roberta-prelayernorm" if config.normalize_before else "roberta"
+        return ("roberta-prelayernorm" if config.normalize_before else "roberta"), state
     buckets = (config.relative_position_buckets, config.relative_position_max_distance)
     as_mpnet = config.relative_position == "t5" and buckets == (32, 128) and not config.normalize_before
-    return "mpnet" if as_mpnet else "fairseq_masking"
+    return ("mpnet" if as_mpnet else "fairseq_masking"), state
 
 
 def _config(kind: str, source: Source, data: Path) -> dict[str, Any]:
@@ -238,8 +221,14 @@ def _config(kind: str, source: Source, data: Path) -> dict[str, Any]:
     if kind == "modernbert":
         config = {name: value for name, value in config.items() if name not in _BERTS} | _modernbert(source)
     if suffix == _SCORES:
-        bias = next(value for key, value in state.items() if _OUTPUT.fullmatch(key))
-        config.update(_labels(len(bias), data))
+        # Names of the classes, from the fine-tuning data's label/dict.txt where it is there.
+        number = len(next(value for key, value in state.items() if _OUTPUT.fullmatch(key)))
+        names = list(class_names(data))[:number]
+        if len(names) < number or number == 1:
+            names = [f"LABEL_{index}" for index in range(number)]
+        config["id2label"] = dict(enumerate(names))
+        config["label2id"] = {name: index for index, name in enumerate(names)}
+        config["problem_type"] = "regression" if number == 1 else "single_label_classification"
     return {"architectures": [_CLASSES[kind] + suffix], **config}
 
 
@@ -279,18 +268,6 @@ def _suffix(state: Mapping[str, Tensor]) -> str:
     return "ForMaskedLM" if "lm_head.bias" in state else "Model"
 
 
-def _labels(number: int, data: Path) -> dict[str, Any]:
-    """Names of the classes, from the fine-tuning data's label/dict.txt where it is there."""
-    names = list(class_names(data))[:number]
-    if len(names) < number or number == 1:
-        names = [f"LABEL_{index}" for index in range(number)]
-    return {
-        "id2label": dict(enumerate(names)),
-        "label2id": {name: index for index, name in enumerate(names)},
-        "problem_type": "regression" if number == 1 else "single_label_classification",
-    }
-
-
 def _write_weights(state: Mapping[str, Tensor], path: Path) -> None:
     try:
         from safetensors.torch import save_file
@@ -305,25 +282,17 @@ def _write_tokenizer(source: Source, data: Path, output: Path) -> None:
     if not data.is_dir():
         raise UserError(f"no such data folder: {data}; give the one it was trained on as --data, for its tokeniser")
     symbols = dictionary_symbols(data) or dictionary_symbols(data / "input0")
-    rows = source.config.vocab_size
+    rows, way_out = source.config.vocab_size, "give the data that it was trained on as --data"
     if symbols is None:
-        raise UserError(f"{data} has no dict.txt: give the data that it was trained on as --data")
+        raise UserError(f"{data} has no dict.txt: {way_out}")
     if len(symbols) != rows:
-        raise UserError(
-            f"{data} has a dictionary of {len(symbols)} symbols, the checkpoint {rows} rows: give the"
-            " data that it was trained on as --data"
-        )
+        raise UserError(f"{data} has a dictionary of {len(symbols)} symbols, the checkpoint {rows} rows: {way_out}")
     read_checkpoint(source.path).check_trained_on(symbols, data)
     normalizer = load_normalizer(data)
-    names = [str(symbol) for symbol in symbols]
-    length = source.config.max_positions
-    write_tokenizer(output, load_tokenizer(data), names, normalizer, max_length=length)
+    write_tokenizer(output, load_tokenizer(data), symbols, normalizer, max_length=source.config.max_positions)
     if left_out := steps_left_out(normalizer):
         logger.warning(
-            "%s was prepared with %s, which no tokenizer.json does: AutoTokenizer's ids of raw text are not"
-            " those of the training; give it what load_normalizer(%r) of"
-            " fairseq_masking.tokenizers.normalization makes of the text",
-            data,
-            " and ".join(left_out),
-            str(data),
+            f"{data} was prepared with {' and '.join(left_out)}, which no tokenizer.json does: AutoTokenizer's ids of"
+            f" raw text are not those of the training; give it what load_normalizer({str(data)!r}) of"
+            " fairseq_masking.corpus.manifest makes of the text"
         )

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from fairseq import tasks
@@ -25,26 +25,11 @@ from fairseq_masking.errors import UserError, first_line
 from fairseq_masking.files import read_json
 from fairseq_masking.tokenizers.hugging_face_files import EXTRA
 
-__all__ = [
-    "RUN_STATE",
-    "Checkpoint",
-    "Trained",
-    "check_finite",
-    "digest_of_weights",
-    "read_checkpoint",
-    "read_weights",
-]
+__all__ = ["RUN_STATE", "Checkpoint", "check_finite", "digest_of_weights", "read_checkpoint", "read_weights"]
 
 logger = logging.getLogger(__name__)
 
 RUN_STATE = "fairseq_masking"  # in a checkpoint's task_state: what a run of ours keeps there
-
-
-class Trained(NamedTuple):
-    """A model as its training left it, and its task."""
-
-    model: Any
-    task: Any
 
 
 @dataclass(frozen=True)
@@ -120,17 +105,12 @@ class Checkpoint:
             logger.warning("%s (as its corpus %s is today)", message, data)
         elif known.get("tokenizer", given.get("tokenizer")) != given.get("tokenizer"):
             logger.warning(
-                "checkpoint %s was trained with another tokeniser, or other steps before it, than those of %s: its"
-                " symbols are the same, but text was written differently in them",
-                *(self.path, folder),
+                f"checkpoint {self.path} was trained with another tokeniser, or other steps before it, than those of"
+                f" {folder}: its symbols are the same, but text was written differently in them"
             )
 
     def check_finite(self) -> None:
-        """Read all weights.
-
-        Raises:
-            UserError: some are NaN or infinite.
-        """
+        """Read all weights; a UserError where some are NaN or infinite."""
         check_finite(self.state.get("model", self.state), f"checkpoint {self.path}")
 
     def check_task(self, task: Any) -> None:
@@ -138,8 +118,8 @@ class Checkpoint:
         if (symbols := symbols_of(task)) is not None:
             self.check_trained_on(symbols, first_shard(task.cfg.data))
 
-    def build(self, data: str | Path | None = None) -> Trained:
-        """Build the model with its weights.
+    def build(self, data: str | Path | None = None) -> tuple[Any, Any]:
+        """Build the model with its weights, and its task.
 
         What depends on the number of updates is as it was when the checkpoint was written.
 
@@ -157,15 +137,11 @@ class Checkpoint:
         model = task.build_model(self.cfg.model, from_checkpoint=True)
         model.load_state_dict(self.state["model"], strict=True, model_cfg=self.cfg.model)
         model.set_num_updates(self.num_updates)
-        return Trained(model, task)
+        return model, task
 
 
 def check_finite(weights: Mapping[str, Any], title: str) -> None:
-    """Compare weights with what a training that went well can leave.
-
-    Raises:
-        UserError: some are NaN or infinite; the line names the first, after ``title``.
-    """
+    """Raise a UserError where weights are NaN or infinite; the line names the first, after ``title``."""
     tensors = ((name, value) for name, value in weights.items() if isinstance(value, Tensor))
     if (name := first_nonfinite(tensors)) is not None:
         raise UserError(f"{title}: its {name} has values that are not finite: take a checkpoint of before")
@@ -220,7 +196,7 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
         index = folder / f"{name}.index.json"
         if index.is_file():
             places = read_json(index).get("weight_map")
-            shards = sorted({str(shard) for shard in places.values()}) if isinstance(places, dict) else []
+            shards = sorted(set(map(str, places.values()))) if isinstance(places, dict) else []
             if not shards or any(Path(shard).name != shard for shard in shards):
                 raise UserError(f"{index} names no files of this folder")
             return {key: value for shard in shards for key, value in read(folder / shard).items()}

@@ -36,7 +36,6 @@ SHAPE_OPTIONS = {
     "relative_position_max_distance": "relative_position_max_distance",
     **{name: name for name in KIND_OPTIONS},
 }
-_OWN_PARTS = ("encoder.", "lm_head.", "detection_head.", "classification_heads.")
 _SECTION = "fairseq_masking"
 # model_type -> the family that has its keys and computes the same
 _KINDS = ("bert", "roberta", "roberta-prelayernorm", "electra", "mpnet", "modernbert", _SECTION)
@@ -93,9 +92,20 @@ def read_source(path: str | Path) -> Source:
     """
     place = find_source(str(path))
     source = _from_hugging_face(place) if (place / _CONFIG).is_file() else _from_checkpoint(place)
-    _check_complete(source)
-    check_finite(source.state, str(source.path))
-    _check_symbols(source)
+    with torch.device("meta"):  # the encoder that the shape describes, without memory for its weights
+        encoder = TransformerEncoder(source.config).state_dict()
+    wanted = {f"encoder.{key}": value.shape for key, value in encoder.items()}
+    present = {key: value.shape for key, value in source.state.items() if key.startswith("encoder.")}
+    if unlike := sorted(key for key in wanted.keys() | present.keys() if wanted.get(key) != present.get(key)):
+        raise UserError(f"{place} is no whole {source.title}: missing, foreign or of another size: {listed(unlike)}")
+    check_finite(source.state, str(place))
+    # A model may have rows that no token of its tokeniser uses; a dict.txt names every row.
+    rows, symbols = source.config.vocab_size, len(source.symbols or ())
+    if symbols > rows or (symbols not in (0, rows) and not source.from_hugging_face):
+        raise UserError(
+            f"{place} has {rows} embedding rows, but {symbols} symbols stand in its"
+            f" {'tokeniser' if source.from_hugging_face else 'dict.txt'}: put the right one beside it"
+        )
     return source
 
 
@@ -132,11 +142,11 @@ def _from_hugging_face(folder: Path) -> Source:
         "activation": config.get("hidden_act", "gelu"),
         "layer_norm_eps": config.get("layer_norm_eps", 1e-12),
         "relative_position": config.get("relative_position", "t5"),
-        "max_distance": config.get("relative_position_max_distance", 128),
+        "relative_position_max_distance": config.get("relative_position_max_distance", 128),
     }
     if kind == "modernbert":
         options |= _modernbert(config, folder)
-    encoder, symbols = _config(state, family, folder, **options), hugging_face_symbols(folder)
+    encoder, symbols = _config(state, family, folder, options), hugging_face_symbols(folder)
     return Source(folder, family.title, encoder, state, symbols, True, config, dropped)
 
 
@@ -195,26 +205,24 @@ def _from_checkpoint(path: Path) -> Source:
     if symbols := dictionary_symbols(folder):
         checkpoint.check_trained_on(symbols, folder)
     if TOKENS in state:
-        family = FAMILIES[_SECTION]
-        state, dropped = Converted(_own_parts(state), [])
+        # What another model can use: not the head of a decoder, whose input is not the encoder's output.
+        decodes = any(key.startswith("decoder.") for key in state)
+        parts = ("encoder.", "detection_head.", "classification_heads.", *(() if decodes else ("lm_head.",)))
+        family, dropped = FAMILIES[_SECTION], list[str]()
+        state = {key: value for key, value in state.items() if key.startswith(parts)}
     else:
         names = ("relative_attention_bias", "self_attn.in_proj.", "binary_head")
         released = any(name in key for key in state for name in names)
         family = FAMILIES["amos_release" if released else "fairseq"]
         state, dropped = _converted(state, family, path)
     relative = state.get("encoder.relative_position.weight")
-    config = _config(
-        state,
-        family,
-        path,
-        num_heads=options.get("encoder_attention_heads", relative.shape[1] if relative is not None else 0),
-        activation=options.get("activation_fn", "gelu"),
-        layer_norm_eps=options.get("layer_norm_eps", 1e-5),
-        relative_position=options.get("relative_position", "amos"),
-        max_distance=options.get("relative_position_max_distance", options.get("max_rel_pos", 128)),
-        max_positions=options.get("max_positions", 512),
-        **{name: options[name] for name in KIND_OPTIONS if name in options},
-    )
+    told = {field: options[name] for name, field in SHAPE_OPTIONS.items() if name in options}
+    usual = {
+        "num_heads": relative.shape[1] if relative is not None else 0,
+        "relative_position": "amos",
+        "relative_position_max_distance": options.get("max_rel_pos", 128),
+    }
+    config = _config(state, family, path, {**usual, **told})
     return Source(path, family.title, config, state, symbols, False, options, dropped)
 
 
@@ -240,29 +248,10 @@ def _converted(state: Mapping[str, Tensor], family: Family, path: Path) -> Conve
         raise UserError(f"{path}: {error}") from error
 
 
-def _own_parts(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What another model can use: not the head of a decoder, whose input is not the encoder's output."""
-    kept = {key: value for key, value in state.items() if key.startswith(_OWN_PARTS)}
-    if any(key.startswith("decoder.") for key in state):
-        kept = {key: value for key, value in kept.items() if not key.startswith("lm_head.")}
-    return kept
-
-
-def _config(
-    state: Mapping[str, Tensor],
-    family: Family,
-    path: Path,
-    *,
-    num_heads: int,
-    activation: str,
-    layer_norm_eps: float,
-    relative_position: str,
-    max_distance: int,
-    max_positions: int = 512,
-    **kind: Any,
-) -> EncoderConfig:
-    """Read the shape off the tensors; they do not tell what is given beside them."""
-    learned = kind.get("position_encoding", "learned") == "learned"
+def _config(state: Mapping[str, Tensor], family: Family, path: Path, told: Mapping[str, Any]) -> EncoderConfig:
+    """Read the shape off the tensors, which do not tell all: the rest is told."""
+    learned = told.get("position_encoding", "learned") == "learned"
+    activation, num_heads = told.get("activation", "gelu"), told["num_heads"]
     needed = (TOKENS, POSITIONS if learned else TOKENS, "encoder.layers.0.fc2.weight")
     if lacking := [key for key in needed if key not in state]:
         raise UserError(f"{path} has no encoder of {family.title}'s form: it lacks {listed(lacking)}")
@@ -276,42 +265,14 @@ def _config(
     if not isinstance(num_heads, int) or num_heads < 1:
         raise UserError(f"{path} does not tell its number of attention heads: no bare state dict will do")
     relative = state.get("encoder.relative_position.weight")
-    return EncoderConfig(
-        vocab_size=tokens.shape[0],
-        pad_index=1,
-        num_layers=len({key.split(".")[2] for key in state if key.startswith("encoder.layers.")}),
-        embed_dim=tokens.shape[1],
-        ffn_dim=inner.shape[1],
-        num_heads=num_heads,
-        max_positions=positions.shape[0] if learned else max_positions,
-        activation=activation,
-        layer_norm_eps=layer_norm_eps,
-        normalize_before="encoder.layer_norm.weight" in state,
-        relative_position="none" if relative is None else relative_position,
-        relative_position_buckets=32 if relative is None else relative.shape[0],
-        relative_position_max_distance=max_distance,
-        **kind,
-    )
-
-
-def _check_complete(source: Source) -> None:
-    """Compare with the encoder that the shape describes, which is built without memory for its weights."""
-    with torch.device("meta"):
-        encoder = TransformerEncoder(source.config).state_dict()
-    wanted = {f"encoder.{key}": value.shape for key, value in encoder.items()}
-    present = {key: value.shape for key, value in source.state.items() if key.startswith("encoder.")}
-    if wanted != present:
-        unlike = sorted(key for key in wanted.keys() | present.keys() if wanted.get(key) != present.get(key))
-        raise UserError(
-            f"{source.path} is no whole {source.title}: missing, foreign or of another size: {listed(unlike)}"
-        )
-
-
-def _check_symbols(source: Source) -> None:
-    """A model may have rows that no token of its tokeniser uses; a dict.txt names every row."""
-    rows, symbols = source.config.vocab_size, len(source.symbols or ())
-    if symbols > rows or (symbols not in (0, rows) and not source.from_hugging_face):
-        raise UserError(
-            f"{source.path} has {rows} embedding rows, but {symbols} symbols stand in its"
-            f" {'tokeniser' if source.from_hugging_face else 'dict.txt'}: put the right one beside it"
-        )
+    read = {
+        "vocab_size": tokens.shape[0],
+        "num_layers": len({key.split(".")[2] for key in state if key.startswith("encoder.layers.")}),
+        "embed_dim": tokens.shape[1],
+        "ffn_dim": inner.shape[1],
+        "normalize_before": "encoder.layer_norm.weight" in state,
+        "relative_position_buckets": 32 if relative is None else relative.shape[0],
+        **({"relative_position": "none"} if relative is None else {}),
+        **({"max_positions": positions.shape[0]} if learned else {}),
+    }
+    return EncoderConfig(pad_index=1, **{**told, **read})
