@@ -107,11 +107,7 @@ def export_checkpoint(
 
 
 def export_form(source: Source) -> Exported:
-    """Return what ``export_checkpoint`` would write of one of ours.
-
-    Raises:
-        UserError: no model of transformers is the same.
-    """
+    """Return what ``export_checkpoint`` would write of one of ours; a UserError where no model is the same."""
     kind, state = _form(source)
     return Exported(_CLASSES[kind] + _suffix(state), kind == "fairseq_masking")
 

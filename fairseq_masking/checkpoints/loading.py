@@ -41,11 +41,7 @@ class Checkpoint:
 
     @cached_property
     def cfg(self) -> Any:
-        """The training's configuration.
-
-        Raises:
-            UserError: the file has none.
-        """
+        """The training's configuration; a UserError where the file has none."""
         if not self.state.get("cfg"):
             raise UserError(f"checkpoint {self.path}: a PyTorch file, but not a checkpoint of fairseq_masking")
         return OmegaConf.create(self.state["cfg"], flags={"allow_objects": True})
@@ -85,10 +81,8 @@ class Checkpoint:
     def check_trained_on(self, symbols: Sequence[Any], folder: Path) -> None:
         """Compare the dictionary and tokeniser it was trained with with those of a data folder.
 
-        A checkpoint of before does not keep them: its corpus is asked where that is still there.
-
-        Raises:
-            UserError: they are others.
+        Another dictionary is an error, another tokeniser a warning. A checkpoint of before does not keep them: its
+        corpus is asked where that is still there.
         """
         kept, given, data = self.run_state.get("trained_on"), identity(symbols, folder), self.data
         if kept is None and (data is None or not (data / DICTIONARY_FILE).is_file()):
@@ -173,11 +167,7 @@ def read_checkpoint(path: str | Path, file: str = "checkpoint_best.pt", way_out:
 
 
 def load_tensors(path: Path, way_out: str = "get it again") -> Any:
-    """Load a PyTorch file on the CPU; its tensors are read when they are used.
-
-    Raises:
-        UserError: the file would run code, is cut short or is no PyTorch file.
-    """
+    """Load a PyTorch file on the CPU; its tensors are read when they are used."""
     with loading_safely(str(path), way_out), path.open("rb") as file:
         check_seal(path, way_out)
         is_archive = file.read(4) == b"PK\x03\x04"  # PyTorch files of before 1.6 cannot be mapped
@@ -185,11 +175,7 @@ def load_tensors(path: Path, way_out: str = "get it again") -> Any:
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
-    """Return the tensors of a Hugging Face folder: safetensors, or else PyTorch files.
-
-    Raises:
-        UserError: there are none, or they are corrupt, or would run code.
-    """
+    """Return the tensors of a Hugging Face folder: safetensors, or else PyTorch files."""
     for name, read in (("model.safetensors", _read_safetensors), ("pytorch_model.bin", _read_pytorch)):
         if (folder / name).is_file():
             return read(folder / name)

@@ -115,11 +115,7 @@ def identity(symbols: Sequence[str], folder: Path) -> dict[str, str]:
 
 
 def check_shards(symbols: Sequence[str], folders: Sequence[Path]) -> None:
-    """Check that data folders, the first of which has these symbols, have one dictionary and one tokeniser.
-
-    Raises:
-        UserError: another one.
-    """
+    """Check that data folders, the first of which has these symbols, have one dictionary and one tokeniser."""
     first = identity(symbols, folders[0])
     for folder in folders[1:]:
         other = identity(load_dictionary(folder / DICTIONARY_FILE).symbols, folder)

@@ -106,11 +106,7 @@ def write_documents(
 
 
 def draw_validation(num_documents: int, fraction: float, seed: int) -> frozenset[int]:
-    """Draws the documents of the validation split: an exact number, at least one, a function of ``seed``.
-
-    Raises:
-        UserError: there are fewer than two documents.
-    """
+    """Draws the documents of the validation split: an exact number, at least one, a function of ``seed``."""
     if fraction == 0:
         return frozenset()
     if num_documents < 2:
@@ -126,11 +122,9 @@ def draw_validation(num_documents: int, fraction: float, seed: int) -> frozenset
 def distribute_documents(
     lines: Iterable[tuple[bool, str]], outputs: Sequence[Path], separated: bool, choose: Callable[[int], int]
 ) -> list[TextFile]:
-    """Writes document number i of ``lines`` to ``outputs[choose(i)]``, in order.
+    """Writes document number i of ``lines`` (whether one begins here, line) to ``outputs[choose(i)]``, in order.
 
-    Args:
-        lines: (whether a document begins here, line).
-        separated: whether to put empty lines between documents.
+    Where they are ``separated``, empty lines stand between documents.
     """
     texts = [TextFile(path, separated) for path in outputs]
     with ExitStack() as stack:

@@ -44,11 +44,7 @@ class TextEncoder:
 
     @classmethod
     def of_corpus(cls, corpus: str | Path) -> "TextEncoder":
-        """Reads a prepared corpus's; of colon-separated shards, the first one's.
-
-        Raises:
-            UserError: it is no prepared corpus, or its dictionary is another one now.
-        """
+        """Reads a prepared corpus's; of colon-separated shards, the first one's. Its dictionary is checked."""
         folder = manifest.first_shard(corpus)
         normalizer = manifest.load_normalizer(folder)
         manifest.check_dictionary(folder)
@@ -102,8 +98,7 @@ def align(original: str, normalized: str) -> list[Offsets] | None:
     """Returns for each character of ``normalized`` the stretch of ``original`` that it came from.
 
     A character that was inserted (a space, a full stop) gets an empty stretch where it would stand; the
-    characters of words that were replaced all get the whole of what they replace. None where the texts are
-    the same.
+    characters of words that were replaced all get the whole of what they replace. None: the texts are the same.
     """
     if original == normalized:
         return None
@@ -134,11 +129,7 @@ def align(original: str, normalized: str) -> list[Offsets] | None:
 
 
 def map_offsets(offsets: list[Offsets], stretches: list[Offsets] | None, original: str) -> list[Offsets]:
-    """Returns offsets into the normalised text as offsets into ``original``, without spaces at their ends.
-
-    Args:
-        stretches: what ``align`` returned for the two texts.
-    """
+    """Returns offsets into the normalised text as offsets into ``original``, by ``align``, without spaces at ends."""
     mapped = []
     for begin, end in offsets:
         if stretches is not None and begin == end:

@@ -122,11 +122,7 @@ def read_manifest(data_dir: str | Path) -> Manifest | None:
 
 
 def check_contents(path: str | Path) -> None:
-    """Compare a file with the manifest of its folder, or of one of the two above it.
-
-    Raises:
-        UserError: it is not what was written.
-    """
+    """Compare a file with the manifest of its folder, or of one of the two above it: is it as it was written?"""
     path = Path(path)
     if path.is_file():
         stat = path.stat()
@@ -177,11 +173,7 @@ def _digest_of(values: dict[str, Any]) -> str:
 
 
 def check_dictionary(data_dir: str | Path) -> None:
-    """Checks that dict.txt is the one that the data was binarised with; no manifest, no check.
-
-    Raises:
-        UserError: dict.txt is missing or another one.
-    """
+    """Checks that dict.txt is the one that the data was binarised with; no manifest, no check."""
     for folder in map(Path, str(data_dir).split(":")):
         manifest = read_manifest(folder)
         path = folder / DICTIONARY_FILE
@@ -226,11 +218,7 @@ def load_tokenizer(data_dir: str | Path, kind: str | None = None) -> Tokenizer:
 
 
 def load_normalizer(data_dir: str | Path) -> TextNormalizer:
-    """Returns the normaliser that a data folder was prepared with (from its manifest).
-
-    Raises:
-        UserError: the folder has no manifest, and is no data of fairseq-preprocess, whose text is as it was.
-    """
+    """Returns the normaliser that a data folder was prepared with; fairseq-preprocess's text is as it was."""
     if (manifest := read_manifest(data_dir)) is not None:
         return TextNormalizer(**manifest.settings["text"])
     if (first_shard(data_dir) / DICTIONARY_FILE).is_file():
@@ -241,11 +229,7 @@ def load_normalizer(data_dir: str | Path) -> TextNormalizer:
 def check_same(
     present: Manifest, settings: dict[str, Any], inputs: dict[str, list[dict[str, Any]]], output: Path
 ) -> None:
-    """Checks that ``output`` was made with these settings and inputs and is whole.
-
-    Raises:
-        UserError: it was not, or files are missing.
-    """
+    """Checks that ``output`` was made with these settings and inputs and is whole; a UserError says what is not."""
     changes = _changes(present.settings, settings)
     for split, files in inputs.items():
         before = [file["sha256"] for file in present.inputs.get(split, [])]

@@ -43,11 +43,7 @@ class Reporter:
 
 
 def check_output(output: Path) -> None:
-    """Makes sure that ``output`` is ours to write; brings back what a kill between two renames put aside.
-
-    Raises:
-        UserError: something else lies there, or fairseq cannot be given that name.
-    """
+    """Makes sure that ``output`` is ours to write; brings back what a kill between two renames put aside."""
     check_name(output)
     aside = _sibling(output, "replaced")
     if aside.exists() and output.exists():
@@ -70,11 +66,7 @@ def check_name(folder: Path) -> None:
 
 @contextmanager
 def workspace(output: Path) -> Iterator[Path]:
-    """Yields an empty folder that becomes ``output`` when the block ends well, and vanishes otherwise.
-
-    Raises:
-        UserError: another run is preparing the same folder, or its parent cannot be written.
-    """
+    """Yields an empty folder that becomes ``output`` when the block ends well, and vanishes otherwise."""
     folder = _sibling(output, "preparing")
     with ExitStack() as stack:
         try:

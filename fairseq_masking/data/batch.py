@@ -57,7 +57,6 @@ def batch_input(
         num_splits: K.
         pad_index: id of <pad>, needed where the texts differ in length.
         noise_seed: of what is drawn on the device for this batch.
-        device: of the tensors.
 
     Returns:
         ``src_tokens`` int64 [B, T], ``src_lengths`` int64 [B], ``positions`` int64 [N] (row * T + column),
