@@ -93,11 +93,7 @@ class HubInterface(nn.Module):
 
     @torch.no_grad()
     def fill_mask(self, text: str, topk: int = 5) -> list[Filling]:
-        """Return the ``topk`` likeliest fillings of the one ``<mask>`` in ``text``, best first.
-
-        Raises:
-            UserError: the text does not hold exactly one ``<mask>``, or is mostly <unk>; no filling is asked for.
-        """
+        """Return the ``topk`` likeliest fillings of the one ``<mask>`` in ``text``, best first."""
         if topk < 1:
             raise UserError(f"fill_mask: topk {topk} is below 1, the likeliest filling alone")
         if text.count(MASK_SYMBOL) != 1:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from fairseq_masking.checkpoints.key_table import FAMILIES, from_ours, listed
 from fairseq_masking.checkpoints.loading import digest_of_weights, read_checkpoint
-from fairseq_masking.checkpoints.sources import Source, dictionary_symbols, read_source
+from fairseq_masking.checkpoints.sources import MODERN, Source, dictionary_symbols, read_source
 from fairseq_masking.corpus.dictionary import class_names
 from fairseq_masking.corpus.manifest import first_shard, load_normalizer, load_tokenizer
 from fairseq_masking.corpus.workspace import workspace
@@ -39,15 +39,6 @@ _CLASSES = {
     "modernbert": "ModernBert",
     "fairseq_masking": "FairseqMasking",
 }
-# What ModernBERT is beside what its config tells.
-_MODERN: dict[str, Any] = {
-    "position_encoding": "rotary",
-    "feed_forward": "glu",
-    "norm": "layer_norm",
-    "normalize_before": True,
-    "skip_first_norm": True,
-    "relative_position": "none",
-}
 _BERTS = ("hidden_act", "layer_norm_eps", "hidden_dropout_prob", "attention_probs_dropout_prob")  # otherwise there
 _SCORES = "ForSequenceClassification"
 _OUTPUT = re.compile(r"classification_heads\.[^.]+\.out_proj\.bias")
@@ -55,12 +46,8 @@ _MODELING = Path(__file__).with_name("modeling_fairseq_masking.py")
 _AUTO_CLASSES = {
     "AutoConfig": "Config",
     "AutoModel": "Model",
-    "AutoModelForMaskedLM": "ForMaskedLM",
-    "AutoModelForMultipleChoice": "ForMultipleChoice",
-    "AutoModelForPreTraining": "ForPreTraining",
-    "AutoModelForQuestionAnswering": "ForQuestionAnswering",
-    "AutoModelForSequenceClassification": _SCORES,
-    "AutoModelForTokenClassification": "ForTokenClassification",
+    **{f"AutoModel{head}": head for head in ("ForMaskedLM", "ForMultipleChoice", "ForPreTraining")},
+    **{f"AutoModel{head}": head for head in ("ForQuestionAnswering", _SCORES, "ForTokenClassification")},
 }
 
 
@@ -74,16 +61,11 @@ class Exported(NamedTuple):
 def export_checkpoint(
     checkpoint: str | Path, output: str | Path, *, data: str | Path | None = None, head: str | None = None
 ) -> Exported:
-    """Write a Hugging Face folder.
+    """Write a Hugging Face folder of a checkpoint of any method, pre-trained or fine-tuned.
 
     Args:
-        checkpoint: of any method, pre-trained or fine-tuned.
-        output: folder to make.
         data: the corpus or fine-tuning data it was trained on, for its tokeniser; default: as stored in it.
         head: which classification head to take along, where there are several.
-
-    Raises:
-        UserError: no checkpoint of ours, no tokeniser for it, or ``output`` is there already.
     """
     output = Path(output).resolve()
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
@@ -115,12 +97,7 @@ def export_form(source: Source) -> Exported:
 def load_with_transformers(folder: Path, auto_class: str, what: str) -> tuple[Any, Any, list[str]]:
     """Return tokeniser, model (fp32, on the CPU) and the names of its weights that a folder lacks.
 
-    Args:
-        auto_class: transformers' name of it, such as "AutoModel".
-        what: the model is, in the error.
-
-    Raises:
-        UserError: transformers is missing, or does not take the folder; one that brings code of its own, too.
+    A folder that brings code of its own is not taken; ``what`` the model is stands in the error.
     """
     try:
         import transformers
@@ -156,7 +133,7 @@ def _form(source: Source) -> tuple[str, dict[str, Tensor]]:
     modern = any(getattr(config, name) != getattr(EncoderKind, name) for name in KIND_OPTIONS)
     scores, pooling = _suffix(state) == _SCORES, str(options.get("pooling", "first"))
     present = {**vars(config), "pooling": pooling, "pooler_norm": options.get("pooler_norm", False)}
-    wanted: dict[str, Any] = {**_MODERN} if modern else {"pooling": "first"} if scores else {}
+    wanted: dict[str, Any] = {**MODERN} if modern else {"pooling": "first"} if scores else {}
     wanted |= {"pooler_norm": modern} if scores else {}
     unlike = [f"{name}={present[name]}" for name, value in wanted.items() if present[name] != value]
     unlike += ["the head of --task squad"] if modern and _suffix(state) == "ForQuestionAnswering" else []

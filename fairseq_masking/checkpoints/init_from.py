@@ -37,11 +37,7 @@ _read: dict[str, Source] = {}  # what was read for its shape, until its weights 
 
 
 def resolve_shape(cfg: DictConfig) -> None:
-    """Write the shape of ``model.init_from``, or of the checkpoint that is resumed, into the configuration.
-
-    Raises:
-        UserError: there is no such source, or an option contradicts it.
-    """
+    """Write the shape of ``model.init_from``, or of the checkpoint that is resumed, into the configuration."""
     model = OmegaConf.select(cfg, "model")  # commands that build none have no such section
     path = getattr(model, "init_from", None)
     if not path:
@@ -73,11 +69,7 @@ def resolve_shape(cfg: DictConfig) -> None:
 
 
 def initialize(model: Any, source: Source, task: Any) -> None:
-    """Copy a source's encoder, and the heads that both sides have, into a model.
-
-    Raises:
-        UserError: the source lacks symbols of the task's dictionary, or nothing says which they are.
-    """
+    """Copy a source's encoder, and the heads that both sides have, into a model."""
     rows = _rows(task, source)
     known = torch.tensor([row is not None for row in rows])
     index = torch.tensor([row for row in rows if row is not None])
@@ -110,11 +102,7 @@ def initialize(model: Any, source: Source, task: Any) -> None:
 
 
 def _rows(task: Any, source: Source) -> list[int | None]:
-    """Rows of the source's embedding in the order of the task's dictionary, None for special symbols it lacks.
-
-    Raises:
-        UserError: other symbols are missing.
-    """
+    """Rows of the source's embedding in the order of the task's dictionary, None for special symbols it lacks."""
     symbols = list(task.source_dictionary.symbols)
     if source.symbols is None:
         if len(symbols) != source.config.vocab_size:

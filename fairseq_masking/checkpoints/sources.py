@@ -19,7 +19,7 @@ from fairseq_masking.modules.config import KIND_OPTIONS
 from fairseq_masking.modules.encoder import ACTIVATIONS
 from fairseq_masking.tokenizers.hugging_face_files import find_source, hugging_face_symbols
 
-__all__ = ["SHAPE_OPTIONS", "Source", "dictionary_symbols", "read_source"]
+__all__ = ["MODERN", "SHAPE_OPTIONS", "Source", "dictionary_symbols", "read_source"]
 
 # Options of a model that a source decides -> fields of EncoderConfig.
 SHAPE_OPTIONS = {
@@ -27,14 +27,9 @@ SHAPE_OPTIONS = {
     "encoder_embed_dim": "embed_dim",
     "encoder_ffn_embed_dim": "ffn_dim",
     "encoder_attention_heads": "num_heads",
-    "max_positions": "max_positions",
     "activation_fn": "activation",
-    "layer_norm_eps": "layer_norm_eps",
-    "normalize_before": "normalize_before",
-    "relative_position": "relative_position",
-    "relative_position_buckets": "relative_position_buckets",
-    "relative_position_max_distance": "relative_position_max_distance",
-    **{name: name for name in KIND_OPTIONS},
+    **{name: name for name in ("max_positions", "layer_norm_eps", "normalize_before", "relative_position")},
+    **{name: name for name in ("relative_position_buckets", "relative_position_max_distance", *KIND_OPTIONS)},
 }
 _SECTION = "fairseq_masking"
 # model_type -> the family that has its keys and computes the same
@@ -47,6 +42,14 @@ _TAKEN = {
     "add_cross_attention": (False, None),
     "position_embedding_type": ("absolute", None),
     "relative_attention_num_buckets": (32,),  # transformers' MPNet has 32, whatever its config says
+}
+MODERN = {  # what ModernBERT is beside what its config tells
+    "position_encoding": "rotary",
+    "feed_forward": "glu",
+    "norm": "layer_norm",
+    "normalize_before": True,
+    "skip_first_norm": True,
+    "relative_position": "none",
 }
 _GLOBAL, _LOCAL = "full_attention", "sliding_attention"  # ModernBERT's names
 _CONFIG = "config.json"
@@ -85,11 +88,7 @@ class Source:
 
 
 def read_source(path: str | Path) -> Source:
-    """Read a checkpoint of ours, of fairseq's RoBERTa or AMOS's release, or a Hugging Face folder.
-
-    Raises:
-        UserError: none of these, damaged, or of a form that our encoder does not have.
-    """
+    """Read a checkpoint of ours, of fairseq's RoBERTa or AMOS's release, or a Hugging Face folder."""
     place = find_source(str(path))
     source = _from_hugging_face(place) if (place / _CONFIG).is_file() else _from_checkpoint(place)
     with torch.device("meta"):  # the encoder that the shape describes, without memory for its weights
@@ -176,14 +175,12 @@ def _modernbert(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         )
     window = {"attention_window": config.get("local_attention", 128), "global_attention_every": every}
     return {
+        **MODERN,
         "activation": activation,
         "layer_norm_eps": config.get("norm_eps", 1e-5),
         "max_positions": config.get("max_position_embeddings", 8192),
-        "position_encoding": "rotary",
         "rope_theta": float(theta),
         "rope_local_theta": float(local_theta),
-        "skip_first_norm": True,
-        "feed_forward": "glu",
         "no_attention_bias": not config.get("attention_bias", False),
         "no_feed_forward_bias": not config.get("mlp_bias", False),
         "no_norm_bias": not config.get("norm_bias", False),

@@ -85,11 +85,7 @@ def write_collocations(folder: Path, found: list[Collocation], dictionary: Dicti
 
 
 def read_collocations(folder: Path, dictionary: Dictionary) -> frozenset[bytes]:
-    """The n-grams of pmi.txt, as ``MaskingVocabulary.collocations`` has them.
-
-    Raises:
-        UserError: there is no such file, or it is of another dictionary.
-    """
+    """The n-grams of pmi.txt, as ``MaskingVocabulary.collocations`` has them."""
     path, way_out = folder / _FILE, f"fairseq-masking measure pmi --data {folder}"
     if not path.is_file():
         raise UserError(f"--mask-unit pmi needs {path}: make it with {way_out}")

@@ -67,11 +67,7 @@ def dictionary_of(tokenizer: Tokenizer, path: Path | None = None) -> Dictionary:
     """The dictionary to binarise with: the tokeniser's whole vocabulary in its order, <mask> last.
 
     Args:
-        tokenizer: whose symbols it has.
         path: the dict.txt in whose order a checkpoint's embedding stands, to take instead.
-
-    Raises:
-        UserError: dict.txt cannot hold one of the symbols; ``path`` is none, or not one for this tokeniser.
     """
     if path is not None:
         dictionary = load_dictionary(path, way_out="give the dict.txt of a checkpoint or a corpus")

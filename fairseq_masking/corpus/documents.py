@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO
 from unicodedata import category
 
 import numpy as np
@@ -39,7 +39,7 @@ Met = Counter[tuple[str, str]]  # what is done to lines without being asked: (ru
 _BATCH_LINES = 512
 
 # Suffix -> how such a file begins, and what reads it.
-_COMPRESSIONS: dict[str, tuple[bytes, Callable[[BinaryIO], object]]] = {
+_COMPRESSIONS: dict[str, tuple[bytes, Callable[[BinaryIO], Any]]] = {
     ".xz": (b"\xfd7zXZ\x00", lzma.LZMAFile),
     ".gz": (b"\x1f\x8b", gzip.open),
     ".bz2": (b"BZh", bz2.BZ2File),
@@ -89,9 +89,6 @@ def write_documents(
         workers: number of processes; one works where the normaliser has little to do.
         progress: called with the number of input bytes read since the last call.
         met: counts what is done to lines beside.
-
-    Raises:
-        UserError: an input cannot be read, or the text vanishes in normalisation.
     """
     by_line = documents == "line"
     lines = chain.from_iterable(chain(read_lines(path, progress, met), [""]) for path in inputs)
@@ -209,7 +206,7 @@ def _decompress(file: BinaryIO, path: str | Path) -> AbstractContextManager[Bina
     file.seek(0)
     for magic, opened in _COMPRESSIONS.values():
         if head.startswith(magic):
-            return cast(AbstractContextManager[BinaryIO], opened(file))
+            return opened(file)
     suffix = Path(path).suffix
     if suffix in _COMPRESSIONS:
         raise UserError(f"{path} is named {suffix} but is no {suffix} file; rename it or compress it again")

@@ -44,9 +44,6 @@ def load_tokens(path_prefix: str, dictionary: Dictionary, combine: bool = False)
         path_prefix: path of the .bin and .idx without their endings.
         combine: also load path_prefix1, path_prefix2, ... as far as they exist, as one dataset.
 
-    Returns:
-        fairseq's MMapIndexedDataset, or a ConcatDataset of several.
-
     Raises:
         UserError: a file is missing, empty, cut short, of another format, or holds ids that the dictionary
             does not have. Ids are checked in full up to 50 million tokens, else the first and last million.
@@ -118,11 +115,7 @@ class TokenStream:
 
 
 def check_indexed(prefix: str, num_symbols: int | None = None) -> None:
-    """Check that an .idx and its .bin are whole and as they were written, with ids below ``num_symbols``.
-
-    Raises:
-        UserError: as ``load_tokens``.
-    """
+    """Check that an .idx and its .bin are whole and as they were written, with ids below ``num_symbols``."""
     index_path, data_path = index_file_path(prefix), data_file_path(prefix)
     index_bytes, data_bytes = _size_of(index_path), _size_of(data_path)
     dtype, count = _read_header(index_path, index_bytes)

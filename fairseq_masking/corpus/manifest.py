@@ -47,33 +47,20 @@ _REMEMBERED_BYTES = 1 << 26
 
 @dataclass(frozen=True)
 class Manifest:
-    """What made a data folder.
+    """What made a data folder."""
 
-    Attributes:
-        settings: everything beside the inputs that decides the result.
-        inputs: split -> its files, each with ``name``, ``sha256`` and ``size`` in bytes.
-        tokenizer: ``kind``, ``symbols`` (how many) and ``files`` (name -> SHA-256).
-        dictionary_sha256: SHA-256 of dict.txt.
-        counts: split -> ``documents``, ``lines``, ``tokens`` (with the </s> of each line), ``unknown``; a
-            shard's own manifest counts that shard.
-        outputs: name -> size in bytes of every file beside the manifest.
-        versions: of the libraries that had a hand in it.
-        shard: number of this shard, None for the whole.
-        num_shards: in how many folders the training data lies.
-        digests: name -> SHA-256 of the outputs, and of this manifest; empty where they were not kept yet.
-    """
-
-    settings: dict[str, Any]
-    inputs: dict[str, list[dict[str, Any]]]
-    tokenizer: dict[str, Any]
+    settings: dict[str, Any]  # everything beside the inputs that decides the result
+    inputs: dict[str, list[dict[str, Any]]]  # split -> its files, each with ``name``, ``sha256`` and ``size`` in bytes
+    tokenizer: dict[str, Any]  # ``kind``, ``symbols`` (how many) and ``files`` (name -> SHA-256)
     dictionary_sha256: str
+    # split -> ``documents``, ``lines``, ``tokens`` (with the </s> of each line), ``unknown``; a shard's: of that shard
     counts: dict[str, dict[str, int]]
-    outputs: dict[str, int]
-    versions: dict[str, str]
-    shard: int | None = None
-    num_shards: int = 1
+    outputs: dict[str, int]  # name -> size in bytes of every file beside the manifest
+    versions: dict[str, str]  # of the libraries that had a hand in it
+    shard: int | None = None  # number of this shard, None for the whole
+    num_shards: int = 1  # in how many folders the training data lies
     format: int = _FORMAT
-    digests: dict[str, str] = field(default_factory=dict)
+    digests: dict[str, str] = field(default_factory=dict)  # SHA-256 of outputs and manifest; empty in one of before
 
     def save(self, folder: Path) -> None:
         """Writes ``folder``/manifest.json in one step."""
@@ -99,11 +86,7 @@ def first_shard(data_dir: str | Path) -> Path:
 
 
 def read_manifest(data_dir: str | Path) -> Manifest | None:
-    """Reads ``data_dir``/manifest.json; None if there is none. Of colon-separated shards, the first one's.
-
-    Raises:
-        UserError: the file is no manifest, or one of a newer format.
-    """
+    """Reads ``data_dir``/manifest.json; None if there is none. Of colon-separated shards, the first one's."""
     path = first_shard(data_dir) / MANIFEST_FILE
     if not path.exists():
         return None
@@ -185,14 +168,10 @@ def check_dictionary(data_dir: str | Path) -> None:
 
 
 def load_tokenizer(data_dir: str | Path, kind: str | None = None) -> Tokenizer:
-    """Loads the tokeniser that a data folder was prepared with.
+    """Loads the tokeniser that a data folder was prepared with; of colon-separated shards, the first one counts.
 
     Args:
-        data_dir: folder with manifest.json and tokenizer/; of colon-separated shards, the first one counts.
         kind: a name of ``KINDS``, instead of what the manifest says.
-
-    Raises:
-        UserError: nothing says which kind it is, the kind is unknown, or its files are missing or damaged.
     """
     folder = first_shard(data_dir)
     home = folder / _TOKENIZER_FOLDER

@@ -13,24 +13,13 @@ from typing import Any
 
 import numpy as np
 
+from fairseq_masking.corpus import manifest
 from fairseq_masking.corpus.binarization import binarize
 from fairseq_masking.corpus.dictionary import dictionary_of, load_dictionary
 from fairseq_masking.corpus.documents import Met, TextFile, distribute_documents, draw_validation, write_documents
 from fairseq_masking.corpus.encoding import TextEncoder, most_frequent
 from fairseq_masking.corpus.indexed import load_tokens
-from fairseq_masking.corpus.manifest import (
-    DICTIONARY_FILE,
-    Manifest,
-    check_same,
-    describe_inputs,
-    files_in,
-    finish_folder,
-    load_normalizer,
-    load_tokenizer,
-    read_manifest,
-    settings_of,
-    tokenizer_settings,
-)  # fmt: skip
+from fairseq_masking.corpus.manifest import Manifest, read_manifest, settings_of, tokenizer_settings
 from fairseq_masking.corpus.workspace import Reporter, check_output, workspace
 from fairseq_masking.errors import UserError
 from fairseq_masking.files import hash_file
@@ -85,26 +74,19 @@ class Preparation:
 def prepare(
     preparation: Preparation, *, reporter: Reporter, workers: int = 1, force: bool = False
 ) -> tuple[Manifest, bool]:
-    """Makes the data folder, unless the same one is there.
+    """Makes the data folder, unless the same one is there; returns its manifest, and whether this run made it.
 
     Args:
-        reporter: says what is being done.
         workers: number of processes; the result does not depend on it.
-        force: replace a folder made with other settings or inputs, once the new one is complete.
-
-    Returns:
-        the folder's manifest, and whether this run made it.
-
-    Raises:
-        UserError: bad input, or the folder was made with other settings or inputs and ``force`` is not set.
+        force: replace a folder made with other settings or inputs, once the new one is complete; an error without it.
     """
     output = preparation.output
     check_output(output)
-    inputs = {split: describe_inputs(getattr(preparation, split), reporter) for split in ("train", "valid")}
+    inputs = {split: manifest.describe_inputs(getattr(preparation, split), reporter) for split in ("train", "valid")}
     settings = preparation.settings()
     present = read_manifest(output)
     if present is not None and not force:
-        check_same(present, settings, inputs, output)
+        manifest.check_same(present, settings, inputs, output)
         return present, False
     with workspace(output) as folder:
         shared = {"settings": settings, "inputs": inputs, "num_shards": preparation.num_shards}
@@ -119,13 +101,11 @@ def tokenizer_of(source: str, folder: Path) -> tuple[Tokenizer, Path | None, dic
     Args:
         source: a folder, or a model's name on the hub.
         folder: where files are written that have to take another form.
-
-    Raises:
-        UserError: there is no such tokeniser.
     """
     place = find_source(source)
     if read_manifest(place) is not None:
-        return load_tokenizer(place), place / DICTIONARY_FILE, load_normalizer(place).steps()
+        steps = manifest.load_normalizer(place).steps()
+        return manifest.load_tokenizer(place), place / manifest.DICTIONARY_FILE, steps
     return import_tokenizer(place, folder), None, text_steps(place)
 
 
@@ -134,14 +114,11 @@ def adopt(folder: Path, tokenizer: Tokenizer | None = None) -> Manifest:
 
     Args:
         tokenizer: through which the text went before; none: its symbols stood between white space.
-
-    Raises:
-        UserError: no such data, or ``prepare corpus`` made it.
     """
     present = read_manifest(folder)
     if present is not None and present.settings.get("origin") != _STOCK:
         raise UserError(f"{folder} has a manifest.json already: it needs none")
-    path = folder / DICTIONARY_FILE
+    path = folder / manifest.DICTIONARY_FILE
     dictionary = load_dictionary(path, way_out="give the --destdir of fairseq-preprocess --only-source")
     tokenizer = tokenizer or WhitespaceTokenizer(path)
     dictionary_of(tokenizer, path)  # it has symbols of this tokeniser
@@ -153,7 +130,7 @@ def adopt(folder: Path, tokenizer: Tokenizer | None = None) -> Manifest:
             lines = {"documents": len(data), "lines": len(data)}
             counts[split] = {**lines, "tokens": int(data.sizes.sum()), "unknown": int((ids == dictionary.unk()).sum())}
     settings = {"origin": _STOCK, "text": settings_of(TextNormalizer()), "tokenizer": tokenizer_settings(tokenizer)}
-    return finish_folder(folder, tokenizer, None, settings=settings, inputs={}, counts=counts)
+    return manifest.finish_folder(folder, tokenizer, None, settings=settings, inputs={}, counts=counts)
 
 
 def _make(
@@ -202,18 +179,18 @@ def _make(
     dictionary.count = trained_on.tolist()
     for number, (home, by_split) in enumerate(counts.items()):
         shard = None if home == folder else number
-        manifest = finish_folder(home, tokenizer, dictionary, counts=by_split, shard=shard, **shared)
+        made = manifest.finish_folder(home, tokenizer, dictionary, counts=by_split, shard=shard, **shared)
     if preparation.num_shards > 1:
         parts = {split: [found[split] for found in counts.values() if split in found] for split in texts}
         whole = {
             split: {name: sum(part[name] for part in found) for name in found[0]} for split, found in parts.items()
         }
-        sizes = {name: path.stat().st_size for name, path in files_in(folder).items()}
+        sizes = {name: path.stat().st_size for name, path in manifest.files_in(folder).items()}
         # Each shard has its own digests.
-        manifest = dataclasses.replace(manifest, counts=whole, shard=None, outputs=sizes, digests={})
-        manifest.save(folder)
+        made = dataclasses.replace(made, counts=whole, shard=None, outputs=sizes, digests={})
+        made.save(folder)
     shutil.rmtree(scratch)
-    return manifest
+    return made
 
 
 def _write_splits(

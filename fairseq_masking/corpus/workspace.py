@@ -23,11 +23,7 @@ _LOCK_FILE = ".lock"
 
 
 class Reporter:
-    """Prints steps to standard output and bars to standard error.
-
-    Args:
-        bars: True draws bars, False none, None where standard error is a terminal.
-    """
+    """Prints steps to standard output and bars to standard error: always, never (False), or on a terminal (None)."""
 
     def __init__(self, bars: bool | None = None) -> None:
         self._disable = None if bars is None else not bars

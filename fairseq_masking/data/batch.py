@@ -21,21 +21,13 @@ _NO_MASK = MaskedItem(_NO_COLUMNS, np.empty(0, dtype=np.int8), _NO_COLUMNS)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MaskedExample:
-    """One item of a ``MaskedDataset``.
+    """One item of a ``MaskedDataset``."""
 
-    Attributes:
-        index: of the item in its dataset.
-        tokens: int64 [T], clean text with the outer <s> and </s>.
-        masked: its K masks; None where it is skipped.
-        num_splits: K.
-        documents: int64 [T], of ``document_numbers``; None where attention takes no notice of documents.
-    """
-
-    index: int
-    tokens: npt.NDArray[np.int64]
-    masked: MaskedItem | None
-    num_splits: int
-    documents: npt.NDArray[np.int64] | None = None
+    index: int  # of the item in its dataset
+    tokens: npt.NDArray[np.int64]  # int64 [T], clean text with the outer <s> and </s>
+    masked: MaskedItem | None  # its K masks; None where it is skipped
+    num_splits: int  # K
+    documents: npt.NDArray[np.int64] | None = None  # int64 [T], ``document_numbers``; None: attention knows of none
 
 
 def batch_input(

@@ -32,13 +32,9 @@ BreakMode = Literal["none", "complete", "complete_doc", "eos"]
 
 
 class SizedDataset(FairseqDataset):
-    """Rows whose lengths are known before they are read.
+    """Rows whose lengths are known before they are read."""
 
-    Attributes:
-        sizes: int64 [number of rows], int32 of lines; tokens with the outer specials.
-    """
-
-    sizes: npt.NDArray[Any]
+    sizes: npt.NDArray[Any]  # int64 [number of rows], int32 of lines; tokens with the outer specials
 
     def __len__(self) -> int:
         return len(self.sizes)
@@ -59,8 +55,6 @@ class BlockDataset(SizedDataset):
     Args:
         tokens: fairseq dataset of sentences that end with </s>, with ``sizes``.
         tokens_per_sample: T; ignored by ``eos``.
-        bos, eos, pad: ids of <s>, </s> and <pad>.
-        break_mode: see the module.
         drop_last: leave out the last block of mode ``none`` where it is shorter than the others.
 
     Raises:
@@ -161,15 +155,13 @@ def document_bounds(folder: Path, tokens: Any) -> str:
 
     The folder's manifest says it; without one, empty lines are the bounds wherever there are any.
     """
-    manifest = read_manifest(folder)
-    settings = manifest.settings if manifest else {}
+    settings = getattr(read_manifest(folder), "settings", {})
     if "documents" in settings:
         by_line = settings["documents"] == "line" and not settings["text"]["split_sentences"]
     else:
         by_line = not (np.asarray(tokens.sizes) == 1).any()
-    bounds = "line" if by_line else "blank-line"
     logger.info("attention stays within documents: %s ends one", "a line" if by_line else "an empty line")
-    return bounds
+    return "line" if by_line else "blank-line"
 
 
 def document_numbers(tokens_T: npt.NDArray[np.int64], bounds: str, eos: int) -> npt.NDArray[np.int64]:
@@ -188,6 +180,6 @@ def document_numbers(tokens_T: npt.NDArray[np.int64], bounds: str, eos: int) -> 
 
 
 def _lines(sizes: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
-    """Return where each line begins and ends, int64 ``[lines, 2]``."""
+    """Where each line begins and ends, int64 ``[lines, 2]``."""
     ends = np.cumsum(sizes, dtype=np.int64)
     return np.stack((ends - sizes, ends), axis=1)

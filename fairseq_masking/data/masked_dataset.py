@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 import numpy as np
@@ -19,46 +20,28 @@ logger = logging.getLogger(__name__)
 _LONG_WORD = 16  # tokens
 
 
+@dataclass(eq=False, repr=False)
 class MaskedDataset(SizedDataset):
     """Masks each block when it is read, purely in (seed, epoch, index): nothing is cached between epochs.
 
     An item becomes K rows of a batch, so ``num_tokens`` counts its tokens K times, while ``sizes`` and
     ``size`` are the length of one row, which is what fairseq filters by.
-
-    Args:
-        masker: draws the masks; its configuration carries K and the masks' own seed.
-        pad_index: id of <pad>.
-        seed: of the order of the items and of each batch's ``noise_seed``.
-        shuffle: False keeps the order of the corpus.
-        fixed_epoch: draw the masks of this epoch for ever (validation); None follows ``set_epoch``.
-        draws: False leaves the masks to whoever knows the update: a batch has none yet, and under ``undrawn``
-            its examples and their epoch.
-        document_bounds: ``line`` or ``blank-line``, for attention within documents; None for all of a block.
     """
 
-    def __init__(
-        self,
-        blocks: BlockDataset,
-        masker: Masker,
-        *,
-        pad_index: int,
-        seed: int,
-        shuffle: bool = True,
-        fixed_epoch: int | None = None,
-        draws: bool = True,
-        document_bounds: str | None = None,
-    ) -> None:
-        super().__init__()
-        self.blocks = blocks
-        self.sizes = blocks.sizes  # of one row
-        self.masker = masker
-        self.pad_index = pad_index
-        self.seed = seed
-        self.shuffle = shuffle
-        self.fixed_epoch = fixed_epoch
-        self.draws = draws
-        self.document_bounds = document_bounds
-        self.epoch = 1 if fixed_epoch is None else fixed_epoch
+    blocks: BlockDataset
+    masker: Masker  # its configuration carries K and the masks' own seed
+    _: KW_ONLY
+    pad_index: int
+    seed: int  # of the order of the items and of each batch's ``noise_seed``
+    shuffle: bool = True  # False keeps the order of the corpus
+    fixed_epoch: int | None = None  # draw the masks of this epoch for ever (validation); None follows ``set_epoch``
+    # False leaves the masks to whoever knows the update: a batch has its examples and their epoch under ``undrawn``
+    draws: bool = True
+    document_bounds: str | None = None  # ``line`` or ``blank-line``, for attention within documents
+
+    def __post_init__(self) -> None:
+        self.sizes = self.blocks.sizes  # of one row
+        self.epoch = 1 if self.fixed_epoch is None else self.fixed_epoch
         self._logged_short = False
 
     def __getitem__(self, index: int) -> MaskedExample:

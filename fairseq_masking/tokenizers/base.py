@@ -24,23 +24,15 @@ Offsets = tuple[int, int]  # first character, and the one after the last
 
 
 class Tokenizer(ABC):
-    """Text to dictionary symbols and back.
+    """Text to dictionary symbols and back."""
 
-    Attributes:
-        kind: "sentencepiece", "gpt2" or "bert".
-        file_names: of its files in the tokenizer folder, as ``__init__`` takes their paths.
-        files: these names -> where they lie now.
-        symbols: its vocabulary as it stands in dict.txt, without the five special symbols.
-        options: what else ``__init__`` was given that decides how text is written.
-    """
-
-    kind: ClassVar[str]
-    file_names: ClassVar[tuple[str, ...]]
-    symbols: list[str]
+    kind: ClassVar[str]  # a name of ``KINDS``
+    file_names: ClassVar[tuple[str, ...]]  # in the tokenizer folder, as ``__init__`` takes their paths
+    symbols: list[str]  # its vocabulary as it stands in dict.txt, without the five special symbols
 
     def __init__(self, *paths: Path, **options: Any) -> None:
-        self.files = dict(zip(self.file_names, paths, strict=True))
-        self.options = options
+        self.files = dict(zip(self.file_names, paths, strict=True))  # where they lie now
+        self.options = options  # what else decides how text is written
         for path in paths:
             hash_file(path)  # speaks up where the file is missing, empty or unreadable
 

@@ -104,11 +104,7 @@ class SymbolCounting:
 
 
 def symbols_apart(dictionary: Path) -> WhitespaceTokenizer:
-    """Returns the tokeniser of data that stock fairseq-preprocess made with this dict.txt.
-
-    Raises:
-        UserError: the symbols are those of another tokeniser, through which the text went before.
-    """
+    """Returns the tokeniser of data that stock fairseq-preprocess made with this dict.txt, of white space alone."""
     tokenizer = WhitespaceTokenizer(dictionary)
     symbols = tokenizer.symbols
     signs = {"▁": "sentencepiece", "##": "wordpiece"}
