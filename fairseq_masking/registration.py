@@ -22,7 +22,7 @@ import fairseq_masking.finetuning.squad.criterion  # noqa: E402
 import fairseq_masking.finetuning.squad.task  # noqa: E402, F401
 from fairseq_masking.checkpoints.hub import HubInterface  # noqa: E402
 from fairseq_masking.checkpoints.init_from import resolve_shape  # noqa: E402
-from fairseq_masking.checkpoints.run_state import keep_run_state  # noqa: E402
+from fairseq_masking.checkpoints.loading import keep_run_state  # noqa: E402
 from fairseq_masking.checkpoints.start import check_start  # noqa: E402
 from fairseq_masking.compat.launch import before_start  # noqa: E402
 from fairseq_masking.compat.progress import begin_quietly  # noqa: E402

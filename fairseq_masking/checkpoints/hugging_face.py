@@ -26,7 +26,7 @@ from fairseq_masking.errors import UserError, first_line
 from fairseq_masking.files import write_json
 from fairseq_masking.modules.config import KIND_OPTIONS, EncoderKind
 from fairseq_masking.tokenizers.hugging_face_files import EXTRA
-from fairseq_masking.tokenizers.to_hugging_face import steps_left_out, write_tokenizer
+from fairseq_masking.tokenizers.to_hugging_face import write_tokenizer
 
 __all__ = ["Exported", "export_checkpoint", "export_form", "load_with_transformers"]
 
@@ -124,11 +124,7 @@ def _with_one_head(state: Mapping[str, Tensor], head: str | None) -> dict[str, T
 
 
 def _form(source: Source) -> tuple[str, dict[str, Tensor]]:
-    """The family of transformers that computes the same, ours where there is none, and what it has a place for.
-
-    Raises:
-        UserError: there is none, and ours has no place for the encoder's options either.
-    """
+    """The family of transformers that computes the same, ours where there is none, and what it has a place for."""
     config, options, state = source.config, source.options, source.state
     modern = any(getattr(config, name) != getattr(EncoderKind, name) for name in KIND_OPTIONS)
     scores, pooling = _suffix(state) == _SCORES, str(options.get("pooling", "first"))
@@ -263,7 +259,8 @@ def _write_tokenizer(source: Source, data: Path, output: Path) -> None:
     read_checkpoint(source.path).check_trained_on(symbols, data)
     normalizer = load_normalizer(data)
     write_tokenizer(output, load_tokenizer(data), symbols, normalizer, max_length=source.config.max_positions)
-    if left_out := steps_left_out(normalizer):
+    done = ("lowercase", "moses_lang")  # the rest of the steps on a text no tokenizer.json does
+    if left_out := [f"--{step.replace('_', '-')}" for step in normalizer.steps() if step not in done]:
         logger.warning(
             f"{data} was prepared with {' and '.join(left_out)}, which no tokenizer.json does: AutoTokenizer's ids of"
             f" raw text are not those of the training; give it what load_normalizer({str(data)!r}) of"

@@ -228,9 +228,6 @@ def to_ours(state: Mapping[str, Tensor], family: Family, *, head: str = "sentenc
 
     Args:
         head: our name for a classification head that has none of its own there.
-
-    Raises:
-        UserError: keys of the encoder that the table does not name, parts of a projection missing, copies that differ.
     """
     state = _modern_keys(state, family)
     token_types = family.token_types and family.prefix + family.token_types[0]

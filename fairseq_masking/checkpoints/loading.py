@@ -1,23 +1,27 @@
 """The one way in which files with weights are read: without running their code, whoever wrote them.
 
-Tensors of a PyTorch file stay on the disk until they are used: what stands beside them is had at once.
+Tensors of a PyTorch file stay on the disk until they are used: what stands beside them is had at once. And what a run
+keeps in its checkpoints beside fairseq's own state, to be compared when one is loaded.
 """
 
 import hashlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from fairseq import tasks
-from omegaconf import OmegaConf
+from fairseq import checkpoint_utils, tasks
+from fairseq.distributed import utils as distributed_utils
+from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from fairseq_masking.compat.checkpoints import loading_safely
+from fairseq_masking.compat.errors import user_error_in
 from fairseq_masking.compat.numbers import first_nonfinite
+from fairseq_masking.compat.patching import loaded_program, replace
 from fairseq_masking.compat.seals import check_seal
 from fairseq_masking.corpus.dictionary import identity, load_dictionary
 from fairseq_masking.corpus.manifest import DICTIONARY_FILE, first_shard
@@ -25,11 +29,15 @@ from fairseq_masking.errors import UserError, first_line
 from fairseq_masking.files import read_json
 from fairseq_masking.tokenizers.hugging_face_files import EXTRA
 
-__all__ = ["RUN_STATE", "Checkpoint", "check_finite", "digest_of_weights", "read_checkpoint", "read_weights"]
+__all__ = [
+    "RUN_STATE", "Checkpoint", "check_finite", "digest_of_weights", "keep_run_state", "read_checkpoint",
+    "read_weights",
+]  # fmt: skip
 
 logger = logging.getLogger(__name__)
 
 RUN_STATE = "fairseq_masking"  # in a checkpoint's task_state: what a run of ours keeps there
+_SAID = ("task", "criterion", "model", "optimizer")
 
 
 @dataclass(frozen=True)
@@ -119,9 +127,6 @@ class Checkpoint:
 
         Args:
             data: prepared data in place of those it was trained on; ``cfg`` names them from then on.
-
-        Raises:
-            UserError: the data are not there, or not those of the weights, which are not finite.
         """
         self.check_finite()
         if data is not None:
@@ -148,15 +153,7 @@ def symbols_of(task: Any) -> list[str] | None:
 
 
 def read_checkpoint(path: str | Path, file: str = "checkpoint_best.pt", way_out: str = "get it again") -> Checkpoint:
-    """Read a checkpoint.
-
-    Args:
-        path: the checkpoint, or the folder that holds ``file``.
-        way_out: what to do about a damaged one.
-
-    Raises:
-        UserError: there is none, or it would run code, is cut short or something else.
-    """
+    """Read a checkpoint, or that of the name ``file`` in a folder; ``way_out``: what to do about a damaged one."""
     path = Path(path) / file if Path(path).is_dir() else Path(path)
     if not path.is_file():
         raise UserError(f"no such checkpoint: {path}")
@@ -222,3 +219,73 @@ def _read_pytorch(path: Path) -> dict[str, Tensor]:
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise UserError(f"{path} is a PyTorch file, but no state dict (names of parameters to tensors)")
     return state
+
+
+def keep_run_state(cfg: DictConfig) -> None:
+    """Have checkpoints keep their dictionary's identity and --patience's count, and every command ask for them.
+
+    fairseq forgets how long validation has not improved, and compares no dictionaries, only their sizes.
+    """
+    from fairseq.trainer import Trainer  # late: it takes a while
+
+    replace(Trainer, "state_dict", _with_run_state)
+    replace(Trainer, "load_checkpoint", _load_compared)
+    replace(checkpoint_utils, "load_model_ensemble_and_task", _load_ensemble_compared)
+
+
+def _with_run_state(original: Callable[..., Any], self: Any) -> dict[str, Any]:
+    state = original(self)
+    patience = {name: value for name, value in _patience().items() if name in ("best", "num_runs")}
+    kept: dict[str, Any] = {"patience": patience}
+    if (symbols := symbols_of(self.task)) is not None:
+        kept["trained_on"] = identity(symbols, first_shard(self.task.cfg.data))
+    return {**state, "task_state": {**state["task_state"], RUN_STATE: kept}}
+
+
+def _load_compared(original: Callable[..., Any], self: Any, filename: str, *args: Any, **options: Any) -> Any:
+    """On every rank: fairseq reads the file on the first one and sends what is in it."""
+    if not Path(filename).is_file():
+        return original(self, filename, *args, **options)
+    checkpoint = read_checkpoint(filename)
+    checkpoint.check_task(self.task)
+    try:
+        extra_state = original(self, filename, *args, **options)
+    except Exception as error:
+        told = user_error_in(error)
+        if told is None or str(filename) in str(told):
+            raise
+        raise UserError(f"{filename}: {told}") from error
+    checkpoints = self.cfg.checkpoint
+    if extra_state is not None and checkpoints.finetune_from_model != filename:
+        _say_what_changed(checkpoint, self.cfg)
+    if not (checkpoints.reset_optimizer or checkpoints.reset_meters or checkpoints.finetune_from_model == filename):
+        _patience().update(checkpoint.run_state.get("patience", {}))
+    return extra_state
+
+
+def _say_what_changed(checkpoint: Checkpoint, cfg: DictConfig) -> None:
+    """A run may go on with other masks, data or seed: the first rank says it."""
+    kept = OmegaConf.create(checkpoint.state.get("cfg") or {}, flags={"allow_objects": True})
+    pairs = {f"{part}.{name}": value for part in _SAID for name, value in (kept.get(part) or {}).items()}
+    changes = [
+        f"{field} {before} -> {now}"
+        for field, before in pairs.items()
+        if str(now := OmegaConf.select(cfg, field, default=before)) != str(before) and "max_update" not in field
+    ]
+    if changes and distributed_utils.is_master(cfg.distributed_training):
+        logger.warning("%s goes on with other settings: %s", checkpoint.path, "; ".join(changes))
+
+
+def _load_ensemble_compared(original: Callable[..., Any], filenames: list[str], *args: Any, **options: Any) -> Any:
+    models, cfg, task = original(filenames, *args, **options)
+    for filename in filter(Path.is_file, map(Path, filenames)):
+        checkpoint = read_checkpoint(filename)
+        checkpoint.check_finite()
+        checkpoint.check_task(task)
+    return models, cfg, task
+
+
+def _patience() -> dict[str, Any]:
+    """What fairseq counts for --patience: "best" and "num_runs", once there was a validation."""
+    module = loaded_program("fairseq_cli.train")
+    return vars(module.should_stop_early) if module else {}

@@ -403,10 +403,10 @@ class FairseqMaskingForMultipleChoice(FairseqMaskingPreTrainedModel):
         **options: Any,
     ) -> Any:
         """Return ``[B, C]`` scores of ``input_ids`` ``[B, C, T]``."""
-        texts = {"input_ids": input_ids, "inputs_embeds": options.pop("inputs_embeds", None)}
-        choices = next(value.shape[1] for value in texts.values() if value is not None)
-        given = {**texts, "attention_mask": attention_mask}
-        rows = {name: None if value is None else value.flatten(0, 1) for name, value in given.items()}
+        embedded = options.pop("inputs_embeds", None)
+        given = {"input_ids": input_ids, "inputs_embeds": embedded, "attention_mask": attention_mask}
+        rows = {name: value.flatten(0, 1) for name, value in given.items() if value is not None}
+        choices = next(value.shape[1] for value in given.values() if value is not None)
         encoded = self.encoder(**rows, return_dict=True, **options)
         logits = self.classifier(self.dropout(encoded.last_hidden_state[:, 0])).unflatten(0, (-1, choices)).squeeze(-1)
         loss = None if labels is None else F.cross_entropy(logits.float(), labels)

@@ -63,11 +63,9 @@ class Source:
     title: str  # what it is, for messages
     config: EncoderConfig  # the encoder's shape
     state: dict[str, Tensor]  # parameters in our names: the encoder, and heads where there are some
-    # what each row of the embedding stands for, None for rows that our text never needs; None where nothing says it.
-    # Those of a Hugging Face model are texts of its tokeniser, with our special symbols' names; otherwise they are
-    # those of a dict.txt.
+    # what each row of the embedding stands for, None for rows that our text never needs; None where nothing says it
     symbols: Sequence[str | None] | None
-    from_hugging_face: bool  # which of the two
+    from_hugging_face: bool  # symbols are texts of its tokeniser, with our special ones' names; else a dict.txt's
     options: Mapping[str, Any]  # of the model that it was, where known
     dropped: Sequence[str]  # its parameters that have no place in our models
 
@@ -133,7 +131,11 @@ def _from_hugging_face(folder: Path) -> Source:
         if config.get(field, taken[0]) not in taken:
             raise UserError(f"{folder} has {field} {config[field]!r} in config.json: taken is {taken[0]!r} alone")
     weights = read_weights(folder)
-    foreign = _foreign_scores(weights, config.get("architectures") or [])
+    # Scores that no text as a whole has: of tokens or choices, which other models name alike.
+    architectures, foreign = config.get("architectures") or [], list[str]()
+    if architectures and not any(name.endswith("ForSequenceClassification") for name in architectures):
+        foreign = [key for key in weights if key.startswith("classifier.")]
+        foreign += [key for key in weights if foreign and key.startswith("head.")]  # ModernBERT's is before them
     state, dropped = _converted({key: weights[key] for key in weights if key not in foreign}, family, folder)
     dropped += foreign
     options = {
@@ -221,14 +223,6 @@ def _from_checkpoint(path: Path) -> Source:
     }
     config = _config(state, family, path, {**usual, **told})
     return Source(path, family.title, config, state, symbols, False, options, dropped)
-
-
-def _foreign_scores(state: Mapping[str, Tensor], architectures: Sequence[str]) -> list[str]:
-    """Keys of scores that no text as a whole has: of tokens or choices, which other models name alike."""
-    if not architectures or any(name.endswith("ForSequenceClassification") for name in architectures):
-        return []
-    scores = [key for key in state if key.startswith("classifier.")]
-    return [*scores, *(key for key in state if scores and key.startswith("head."))]  # ModernBERT's is before them
 
 
 def _converted(state: Mapping[str, Tensor], family: Family, path: Path) -> Converted:

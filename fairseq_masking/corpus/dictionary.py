@@ -30,14 +30,7 @@ _OF_DOCUMENTS = ("split_sentences", "moses_lang")  # where lines end is no part 
 
 
 def load_dictionary(path: str | Path, *, way_out: str = PREPARE_AGAIN) -> Dictionary:
-    """Reads dict.txt; <mask> is appended where it is missing, which is logged.
-
-    Args:
-        way_out: what to do about a file that is no dictionary.
-
-    Raises:
-        UserError: the file is missing, unreadable, empty, not UTF-8, or has a line of another form.
-    """
+    """Reads dict.txt, with a ``way_out`` where it is none; <mask> is appended where it is missing, which is logged."""
     with open_binary(path, way_out) as file:
         content = file.read()
     try:
@@ -154,8 +147,7 @@ def masking_vocabulary(
 
 
 def _check_lines(text: str) -> None:
-    """Raises a ValueError at the first line of a dict.txt that is none."""
-    # Like fairseq: lines end at line feeds alone, symbols may hold any other kind of space.
+    """As fairseq's: lines end at line feeds alone, symbols may hold any other kind of space."""
     seen: set[str] = set()
     for number, line in enumerate(text.removesuffix("\n").split("\n"), start=1):
         overwrites = line.rstrip().endswith(" #fairseq:overwrite")

@@ -148,10 +148,6 @@ def read_lines(
         path: plain, .xz, .gz or .bz2 file.
         progress: called with the number of bytes read from disk since the last call.
         met: counts what is done to lines beside.
-
-    Raises:
-        UserError: the file is missing, empty, cut short, corrupt, not UTF-8, or holds no text at all, or a lone
-            carriage return ends its lines.
     """
     met = Met() if met is None else met
     holds_text, returns, number, offset, reported = False, 0, 0, 0, 0

@@ -62,14 +62,9 @@ class TextEncoder:
         return ids_of(symbols, self.dictionary), map_offsets(offsets, align(text, normalized), text)
 
     def check_unknown(self, unknown: int, tokens: int, texts: Iterable[str], what: str) -> None:
-        """Warns where it cannot write more than 1% of a text's tokens, and names the most frequent ones.
+        """Warns where more than 1% of a text's tokens are unknown, of half of them it raises a UserError.
 
-        Args:
-            unknown: how many of ``tokens``.
-            texts: where to look for them, until enough are found.
-
-        Raises:
-            UserError: it cannot write half of them.
+        The most frequent ones are named, those that are found first in ``texts``.
         """
         if unknown <= _WARN * tokens:
             return

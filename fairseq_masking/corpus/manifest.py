@@ -236,11 +236,7 @@ def describe_inputs(paths: Iterable[Path], reporter: "Reporter") -> list[dict[st
 
 
 def finish_folder(folder: Path, tokenizer: Tokenizer, dictionary: "Dictionary | None", **found: Any) -> Manifest:
-    """Writes a data folder's dictionary and tokeniser, then its manifest, which is returned.
-
-    Args:
-        found: the manifest's ``settings``, ``inputs``, ``counts`` and what else is not read off the folder.
-    """
+    """Writes a data folder's dictionary and tokeniser, then its manifest, with what is not read off the folder."""
     if dictionary is not None:
         dictionary.save(str(folder / DICTIONARY_FILE))
     tokenizer.save(folder / _TOKENIZER_FOLDER)

@@ -42,11 +42,10 @@ class SizedDataset(FairseqDataset):
     def num_tokens(self, index: int) -> int:
         return int(self.sizes[index])
 
+    size = num_tokens
+
     def num_tokens_vec(self, indices: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         return self.sizes[indices].astype(np.int64, copy=False)  # fairseq's batching takes no other
-
-    def size(self, index: int) -> int:
-        return int(self.sizes[index])
 
 
 class BlockDataset(SizedDataset):

@@ -115,9 +115,8 @@ class HuggingFaceTokenizer(BackendTokenizer):
         # A token that only bears one of our special names, as <unk> in MPNet, is not what we mean by it.
         symbol_of = {**dict.fromkeys(SPECIAL_SYMBOLS, UNK_SYMBOL), **specials}
         ids = self.backend.get_vocab(with_added_tokens=True)
-        self.by_id = [UNK_SYMBOL] * (max(ids.values()) + 1)
-        for token, index in ids.items():
-            self.by_id[index] = symbol_of.get(token, token)
+        named = {index: symbol_of.get(token, token) for token, index in ids.items()}
+        self.by_id = [named.get(index, UNK_SYMBOL) for index in range(max(named) + 1)]
         self.symbols = [symbol for symbol in self.by_id if symbol not in SPECIAL_SYMBOLS]
 
 

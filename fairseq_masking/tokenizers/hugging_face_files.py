@@ -79,10 +79,7 @@ def import_tokenizer(source: Path, folder: Path) -> Tokenizer:
     """Return a folder's tokeniser; files that have to take another form are written into ``folder``.
 
     A tokenizer.json is run as it is. Its symbols keep the source's order, and so does a dictionary that is
-    made from it.
-
-    Raises:
-        UserError: no tokeniser of a known kind, or something beside its files says what they do not.
+    made from it. What beside its files says what they do not is an error.
     """
     config = read_json(source / "tokenizer_config.json", optional=True)
     model = next((source / name for name in _SENTENCEPIECE_FILES if (source / name).is_file()), None)
@@ -190,10 +187,7 @@ def _special_tokens(folder: Path, tokens: dict[str, int]) -> dict[str, str]:
     table = {**read_json(folder / "special_tokens_map.json", optional=True), **config}
     found = {}
     for role, symbol in ROLES.items():
-        berts = BERT_SYMBOLS[symbol]
         given = table.get(role) or table.get(_OTHER_ROLES.get(role, ""))  # text, or an object with the text inside
         content = given.get("content") if isinstance(given, dict) else given
-        named = content or (berts if berts in tokens else symbol)
-        if named in tokens:
-            found[named] = symbol
-    return found
+        found[content or (BERT_SYMBOLS[symbol] if BERT_SYMBOLS[symbol] in tokens else symbol)] = symbol
+    return {token: symbol for token, symbol in found.items() if token in tokens}

@@ -23,7 +23,7 @@ from fairseq_masking.tokenizers.normalization import TextNormalizer
 from fairseq_masking.tokenizers.sentencepiece import model_proto
 from fairseq_masking.tokenizers.symbols import BOS_SYMBOL, EOS_SYMBOL, MASK_SYMBOL, SPECIAL_SYMBOLS, UNK_SYMBOL
 
-__all__ = ["steps_left_out", "write_tokenizer"]
+__all__ = ["write_tokenizer"]
 
 _UNIGRAM, _BPE = 1, 2  # SentencePiece's numbers of its algorithms
 _LAST_SIGMA = r"(?<=[\p{Lu}\p{Ll}\p{M}])Σ(?![\p{M}'’.:·]*[\p{Lu}\p{Ll}])"  # of a word
@@ -38,9 +38,6 @@ def write_tokenizer(
         symbols: of the dictionary, in its order, <mask> among them.
         normalizer: what the corpus's text went through; of it only lower-casing can be written down.
         max_length: longest input in tokens, special ones included.
-
-    Raises:
-        UserError: the dictionary lacks symbols of the tokeniser, or SentencePiece works in an unusual way.
     """
     names = {symbol: symbol for symbol in SPECIAL_SYMBOLS}
     ids = {token: index for index, token in enumerate(tokens_of_symbols(symbols, tokenizer))}
@@ -87,11 +84,6 @@ def write_tokenizer(
     write_json(folder / "tokenizer_config.json", config, indent=2)
     if isinstance(tokenizer, SentencePieceTokenizer):
         tokenizer.save(folder)  # only from the model itself does a corpus get the same pieces again
-
-
-def steps_left_out(normalizer: TextNormalizer) -> list[str]:
-    """Return the options of ``prepare corpus`` whose work on the text no tokenizer.json does."""
-    return [f"--{step.replace('_', '-')}" for step in normalizer.steps() if step not in ("lowercase", "moses_lang")]
 
 
 def _sentencepiece(tokenizer: SentencePieceTokenizer, ids: dict[str, int]) -> Any:
