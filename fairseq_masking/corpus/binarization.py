@@ -68,13 +68,10 @@ def binarize(
 def _binarize_chunk(
     text: Path, output_prefix: Path, tokenizer: Tokenizer, dictionary: Dictionary, start: int
 ) -> tuple[str, npt.NDArray[np.int64], Counter[str]]:
-    """Writes the lines that begin in a chunk, perhaps none; returns their files' prefix and both counts.
-
-    fairseq's find_offsets looks for them in text mode, where ``tell`` is slow and not always a byte offset.
-    """
+    """Writes the lines that begin in a chunk, perhaps none; returns their files' prefix and both counts."""
     part = f"{output_prefix}.part{start}"
     lines: list[bytes] = []
-    with open(text, "rb") as file:
+    with open(text, "rb") as file:  # fairseq's find_offsets is in text mode, where ``tell`` is slow and no byte offset
         if start:
             file.seek(start - 1)
             file.readline()

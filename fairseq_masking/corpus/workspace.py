@@ -55,7 +55,7 @@ def check_output(output: Path) -> None:
 
 
 def check_name(folder: Path) -> None:
-    """Makes sure that fairseq can be given a folder of data: that its name does not mean several."""
+    """Makes sure that a folder's name does not mean several to fairseq."""
     if ":" in str(folder):
         raise UserError(f"{folder}: fairseq takes ':' for what separates shards; give a name without it")
 

@@ -114,11 +114,8 @@ class BlockDataset(SizedDataset):
     def rows_within(self, rows: npt.NDArray[np.bool_], cut: dict[str, Any]) -> npt.NDArray[np.bool_] | None:
         """Return which of these blocks have their middle in chosen blocks of the same text, cut otherwise.
 
-        Args:
-            rows: bool [number of blocks under ``cut``, the last of which may be left out].
-
-        Returns:
-            bool [number of blocks]; None where ``rows`` are not of this text.
+        ``rows`` are bool [blocks under ``cut``, perhaps without the last], the result is bool [blocks]; None where
+        they are not of this text.
         """
         specials = {"bos": self._bos, "eos": self.eos, "pad": self._pad}
         starts = BlockDataset(self.tokens, **specials, **cut)._all_slices()[:, 0]

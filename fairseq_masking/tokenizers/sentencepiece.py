@@ -94,8 +94,7 @@ class BpeTraining:
     """How to train a SentencePiece BPE."""
 
     vocab_size: int = 32000  # size of the dictionary, hence rows of the embedding, special symbols included
-    # share of the text's characters that get a symbol of their own. SentencePiece's 0.9995 is meant for Chinese and
-    # Japanese: of English prose it drops "?", "(" and "K".
+    # share of characters that get a symbol of their own; SentencePiece's 0.9995 drops "?", "(" and "K" of English
     character_coverage: float = 0.99999
     byte_fallback: bool = False  # write the other characters as UTF-8 bytes (256 of the symbols), not as <unk>
     # train on so many lines, drawn with the seed, where the corpus has more; 0 for all
