@@ -129,8 +129,9 @@ def _form(source: Source) -> tuple[str, dict[str, Tensor]]:
     modern = any(getattr(config, name) != getattr(EncoderKind, name) for name in KIND_OPTIONS)
     scores, pooling = _suffix(state) == _SCORES, str(options.get("pooling", "first"))
     present = {**vars(config), "pooling": pooling, "pooler_norm": options.get("pooler_norm", False)}
-    wanted: dict[str, Any] = {**MODERN} if modern else {"pooling": "first"} if scores else {}
-    wanted |= {"pooler_norm": modern} if scores else {}
+    wanted: dict[str, Any] = {**MODERN} if modern else {}
+    if scores:
+        wanted |= {"pooler_norm": True} if modern else {"pooler_norm": False, "pooling": "first"}
     unlike = [f"{name}={present[name]}" for name, value in wanted.items() if present[name] != value]
     unlike += ["the head of --task squad"] if modern and _suffix(state) == "ForQuestionAnswering" else []
     if unlike:

@@ -87,19 +87,15 @@ def ids_of(symbols: Iterable[str], dictionary: Dictionary) -> list[int]:
 
 
 def identity(symbols: Sequence[str], folder: Path) -> dict[str, str]:
-    """Return SHA-256 digests: "dictionary" of the symbols in their order, "tokenizer" where a manifest tells it.
-
-    Two dictionaries of the same size are two.
-    """
+    """Return SHA-256 digests: "dictionary" of the symbols in their order, "tokenizer" where a manifest tells it."""
     digests = {"dictionary": hash_json(list(symbols))}
     if (manifest := read_manifest(folder)) is not None:
         usual = dataclasses.asdict(TextNormalizer())
         text = {name: value for name, value in manifest.settings["text"].items() if value != usual.get(name)}
         text = {name: value for name, value in text.items() if name not in _OF_DOCUMENTS}
         options = {name: value for name, value in manifest.settings["tokenizer"].items() if name != "trained"}
-        digests["tokenizer"] = hash_json(
-            [{**options, **manifest.tokenizer["files"]}, manifest.tokenizer["kind"], text]
-        )
+        options |= manifest.tokenizer["files"]
+        digests["tokenizer"] = hash_json([options, manifest.tokenizer["kind"], text])
     return digests
 
 

@@ -62,9 +62,9 @@ class TextEncoder:
         return ids_of(symbols, self.dictionary), map_offsets(offsets, align(text, normalized), text)
 
     def check_unknown(self, unknown: int, tokens: int, texts: Iterable[str], what: str) -> None:
-        """Warns where more than 1% of a text's tokens are unknown, of half of them it raises a UserError.
+        """Warns where more than 1% of a text's tokens are unknown; half of them are an error.
 
-        The most frequent ones are named, those that are found first in ``texts``.
+        The most frequent ones are named, of those that are found first in ``texts``.
         """
         if unknown <= _WARN * tokens:
             return
