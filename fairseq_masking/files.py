@@ -14,7 +14,10 @@ from typing import Any, BinaryIO
 
 from fairseq_masking.errors import UserError, first_line
 
-__all__ = ["as_json", "configs_folder", "hash_file", "held", "open_binary", "read_json", "whole_file", "write_json"]
+__all__ = [
+    "as_json", "configs_folder", "hash_file", "hash_json", "held", "open_binary", "read_json", "whole_file",
+    "write_json",
+]  # fmt: skip
 
 logger = logging.getLogger(__name__)
 
@@ -46,15 +49,15 @@ def read_json(path: Path, way_out: str = "", *, optional: bool = False) -> dict[
     return values
 
 
-def as_json(value: Any) -> str:
+def as_json(value: Any, *, indent: int = 1) -> str:
     """Return the text of a JSON file."""
-    return json.dumps(value, indent=1, ensure_ascii=False) + "\n"
+    return json.dumps(value, indent=indent, ensure_ascii=False) + "\n"
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: Any, *, indent: int = 1) -> None:
     """Write a JSON file, whole or not at all; its folder is made."""
     with whole_file(path) as partial:
-        partial.write_text(as_json(value), encoding="utf-8")
+        partial.write_text(as_json(value, indent=indent), encoding="utf-8")
 
 
 @contextmanager
@@ -153,6 +156,11 @@ def hash_file(path: str | Path, progress: Callable[[int], object] | None = None)
             if progress is not None:
                 progress(len(chunk))
     return digest.hexdigest()
+
+
+def hash_json(value: Any) -> str:
+    """Returns the SHA-256 of a value as JSON, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def open_binary(path: str | Path, way_out: str = "") -> BinaryIO:

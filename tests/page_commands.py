@@ -1,7 +1,6 @@
 """The commands that pages print, run as printed but for sizes, in a folder that has what they name."""
 
 import contextlib
-import importlib
 import json
 import lzma
 import os
@@ -15,6 +14,7 @@ from commands import PACKAGE, ROOT, assert_ok, run_command, run_verb, write_corp
 from finetuning_data import write_sst2
 
 from fairseq_masking.cli.main import VERBS
+from fairseq_masking.cli.main import parser_of as parser_of_verb
 from fairseq_masking.cli.options import VerbParser
 
 # What is not run, and why. Its options are checked where there is a parser that knows them.
@@ -97,9 +97,7 @@ def run_page_command(printed: str, workspace: Path) -> None:
 def parser_of(words: list[str]) -> tuple[VerbParser, list[str]]:
     """The parser of the verb that ``words`` begin with, and the words after it."""
     verb = next(verb for verb in VERBS if words[: len(verb.split())] == verb.split())
-    module = importlib.import_module(f"fairseq_masking.cli.{verb.replace(' ', '_')}")
-    parser = VerbParser(verb, str(module.__doc__))
-    module.add_options(parser)
+    _, parser = parser_of_verb(verb)
     return parser, words[len(verb.split()) :]
 
 

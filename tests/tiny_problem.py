@@ -13,8 +13,7 @@ from fairseq.data.indexed_dataset import MMapIndexedDatasetBuilder
 from torch import Tensor, nn
 
 from fairseq_masking.masking import MaskedItem, MaskingConfig, MaskingVocabulary
-from fairseq_masking.measure.gradient_variance.gradients import MaskGradient, select_parameters
-from fairseq_masking.measure.gradient_variance.measurement import Measurement
+from fairseq_masking.measure.gradient_variance.gradients import MaskGradient, Measurement, select_parameters
 from fairseq_masking.methods.base.masked_tokens import MaskedTokenOutput
 from fairseq_masking.modules import MaskedLMHead, TransformerEncoder
 from fairseq_masking.modules.encoder import EncoderConfig

@@ -12,7 +12,6 @@ from fairseq.data import Dictionary
 from torch import Tensor, nn
 
 from fairseq_masking.checkpoints.loading import read_checkpoint
-from fairseq_masking.corpus.changes import check_unknown
 from fairseq_masking.corpus.encoding import TextEncoder
 from fairseq_masking.corpus.manifest import first_shard, load_normalizer, load_tokenizer
 from fairseq_masking.errors import UserError
@@ -55,15 +54,12 @@ class HubInterface(nn.Module):
         Args:
             path: the checkpoint, or the folder that holds ``checkpoint_file``.
             data: folder of the prepared corpus; default: the one stored in the checkpoint.
-
-        Raises:
-            UserError: no such checkpoint or folder.
         """
         checkpoint = read_checkpoint(path, checkpoint_file)
         model, task = checkpoint.build(data)
         folder = first_shard(checkpoint.cfg.task.data)
-        dictionary = task.source_dictionary
-        return cls(model, dictionary, load_tokenizer(folder), load_normalizer(folder), checkpoint.cfg)
+        tokenizer, normalizer = load_tokenizer(folder), load_normalizer(folder)
+        return cls(model, task.source_dictionary, tokenizer, normalizer, checkpoint.cfg)
 
     @property
     def device(self) -> torch.device:
@@ -79,13 +75,9 @@ class HubInterface(nn.Module):
         return torch.tensor(ids)
 
     def check_known(self, tokens: Tensor, texts: Iterable[str]) -> None:
-        """Warn where the ids ``[T]`` of texts hold <unk>, and name for what it stands.
-
-        Raises:
-            UserError: half of them are.
-        """
+        """Warn where the ids ``[T]`` of texts hold <unk>, and name for what it stands; half of them are an error."""
         encoder = TextEncoder(self.tokenizer, self.dictionary, self.normalizer)
-        check_unknown(int((tokens == self.dictionary.unk()).sum()), len(tokens), texts, encoder, "the text")
+        encoder.check_unknown(int((tokens == self.dictionary.unk()).sum()), len(tokens), texts, "the text")
 
     def decode(self, tokens: Tensor) -> str:
         """Return the text of int64 ids ``[T]``, special symbols left out."""
@@ -94,22 +86,14 @@ class HubInterface(nn.Module):
 
     @torch.no_grad()
     def extract_features(self, tokens: Tensor, return_all_hiddens: bool = False) -> Tensor | list[Tensor]:
-        """Return the encoder's states ``[1, T, D]`` for ids ``[T]`` or ``[1, T]``, or those of every layer.
-
-        Raises:
-            UserError: more tokens than the model has positions.
-        """
+        """Return the encoder's states ``[1, T, D]`` for ids ``[T]`` or ``[1, T]``, or those of every layer."""
         tokens = tokens.unsqueeze(0) if tokens.dim() == 1 else tokens
         features, extra = self.model(tokens.to(self.device), features_only=True, return_all_hiddens=return_all_hiddens)
         return extra["inner_states"] if return_all_hiddens else features
 
     @torch.no_grad()
     def fill_mask(self, text: str, topk: int = 5) -> list[Filling]:
-        """Return the ``topk`` likeliest fillings of the one ``<mask>`` in ``text``, best first.
-
-        Raises:
-            UserError: the text does not hold exactly one ``<mask>``, or is mostly <unk>; no filling is asked for.
-        """
+        """Return the ``topk`` likeliest fillings of the one ``<mask>`` in ``text``, best first."""
         if topk < 1:
             raise UserError(f"fill_mask: topk {topk} is below 1, the likeliest filling alone")
         if text.count(MASK_SYMBOL) != 1:
@@ -117,10 +101,9 @@ class HubInterface(nn.Module):
         tokens = self.encode(text)
         self.check_known(tokens, [text])
         logits, _ = self.model(tokens[None].to(self.device))
-        column = int((tokens == self.dictionary.index(MASK_SYMBOL)).nonzero()[0, 0])
-        probabilities, indices = logits[0, column].float().softmax(-1).topk(min(topk, logits.shape[-1]))
-        fillings = []
-        for probability, index in zip(probabilities.tolist(), indices.tolist(), strict=True):
-            filled = torch.where(tokens == self.dictionary.index(MASK_SYMBOL), index, tokens)
-            fillings.append(Filling(self.decode(filled), probability, self.tokenizer.surface(self.dictionary[index])))
-        return fillings
+        is_mask = tokens == self.dictionary.index(MASK_SYMBOL)
+        found = logits[0, int(is_mask.nonzero()[0, 0])].float().softmax(-1).topk(min(topk, logits.shape[-1]))
+        return [
+            Filling(self.decode(tokens.where(~is_mask, index)), share, self.tokenizer.surface(self.dictionary[index]))
+            for share, index in zip(found.values.tolist(), found.indices.tolist(), strict=True)
+        ]

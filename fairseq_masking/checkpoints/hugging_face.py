@@ -9,7 +9,6 @@ import json
 import logging
 import re
 import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -20,15 +19,15 @@ from torch import Tensor
 
 from fairseq_masking.checkpoints.key_table import FAMILIES, from_ours, listed
 from fairseq_masking.checkpoints.loading import digest_of_weights, read_checkpoint
-from fairseq_masking.checkpoints.sources import Source, dictionary_symbols, read_source
-from fairseq_masking.corpus.contents import digests_of
+from fairseq_masking.checkpoints.sources import MODERN, Source, dictionary_symbols, read_source
 from fairseq_masking.corpus.dictionary import class_names
 from fairseq_masking.corpus.manifest import first_shard, load_normalizer, load_tokenizer
+from fairseq_masking.corpus.workspace import workspace
 from fairseq_masking.errors import UserError, first_line
-from fairseq_masking.files import held
+from fairseq_masking.files import hash_file, write_json
 from fairseq_masking.modules.config import KIND_OPTIONS, EncoderKind
 from fairseq_masking.tokenizers.hugging_face_files import EXTRA, check_exported
-from fairseq_masking.tokenizers.to_hugging_face import steps_left_out, write_tokenizer
+from fairseq_masking.tokenizers.to_hugging_face import write_tokenizer
 
 __all__ = ["Exported", "export_checkpoint", "export_form", "load_with_transformers"]
 
@@ -41,14 +40,6 @@ _CLASSES = {
     "modernbert": "ModernBert",
     "fairseq_masking": "FairseqMasking",
 }
-_MODERN = {  # what ModernBERT is beside what its config tells
-    "position_encoding": "rotary",
-    "feed_forward": "glu",
-    "norm": "layer_norm",
-    "normalize_before": True,
-    "skip_first_norm": True,
-    "relative_position": "none",
-}
 _BERTS = ("hidden_act", "layer_norm_eps", "hidden_dropout_prob", "attention_probs_dropout_prob")  # otherwise there
 _SCORES = "ForSequenceClassification"
 _OUTPUT = re.compile(r"classification_heads\.[^.]+\.out_proj\.bias")
@@ -56,12 +47,8 @@ _MODELING = Path(__file__).with_name("modeling_fairseq_masking.py")
 _AUTO_CLASSES = {
     "AutoConfig": "Config",
     "AutoModel": "Model",
-    "AutoModelForMaskedLM": "ForMaskedLM",
-    "AutoModelForMultipleChoice": "ForMultipleChoice",
-    "AutoModelForPreTraining": "ForPreTraining",
-    "AutoModelForQuestionAnswering": "ForQuestionAnswering",
-    "AutoModelForSequenceClassification": _SCORES,
-    "AutoModelForTokenClassification": "ForTokenClassification",
+    **{f"AutoModel{head}": head for head in ("ForMaskedLM", "ForMultipleChoice", "ForPreTraining")},
+    **{f"AutoModel{head}": head for head in ("ForQuestionAnswering", _SCORES, "ForTokenClassification")},
 }
 
 
@@ -75,16 +62,11 @@ class Exported(NamedTuple):
 def export_checkpoint(
     checkpoint: str | Path, output: str | Path, *, data: str | Path | None = None, head: str | None = None
 ) -> Exported:
-    """Write a Hugging Face folder.
+    """Write a Hugging Face folder of a checkpoint of any method, pre-trained or fine-tuned.
 
     Args:
-        checkpoint: of any method, pre-trained or fine-tuned.
-        output: folder to make.
         data: the corpus or fine-tuning data it was trained on, for its tokeniser; default: as stored in it.
         head: which classification head to take along, where there are several.
-
-    Raises:
-        UserError: no checkpoint of ours, no tokeniser for it, or ``output`` is there already.
     """
     output = Path(output).resolve()
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
@@ -98,31 +80,17 @@ def export_checkpoint(
         logger.warning("%s: %s stay behind: %s has no place for them", checkpoint, listed(left), FAMILIES[kind].title)
     source = replace(source, state=state)
     folder = first_shard(str(data or source.options.get("data")))
-    with (
-        held(output.with_name(f".{output.name}.lock"), f"{output} is being written", remove=True),
-        tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}-") as scratch,
-    ):
-        partial = Path(scratch) / "model"
-        partial.mkdir()
-        config = _config(kind, source, folder)
-        text = json.dumps(config, indent=2, ensure_ascii=False)
-        (partial / "config.json").write_text(text + "\n", encoding="utf-8")
+    with workspace(output) as partial:
+        write_json(partial / "config.json", _config(kind, source, folder), indent=2)
         _write_tokenizer(source, folder, partial)
         if kind == "fairseq_masking":
             shutil.copyfile(_MODELING, partial / _MODELING.name)
         _write_weights(from_ours(source.state, FAMILIES[kind]), partial / "model.safetensors")
-        if output.exists():
-            output.rmdir()
-        partial.replace(output)
-    return Exported(config["architectures"][0], kind == "fairseq_masking")
+    return export_form(source)
 
 
 def export_form(source: Source) -> Exported:
-    """Return what ``export_checkpoint`` would write of one of ours.
-
-    Raises:
-        UserError: no model of transformers is the same.
-    """
+    """Return what ``export_checkpoint`` would write of one of ours; a UserError where no model is the same."""
     kind, state = _form(source)
     return Exported(_CLASSES[kind] + _suffix(state), kind == "fairseq_masking")
 
@@ -130,12 +98,7 @@ def export_form(source: Source) -> Exported:
 def load_with_transformers(folder: Path, auto_class: str, what: str) -> tuple[Any, Any, list[str]]:
     """Return tokeniser, model (fp32, on the CPU) and the names of its weights that a folder lacks.
 
-    Args:
-        auto_class: transformers' name of it, such as "AutoModel".
-        what: the model is, in the error.
-
-    Raises:
-        UserError: transformers is missing, or does not take the folder; one that brings code of its own, too.
+    A folder that brings code of its own is not taken; ``what`` the model is stands in the error.
     """
     try:
         import transformers
@@ -163,24 +126,14 @@ def _with_one_head(state: Mapping[str, Tensor], head: str | None) -> dict[str, T
 
 
 def _form(source: Source) -> tuple[str, dict[str, Tensor]]:
-    """The family of transformers that computes the same, and what it has a place for: ModernBERT detects nothing."""
-    kind, state = _kind(source), source.state
-    left = ("detection_head.",) if kind == "modernbert" else ()
-    return kind, {key: value for key, value in state.items() if not key.startswith(left)}
-
-
-def _kind(source: Source) -> str:
-    """The family of transformers that computes the same; ours where there is none.
-
-    Raises:
-        UserError: there is none, and ours has no place for the encoder's options either.
-    """
+    """The family of transformers that computes the same, ours where there is none, and what it has a place for."""
     config, options, state = source.config, source.options, source.state
     modern = any(getattr(config, name) != getattr(EncoderKind, name) for name in KIND_OPTIONS)
     scores, pooling = _suffix(state) == _SCORES, str(options.get("pooling", "first"))
     present = {**vars(config), "pooling": pooling, "pooler_norm": options.get("pooler_norm", False)}
-    wanted = {**(_MODERN if modern else {}), **({"pooler_norm": modern} if scores else {})}
-    wanted.update({"pooling": "first"} if scores and not modern else {})
+    wanted: dict[str, Any] = {**MODERN} if modern else {}
+    if scores:
+        wanted |= {"pooler_norm": True} if modern else {"pooler_norm": False, "pooling": "first"}
     unlike = [f"{name}={present[name]}" for name, value in wanted.items() if present[name] != value]
     unlike += ["the head of --task squad"] if modern and _suffix(state) == "ForQuestionAnswering" else []
     if unlike:
@@ -188,16 +141,16 @@ def _kind(source: Source) -> str:
             f"{source.path} is none of transformers' models: {'ModernBERT' if modern else 'BERT'} has no place for"
             f" {listed(unlike)}; it fine-tunes, and --init-from takes it"
         )
-    if modern:
-        return "modernbert"
+    if modern:  # it detects nothing
+        return "modernbert", {key: value for key, value in state.items() if not key.startswith("detection_head.")}
     usual = config.activation == "gelu" and "detection_head.weight" not in state
     if not usual or (scores and options.get("pooler_activation_fn", "tanh") != "tanh"):
-        return "fairseq_masking"
+        return "fairseq_masking", state
     if config.relative_position == "none":
-        return "roberta-prelayernorm" if config.normalize_before else "roberta"
+        return ("roberta-prelayernorm" if config.normalize_before else "roberta"), state
     buckets = (config.relative_position_buckets, config.relative_position_max_distance)
     as_mpnet = config.relative_position == "t5" and buckets == (32, 128) and not config.normalize_before
-    return "mpnet" if as_mpnet else "fairseq_masking"
+    return ("mpnet" if as_mpnet else "fairseq_masking"), state
 
 
 def _config(kind: str, source: Source, data: Path) -> dict[str, Any]:
@@ -240,8 +193,14 @@ def _config(kind: str, source: Source, data: Path) -> dict[str, Any]:
     if kind == "modernbert":
         config = {name: value for name, value in config.items() if name not in _BERTS} | _modernbert(source)
     if suffix == _SCORES:
-        bias = next(value for key, value in state.items() if _OUTPUT.fullmatch(key))
-        config.update(_labels(len(bias), data))
+        # Names of the classes, from the fine-tuning data's label/dict.txt where it is there.
+        number = len(next(value for key, value in state.items() if _OUTPUT.fullmatch(key)))
+        names = list(class_names(data))[:number]
+        if len(names) < number or number == 1:
+            names = [f"LABEL_{index}" for index in range(number)]
+        config["id2label"] = dict(enumerate(names))
+        config["label2id"] = {name: index for index, name in enumerate(names)}
+        config["problem_type"] = "regression" if number == 1 else "single_label_classification"
     return {"architectures": [_CLASSES[kind] + suffix], **config}
 
 
@@ -281,25 +240,13 @@ def _suffix(state: Mapping[str, Tensor]) -> str:
     return "ForMaskedLM" if "lm_head.bias" in state else "Model"
 
 
-def _labels(number: int, data: Path) -> dict[str, Any]:
-    """Names of the classes, from the fine-tuning data's label/dict.txt where it is there."""
-    names = list(class_names(data))[:number]
-    if len(names) < number or number == 1:
-        names = [f"LABEL_{index}" for index in range(number)]
-    return {
-        "id2label": dict(enumerate(names)),
-        "label2id": {name: index for index, name in enumerate(names)},
-        "problem_type": "regression" if number == 1 else "single_label_classification",
-    }
-
-
 def _write_weights(state: Mapping[str, Tensor], path: Path) -> None:
     try:
         from safetensors.torch import save_file
     except ImportError:
         raise UserError(f"to write safetensors: {EXTRA}") from None
     written = {key: value.clone().contiguous() for key, value in state.items()}
-    files = json.dumps(digests_of(path.parent))
+    files = json.dumps({file.name: hash_file(file) for file in sorted(path.parent.iterdir())})
     save_file(written, path, {"format": "pt", "files": files, "sha256": digest_of_weights(written, files)})
     path.chmod((path.parent / "config.json").stat().st_mode)  # not its owner's alone
 
@@ -308,25 +255,18 @@ def _write_tokenizer(source: Source, data: Path, output: Path) -> None:
     if not data.is_dir():
         raise UserError(f"no such data folder: {data}; give the one it was trained on as --data, for its tokeniser")
     symbols = dictionary_symbols(data) or dictionary_symbols(data / "input0")
-    rows = source.config.vocab_size
+    rows, way_out = source.config.vocab_size, "give the data that it was trained on as --data"
     if symbols is None:
-        raise UserError(f"{data} has no dict.txt: give the data that it was trained on as --data")
+        raise UserError(f"{data} has no dict.txt: {way_out}")
     if len(symbols) != rows:
-        raise UserError(
-            f"{data} has a dictionary of {len(symbols)} symbols, the checkpoint {rows} rows: give the"
-            " data that it was trained on as --data"
-        )
+        raise UserError(f"{data} has a dictionary of {len(symbols)} symbols, the checkpoint {rows} rows: {way_out}")
     read_checkpoint(source.path).check_trained_on(symbols, data)
     normalizer = load_normalizer(data)
-    names = [str(symbol) for symbol in symbols]
-    length = source.config.max_positions
-    write_tokenizer(output, load_tokenizer(data), names, normalizer, max_length=length)
-    if left_out := steps_left_out(normalizer):
+    write_tokenizer(output, load_tokenizer(data), symbols, normalizer, max_length=source.config.max_positions)
+    done = ("lowercase", "moses_lang")  # the rest of the steps on a text no tokenizer.json does
+    if left_out := [f"--{step.replace('_', '-')}" for step in normalizer.steps() if step not in done]:
         logger.warning(
-            "%s was prepared with %s, which no tokenizer.json does: AutoTokenizer's ids of raw text are not"
-            " those of the training; give it what load_normalizer(%r) of"
-            " fairseq_masking.tokenizers.normalization makes of the text",
-            data,
-            " and ".join(left_out),
-            str(data),
+            f"{data} was prepared with {' and '.join(left_out)}, which no tokenizer.json does: AutoTokenizer's ids of"
+            f" raw text are not those of the training; give it what load_normalizer({str(data)!r}) of"
+            " fairseq_masking.corpus.manifest makes of the text"
         )

@@ -7,16 +7,14 @@ source. The weights are copied where fairseq has looked for a checkpoint to resu
 
 import logging
 from argparse import Namespace
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import torch
-from fairseq.dataclass.configs import CheckpointConfig
 from fairseq.models import ARCH_CONFIG_REGISTRY, ARCH_MODEL_NAME_REGISTRY, MODEL_DATACLASS_REGISTRY
 from omegaconf import DictConfig, OmegaConf, open_dict
-from torch import Tensor
 
 from fairseq_masking.checkpoints.key_table import TOKENS, listed
 from fairseq_masking.checkpoints.loading import read_checkpoint
@@ -39,11 +37,7 @@ _read: dict[str, Source] = {}  # what was read for its shape, until its weights 
 
 
 def resolve_shape(cfg: DictConfig) -> None:
-    """Write the shape of ``model.init_from``, or of the checkpoint that is resumed, into the configuration.
-
-    Raises:
-        UserError: there is no such source, or an option contradicts it.
-    """
+    """Write the shape of ``model.init_from``, or of the checkpoint that is resumed, into the configuration."""
     model = OmegaConf.select(cfg, "model")  # commands that build none have no such section
     path = getattr(model, "init_from", None)
     if not path:
@@ -53,15 +47,16 @@ def resolve_shape(cfg: DictConfig) -> None:
     if cfg.distributed_training.ddp_backend == "fully_sharded":
         raise UserError("--init-from with --ddp-backend fully_sharded: start with pytorch_ddp, then resume with it")
     _read.clear()
-    resumed = _checkpoint_to_resume(cfg.checkpoint)
-    if resumed is None:
+    save_dir, restored = cfg.checkpoint.save_dir, cfg.checkpoint.restore_file
+    resumed = Path(save_dir, _LAST) if restored == _LAST else Path(restored)  # by fairseq's load_checkpoint
+    if not resumed.is_file():
         _read[path] = read_source(path)
         shape, heads = _read[path].shape(), _read[path].heads()
     else:
         stored = read_checkpoint(resumed).options
         shape = {name: stored[name] for name in SHAPE_OPTIONS if stored.get(name) is not None}
         heads = {name: stored[name] for name in ("pooler_norm", "pooler_activation_fn", "pooling") if name in stored}
-    _check_options(model, shape, f"--init-from {path}" if resumed is None else str(resumed))
+    _check_options(model, shape, str(resumed) if resumed.is_file() else f"--init-from {path}")
     shape.update({name: value for name, value in heads.items() if not _is_own(model, name)})
     task = OmegaConf.select(cfg, "task")
     with open_dict(model):
@@ -71,17 +66,18 @@ def resolve_shape(cfg: DictConfig) -> None:
 
 
 def initialize(model: Any, source: Source, task: Any) -> None:
-    """Copy a source's encoder, and the heads that both sides have, into a model.
-
-    Raises:
-        UserError: the source lacks symbols of the task's dictionary, or nothing says which they are.
-    """
+    """Copy a source's encoder, and the heads that both sides have, into a model."""
     rows = _rows(task, source)
     known = torch.tensor([row is not None for row in rows])
     index = torch.tensor([row for row in rows if row is not None])
     own = model.state_dict()
-    heads = {key.split(".")[0] for key in own if key.startswith(("lm_head.", "detection_head."))}
-    taken = {"encoder", *(head for head in heads if _fits(head, source.state, own))}
+    taken = {"encoder"}
+    for head in ("lm_head", "detection_head"):  # of the same parameters, whose rows by symbol may be others
+        here, there = (
+            {key: of[key].shape for key in of if key.startswith(f"{head}.") and key not in _BY_SYMBOL}
+            for of in (own, source.state)
+        )
+        taken |= {head} if here and here == there else set()
     with torch.no_grad():
         for key, value in source.state.items():
             if key in _BY_SYMBOL and key.split(".")[0] in taken:
@@ -103,7 +99,7 @@ def initialize(model: Any, source: Source, task: Any) -> None:
 
 
 def _rows(task: Any, source: Source) -> list[int | None]:
-    """Rows of the source's embedding in the order of the task's dictionary, None for symbols it lacks."""
+    """Rows of the source's embedding in the order of the task's dictionary, None for special symbols it lacks."""
     symbols = list(task.source_dictionary.symbols)
     if source.symbols is None:
         if len(symbols) != source.config.vocab_size:
@@ -111,56 +107,25 @@ def _rows(task: Any, source: Source) -> list[int | None]:
                 f"{source.path} has {source.config.vocab_size} embedding rows, the corpus's dictionary"
                 f" {len(symbols)} symbols: prepare the corpus with the dict.txt it was trained with"
             )
+        place = source.options.get("data", "the place of its data")
         logger.warning(
-            "nothing says which symbols the rows of %s stand for (no dict.txt beside it, nor at %s): they are"
-            " taken in the order of this corpus's dictionary",
-            source.path,
-            source.options.get("data", "the place of its data"),
+            f"nothing says which symbols the rows of {source.path} stand for (no dict.txt beside it, nor at {place}):"
+            " they are taken in the order of this corpus's dictionary"
         )
         return list(range(len(symbols)))
     if source.from_hugging_face:
         symbols = tokens_of_symbols(symbols, load_tokenizer(first_shard(task.cfg.data)))
-    return _embedding_rows(symbols, source.symbols, source.path)
-
-
-def _embedding_rows(wanted: Sequence[str], present: Sequence[str | None], path: Path) -> list[int | None]:
-    """Return, for each wanted symbol, its row among the present ones; None for a special one that it lacks.
-
-    Raises:
-        UserError: symbols are missing.
-    """
-    rows = {symbol: row for row, symbol in enumerate(present) if symbol is not None}
-    missing = [
-        symbol
-        for symbol in wanted
-        if symbol not in rows and symbol not in SPECIAL_SYMBOLS and not symbol.startswith(FILLER_PREFIX)
-    ]
-    if missing:
+    rows = {symbol: row for row, symbol in enumerate(source.symbols) if symbol is not None}
+    lacked = [symbol for symbol in symbols if symbol not in rows and symbol not in SPECIAL_SYMBOLS]
+    if missing := [symbol for symbol in lacked if not symbol.startswith(FILLER_PREFIX)]:
         raise UserError(
-            f"the corpus's dictionary has {len(missing)} of {len(wanted)} symbols that {path} lacks, such as"
+            f"the corpus's dictionary has {len(missing)} of {len(symbols)} symbols that {source.path} lacks, such as"
             f" {missing[0]!r}: it was prepared with another tokeniser than this model's; fairseq-masking prepare"
             " corpus --tokenizer-from takes the model's own, or that of the data it was trained on"
         )
-    unused = len(rows.keys() - set(wanted))
-    if unused:
-        logger.info("%d of %d symbols of %s are not in the corpus's dictionary", unused, len(rows), path)
-    return [rows.get(symbol) for symbol in wanted]
-
-
-def _fits(head: str, state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> bool:
-    """Whether a source has a head of the same parameters; their rows by symbol may be others."""
-
-    def shapes(tensors: Mapping[str, Tensor]) -> dict[str, torch.Size]:
-        keys = [key for key in tensors if key.startswith(f"{head}.") and key not in _BY_SYMBOL]
-        return {key: tensors[key].shape for key in keys}
-
-    return shapes(own) == shapes(state)
-
-
-def _checkpoint_to_resume(cfg: CheckpointConfig) -> Path | None:
-    """What fairseq's ``load_checkpoint`` will load."""
-    path = Path(cfg.save_dir) / _LAST if cfg.restore_file == _LAST else Path(cfg.restore_file)
-    return path if path.is_file() else None
+    if unused := len(rows.keys() - set(symbols)):
+        logger.info("%d of %d symbols of %s are not in the corpus's dictionary", unused, len(rows), source.path)
+    return [rows.get(symbol) for symbol in symbols]
 
 
 def _check_options(model: Any, shape: Mapping[str, Any], source: str) -> None:
@@ -180,16 +145,11 @@ def _check_options(model: Any, shape: Mapping[str, Any], source: str) -> None:
 
 def _is_own(model: Any, name: str) -> bool:
     """Whether an option was typed, or a recipe says it: it is not what it is where only ``--arch`` is given."""
-    default = _defaults_of(str(getattr(model, "_name", ""))).get(name)
-    return was_typed("model", name) or str(getattr(model, name, None)) != str(default)
-
-
-def _defaults_of(arch: str) -> dict[str, Any]:
-    """What the options are where only ``--arch`` is given."""
-    values = Namespace()
+    arch, values = str(getattr(model, "_name", "")), Namespace()
     ARCH_CONFIG_REGISTRY.get(arch, lambda _: None)(values)
     dataclass = MODEL_DATACLASS_REGISTRY[ARCH_MODEL_NAME_REGISTRY[arch]]
-    return {**{option.name: option.default for option in fields(dataclass)}, **vars(values)}
+    default = {**{option.name: option.default for option in fields(dataclass)}, **vars(values)}.get(name)
+    return was_typed("model", name) or str(getattr(model, name, None)) != str(default)
 
 
 @replaces("fairseq.trainer:Trainer", "load_checkpoint")

@@ -1,15 +1,13 @@
 """How other families of models name our encoder's parameters: one table, both directions.
 
-``#`` is a layer's number, ``@`` a head's name, ``*`` weight or bias. Beside the names, families differ in
-form: query, key and value apart; rows of the position table that no token uses (RoBERTa counts positions from
-``pad_index + 1``); token types, of which our text only has the first, so that it can be added to the
-positions; tied weights that are stored twice.
+``#`` is a layer's number or a head's name, ``*`` weight or bias. Beside the names, families differ in form: query,
+key and value apart; rows of the position table that no token uses (RoBERTa counts positions from ``pad_index + 1``);
+token types, of which our text only has the first, so that it can be added to the positions; tied weights stored twice.
 """
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -23,6 +21,9 @@ TOKENS = "encoder.embed_tokens.weight"
 POSITIONS = "encoder.embed_positions.weight"
 _IN_PROJ = "encoder.layers.#.self_attn.in_proj.*"
 SPAN_HEAD = "classification_heads.span.out_proj.*"  # of --task squad
+
+_LEAVES = ("weight", "bias")
+_WILD = re.compile(r"(?<=classification_heads\.)[^.]+(?=\.)|(?<=\.)\d+(?=\.)")  # what ``#`` stands for
 
 Names = Mapping[str, str | tuple[str, ...]]
 
@@ -49,7 +50,9 @@ class Family:
         """Our names and theirs in full (query, key and value, or one), those that are written first."""
         for names, prefix in ((self.encoder, self.prefix), (self.older, self.prefix), (self.heads, "")):
             for ours, theirs in names.items():
-                yield ours, [prefix + name for name in ((theirs,) if isinstance(theirs, str) else theirs)]
+                for leaf in _LEAVES:
+                    parts = (theirs,) if isinstance(theirs, str) else theirs
+                    yield ours.replace("*", leaf), [prefix + name.replace("*", leaf) for name in parts]
 
 
 class Converted(NamedTuple):
@@ -92,13 +95,13 @@ _FAIRSEQ_LAYERS: Names = {  # our names are fairseq's
     "encoder.layernorm_embedding.*": "layernorm_embedding.*",
     **{f"encoder.layers.#.{part}.*": f"layers.#.{part}.*" for part in (*_FAIRSEQ_PARTS, "final_layer_norm")},
 }
-_SENTENCE_HEADS = ("classification_heads.@.dense.*", "classification_heads.@.out_proj.*")
+_SENTENCE_HEADS = ("classification_heads.#.dense.*", "classification_heads.#.out_proj.*")
 _LM_HEAD = ("lm_head.dense.*", "lm_head.layer_norm.*", "lm_head.bias")
 _ROBERTA_HEADS: Names = {
     **{name: name for name in _LM_HEAD},
     SPAN_HEAD: "qa_outputs.*",
-    "classification_heads.@.dense.*": "classifier.dense.*",
-    "classification_heads.@.out_proj.*": "classifier.out_proj.*",
+    "classification_heads.#.dense.*": "classifier.dense.*",
+    "classification_heads.#.out_proj.*": "classifier.out_proj.*",
 }
 
 
@@ -155,8 +158,8 @@ FAMILIES: dict[str, Family] = {
             "lm_head.layer_norm.*": "cls.predictions.transform.LayerNorm.*",
             "lm_head.bias": "cls.predictions.bias",
             SPAN_HEAD: "qa_outputs.*",
-            "classification_heads.@.dense.*": "bert.pooler.dense.*",
-            "classification_heads.@.out_proj.*": "classifier.*",
+            "classification_heads.#.dense.*": "bert.pooler.dense.*",
+            "classification_heads.#.out_proj.*": "classifier.*",
         },
         token_types=("embeddings.token_type_embeddings.weight", 2),
         copies={
@@ -201,9 +204,9 @@ FAMILIES: dict[str, Family] = {
             "lm_head.dense.*": "head.dense.*",
             "lm_head.layer_norm.*": "head.norm.*",
             "lm_head.bias": "decoder.bias",
-            "classification_heads.@.dense.*": "head.dense.*",
-            "classification_heads.@.layer_norm.*": "head.norm.*",
-            "classification_heads.@.out_proj.*": "classifier.*",
+            "classification_heads.#.dense.*": "head.dense.*",
+            "classification_heads.#.layer_norm.*": "head.norm.*",
+            "classification_heads.#.out_proj.*": "classifier.*",
         },
         copies={"decoder.weight": "model.embeddings.tok_embeddings.weight"},
     ),
@@ -225,45 +228,42 @@ def to_ours(state: Mapping[str, Tensor], family: Family, *, head: str = "sentenc
 
     Args:
         head: our name for a classification head that has none of its own there.
-
-    Raises:
-        UserError: keys of the encoder that the table does not name, parts of a projection missing, copies that differ.
     """
     state = _modern_keys(state, family)
     token_types = family.token_types and family.prefix + family.token_types[0]
-    parts: dict[str, dict[int, Tensor]] = {}
-    sizes: dict[str, int] = {}
+    # A key that two heads share, as ModernBERT's, is of the one whose output is there.
+    outputs = {theirs[0] for ours, theirs in family.rows if ours.startswith("classification_heads.#.out_proj.")}
+    classifies = any(_form(key)[0] in outputs for key in state)
+    table: dict[str, tuple[str, int, int]] = {}
+    for ours, theirs in sorted(family.rows, key=lambda row: row[0].startswith("classification_heads.") != classifies):
+        for part, name in enumerate(theirs):
+            table.setdefault(name, (ours, part, len(theirs)))
+    without_place = {name.replace("*", leaf) for name in family.dropped for leaf in _LEAVES}
+    found: dict[str, list[Tensor | None]] = {}
     origins: dict[str, str] = {}
     dropped: list[str] = []
     unknown: list[str] = []
-    # A key that two heads share, as ModernBERT's, is of the one whose output is there.
-    outputs = [theirs[0] for ours, theirs in family.rows if ours == "classification_heads.@.out_proj.*"]
-    classifies = any(_match(name, key) is not None for name in outputs for key in state)
-    rows = sorted(family.rows, key=lambda row: row[0].startswith("classification_heads.") != classifies)
     for key, value in state.items():
-        if key in family.copies:
-            _check_copy(key, family.copies[key], state, family)
-        elif any(_match(name, key) is not None for name in family.dropped):
-            dropped.append(key)
-        elif key != token_types:
-            named = ((ours, theirs, part) for ours, theirs in rows for part in range(len(theirs)))
-            for ours, theirs, part in named:
-                if (wildcards := _match(theirs[part], key)) is not None:
-                    name = _fill(ours, {"@": head, **wildcards})
-                    parts.setdefault(name, {})[part] = value
-                    sizes[name] = len(theirs)
-                    origins[name] = key
-                    break
-            else:  # outside of the encoder it is a head that no model here has
-                (unknown if key.startswith(family.prefix) else dropped).append(key)
+        form, wild = _form(key)
+        if (of := family.copies.get(key)) is not None:
+            if of not in state or not torch.equal(value, state[of]):
+                raise UserError(
+                    f"{family.title} with {key} that is not tied to {of}: our heads share the token embedding"
+                )
+        elif form in table:
+            ours, part, parts = table[form]
+            name = ours.replace("#", wild or head)
+            found.setdefault(name, [None] * parts)[part] = value
+            origins[name] = key
+        elif key != token_types:  # outside of the encoder it is a head that no model here has
+            is_unknown = key.startswith(family.prefix) and key not in without_place
+            (unknown if is_unknown else dropped).append(key)
     if unknown:
         raise UserError(f"not parameters of {family.title} as this package knows it: {listed(unknown)}")
-    if halves := [name for name, found in parts.items() if len(found) != sizes[name]]:
+    whole = {name: [part for part in parts if part is not None] for name, parts in found.items()}
+    if halves := [name for name, parts in whole.items() if len(parts) != len(found[name])]:
         raise UserError(f"{family.title} without one of query, key and value of {listed(halves)}")
-    result = {
-        name: torch.cat([found[part] for part in range(len(found))]) if len(found) > 1 else found[0]
-        for name, found in parts.items()
-    }
+    result = {name: torch.cat(parts) if len(parts) > 1 else parts[0] for name, parts in whole.items()}
     if POSITIONS in result:
         positions = result[POSITIONS][family.unused_positions :]
         if token_types in state:  # summed in fp32: half precision would round every position
@@ -271,10 +271,10 @@ def to_ours(state: Mapping[str, Tensor], family: Family, *, head: str = "sentenc
             positions = positions.to(precise) + state[token_types][0].to(precise)
         result[POSITIONS] = positions
     # BERT's pooler is there whether or not it was ever trained; without scores behind it, it is no head.
-    if not any(key.startswith("classification_heads.") and ".out_proj." in key for key in result):
-        lone = [key for key in result if key.startswith("classification_heads.")]
-        dropped += [origins[key] for key in lone]
-        result = {key: value for key, value in result.items() if key not in lone}
+    heads = [key for key in result if key.startswith("classification_heads.")]
+    if not any(".out_proj." in key for key in heads):
+        dropped += [origins[key] for key in heads]
+        result = {key: value for key, value in result.items() if key not in heads}
     return Converted(result, dropped)
 
 
@@ -284,18 +284,18 @@ def from_ours(state: Mapping[str, Tensor], family: Family) -> dict[str, Tensor]:
     Raises:
         UserError: parameters that the family has no place for, such as a relative position table in RoBERTa.
     """
+    table = dict(reversed(list(family.rows)))  # of two names the one that is written
     result: dict[str, Tensor] = {}
     unknown = []
     for key, value in state.items():
+        form, wild = (key, "") if key in table else _form(key)
+        if form not in table:
+            unknown.append(key)
+            continue
         if key == POSITIONS:
             value = torch.cat([value.new_zeros(family.unused_positions, value.shape[1]), value])
-        for ours, theirs in family.rows:
-            if (wildcards := _match(ours, key)) is not None:
-                for name, part in zip(theirs, value.chunk(len(theirs)), strict=True):
-                    result[_fill(name, wildcards)] = part
-                break
-        else:
-            unknown.append(key)
+        for name, part in zip(table[form], value.chunk(len(table[form])), strict=True):
+            result[name.replace("#", wild)] = part
     if unknown:
         raise UserError(f"{family.title} has no place for {listed(unknown)}")
     if family.token_types is not None:
@@ -312,37 +312,15 @@ def listed(keys: Iterable[str]) -> str:
     return ", ".join(keys[:8]) + (f" and {len(keys) - 8} more" if len(keys) > 8 else "")
 
 
-@cache
-def _pattern(name: str) -> re.Pattern[str]:
-    text = re.escape(name).replace(r"\#", r"(?P<number>\d+)").replace(r"\*", "(?P<leaf>weight|bias)")
-    return re.compile(text.replace("@", r"(?P<head>[^.]+)"))
-
-
-def _match(name: str, key: str) -> dict[str, str] | None:
-    """What a key has in place of a name's wildcards; None where it is none of that name."""
-    found = _pattern(name).fullmatch(key)
-    signs = {"number": "#", "leaf": "*", "head": "@"}
-    return found and {signs[group]: text for group, text in found.groupdict().items()}
-
-
-def _fill(name: str, wildcards: Mapping[str, str]) -> str:
-    for sign, text in wildcards.items():
-        name = name.replace(sign, text)
-    return name
+def _form(key: str) -> tuple[str, str]:
+    """A key as the tables have it, and what stands in it for their ``#``."""
+    found = _WILD.search(key)
+    return (_WILD.sub("#", key), found[0]) if found else (key, "")
 
 
 def _modern_keys(state: Mapping[str, Tensor], family: Family) -> dict[str, Tensor]:
     """Keys as the family spells them today, with the prefix that files of the bare encoder leave out."""
-    result = {}
-    for key, value in state.items():
-        for part, replacement in family.renamed:
-            key = re.sub(part, replacement, key)
-        result[key] = value
-    if any(key.startswith(family.prefix) for key in result):
-        return result
-    return {family.prefix + key: value for key, value in result.items()}
-
-
-def _check_copy(copy: str, of: str, state: Mapping[str, Tensor], family: Family) -> None:
-    if of not in state or not torch.equal(state[copy], state[of]):
-        raise UserError(f"{family.title} with {copy} that is not tied to {of}: our heads share the token embedding")
+    for part, replacement in family.renamed:
+        state = {re.sub(part, replacement, key): value for key, value in state.items()}
+    prefix = "" if any(key.startswith(family.prefix) for key in state) else family.prefix
+    return {prefix + key: value for key, value in state.items()}

@@ -13,14 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
-from transformers.modeling_outputs import (
-    BaseModelOutput,
-    MaskedLMOutput,
-    MultipleChoiceModelOutput,
-    QuestionAnsweringModelOutput,
-    SequenceClassifierOutput,
-    TokenClassifierOutput,
-)
+from transformers import modeling_outputs as outputs
 
 __all__ = [
     "FairseqMaskingConfig", "FairseqMaskingForMaskedLM", "FairseqMaskingForMultipleChoice",
@@ -157,7 +150,7 @@ class _Layer(nn.Module):
 class FairseqMaskingPreTrainedModel(PreTrainedModel):
     """What transformers asks of all models with this config, and what those with a head share.
 
-    These have an ``encoder``, the ``logits`` and the ``loss`` of their head, and an ``output_class``.
+    These have an ``encoder``, and make a head with its ``logits``, ``loss`` and ``output_class``.
     """
 
     create: Callable[[FairseqMaskingConfig], None]
@@ -173,6 +166,8 @@ class FairseqMaskingPreTrainedModel(PreTrainedModel):
 
     def __init__(self, config: FairseqMaskingConfig) -> None:
         super().__init__(config)
+        if not isinstance(self, FairseqMaskingModel):
+            self.encoder = FairseqMaskingModel(config)
         self.create(config)
         self.post_init()
 
@@ -186,13 +181,11 @@ class FairseqMaskingPreTrainedModel(PreTrainedModel):
     ) -> Any:
         """Return the head's logits, and the loss where there are ``labels``."""
         encoded = self.encoder(input_ids, attention_mask, return_dict=True, **options)
-        return self._scored(encoded, self.logits(encoded.last_hidden_state), labels, return_dict)
-
-    def _scored(self, encoded: Any, logits: Tensor, labels: Tensor | None, return_dict: bool | None) -> Any:
+        logits = self.logits(encoded.last_hidden_state)
         loss = None if labels is None else self.loss(logits.float(), labels)
         return self._output(encoded, return_dict, loss=loss, logits=logits)
 
-    def _output(self, encoded: Any, return_dict: bool | None, **found: Tensor | None) -> Any:
+    def _output(self, encoded: Any, return_dict: bool | None, **found: Any) -> Any:
         states = {"hidden_states": encoded.hidden_states, "attentions": encoded.attentions}
         return self._finished(self.output_class(**found, **states), return_dict)
 
@@ -222,19 +215,14 @@ class FairseqMaskingModel(FairseqMaskingPreTrainedModel):
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
         self.layers = nn.ModuleList(_Layer(config) for _ in range(config.num_hidden_layers))
         self.layer_norm = nn.LayerNorm(width, eps) if config.normalize_before else None
-        self.relative_position = (
-            None
-            if config.relative_position == "none"
-            else nn.Embedding(config.relative_position_buckets, config.num_attention_heads)
-        )
+        table = config.relative_position_buckets, config.num_attention_heads
+        self.relative_position = None if config.relative_position == "none" else nn.Embedding(*table)
         self.gradient_checkpointing = False
 
     def get_input_embeddings(self) -> nn.Module:
-        """The token embedding."""
         return self.embed_tokens
 
     def set_input_embeddings(self, value: Any) -> None:
-        """Replace the token embedding."""
         self.embed_tokens = value
 
     def forward(  # type: ignore[override]
@@ -270,7 +258,7 @@ class FairseqMaskingModel(FairseqMaskingPreTrainedModel):
             attentions.append(weights)
         if self.layer_norm is not None:
             states[-1] = self.layer_norm(states[-1])
-        output = BaseModelOutput(
+        output = outputs.BaseModelOutput(
             last_hidden_state=states[-1],
             hidden_states=tuple(states) if output_hidden_states else None,
             attentions=tuple(attentions) if with_weights else None,
@@ -301,18 +289,15 @@ class _LMHead(nn.Module):
 class FairseqMaskingForMaskedLM(FairseqMaskingPreTrainedModel):
     """Predicts masked tokens; the last layer is the token embedding."""
 
-    output_class = MaskedLMOutput
+    output_class = outputs.MaskedLMOutput
 
     def create(self, config: FairseqMaskingConfig) -> None:
-        self.encoder = FairseqMaskingModel(config)
         self.lm_head = _LMHead(config)
 
     def get_output_embeddings(self) -> nn.Module:
-        """The token embedding, by which the head multiplies."""
         return self.encoder.embed_tokens
 
     def set_output_embeddings(self, value: Any) -> None:
-        """Replace the token embedding."""
         self.encoder.embed_tokens = value
 
     def resize_token_embeddings(self, new_num_tokens: int | None = None, *more: Any, **options: Any) -> Any:
@@ -334,10 +319,9 @@ class FairseqMaskingForMaskedLM(FairseqMaskingPreTrainedModel):
 class FairseqMaskingForPreTraining(FairseqMaskingPreTrainedModel):
     """AMOS's discriminator: a logit a token, positive where it takes the token for the original one."""
 
-    output_class = TokenClassifierOutput
+    output_class = outputs.TokenClassifierOutput
 
     def create(self, config: FairseqMaskingConfig) -> None:
-        self.encoder = FairseqMaskingModel(config)
         self.detection_head = nn.Linear(config.hidden_size, 1)
 
     def logits(self, hidden_BTD: Tensor) -> Tensor:
@@ -366,10 +350,9 @@ class _ClassificationHead(nn.Module):
 class FairseqMaskingForSequenceClassification(FairseqMaskingPreTrainedModel):
     """Scores of a text, from the state of ``<s>``."""
 
-    output_class = SequenceClassifierOutput
+    output_class = outputs.SequenceClassifierOutput
 
     def create(self, config: FairseqMaskingConfig) -> None:
-        self.encoder = FairseqMaskingModel(config)
         self.classifier = _ClassificationHead(config)
 
     def logits(self, hidden_BTD: Tensor) -> Tensor:
@@ -389,10 +372,9 @@ class FairseqMaskingForSequenceClassification(FairseqMaskingPreTrainedModel):
 class FairseqMaskingForTokenClassification(FairseqMaskingPreTrainedModel):
     """Scores of each token."""
 
-    output_class = TokenClassifierOutput
+    output_class = outputs.TokenClassifierOutput
 
     def create(self, config: FairseqMaskingConfig) -> None:
-        self.encoder = FairseqMaskingModel(config)
         self.dropout = nn.Dropout(config.classifier_dropout)
         self.classifier = nn.Linear(config.hidden_size, config.num_labels or 1)
 
@@ -406,10 +388,9 @@ class FairseqMaskingForTokenClassification(FairseqMaskingPreTrainedModel):
 class FairseqMaskingForMultipleChoice(FairseqMaskingPreTrainedModel):
     """One score for each choice, from the state of its ``<s>``."""
 
-    output_class = MultipleChoiceModelOutput
+    output_class = outputs.MultipleChoiceModelOutput
 
     def create(self, config: FairseqMaskingConfig) -> None:
-        self.encoder = FairseqMaskingModel(config)
         self.dropout = nn.Dropout(config.classifier_dropout)
         self.classifier = nn.Linear(config.hidden_size, 1)
 
@@ -422,24 +403,22 @@ class FairseqMaskingForMultipleChoice(FairseqMaskingPreTrainedModel):
         **options: Any,
     ) -> Any:
         """Return ``[B, C]`` scores of ``input_ids`` ``[B, C, T]``."""
-        texts = {"input_ids": input_ids, "inputs_embeds": options.pop("inputs_embeds", None)}
-        choices = next(value.shape[1] for value in texts.values() if value is not None)
-        given = {**texts, "attention_mask": attention_mask}
-        rows = {name: None if value is None else value.flatten(0, 1) for name, value in given.items()}
+        embedded = options.pop("inputs_embeds", None)
+        given = {"input_ids": input_ids, "inputs_embeds": embedded, "attention_mask": attention_mask}
+        rows = {name: value.flatten(0, 1) for name, value in given.items() if value is not None}
+        choices = next(value.shape[1] for value in given.values() if value is not None)
         encoded = self.encoder(**rows, return_dict=True, **options)
         logits = self.classifier(self.dropout(encoded.last_hidden_state[:, 0])).unflatten(0, (-1, choices)).squeeze(-1)
-        return self._scored(encoded, logits, labels, return_dict)
-
-    loss = staticmethod(F.cross_entropy)
+        loss = None if labels is None else F.cross_entropy(logits.float(), labels)
+        return self._output(encoded, return_dict, loss=loss, logits=logits)
 
 
 class FairseqMaskingForQuestionAnswering(FairseqMaskingPreTrainedModel):
     """Where in a text an answer begins and ends."""
 
-    output_class = QuestionAnsweringModelOutput
+    output_class = outputs.QuestionAnsweringModelOutput
 
     def create(self, config: FairseqMaskingConfig) -> None:
-        self.encoder = FairseqMaskingModel(config)
         self.qa_outputs = nn.Linear(config.hidden_size, 2)
 
     def forward(  # type: ignore[override]
@@ -457,12 +436,9 @@ class FairseqMaskingForQuestionAnswering(FairseqMaskingPreTrainedModel):
         """
         encoded = self.encoder(input_ids, attention_mask, return_dict=True, **options)
         start_BT, end_BT = self.qa_outputs(encoded.last_hidden_state).unbind(-1)
-        loss = None
+        loss, length = None, start_BT.shape[1]
         if start_positions is not None and end_positions is not None:
-            loss = (self._loss(start_BT, start_positions) + self._loss(end_BT, end_positions)) / 2
+            pairs = ((start_BT, start_positions), (end_BT, end_positions))
+            places = [(logits_BT.float(), place.view(-1).clamp(0, length)) for logits_BT, place in pairs]
+            loss = sum(F.cross_entropy(*place, ignore_index=length) for place in places) / 2
         return self._output(encoded, return_dict, loss=loss, start_logits=start_BT, end_logits=end_BT)
-
-    @staticmethod
-    def _loss(logits_BT: Tensor, places: Tensor) -> Tensor:
-        length = logits_BT.shape[1]
-        return F.cross_entropy(logits_BT.float(), places.view(-1).clamp(0, length), ignore_index=length)

@@ -19,7 +19,7 @@ from fairseq_masking.modules.config import KIND_OPTIONS
 from fairseq_masking.modules.encoder import ACTIVATIONS
 from fairseq_masking.tokenizers.hugging_face_files import find_source, hugging_face_symbols
 
-__all__ = ["SHAPE_OPTIONS", "Source", "dictionary_symbols", "read_source"]
+__all__ = ["MODERN", "SHAPE_OPTIONS", "Source", "dictionary_symbols", "read_source"]
 
 # Options of a model that a source decides -> fields of EncoderConfig.
 SHAPE_OPTIONS = {
@@ -27,16 +27,10 @@ SHAPE_OPTIONS = {
     "encoder_embed_dim": "embed_dim",
     "encoder_ffn_embed_dim": "ffn_dim",
     "encoder_attention_heads": "num_heads",
-    "max_positions": "max_positions",
     "activation_fn": "activation",
-    "layer_norm_eps": "layer_norm_eps",
-    "normalize_before": "normalize_before",
-    "relative_position": "relative_position",
-    "relative_position_buckets": "relative_position_buckets",
-    "relative_position_max_distance": "relative_position_max_distance",
-    **{name: name for name in KIND_OPTIONS},
+    **{name: name for name in ("max_positions", "layer_norm_eps", "normalize_before", "relative_position")},
+    **{name: name for name in ("relative_position_buckets", "relative_position_max_distance", *KIND_OPTIONS)},
 }
-_OWN_PARTS = ("encoder.", "lm_head.", "detection_head.", "classification_heads.")
 _SECTION = "fairseq_masking"
 # model_type -> the family that has its keys and computes the same
 _KINDS = ("bert", "roberta", "roberta-prelayernorm", "electra", "mpnet", "modernbert", _SECTION)
@@ -48,6 +42,14 @@ _TAKEN = {
     "add_cross_attention": (False, None),
     "position_embedding_type": ("absolute", None),
     "relative_attention_num_buckets": (32,),  # transformers' MPNet has 32, whatever its config says
+}
+MODERN = {  # what ModernBERT is beside what its config tells
+    "position_encoding": "rotary",
+    "feed_forward": "glu",
+    "norm": "layer_norm",
+    "normalize_before": True,
+    "skip_first_norm": True,
+    "relative_position": "none",
 }
 _GLOBAL, _LOCAL = "full_attention", "sliding_attention"  # ModernBERT's names
 _CONFIG = "config.json"
@@ -61,11 +63,9 @@ class Source:
     title: str  # what it is, for messages
     config: EncoderConfig  # the encoder's shape
     state: dict[str, Tensor]  # parameters in our names: the encoder, and heads where there are some
-    # what each row of the embedding stands for, None for rows that our text never needs; None where nothing says it.
-    # Those of a Hugging Face model are texts of its tokeniser, with our special symbols' names; otherwise they are
-    # those of a dict.txt.
+    # what each row of the embedding stands for, None for rows that our text never needs; None where nothing says it
     symbols: Sequence[str | None] | None
-    from_hugging_face: bool  # which of the two
+    from_hugging_face: bool  # symbols are texts of its tokeniser, with our special ones' names; else a dict.txt's
     options: Mapping[str, Any]  # of the model that it was, where known
     dropped: Sequence[str]  # its parameters that have no place in our models
 
@@ -86,16 +86,23 @@ class Source:
 
 
 def read_source(path: str | Path) -> Source:
-    """Read a checkpoint of ours, of fairseq's RoBERTa or AMOS's release, or a Hugging Face folder.
-
-    Raises:
-        UserError: none of these, damaged, or of a form that our encoder does not have.
-    """
+    """Read a checkpoint of ours, of fairseq's RoBERTa or AMOS's release, or a Hugging Face folder."""
     place = find_source(str(path))
     source = _from_hugging_face(place) if (place / _CONFIG).is_file() else _from_checkpoint(place)
-    _check_complete(source)
-    check_finite(source.state, str(source.path))
-    _check_symbols(source)
+    with torch.device("meta"):  # the encoder that the shape describes, without memory for its weights
+        encoder = TransformerEncoder(source.config).state_dict()
+    wanted = {f"encoder.{key}": value.shape for key, value in encoder.items()}
+    present = {key: value.shape for key, value in source.state.items() if key.startswith("encoder.")}
+    if unlike := sorted(key for key in wanted.keys() | present.keys() if wanted.get(key) != present.get(key)):
+        raise UserError(f"{place} is no whole {source.title}: missing, foreign or of another size: {listed(unlike)}")
+    check_finite(source.state, str(place))
+    # A model may have rows that no token of its tokeniser uses; a dict.txt names every row.
+    rows, symbols = source.config.vocab_size, len(source.symbols or ())
+    if symbols > rows or (symbols not in (0, rows) and not source.from_hugging_face):
+        raise UserError(
+            f"{place} has {rows} embedding rows, but {symbols} symbols stand in its"
+            f" {'tokeniser' if source.from_hugging_face else 'dict.txt'}: put the right one beside it"
+        )
     return source
 
 
@@ -124,7 +131,11 @@ def _from_hugging_face(folder: Path) -> Source:
         if config.get(field, taken[0]) not in taken:
             raise UserError(f"{folder} has {field} {config[field]!r} in config.json: taken is {taken[0]!r} alone")
     weights = read_weights(folder)
-    foreign = _foreign_scores(weights, config.get("architectures") or [])
+    # Scores that no text as a whole has: of tokens or choices, which other models name alike.
+    architectures, foreign = config.get("architectures") or [], list[str]()
+    if architectures and not any(name.endswith("ForSequenceClassification") for name in architectures):
+        foreign = [key for key in weights if key.startswith("classifier.")]
+        foreign += [key for key in weights if foreign and key.startswith("head.")]  # ModernBERT's is before them
     state, dropped = _converted({key: weights[key] for key in weights if key not in foreign}, family, folder)
     dropped += foreign
     options = {
@@ -132,11 +143,11 @@ def _from_hugging_face(folder: Path) -> Source:
         "activation": config.get("hidden_act", "gelu"),
         "layer_norm_eps": config.get("layer_norm_eps", 1e-12),
         "relative_position": config.get("relative_position", "t5"),
-        "max_distance": config.get("relative_position_max_distance", 128),
+        "relative_position_max_distance": config.get("relative_position_max_distance", 128),
     }
     if kind == "modernbert":
         options |= _modernbert(config, folder)
-    encoder, symbols = _config(state, family, folder, **options), hugging_face_symbols(folder)
+    encoder, symbols = _config(state, family, folder, options), hugging_face_symbols(folder)
     return Source(folder, family.title, encoder, state, symbols, True, config, dropped)
 
 
@@ -166,14 +177,12 @@ def _modernbert(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         )
     window = {"attention_window": config.get("local_attention", 128), "global_attention_every": every}
     return {
+        **MODERN,
         "activation": activation,
         "layer_norm_eps": config.get("norm_eps", 1e-5),
         "max_positions": config.get("max_position_embeddings", 8192),
-        "position_encoding": "rotary",
         "rope_theta": float(theta),
         "rope_local_theta": float(local_theta),
-        "skip_first_norm": True,
-        "feed_forward": "glu",
         "no_attention_bias": not config.get("attention_bias", False),
         "no_feed_forward_bias": not config.get("mlp_bias", False),
         "no_norm_bias": not config.get("norm_bias", False),
@@ -195,35 +204,25 @@ def _from_checkpoint(path: Path) -> Source:
     if symbols := dictionary_symbols(folder):
         checkpoint.check_trained_on(symbols, folder)
     if TOKENS in state:
-        family = FAMILIES[_SECTION]
-        state, dropped = Converted(_own_parts(state), [])
+        # What another model can use: not the head of a decoder, whose input is not the encoder's output.
+        decodes = any(key.startswith("decoder.") for key in state)
+        parts = ("encoder.", "detection_head.", "classification_heads.", *(() if decodes else ("lm_head.",)))
+        family, dropped = FAMILIES[_SECTION], list[str]()
+        state = {key: value for key, value in state.items() if key.startswith(parts)}
     else:
         names = ("relative_attention_bias", "self_attn.in_proj.", "binary_head")
         released = any(name in key for key in state for name in names)
         family = FAMILIES["amos_release" if released else "fairseq"]
         state, dropped = _converted(state, family, path)
     relative = state.get("encoder.relative_position.weight")
-    config = _config(
-        state,
-        family,
-        path,
-        num_heads=options.get("encoder_attention_heads", relative.shape[1] if relative is not None else 0),
-        activation=options.get("activation_fn", "gelu"),
-        layer_norm_eps=options.get("layer_norm_eps", 1e-5),
-        relative_position=options.get("relative_position", "amos"),
-        max_distance=options.get("relative_position_max_distance", options.get("max_rel_pos", 128)),
-        max_positions=options.get("max_positions", 512),
-        **{name: options[name] for name in KIND_OPTIONS if name in options},
-    )
+    told = {field: options[name] for name, field in SHAPE_OPTIONS.items() if name in options}
+    usual = {
+        "num_heads": relative.shape[1] if relative is not None else 0,
+        "relative_position": "amos",
+        "relative_position_max_distance": options.get("max_rel_pos", 128),
+    }
+    config = _config(state, family, path, {**usual, **told})
     return Source(path, family.title, config, state, symbols, False, options, dropped)
-
-
-def _foreign_scores(state: Mapping[str, Tensor], architectures: Sequence[str]) -> list[str]:
-    """Keys of scores that no text as a whole has: of tokens or choices, which other models name alike."""
-    if not architectures or any(name.endswith("ForSequenceClassification") for name in architectures):
-        return []
-    scores = [key for key in state if key.startswith("classifier.")]
-    return [*scores, *(key for key in state if scores and key.startswith("head."))]  # ModernBERT's is before them
 
 
 def _converted(state: Mapping[str, Tensor], family: Family, path: Path) -> Converted:
@@ -240,29 +239,10 @@ def _converted(state: Mapping[str, Tensor], family: Family, path: Path) -> Conve
         raise UserError(f"{path}: {error}") from error
 
 
-def _own_parts(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What another model can use: not the head of a decoder, whose input is not the encoder's output."""
-    kept = {key: value for key, value in state.items() if key.startswith(_OWN_PARTS)}
-    if any(key.startswith("decoder.") for key in state):
-        kept = {key: value for key, value in kept.items() if not key.startswith("lm_head.")}
-    return kept
-
-
-def _config(
-    state: Mapping[str, Tensor],
-    family: Family,
-    path: Path,
-    *,
-    num_heads: int,
-    activation: str,
-    layer_norm_eps: float,
-    relative_position: str,
-    max_distance: int,
-    max_positions: int = 512,
-    **kind: Any,
-) -> EncoderConfig:
-    """Read the shape off the tensors; they do not tell what is given beside them."""
-    learned = kind.get("position_encoding", "learned") == "learned"
+def _config(state: Mapping[str, Tensor], family: Family, path: Path, told: Mapping[str, Any]) -> EncoderConfig:
+    """Read the shape off the tensors, which do not tell all: the rest is told."""
+    learned = told.get("position_encoding", "learned") == "learned"
+    activation, num_heads = told.get("activation", "gelu"), told["num_heads"]
     needed = (TOKENS, POSITIONS if learned else TOKENS, "encoder.layers.0.fc2.weight")
     if lacking := [key for key in needed if key not in state]:
         raise UserError(f"{path} has no encoder of {family.title}'s form: it lacks {listed(lacking)}")
@@ -276,42 +256,14 @@ def _config(
     if not isinstance(num_heads, int) or num_heads < 1:
         raise UserError(f"{path} does not tell its number of attention heads: no bare state dict will do")
     relative = state.get("encoder.relative_position.weight")
-    return EncoderConfig(
-        vocab_size=tokens.shape[0],
-        pad_index=1,
-        num_layers=len({key.split(".")[2] for key in state if key.startswith("encoder.layers.")}),
-        embed_dim=tokens.shape[1],
-        ffn_dim=inner.shape[1],
-        num_heads=num_heads,
-        max_positions=positions.shape[0] if learned else max_positions,
-        activation=activation,
-        layer_norm_eps=layer_norm_eps,
-        normalize_before="encoder.layer_norm.weight" in state,
-        relative_position="none" if relative is None else relative_position,
-        relative_position_buckets=32 if relative is None else relative.shape[0],
-        relative_position_max_distance=max_distance,
-        **kind,
-    )
-
-
-def _check_complete(source: Source) -> None:
-    """Compare with the encoder that the shape describes, which is built without memory for its weights."""
-    with torch.device("meta"):
-        encoder = TransformerEncoder(source.config).state_dict()
-    wanted = {f"encoder.{key}": value.shape for key, value in encoder.items()}
-    present = {key: value.shape for key, value in source.state.items() if key.startswith("encoder.")}
-    if wanted != present:
-        unlike = sorted(key for key in wanted.keys() | present.keys() if wanted.get(key) != present.get(key))
-        raise UserError(
-            f"{source.path} is no whole {source.title}: missing, foreign or of another size: {listed(unlike)}"
-        )
-
-
-def _check_symbols(source: Source) -> None:
-    """A model may have rows that no token of its tokeniser uses; a dict.txt names every row."""
-    rows, symbols = source.config.vocab_size, len(source.symbols or ())
-    if symbols > rows or (symbols not in (0, rows) and not source.from_hugging_face):
-        raise UserError(
-            f"{source.path} has {rows} embedding rows, but {symbols} symbols stand in its"
-            f" {'tokeniser' if source.from_hugging_face else 'dict.txt'}: put the right one beside it"
-        )
+    read = {
+        "vocab_size": tokens.shape[0],
+        "num_layers": len({key.split(".")[2] for key in state if key.startswith("encoder.layers.")}),
+        "embed_dim": tokens.shape[1],
+        "ffn_dim": inner.shape[1],
+        "normalize_before": "encoder.layer_norm.weight" in state,
+        "relative_position_buckets": 32 if relative is None else relative.shape[0],
+        **({"relative_position": "none"} if relative is None else {}),
+        **({"max_positions": positions.shape[0]} if learned else {}),
+    }
+    return EncoderConfig(pad_index=1, **{**told, **read})

@@ -30,11 +30,7 @@ _LAST = "checkpoint_last.pt"
 
 
 def check_start(cfg: DictConfig) -> None:
-    """Check options, devices, folders, checkpoints and data.
-
-    Raises:
-        UserError: training would fail, or would silently be another one than asked for.
-    """
+    """Check options, devices, folders, checkpoints and data: would training fail, or be another than asked for?"""
     check_ranges(cfg)
     if OmegaConf.select(cfg, "model") is None:  # fairseq-validate and others, which train nothing
         for path in filter(None, (OmegaConf.select(cfg, "common_eval.path") or "").split(os.pathsep)):

@@ -11,17 +11,14 @@ Example:
 import argparse
 from pathlib import Path
 
-from fairseq_masking.cli.options import add_data, add_devices, add_out
-
-__all__ = ["add_options", "run"]
+from fairseq_masking.cli.options import add_devices, add_shared
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the verb's options."""
     add = parser.add_argument
     add("--config", required=True, metavar="FILE", help="YAML of runs, or tiny, small, base of configs/compare")
-    add_data(parser, required=True)
-    add_out(parser, "folder of runs and results", metavar="DIR", required=True)
+    add_shared(parser, "data", required=True)
+    add_shared(parser, "out", "folder of runs and results", metavar="DIR", required=True)
     add("--minimal-pairs", type=Path, metavar="DIR", help="also score these, as the verb score does")
     add("--dry-run", action="store_true", help="print commands, expected hours and disk; train nothing")
     add_devices(parser)
@@ -29,7 +26,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Compare."""
     from fairseq_masking.comparing.comparison import read_settings
 
     settings = read_settings(args.config, args.overrides)

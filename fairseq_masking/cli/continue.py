@@ -18,7 +18,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from fairseq_masking.cli.options import add_out, at_least
+from fairseq_masking.cli.options import add_shared, at_least
 from fairseq_masking.corpus.documents import DOCUMENT_BOUNDS
 from fairseq_masking.errors import UserError
 
@@ -43,7 +43,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--valid", **text, help="text to validate on (default: a hundredth of --text)")
     add("--documents", choices=DOCUMENT_BOUNDS, default="line", help="what bounds them in the text (default: line)")
     add("--workers", type=at_least(1), default=1, metavar="N", help="processes to prepare the text with (default: 1)")
-    add_out(parser, "folder to make, of data/, checkpoints/ and model/", metavar="DIR", required=True)
+    add_shared(parser, "out", "folder to make, of data/, checkpoints/ and model/", metavar="DIR", required=True)
     add("--method", choices=tuple(RECIPES), default="mlm", help="to train with (default: mlm)")
     add("--updates", type=at_least(1), metavar="N", help=f"of the training (default: {_PASSES} passes over the text)")
     add("--lr", type=float, default=1e-4, metavar="LR",
@@ -56,7 +56,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Do what is left to do of the three."""
     from fairseq_masking.checkpoints.loading import read_checkpoint
     from fairseq_masking.checkpoints.sources import read_source
     from fairseq_masking.corpus.manifest import read_manifest
@@ -126,14 +125,9 @@ def _settings(args: argparse.Namespace, recipe: Path, config: Any, num_tokens: i
         rows = int(settings.setdefault("task.global_batch", rows))
     updates = math.ceil(_PASSES * num_tokens * splits / max(1, rows) / cfg.task.tokens_per_sample)
     updates = int(settings.get("optimization.max_update", args.updates or updates))
-    interval = min(1000, math.ceil(updates / 10))
-    return {
-        "optimization.max_update": updates,
-        "lr_scheduler.warmup_updates": round(_WARMUP * updates),
-        "dataset.validate_interval_updates": interval,
-        "checkpoint.save_interval_updates": interval,
-        **settings,
-    }
+    schedule = {"optimization.max_update": updates, "lr_scheduler.warmup_updates": round(_WARMUP * updates)}
+    intervals = ("dataset.validate_interval_updates", "checkpoint.save_interval_updates")
+    return {**schedule, **dict.fromkeys(intervals, min(1000, math.ceil(updates / 10))), **settings}
 
 
 def _run_verb(*words: object, done: bool = False) -> None:

@@ -19,12 +19,20 @@ Example:
 
 import argparse
 
-from fairseq_masking.cli.options import add_figure, add_out, at_least
+from fairseq_masking.cli.options import add_shared, at_least
 from fairseq_masking.errors import UserError
-from fairseq_masking.figures.curves import PRESETS, curve_rows, curves_of, find_preset, panels_of, summary_cells
 from fairseq_masking.figures.figure import Curves, plot_panels
 from fairseq_masking.figures.tables import format_table, write_csv
-from fairseq_masking.figures.training_log import named_log, read_training_log
+from fairseq_masking.figures.training_log import (
+    PRESETS,
+    curve_rows,
+    curves_of,
+    find_preset,
+    named_log,
+    panels_of,
+    read_training_log,
+    summary_cells,
+)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -32,13 +40,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--run", dest="runs", action="append", required=True, metavar="NAME=LOG",
         help="a run's log (--log-file), or its folder; repeat for several")  # fmt: skip
     add("--preset", choices=list(PRESETS), help="what to show (default: by the logs' fields)")
-    add_figure(parser, required=True)
-    add_out(parser, "file for all values", metavar="CSV")
+    add_shared(parser, "figure", required=True)
+    add_shared(parser, "out", "file for all values", metavar="CSV")
     add("--smooth", type=at_least(1), default=1, metavar="N", help="draw means over N intervals (default: 1)")
 
 
 def run(args: argparse.Namespace) -> None:
-    """Draw the figure, write the file, print the table."""
     runs: dict[str, Curves] = {}
     for name, path in map(named_log, args.runs):
         if name in runs:

@@ -9,23 +9,21 @@ Example:
 
 import argparse
 
-from fairseq_masking.cli.options import add_checkpoint, add_data, add_out
+from fairseq_masking.cli.options import add_shared
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    add_checkpoint(parser, "of any method, or a fine-tuned one")
-    add_out(parser, "folder to make", metavar="DIR", required=True)
-    add_data(parser, "data that it was trained on (default: as stored in it)")
+    add_shared(parser, "checkpoint", "of any method, or a fine-tuned one")
+    add_shared(parser, "out", "folder to make", metavar="DIR", required=True)
+    add_shared(parser, "data", "data that it was trained on (default: as stored in it)")
     parser.add_argument("--head", metavar="NAME", help="classification head to take along, where it has several")
 
 
 def run(args: argparse.Namespace) -> None:
-    """Write the folder; say what loads it."""
     from fairseq_masking.checkpoints.hugging_face import export_checkpoint
-
-    written = export_checkpoint(args.checkpoint, args.out, data=args.data, head=args.head)
     from fairseq_masking.compat import hides_torchaudio
 
+    written = export_checkpoint(args.checkpoint, args.out, data=args.data, head=args.head)
     code = ", trust_remote_code=True" if written.remote_code else ""
     print(f"{args.out}: {written.architecture}; AutoModel.from_pretrained({str(args.out)!r}{code}) loads it")
     if written.remote_code:

@@ -11,7 +11,7 @@ Example:
 import argparse
 from pathlib import Path
 
-from fairseq_masking.cli.options import add_devices, add_out, at_least
+from fairseq_masking.cli.options import add_devices, add_shared, at_least
 from fairseq_masking.finetuning.protocols import PROTOCOLS
 
 
@@ -28,7 +28,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="the task's files, folders TASK of them, or data made by prepare task")  # fmt: skip
     add("--corpus", type=Path, metavar="DIR",
         help="prepared corpus to take the tokeniser of (default: the checkpoints')")  # fmt: skip
-    add_out(parser, "folder of runs and results", metavar="DIR", required=True)
+    add_shared(parser, "out", "folder of runs and results", metavar="DIR", required=True)
     add("--protocol", choices=tuple(PROTOCOLS), default="fully_explored",
         help="grid, seeds, selection and average (default: fully_explored, which is RoBERTa's)")  # fmt: skip
     add("--seeds", type=at_least(1), metavar="N", help="runs of each configuration (default: the protocol's)")
@@ -51,7 +51,6 @@ def check(args: argparse.Namespace) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Train what has not finished; write and print the tables."""
     from fairseq_masking.finetuning.sweep import Sweep
 
-    Sweep(**{name: value for name, value in vars(args).items() if name != "command"}).run()
+    Sweep(**{name: value for name, value in vars(args).items() if name not in ("command", "started")}).run()

@@ -9,9 +9,10 @@ Example:
 
 import argparse
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
-from fairseq_masking.cli.options import add_checkpoint
+from fairseq_masking.cli.options import add_shared
 from fairseq_masking.errors import UserError
 
 _POINTS = 8  # of the validation curve
@@ -19,11 +20,10 @@ _OF_THE_PLACE = ("data", "save_dir", "user_dir", "restore_file", "log_file", "te
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    add_checkpoint(parser, "to look at; or a Hugging Face folder")
+    add_shared(parser, "checkpoint", "to look at; or a Hugging Face folder")
 
 
 def run(args: argparse.Namespace) -> None:
-    """Print a line a thing."""
     from fairseq_masking.checkpoints.loading import read_checkpoint
     from fairseq_masking.checkpoints.sources import read_source
 
@@ -32,22 +32,17 @@ def run(args: argparse.Namespace) -> None:
     trained = checkpoint is not None and isinstance(checkpoint.state.get("cfg"), dict)
     lines = [("checkpoint", f"{source.path}, {source.title}"), *_shape(source)]
     if trained:
-        lines = [lines[0], *_training(checkpoint), *lines[1:], *_data(checkpoint), *_progress(checkpoint)]
-        lines += [("differs", f"{name} {value}") for name, value in _differing(checkpoint.cfg)] or [
-            ("differs", "nothing")
-        ]
+        cfg = checkpoint.cfg
+        method = [("method", f"--criterion {cfg.criterion._name} --arch {cfg.model._name} --task {cfg.task._name}")]
+        if "mask_prob" in cfg.task:
+            splits = f", {cfg.task.mask_splits} disjoint masks of a sequence" if cfg.task.mask_splits > 1 else ""
+            method += [("masks", f"{cfg.task.mask_prob:.0%} of a sequence, {cfg.task.mask_unit}s{splits}")]
+        lines = [lines[0], *method, *lines[1:], *_data(checkpoint), *_progress(checkpoint)]
+        lines += [("differs", told) for told in _differing(checkpoint.cfg) or ["nothing"]]
     last = ""
     for name, text in [*lines, *_uses(source, checkpoint if trained else None)]:
         print(f"{name if name != last else '':<12}{text}")
         last = name
-
-
-def _training(checkpoint: Any) -> Iterator[tuple[str, str]]:
-    cfg = checkpoint.cfg
-    yield "method", f"--criterion {cfg.criterion._name} --arch {cfg.model._name} --task {cfg.task._name}"
-    if "mask_prob" in cfg.task:
-        splits = f", {cfg.task.mask_splits} disjoint masks of a sequence" if cfg.task.mask_splits > 1 else ""
-        yield "masks", f"{cfg.task.mask_prob:.0%} of a sequence, {cfg.task.mask_unit}s{splits}"
 
 
 def _shape(source: Any) -> Iterator[tuple[str, str]]:
@@ -87,18 +82,14 @@ def _progress(checkpoint: Any) -> Iterator[tuple[str, str]]:
     yield "updates", f"{checkpoint.num_updates:,}" + (f" of {wanted:,}" if wanted else "") + f", epoch {epoch}"
     metric = checkpoint.cfg.checkpoint.best_checkpoint_metric
     yield "validation", f"{metric} {extra.get('val_loss')}, best {extra.get('best')}"
-    try:
+    with suppress(UserError):
         _, log = named_log(f"run={checkpoint.path.parent}")
-        updates, values = read_training_log(log, needs_validation=False).curve("loss")
-    except UserError:
-        return
-    step = max(1, -(-len(updates) // _POINTS))
-    shown = list(zip(updates, values, strict=True))[::-1][::step][::-1]
-    if shown:
+        points = list(zip(*read_training_log(log).curve("loss"), strict=True))
+        shown = points[:: -max(1, -(-len(points) // _POINTS))][::-1]
         yield "", "loss by update: " + ", ".join(f"{update:,}: {value:g}" for update, value in shown)
 
 
-def _differing(cfg: Any) -> Iterator[tuple[str, Any]]:
+def _differing(cfg: Any) -> list[str]:
     """Options, as Hydra names them, whose values are not those of the same task, arch, criterion and the like."""
     from fairseq import options
 
@@ -106,18 +97,21 @@ def _differing(cfg: Any) -> Iterator[tuple[str, Any]]:
     words = [word for group in groups for word in (f"--{group.replace('_', '-')}", cfg[group]._name)]
     words = [str(cfg.task.data), "--arch", cfg.model._name, *words]
     usual = vars(options.parse_args_and_arch(options.get_training_parser(), words))
-    seen = set(_OF_THE_PLACE)  # of fairseq's sections the last ones repeat options of the first ones
+
+    def plain(value: Any) -> str:
+        """As both of fairseq's parsers have it: the one keeps the text of a tuple, and 0 where the other has 0.0."""
+        value = int(value) if isinstance(value, float) and value.is_integer() else value
+        return str(value).translate(str.maketrans("", "", "()[] '"))
+
+    found: dict[str, tuple[str, Any]] = {}  # of fairseq's sections the last ones repeat options of the first ones
     for section in ("common", "dataset", "distributed_training", "optimization", "checkpoint", "model", *groups):
         for key, value in (cfg[section] or {}).items():
-            if key in usual and key not in seen and _plain(value) != _plain(usual[key]):
-                yield f"{section}.{key}", value
-            seen.add(key)
-
-
-def _plain(value: Any) -> str:
-    """As both of fairseq's parsers have it: the one keeps the text of a tuple, and 0 where the other has 0.0."""
-    value = int(value) if isinstance(value, float) and value.is_integer() else value
-    return str(value).translate(str.maketrans("", "", "()[] '"))
+            found.setdefault(key, (section, value))
+    return [
+        f"{section}.{key} {value}"
+        for key, (section, value) in found.items()
+        if key in usual and key not in _OF_THE_PLACE and plain(value) != plain(usual[key])
+    ]
 
 
 def _uses(source: Any, checkpoint: Any) -> Iterator[tuple[str, str]]:

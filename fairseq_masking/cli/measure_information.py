@@ -10,9 +10,8 @@ Example:
 """
 
 import argparse
-import time
 
-from fairseq_masking.cli.options import add_figure, add_measured, at_least, measured_by, write_numbers
+from fairseq_masking.cli.options import add_measured, add_shared, at_least, check_names, measured_by, write_numbers
 
 _COLUMNS = {"model": "{model}", "layer": "{layer}", "information, nats": "{information:.3f}",
             "chance": "{chance:.3f}", "entropy": "{entropy:.3f}", "clusters": "{num_clusters}",
@@ -22,26 +21,20 @@ _COLUMNS = {"model": "{model}", "layer": "{layer}", "information, nats": "{infor
 def add_options(parser: argparse.ArgumentParser) -> None:
     add_measured(parser, of="one or several models", several=True, split="valid", mask_prob=0.4,
                  batch_size=32, seed="of masks and clusters")  # fmt: skip
-    add_figure(parser)
+    add_shared(parser, "figure")
     add = parser.add_argument
     add("--names", nargs="+", metavar="NAME", help="of each, for table and figure (default: its folder's)")
-    add("--states", type=at_least(1), default=50_000, metavar="N",
-        help="states of [MASK]s a layer, at most (default: 50000)")  # fmt: skip
-    add("--frequent", type=at_least(1), default=1000, metavar="N",
-        help="most frequent tokens that are looked at (default: 1000)")  # fmt: skip
-    add("--clusters", type=int, default=100, metavar="N", help="clusters of k-means (default: 100)")
+    add("--states", type=at_least(1), default=50_000, metavar="N", help="states of [MASK]s a layer, at most")
+    add("--frequent", type=at_least(1), default=1000, metavar="N", help="most frequent tokens that are looked at")
+    add("--clusters", type=int, default=100, metavar="N", help="clusters of k-means")
 
 
 def check(args: argparse.Namespace) -> None:
     """Give each checkpoint a name of its own."""
-    args.names = args.names or [path.resolve().parent.name for path in args.checkpoint]
-    if len(args.names) != len(args.checkpoint) or len(set(args.names)) != len(args.names):
-        wanted = f"{len(args.checkpoint)} different names are needed"
-        raise argparse.ArgumentError(None, f"--names: {wanted}, not {' '.join(args.names)}")
+    check_names(args, lambda path: path.resolve().parent.name)
 
 
 def run(args: argparse.Namespace) -> None:
-    """Print the table, write file and figure."""
     from tqdm import tqdm
 
     from fairseq_masking.figures.tables import format_rows
@@ -49,7 +42,7 @@ def run(args: argparse.Namespace) -> None:
     from fairseq_masking.measure.sequences import masked_batches
     from fairseq_masking.models import MLMModel
 
-    started, rows = time.perf_counter(), []
+    rows = []
     for name, path in zip(args.names, args.checkpoint, strict=True):
         hub = MLMModel.from_pretrained(path, data=args.data)
         batches = masked_batches(hub, args.split, **measured_by(args))
@@ -59,6 +52,6 @@ def run(args: argparse.Namespace) -> None:
         )  # fmt: skip
         rows += information.information_rows(name, states, tokens_N, args.clusters, seed=args.seed)
     print(format_rows(rows, _COLUMNS))
-    write_numbers(args, rows, since=started)
+    write_numbers(args, rows)
     if args.figure is not None:
         information.plot_information(rows, args.figure, title=args.note)

@@ -9,20 +9,19 @@ Example:
 
 import argparse
 
-from fairseq_masking.cli.options import add_data, at_least
+from fairseq_masking.cli.options import add_shared, at_least
 
 _SHOWN = 5  # of each length
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    add_data(parser, required=True)
+    add_shared(parser, "data", required=True)
     add = parser.add_argument
-    add("--size", type=at_least(8), default=800_000, metavar="N", help="n-grams to keep, at most (default: 800000)")
-    add("--min-count", type=at_least(1), default=11, metavar="N", help="fewest occurrences of one (default: 11)")
+    add("--size", type=at_least(8), default=800_000, metavar="N", help="n-grams to keep, at most")
+    add("--min-count", type=at_least(1), default=11, metavar="N", help="fewest occurrences of one")
 
 
 def run(args: argparse.Namespace) -> None:
-    """Write the list, print its first."""
     import numpy as np
 
     from fairseq_masking.corpus.collocations import find_collocations, write_collocations

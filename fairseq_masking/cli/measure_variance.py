@@ -21,10 +21,9 @@ Example:
 """
 
 import argparse
-import time
 from typing import Any
 
-from fairseq_masking.cli.options import add_figure, add_measured, at_least, write_numbers
+from fairseq_masking.cli.options import add_measured, add_shared, at_least, check_names, write_numbers
 from fairseq_masking.measure import CORRUPTIONS
 
 # What each --of takes beside the options of all, with its default.
@@ -43,7 +42,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--of", choices=list(_DEFAULTS), default="splits", help="see above (default: splits)")
     add_measured(parser, of="of mlm or three_ml; laws: of map_net too", split="train", several=True,
                  mask_prob=_told("mask_prob"), seed="of sequences, masks and resampling")  # fmt: skip
-    add_figure(parser)
+    add_shared(parser, "figure")
     parser.add_argument("--corruption", choices=list(CORRUPTIONS), default="mask",
         help="mask: always [MASK], as the papers' algebra (default); bert: 80/10/10")  # fmt: skip
     parser.add_argument("--loss", choices=("mean", "sum"), default="mean",
@@ -80,25 +79,19 @@ def check(args: argparse.Namespace) -> None:
         if getattr(args, name) is None:
             setattr(args, name, own.get(name))
         elif name not in own:
-            raise argparse.ArgumentError(
-                None, f"--{name.replace('_', '-')} belongs to {_told(name)}, not to --of {args.of}"
-            )
+            option = f"--{name.replace('_', '-')}"
+            raise argparse.ArgumentError(None, f"{option} belongs to {_told(name)}, not to --of {args.of}")
     if args.of == "distances":
-        args.names = args.names or [path.stem for path in args.checkpoint]
-        if len(args.names) != len(args.checkpoint) or len(set(args.names)) != len(args.names):
-            raise argparse.ArgumentError(None, "--names takes a name of its own for each --checkpoint")
+        check_names(args, lambda path: path.stem)
     elif len(args.checkpoint) > 1:
         raise argparse.ArgumentError(None, f"--checkpoint takes one with --of {args.of}")
 
 
 def run(args: argparse.Namespace) -> None:
-    """Measure, print the tables, write file and figure."""
     from fairseq_masking.measure.gradient_variance import distances, law_report, splits
 
-    started = time.perf_counter()
-    measurement = {"splits": splits, "distances": distances, "laws": law_report}[args.of]
-    rows, plot = measurement.run(args)
-    write_numbers(args, rows, since=started)
+    rows, plot = {"splits": splits, "distances": distances, "laws": law_report}[args.of].run(args)
+    write_numbers(args, rows)
     if args.figure is not None:
         plot(args.figure)
 

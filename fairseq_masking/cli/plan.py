@@ -20,7 +20,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Print a line a thing; what cannot be is an error."""
     import torch
     from fairseq import tasks
 
@@ -35,15 +34,23 @@ def run(args: argparse.Namespace) -> None:
     task = tasks.setup_task(cfg.task)
     with torch.device("meta"):
         model = task.build_model(cfg.model)
-    sizes = {split: _num_rows(task, cfg, split) for split in _splits(cfg)}
     ranks, accumulated = cfg.distributed_training.distributed_world_size, cfg.optimization.update_freq[-1]
     length, dataset = cfg.task.tokens_per_sample, cfg.dataset
+    valid = [] if dataset.disable_validation else dataset.valid_subset.split(",")
+    for split in (dataset.train_subset, *valid):
+        task.load_dataset(split, epoch=1, combine=split == dataset.train_subset)
+    sizes = {split: len(task.dataset(split)) for split in (dataset.train_subset, *valid)}
+    limits = {"max_tokens": dataset.max_tokens, "max_sentences": dataset.batch_size, "num_shards": ranks}
+    train = task.dataset(dataset.train_subset)
+    task.get_batch_iterator(train, **limits, max_positions=task.max_positions())  # says what cannot be batched
     rows = dataset.batch_size or dataset.max_tokens // length
-    parts = {"weights, gradients, Adam": _state_bytes(cfg, model), "activations": _activation_bytes(cfg, model, rows)}
+    # fp32: weights, gradients, two moments; in 16 bits weights and gradients once more.
+    state = 20 if cfg.common.bf16 or cfg.common.fp16 else 16
+    state *= sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    parts = {"weights, gradients, Adam": state, "activations": _activation_bytes(cfg, model, rows)}
     device = "CPU" if runs_on_cpu(cfg) else f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}"
     update = rows * accumulated * ranks
-    sequences = update // task.dataset(dataset.train_subset).masker.num_splits
-    epochs = sequences * cfg.optimization.max_update / sizes[dataset.train_subset]
+    epochs = update // train.masker.num_splits * cfg.optimization.max_update / len(train)
     lines = {
         "model": f"{cfg.model._name}, {sum(parameter.numel() for parameter in model.parameters()):,} parameters",
         "data": ", ".join(f"{split} {number:,} sequences of {length} tokens" for split, number in sizes.items()),
@@ -54,28 +61,6 @@ def run(args: argparse.Namespace) -> None:
         "hours": hardware_of(folder / f"{args.config}.yaml") or "the recipe does not say",
     }
     print("\n".join(f"{name:<8}{text}" for name, text in lines.items()))
-
-
-def _splits(cfg: Any) -> list[str]:
-    valid = [] if cfg.dataset.disable_validation else cfg.dataset.valid_subset.split(",")
-    return [cfg.dataset.train_subset, *valid]
-
-
-def _num_rows(task: Any, cfg: Any, split: str) -> int:
-    """Also makes the batches of training, which says what cannot be batched."""
-    training = split == cfg.dataset.train_subset
-    task.load_dataset(split, epoch=1, combine=training)
-    if training:
-        sizes = {"max_tokens": cfg.dataset.max_tokens, "max_sentences": cfg.dataset.batch_size}
-        ranks = cfg.distributed_training.distributed_world_size
-        task.get_batch_iterator(task.dataset(split), **sizes, max_positions=task.max_positions(), num_shards=ranks)
-    return len(task.dataset(split))
-
-
-def _state_bytes(cfg: Any, model: Any) -> int:
-    """fp32: weights, gradients, two moments; in 16 bits weights and gradients once more."""
-    half = cfg.common.bf16 or cfg.common.fp16
-    return (20 if half else 16) * sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
 
 def _activation_bytes(cfg: Any, model: Any, rows: int) -> int:

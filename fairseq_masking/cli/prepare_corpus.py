@@ -10,11 +10,11 @@ Example:
 import argparse
 import dataclasses
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fairseq_masking.cli.options import add_out, add_seed, at_least
+from fairseq_masking.cli.options import add_shared, at_least
 from fairseq_masking.corpus.documents import DOCUMENT_BOUNDS
 from fairseq_masking.tokenizers import BertTokenizer, Gpt2Tokenizer, SentencePieceTokenizer, Tokenizer
 from fairseq_masking.tokenizers.normalization import TextNormalizer
@@ -30,8 +30,7 @@ _Made = Tokenizer | BpeTraining | SymbolCounting
 # Tokeniser -> what makes it, the options with its files, its other options.
 _TOKENIZERS: dict[str, tuple[Callable[..., _Made], tuple[str, ...], tuple[str, ...]]] = {
     _TRAINED: (
-        BpeTraining,
-        (),
+        *(BpeTraining, ()),
         ("vocab_size", "character_coverage", "byte_fallback", "input_sentences", "normalization"),
     ),
     "sentencepiece": (SentencePieceTokenizer, ("sentencepiece_model",), ()),
@@ -48,25 +47,23 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     text = {"nargs": "+", "type": Path, "metavar": "FILE"}
     add("--train", **text, help="UTF-8 text, plain, .xz, .gz or .bz2")
     add("--valid", **text, help="text to validate on (default: --valid-fraction of --train)")
-    add_out(group, "folder to make", metavar="DIR")
+    add_shared(group, "out", "folder to make", metavar="DIR")
     add("--from-fairseq", type=Path, metavar="DIR",
         help="instead of --train and --out: data of fairseq-preprocess, beside which to write its manifest")
     add("--documents", choices=DOCUMENT_BOUNDS, default="line",
-        help="line: each line is a document. blank-line: empty lines stand between them (default: line)")
+        help="line: each line is a document. blank-line: empty lines stand between them")
     add("--valid-fraction", type=_share("[0, 1)", lambda share: 0 <= share < 1), metavar="F",
         help="share of the documents to validate on where no --valid is given (default: 0.01)")
     add("--shards", type=at_least(1), default=1, metavar="N", help="deal the documents out to N folders")
-    add_seed(group, "of the validation split and of the lines a tokeniser is trained on")
-    add("--workers", type=at_least(1), default=1, metavar="N",
-        help="processes; the result does not depend on it (default: 1)")
+    add_shared(group, "seed", "of the validation split and of the lines a tokeniser is trained on")
+    add("--workers", type=at_least(1), default=1, metavar="N", help="processes; the result does not depend on it")
     add("--force", action="store_true", help="replace a folder made with other settings or inputs")
     add("--progress", action="store_true", help="progress bars even where nobody is watching")
 
     add = parser.add_argument_group("text").add_argument
     add("--unescape-entities", action="store_true", help="HTML's entities (&amp;) as characters")
     add("--lowercase", action="store_true", help="lower-case the text")
-    add("--split-sentences", action="store_true",
-        help="one sentence a line, by rules; an empty line between documents")
+    add("--split-sentences", action="store_true", help="one sentence a line, by rules; empty lines between documents")
     add("--moses-normalize", action="store_true", help="normalise punctuation")
     add("--moses-tokenize", action="store_true", help="spaces between words and punctuation")
     add("--moses-lang", default="en", metavar="LANG", help="language of these three (default: en)")
@@ -93,49 +90,42 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--gpt2-encoder-json", type=Path, metavar="FILE", help="gpt2: encoder.json")
     add("--gpt2-vocab-bpe", type=Path, metavar="FILE", help="gpt2: vocab.bpe")
     add("--wordpiece-vocab", type=Path, metavar="FILE", help="wordpiece: BERT's vocab.txt")
-    add("--wordpiece-lowercase", action="store_true",
-        help="wordpiece: lower-case, strip accents (uncased BERT)")
+    add("--wordpiece-lowercase", action="store_true", help="wordpiece: lower-case, strip accents (uncased BERT)")
     # fmt: on
 
 
 def check(args: argparse.Namespace) -> None:
-    """Refuse options that do not go together.
-
-    Raises:
-        argparse.ArgumentError: as the parser does.
-    """
-
-    def refuse(message: str) -> None:
+    """Refuse options that do not go together."""
+    for message in _conflicts(args):
         raise argparse.ArgumentError(None, message)
 
+
+def _conflicts(args: argparse.Namespace) -> Iterator[str]:
     def first(names: Iterable[str]) -> str:
         return f"--{next(iter(names)).replace('_', '-')}"
 
-    chosen = args.tokenizer
-    made = _given(args, ("train", "out"))
+    chosen, made = args.tokenizer, _given(args, ("train", "out"))
     if args.from_fairseq is not None and (more := {**made, **_given(args, ("valid", "valid_fraction", *_TEXT_STEPS))}):
-        refuse(f"--from-fairseq takes data that is made already: leave {first(more)} out")
+        yield f"--from-fairseq takes data that is made already: leave {first(more)} out"
     if args.from_fairseq is None and len(made) < 2:
-        refuse("--train and --out are required (or --from-fairseq)")
+        yield "--train and --out are required (or --from-fairseq)"
     if chosen == "whitespace" and (steps := _given(args, _TEXT_STEPS)):
-        refuse(f"--tokenizer whitespace takes symbols as they are: leave {first(steps)} out")
+        yield f"--tokenizer whitespace takes symbols as they are: leave {first(steps)} out"
     for tokenizer, (_, files, more) in _TOKENIZERS.items():
         given = _given(args, (*files, *more))
         if tokenizer != chosen and given:
-            refuse(f"{first(given)} belongs to --tokenizer {tokenizer}, not to {chosen}")
+            yield f"{first(given)} belongs to --tokenizer {tokenizer}, not to {chosen}"
         if tokenizer == chosen and (missing := [name for name in files if name not in given]):
-            refuse(f"--tokenizer {tokenizer} needs {first(missing)}")
-    if args.tokenizer_from is not None:
-        if chosen != _TRAINED:
-            refuse(f"--tokenizer-from and --tokenizer {chosen} exclude each other; give one")
-        if given := _given(args, ("dictionary", *_TOKENIZERS[_TRAINED][2])):
-            refuse(f"--tokenizer-from brings what {first(given)} says; leave that out")
+            yield f"--tokenizer {tokenizer} needs {first(missing)}"
+    if args.tokenizer_from is not None and chosen != _TRAINED:
+        yield f"--tokenizer-from and --tokenizer {chosen} exclude each other; give one"
+    if args.tokenizer_from is not None and (given := _given(args, ("dictionary", *_TOKENIZERS[_TRAINED][2]))):
+        yield f"--tokenizer-from brings what {first(given)} says; leave that out"
     if args.valid is not None and args.valid_fraction is not None:
-        refuse("--valid and --valid-fraction exclude each other; give one")
+        yield "--valid and --valid-fraction exclude each other; give one"
 
 
 def run(args: argparse.Namespace) -> None:
-    """Prepare the folder, print what it holds."""
     from fairseq_masking.corpus.prepare import Preparation, prepare
     from fairseq_masking.corpus.workspace import Reporter
 
@@ -147,17 +137,10 @@ def run(args: argparse.Namespace) -> None:
         if more := {name: value for name, value in steps.items() if text[name] != value}:
             print(f"as {args.tokenizer_from} was: {', '.join(f'{name} {value}' for name, value in more.items())}")
         preparation = Preparation(
-            train=tuple(args.train),
-            valid=tuple(args.valid or ()),
-            output=args.out,
-            tokenizer=tokenizer,
-            documents=args.documents,
-            normalizer=TextNormalizer(**{**text, **steps}),
-            dictionary=dictionary,
-            num_shards=args.shards,
-            seed=args.seed,
-            **_given(args, ("valid_fraction",)),
-        )
+            train=tuple(args.train), valid=tuple(args.valid or ()), output=args.out, tokenizer=tokenizer,
+            documents=args.documents, normalizer=TextNormalizer(**{**text, **steps}), dictionary=dictionary,
+            num_shards=args.shards, seed=args.seed, **_given(args, ("valid_fraction",)),
+        )  # fmt: skip
         reporter = Reporter(bars=args.progress or None)
         manifest, is_new = prepare(preparation, reporter=reporter, workers=args.workers, force=args.force)
     if not is_new:
@@ -166,7 +149,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _adopt(args: argparse.Namespace) -> None:
-    from fairseq_masking.corpus.stock_data import adopt
+    from fairseq_masking.corpus.prepare import adopt
     from fairseq_masking.corpus.workspace import check_name
 
     folder = args.from_fairseq

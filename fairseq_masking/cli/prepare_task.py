@@ -11,7 +11,7 @@ Example:
 import argparse
 from pathlib import Path
 
-from fairseq_masking.cli.options import add_data, add_out, at_least
+from fairseq_masking.cli.options import add_shared, at_least
 from fairseq_masking.finetuning.glue import SQUAD, TASKS
 
 _OF_ROWS = ("max_length", "max_train_rows", "seed")
@@ -20,11 +20,11 @@ _OF_ROWS = ("max_length", "max_train_rows", "seed")
 def add_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--task", required=True, choices=TASKS)
-    add_data(parser, "folder of the task's own files", required=True)
+    add_shared(parser, "data", "folder of the task's own files", required=True)
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--corpus", type=Path, metavar="DIR", help="prepared corpus to take the tokeniser of")
     source.add_argument("--checkpoint", type=Path, metavar="FILE", help="take the corpus it was trained on")
-    add_out(parser, "folder to make", metavar="DIR", required=True)
+    add_shared(parser, "out", "folder to make", metavar="DIR", required=True)
     add("--max-length", type=at_least(8), metavar="N",
         help="cut rows to so many tokens, the longer of two texts first (default: 512; not for squad, whose"
         " task cuts windows)")  # fmt: skip
@@ -48,7 +48,6 @@ def check(args: argparse.Namespace) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Make the folder, unless it is there; print a table of what is in it."""
     from fairseq_masking.corpus.workspace import Reporter
     from fairseq_masking.figures.tables import format_table
     from fairseq_masking.finetuning.prepare import prepare_finetuning

@@ -7,15 +7,13 @@ Example:
 """
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fairseq_masking.cli.options import add_out, write_numbers
+from fairseq_masking.cli.options import add_shared, write_numbers
 from fairseq_masking.errors import UserError
-from fairseq_masking.figures.curves import depths_of
 from fairseq_masking.figures.tables import format_table
-from fairseq_masking.figures.training_log import read_training_log
+from fairseq_masking.figures.training_log import depths_of, read_training_log
 
 # Column and where its value stands in a checkpoint's configuration.
 _OPTIONS = {
@@ -39,20 +37,9 @@ _OPTIONS = {
 }
 # Validation's. It may mask less than training does: what training saves stands in its own log.
 _METRICS = (
-    "ppl",
-    "ppl_mask",
-    "ppl_random",
-    "ppl_unchanged",
-    "accuracy",
-    "encoder_length",
-    "flops_saved",
-    "disc_loss",
-    "disc_accuracy",
-    "disc_accuracy_replaced",
-    "disc_accuracy_original",
-    "disc_auc",
-    "replace_rate",
-)
+    "ppl", "ppl_mask", "ppl_random", "ppl_unchanged", "accuracy", "encoder_length", "flops_saved", "disc_loss",
+    "disc_accuracy", "disc_accuracy_replaced", "disc_accuracy_original", "disc_auc", "replace_rate",
+)  # fmt: skip
 _OF_TRAINING = ("encoder_length", "flops_saved")
 _BY_DEPTH = ("mlm_loss", "mixture")  # AMOS's: in a log the depth's name stands behind
 
@@ -61,18 +48,17 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("folder", type=Path, nargs="+", metavar="FOLDER", help="each folder below with a checkpoint is a run")
     add("--log", default="train.log", metavar="NAME", help="of each run, in its folder (default: train.log)")
-    add_out(parser, "also write the table, every column of it", metavar="CSV")
-    add("--note", default="", metavar="TEXT", help="kept in the file")
+    add_shared(parser, "out", "also write the table, every column of it", metavar="CSV")
+    add_shared(parser, "note", "kept in the file")
 
 
 def run(args: argparse.Namespace) -> None:
-    """Print the table, write the file."""
     checkpoints = sorted(path for folder in args.folder for path in folder.rglob("checkpoint_last.pt"))
     if not checkpoints:
         raise UserError(f"no checkpoint_last.pt under {' '.join(map(str, args.folder))}: train first")
     rows = [_row(path, args.log) for path in checkpoints]
     rows.sort(key=lambda row: [(isinstance(row[column], str), row[column]) for column in _OPTIONS])
-    write_numbers(args, rows)
+    write_numbers(args, rows, timed=False)
     print(_table(rows))
 
 
@@ -85,20 +71,14 @@ def _row(checkpoint: Path, log_name: str) -> dict[str, Any]:
     log = read_training_log(checkpoint.parent / log_name)
     last = max(log.valid)
     values = {column: OmegaConf.select(cfg, key) for column, key in _OPTIONS.items()}
-    row = {column: _plain(value) for column, value in values.items()}
+    plain = {c: ",".join(map(str, v)) if OmegaConf.is_list(v) else v for c, v in values.items()}
+    row = {column: "" if value is None else value for column, value in plain.items()}
     row |= {"updates": last, **{name: log.valid[last].get(name, "") for name in _METRICS}}
     for name in _BY_DEPTH:  # depths differ little: three decimals, whatever stands before the point
         depths = depths_of(log.valid[last], f"{name}_")
         row[f"{name} by depth"] = " / ".join(f"{log.valid[last][f'{name}_{depth}']:.3f}" for depth in depths)
     row |= {name: log.train[max(log.train)].get(name, "") for name in _OF_TRAINING}
     return {**row, "tokens_per_s": round(log.tokens_per_second), "run": checkpoint.parent.name}
-
-
-def _plain(value: Any) -> Any:
-    """An option as it is, a list with commas, "" for none."""
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return ",".join(map(str, value))
-    return "" if value is None else value
 
 
 def _table(rows: list[dict[str, Any]]) -> str:

@@ -1,27 +1,41 @@
-"""A comparison: its settings, its plan, its runs one after the other, and what it writes."""
+"""A comparison: its settings, its plan, its runs one after the other, and what it writes.
 
+The rule was fixed before any run: an objective is better or worse than the first one where their means differ
+by more than twice the standard deviation of the first one's seeds.
+"""
+
+import base64
 import math
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from statistics import mean, stdev
 from typing import Any
 
+import numpy as np
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from omegaconf import OmegaConf
 
-from fairseq_masking.comparing.report import write_report
 from fairseq_masking.comparing.runs import Pretraining, cost_of, unigram_losses
 from fairseq_masking.corpus.dictionary import load_dictionary
 from fairseq_masking.corpus.manifest import DICTIONARY_FILE
 from fairseq_masking.errors import UserError, first_line
-from fairseq_masking.figures.tables import format_rows
-from fairseq_masking.files import configs_folder, read_json, write_json
+from fairseq_masking.figures.figure import Curves, Panel, plot_panels
+from fairseq_masking.figures.tables import format_rows, format_table, provenance_of, write_csv
+from fairseq_masking.files import configs_folder, read_json, whole_file, write_json
 from fairseq_masking.finetuning.runs import run_all
 from fairseq_masking.finetuning.sweep import Sweep
 
-__all__ = ["Comparison", "Objective", "read_settings"]
+__all__ = ["Comparison", "Objective", "read_settings", "verdict", "write_report"]
 
+RULE = "better or worse: the means differ by more than twice the standard deviation of the baseline's seeds"
+UNIGRAM = 0.3  # bits below the unigram's loss that a run has to reach, and that the two splits may be apart
+_MEASURED = ("loss", "accuracy", "blimp", "hours", "peak_mib")
+_COSTS = ("hours", "peak_mib")
+Runs = Mapping[str, Sequence[Pretraining]]  # by objective
+Scores = dict[str, list[float]]  # by metric or task, of each seed
 _say = partial(print, flush=True)
 _BUDGETS = ("tokens", "flops", "hours")
 _EXPECTED = {"run": "{name}", "updates": "{updates:,}", "tokens": "{tokens:.3g}", "FLOPs": "{flops:.3g}",
@@ -54,11 +68,7 @@ class Comparison:
     def compare(
         self, data: Path, out: Path, *, minimal_pairs: Path | None, devices: Sequence[str], dry: bool, argv: list[str]
     ) -> None:
-        """Train and measure what has not been, write ``out``.
-
-        Args:
-            dry: print commands, expected hours and disk, and train nothing.
-        """
+        """Train and measure what has not been, write ``out``; dry: print commands, expected hours and disk."""
         plan = self.plan(data, out)
 
         def run(name: str, lr: float, seed: int) -> Pretraining:
@@ -73,7 +83,7 @@ class Comparison:
         for split, bits in plan["unigram"].items():
             _say(f"unigram of the training text on {split}: {bits:.3f} bits")
         run_all(first, devices=devices, keep_checkpoints=True, say=_say)
-        chosen = {name: min(own, key=lambda each: each.scores()["loss"]).lr for name, own in tried.items()}  # type: ignore[index]
+        chosen = {name: min(own, key=lambda each: each.scores()["loss"]).lr for name, own in tried.items()}
         seeds = {name: [run(name, lr, 1 + seed) for seed in range(self.seeds)] for name, lr in chosen.items()}
         run_all([each for own in seeds.values() for each in own], devices=devices, keep_checkpoints=True, say=_say)
         write_report(out, plan, tried, seeds, self._tasks(seeds, data, out, devices), argv)
@@ -98,12 +108,12 @@ class Comparison:
             raise UserError(f"{out} holds a comparison with other settings ({', '.join(changed)}): give another --out")
         if plan:
             return plan
-        unigram = unigram_losses(data, load_dictionary(data / DICTIONARY_FILE), tokens_per_sample=self.valid_tokens)
+        unigram = unigram_losses(data, load_dictionary(data / DICTIONARY_FILE))
         plan = {"settings": settings, "unigram": unigram, "runs": {}}
         (kind, amount), *_ = self.budget.items()
+        place = [f"task.data='{data.absolute()}'", f"checkpoint.save_dir='{(out / 'plan').absolute()}'"]
         for name in self.runs:
             recipe, options = self.recipe_of(name)
-            place = [f"task.data='{data.absolute()}'", f"checkpoint.save_dir='{(out / 'plan').absolute()}'"]
             cost = cost_of(recipe, [*options, *place])
             each = cost["seconds"] / 3600 if kind == "hours" else cost[kind]
             plan["runs"][name] = {**cost, "updates": max(1, math.floor(amount / each))}
@@ -121,11 +131,9 @@ class Comparison:
         print("and the best rate of each with the other seeds; expected, without validation and scores:\n")
         print(format_rows(rows, _EXPECTED))
 
-    def _tasks(
-        self, seeds: Mapping[str, Sequence[Pretraining]], data: Path, out: Path, devices: Sequence[str]
-    ) -> dict[str, dict[str, list[float]]]:
+    def _tasks(self, seeds: Runs, data: Path, out: Path, devices: Sequence[str]) -> dict[str, Scores]:
         """Return objective -> task -> the score of each seed's checkpoint."""
-        found: dict[str, dict[str, list[float]]] = {name: {} for name in seeds}
+        found: dict[str, Scores] = {name: {} for name in seeds}
         if not self.tasks:
             return found
         given = {f"{run.name}-seed{run.seed}": run for own in seeds.values() for run in own}
@@ -140,10 +148,7 @@ class Comparison:
 
 
 def read_settings(given: str, overrides: Sequence[str]) -> Comparison:
-    """Read a file, or one of configs/compare by its name.
-
-    Args:
-        overrides: KEY=VALUE.
+    """Read a file, or one of configs/compare by its name, and KEY=VALUE on top.
 
     Raises:
         UserError: there is none, or it says what is not known.
@@ -153,17 +158,80 @@ def read_settings(given: str, overrides: Sequence[str]) -> Comparison:
         names = ", ".join(sorted(one.stem for one in path.parent.glob("*.yaml")))
         raise UserError(f"--config {given}: no such file; there are: {names}")
     try:
-        merged = OmegaConf.merge(
-            OmegaConf.structured(Comparison), OmegaConf.load(path), OmegaConf.from_dotlist(list(overrides))
-        )
-        settings = OmegaConf.to_object(merged)
+        given_by = (OmegaConf.load(path), OmegaConf.from_dotlist(list(overrides)))
+        settings = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Comparison), *given_by))
     except Exception as error:  # OmegaConf's, yaml's
         raise UserError(f"{path}: {first_line(error)}") from error
-    if (
-        len(settings.budget) != 1
-        or next(iter(settings.budget)) not in _BUDGETS
-        or not settings.lr
-        or not settings.runs
-    ):
+    if len(settings.budget) != 1 or not settings.budget.keys() <= {*_BUDGETS} or not settings.lr or not settings.runs:
         raise UserError(f"{path}: give runs, lr, a list, and budget with one of {', '.join(_BUDGETS)}")
     return settings
+
+
+def verdict(metric: str, own: Sequence[float], baseline: Sequence[float]) -> str:
+    """Return "better", "worse", "no difference" by the rule, or that one seed has no spread; less loss is better."""
+    if len(baseline) < 2:
+        return "one seed: no verdict"
+    gain = (mean(baseline) - mean(own)) if metric == "loss" else (mean(own) - mean(baseline))
+    if abs(gain) <= 2 * stdev(baseline):
+        return "no difference"
+    return "better" if gain > 0 else "worse"
+
+
+def write_report(
+    out: Path, plan: Mapping[str, Any], tried: Runs, seeds: Runs, tasks: Mapping[str, Scores], command: Sequence[str]
+) -> None:
+    """Write table.csv, curves.png and page.html; print the table and what the gates say."""
+    values: dict[str, Scores] = {}
+    for name, own in seeds.items():
+        scores = [run.scores() or {} for run in own]
+        measured = {metric: [found[metric] for found in scores] for metric in _MEASURED if metric in scores[0]}
+        values[name] = {**measured, **tasks[name]}
+    baseline, rows = next(iter(values.values())), []
+    for name, own in values.items():
+        cost, chosen = plan["runs"][name], seeds[name][0]
+        row: dict[str, Any] = {"run": name, "lr": chosen.lr, "seeds": len(seeds[name])}
+        for metric, found in own.items():
+            row[metric], row[f"{metric}_sd"] = mean(found), stdev(found) if len(found) > 1 else ""
+            if metric not in _COSTS:
+                row[f"{metric}_verdict"] = "" if own is baseline else verdict(metric, found, baseline[metric])
+        row |= {key: float(cost[key] * cost["updates"]) for key in ("tokens", "flops")}
+        row["hours_of_rates"] = sum(run.scores()["hours"] for run in tried[name])
+        row["on_the_unigram"] = row["loss"] > plan["unigram"]["valid"] - UNIGRAM
+        rows.append(row)
+    train, valid = plan["unigram"]["train"], plan["unigram"]["valid"]
+    said = [f"{RULE}.", f"Unigram: {train:.3f} bits on train, {valid:.3f} on valid."]
+    if valid - train > UNIGRAM:
+        said.append(f"The validation set is another kind of text: {valid - train:.2f} bits further from the unigram.")
+    said += [f"{row['run']} stays on the unigram: it tells nothing." for row in rows if row["on_the_unigram"]]
+    write_csv(out / "table.csv", rows, provenance_of(command))
+    header = [key for key in rows[0] if not key.endswith("_sd")]
+    cells = [[_cell(row[key], row.get(f"{key}_sd")) for key in header] for row in rows]
+    panels = [
+        Panel("validation loss of <mask>s, bits", [(by, "-", "")], plan["unigram"]["valid"], "unigram", xlabel)
+        for by, xlabel in (("flops", "FLOPs"), ("hours", "hours of training"))
+    ]
+    curves = {name: _curves(own, plan["runs"][name]["flops"]) for name, own in seeds.items()}
+    plot_panels(curves, panels, out / "curves.png")
+    picture = base64.b64encode((out / "curves.png").read_bytes()).decode()
+    loader = FileSystemLoader(Path(__file__).parent / "templates")
+    page = Environment(loader=loader, autoescape=True, undefined=StrictUndefined).get_template("comparison.html")
+    told = {"header": header, "rows": cells, "said": said, "picture": picture, "command": " ".join(command)}
+    with whole_file(out / "page.html") as path:
+        path.write_text(page.render(**told), encoding="utf-8")
+    print(format_table(header, cells), *said, f"page: {out / 'page.html'}", sep="\n")
+
+
+def _cell(value: Any, spread: Any) -> str:
+    shown = f"{value:.4g}" if isinstance(value, float) else str(value)
+    return f"{shown} ± {spread:.2g}" if spread else shown
+
+
+def _curves(runs: Sequence[Pretraining], flops: float) -> Curves:
+    """Validation loss by FLOPs and by hours, a line a seed (NaN parts them); a run's updates all take as long."""
+    found: dict[str, list[tuple[float, float]]] = {"flops": [], "hours": []}
+    for run in runs:
+        hours = run.scores()["hours"] / run.updates
+        for by, cost in (("flops", flops), ("hours", hours)):
+            found[by] += [(update * cost, loss) for update, loss in zip(*run.loss_curve(), strict=True)]
+            found[by].append((math.nan, math.nan))
+    return {by: tuple(np.array(points).T) for by, points in found.items()}

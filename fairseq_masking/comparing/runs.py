@@ -3,7 +3,7 @@
 import math
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -13,25 +13,25 @@ from typing import Any
 import numpy as np
 import torch
 from fairseq import tasks
+from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from fairseq_masking.checkpoints.hub import HubInterface
+from fairseq_masking.checkpoints.loading import read_checkpoint
 from fairseq_masking.compat.launch import prepare_start
 from fairseq_masking.compat.recipes import composed
 from fairseq_masking.corpus.dictionary import masking_vocabulary
 from fairseq_masking.corpus.manifest import MANIFEST_FILE
-from fairseq_masking.figures.curves import depths_of
-from fairseq_masking.figures.training_log import TrainingLog, read_training_log
+from fairseq_masking.figures.training_log import depths_of, read_training_log
 from fairseq_masking.files import hash_file
 from fairseq_masking.finetuning.runs import HydraRun
 from fairseq_masking.finetuning.tasks import quoted
-from fairseq_masking.measure.minimal_pairs import accuracy_rows, read_paradigms, score_pairs
-from fairseq_masking.measure.pseudo_likelihood import predictor_of
-from fairseq_masking.measure.sequences import load_blocks, masked_batches
+from fairseq_masking.measure.minimal_pairs import accuracy_rows, predictor_of, read_paradigms, score_pairs
+from fairseq_masking.measure.sequences import count_tokens, masked_batches, unigram
 from fairseq_masking.ops import corrupt_tokens, gather_positions
 
-__all__ = ["Pretraining", "cost_of", "hours_by_update", "loss_curve", "masked_loss", "unigram_losses"]
+__all__ = ["Pretraining", "cost_of", "masked_loss", "unigram_losses"]
 
 _PEAK = re.compile(rb"^peak memory: (\d+) KiB$", re.MULTILINE)
 _TIMED = 3  # updates
@@ -78,9 +78,12 @@ class Pretraining(HydraRun):
     def result(self) -> Path:
         return self.folder / "checkpoint_last.pt"
 
-    @property
-    def log(self) -> TrainingLog:
-        return read_training_log(self.folder / "train.log")
+    def loss_curve(self) -> tuple[list[int], list[float]]:
+        """Return updates and the validation loss of ``<mask>``s in bits; of several depths, of the deepest."""
+        log = read_training_log(self.folder / "train.log")
+        keys = next(iter(log.valid.values()))
+        deepest = [f"mlm_loss_{depth}" for depth in depths_of(keys, "mlm_loss_")][-1:]
+        return log.curve("loss_mask" if "loss_mask" in keys else deepest[0])
 
     def finish(self, device: str) -> str:
         """Measure the last checkpoint: losses are in bits a ``<mask>``."""
@@ -90,7 +93,7 @@ class Pretraining(HydraRun):
             read, predictor = read_paradigms(self.minimal_pairs), predictor_of(hub, device)
             pairs = {one: score_pairs(predictor, one, pll="l2r", out=self.folder / "pairs") for one in read}
             found["blimp"] = accuracy_rows(pairs, by="sum")[-1]["accuracy"]
-        found["hours"] = max(hours_by_update(self.log).values())
+        found["hours"] = read_checkpoint(self.result).hours
         peaks = _PEAK.findall((self.folder / "output.txt").read_bytes())
         found["peak_mib"] = max(map(int, peaks)) / 1024 if peaks else math.nan
         self.record(scores=found)
@@ -112,15 +115,12 @@ def masked_loss(hub: HubInterface, data: Path, *, tokens_per_sample: int) -> dic
     return {"loss": loss / total, "accuracy": 100 * right / total}
 
 
-def unigram_losses(data: Path, dictionary: Any, *, tokens_per_sample: int) -> dict[str, float]:
+def unigram_losses(data: Path, dictionary: Any) -> dict[str, float]:
     """Return the loss in bits of the training text's token frequencies (add-one) on it and on the validation set."""
-    special, counts = masking_vocabulary(dictionary, folder=data).special, {}
-    for split in ("train", "valid"):
-        blocks = load_blocks(data, split, dictionary, tokens_per_sample=tokens_per_sample)
-        counts[split] = sum(np.bincount(blocks[index], minlength=len(special)) for index in range(len(blocks)))
-        counts[split] = np.where(special, 0, counts[split])
-    bits = -np.log2((counts["train"] + 1) / (counts["train"] + 1)[~special].sum())
-    return {split: float((own * bits).sum() / max(own.sum(), 1)) for split, own in counts.items()}
+    special, splits = masking_vocabulary(dictionary, folder=data).special, ("train", "valid")
+    counts = {split: np.where(special, 0, count_tokens(data, split, dictionary)) for split in splits}
+    bits_V = -np.log2(np.where(special, 1, unigram(counts["train"], special)))
+    return {split: float(own @ bits_V / max(own.sum(), 1)) for split, own in counts.items()}
 
 
 def cost_of(recipe: Path, options: Sequence[str]) -> dict[str, float]:
@@ -134,10 +134,10 @@ def cost_of(recipe: Path, options: Sequence[str]) -> dict[str, float]:
     batches = task.get_batch_iterator(task.dataset("train"), **sizes, max_positions=task.max_positions(), epoch=1)
     (sample,) = islice(batches.next_epoch_itr(shuffle=False), 1)
 
-    optimizer = SimpleNamespace(backward=lambda loss: loss.backward())
+    optimizer, half = SimpleNamespace(backward=Tensor.backward), cfg.optimization.max_update // 2  # of schedules
 
     def step() -> float:
-        start, half = time.perf_counter(), cfg.optimization.max_update // 2  # the middle of schedules
+        start = time.perf_counter()
         task.train_step(sample, model, criterion, optimizer, half)
         return time.perf_counter() - start
 
@@ -157,23 +157,9 @@ def _product(left: Sequence[int], right: Sequence[int]) -> int:
     return 2 * left[-2] * right[0] * right[1]
 
 
+_MIXTURE = torch.ops.fairseq_masking
 _FLOPS = {  # what PyTorch's counter does not know
     torch.ops.aten.addmm_: lambda _, left, right, **__: _product(left, right),
-    torch.ops.fairseq_masking.gumbel_mixture: lambda hidden, _, embedding, *__, **___: _product(hidden, embedding),
-    torch.ops.fairseq_masking.gumbel_mixture_backward: lambda _, hidden, __, embedding, *___, **____: (
-        2 * _product(hidden, embedding)
-    ),
+    _MIXTURE.gumbel_mixture: lambda *shapes, **_: _product(shapes[0], shapes[2]),
+    _MIXTURE.gumbel_mixture_backward: lambda *shapes, **_: 2 * _product(shapes[1], shapes[3]),
 }
-
-
-def hours_by_update(log: TrainingLog) -> dict[int, float]:
-    """Return the hours of training until each logged update; what a kill undid counts once."""
-    updates, seconds = log.train_curve("train_wall")
-    return dict(zip(updates, (np.cumsum(seconds) / 3600).tolist(), strict=True))
-
-
-def loss_curve(log: TrainingLog) -> tuple[list[int], list[float]]:
-    """Return updates and the validation loss of ``<mask>``s in bits; of several depths, of the deepest."""
-    keys: Mapping[str, float] = next(iter(log.valid.values()))
-    deepest = [f"mlm_loss_{depth}" for depth in depths_of(keys, "mlm_loss_")][-1:]
-    return log.curve("loss_mask" if "loss_mask" in keys else deepest[0])

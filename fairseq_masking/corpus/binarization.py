@@ -40,9 +40,7 @@ def binarize(
     Args:
         text: UTF-8, one item a line; an empty line becomes a lone </s>.
         output_prefix: path without suffix.
-        tokenizer: line to symbols.
-        dictionary: symbols to ids; a symbol it lacks becomes <unk>.
-        workers: number of processes.
+        dictionary: a symbol it lacks becomes <unk>.
         progress: called with the number of bytes of text done since the last call.
 
     Returns:
@@ -70,13 +68,10 @@ def binarize(
 def _binarize_chunk(
     text: Path, output_prefix: Path, tokenizer: Tokenizer, dictionary: Dictionary, start: int
 ) -> tuple[str, npt.NDArray[np.int64], Counter[str]]:
-    """Writes the lines that begin in a chunk, perhaps none; returns their files' prefix and both counts.
-
-    fairseq's find_offsets looks for them in text mode, where ``tell`` is slow and not always a byte offset.
-    """
+    """Writes the lines that begin in a chunk, perhaps none; returns their files' prefix and both counts."""
     part = f"{output_prefix}.part{start}"
     lines: list[bytes] = []
-    with open(text, "rb") as file:
+    with open(text, "rb") as file:  # fairseq's find_offsets is in text mode, where ``tell`` is slow and no byte offset
         if start:
             file.seek(start - 1)
             file.readline()

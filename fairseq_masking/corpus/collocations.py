@@ -42,13 +42,7 @@ def find_collocations(
 ) -> Iterator[Collocation]:
     """The best of each length, best first; none crosses a special, such as the end of a line.
 
-    All is in memory: some 200 bytes a word of the corpus.
-
-    Args:
-        tokens_T: of the corpus, lines ending in </s>.
-        vocabulary: specials and word beginnings.
-        size: of the list.
-        min_count: fewest occurrences.
+    All is in memory: some 200 bytes a word of the corpus, whose lines end in </s>.
     """
     columns_m = np.flatnonzero(~vocabulary.special[tokens_T])
     starts_W = word_starts(tokens_T, columns_m, vocabulary)
@@ -84,20 +78,14 @@ def find_collocations(
 
 def write_collocations(folder: Path, found: list[Collocation], dictionary: Dictionary) -> None:
     """Write pmi.txt."""
+    symbols = [" ".join(dictionary.symbols[token] for token in one.tokens) for one in found]
+    lines = [f"{one.pmi:.4f}\t{one.count}\t{gram}\n" for one, gram in zip(found, symbols, strict=True)]
     with whole_file(folder / _FILE) as partial:
-        lines = (
-            f"{one.pmi:.4f}\t{one.count}\t{' '.join(dictionary.symbols[token] for token in one.tokens)}\n"
-            for one in found
-        )
         partial.write_text("".join(lines), encoding="utf-8")
 
 
 def read_collocations(folder: Path, dictionary: Dictionary) -> frozenset[bytes]:
-    """The n-grams of pmi.txt, as ``MaskingVocabulary.collocations`` has them.
-
-    Raises:
-        UserError: there is no such file, or it is of another dictionary.
-    """
+    """The n-grams of pmi.txt, as ``MaskingVocabulary.collocations`` has them."""
     path, way_out = folder / _FILE, f"fairseq-masking measure pmi --data {folder}"
     if not path.is_file():
         raise UserError(f"--mask-unit pmi needs {path}: make it with {way_out}")

@@ -1,42 +1,36 @@
-"""fairseq's dictionary: read and checked, made from a tokeniser, and as the table that masking asks.
+"""fairseq's dictionary: read and checked, made from a tokeniser, told from others, and as the table that masking asks.
 
 Symbols have ids by their lines in dict.txt, after fairseq's own four; <mask> is one of them.
 """
 
+import dataclasses
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from fairseq.data import Dictionary
 
-from fairseq_masking.corpus.contents import check_contents
-from fairseq_masking.corpus.manifest import load_tokenizer
+from fairseq_masking.corpus.manifest import DICTIONARY_FILE, check_contents, load_tokenizer, read_manifest
 from fairseq_masking.errors import PREPARE_AGAIN, UserError, first_line
-from fairseq_masking.files import open_binary
+from fairseq_masking.files import hash_json, open_binary
 from fairseq_masking.masking import MaskingVocabulary
 from fairseq_masking.tokenizers import Tokenizer
+from fairseq_masking.tokenizers.normalization import TextNormalizer
 from fairseq_masking.tokenizers.symbols import FILLER_PREFIX, MASK_SYMBOL
 
-__all__ = ["class_names", "dictionary_of", "ids_of", "load_dictionary", "masking_vocabulary"]
+__all__ = [
+    "check_shards", "class_names", "dictionary_of", "identity", "ids_of", "load_dictionary", "masking_vocabulary",
+]  # fmt: skip
 
 logger = logging.getLogger(__name__)
 
+_OF_DOCUMENTS = ("split_sentences", "moses_lang")  # where lines end is no part of how a text is written in symbols
+
 
 def load_dictionary(path: str | Path, *, way_out: str = PREPARE_AGAIN) -> Dictionary:
-    """Reads dict.txt; <mask> is appended where it is missing, which is logged.
-
-    Args:
-        path: of the file, lines of "symbol count".
-        way_out: what to do about a file that is no dictionary.
-
-    Returns:
-        The dictionary, with ``index(MASK_SYMBOL)`` the id of [MASK].
-
-    Raises:
-        UserError: the file is missing, unreadable, empty, not UTF-8, or has a line of another form.
-    """
+    """Reads dict.txt, with a ``way_out`` where it is none; <mask> is appended where it is missing, which is logged."""
     with open_binary(path, way_out) as file:
         content = file.read()
     try:
@@ -66,11 +60,7 @@ def dictionary_of(tokenizer: Tokenizer, path: Path | None = None) -> Dictionary:
     """The dictionary to binarise with: the tokeniser's whole vocabulary in its order, <mask> last.
 
     Args:
-        tokenizer: whose symbols it has.
         path: the dict.txt in whose order a checkpoint's embedding stands, to take instead.
-
-    Raises:
-        UserError: dict.txt cannot hold one of the symbols; ``path`` is none, or not one for this tokeniser.
     """
     if path is not None:
         dictionary = load_dictionary(path, way_out="give the dict.txt of a checkpoint or a corpus")
@@ -94,6 +84,31 @@ def ids_of(symbols: Iterable[str], dictionary: Dictionary) -> list[int]:
     """The symbols' ids; that of <unk> for those that the dictionary lacks."""
     index, unk = dictionary.indices.get, dictionary.unk()
     return [index(symbol, unk) for symbol in symbols]
+
+
+def identity(symbols: Sequence[str], folder: Path) -> dict[str, str]:
+    """Return SHA-256 digests: "dictionary" of the symbols in their order, "tokenizer" where a manifest tells it."""
+    digests = {"dictionary": hash_json(list(symbols))}
+    if (manifest := read_manifest(folder)) is not None:
+        usual = dataclasses.asdict(TextNormalizer())
+        text = {name: value for name, value in manifest.settings["text"].items() if value != usual.get(name)}
+        text = {name: value for name, value in text.items() if name not in _OF_DOCUMENTS}
+        options = {name: value for name, value in manifest.settings["tokenizer"].items() if name != "trained"}
+        options |= manifest.tokenizer["files"]
+        digests["tokenizer"] = hash_json([options, manifest.tokenizer["kind"], text])
+    return digests
+
+
+def check_shards(symbols: Sequence[str], folders: Sequence[Path]) -> None:
+    """Check that data folders, the first of which has these symbols, have one dictionary and one tokeniser."""
+    first = identity(symbols, folders[0])
+    for folder in folders[1:]:
+        other = identity(load_dictionary(folder / DICTIONARY_FILE).symbols, folder)
+        if unlike := [name for name in first.keys() & other.keys() if first[name] != other[name]]:
+            raise UserError(
+                f"{folder} has another {' and '.join(sorted(unlike))} than {folders[0]}: shards of one training"
+                " come from one preparation (prepare corpus --shards), or from the same --tokenizer-from"
+            )
 
 
 def masking_vocabulary(
@@ -128,8 +143,7 @@ def masking_vocabulary(
 
 
 def _check_lines(text: str) -> None:
-    """Raises a ValueError at the first line of a dict.txt that is none."""
-    # Like fairseq: lines end at line feeds alone, symbols may hold any other kind of space.
+    """As fairseq's: lines end at line feeds alone, symbols may hold any other kind of space."""
     seen: set[str] = set()
     for number, line in enumerate(text.removesuffix("\n").split("\n"), start=1):
         overwrites = line.rstrip().endswith(" #fairseq:overwrite")

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO
 from unicodedata import category
 
 import numpy as np
@@ -39,7 +39,7 @@ Met = Counter[tuple[str, str]]  # what is done to lines without being asked: (ru
 _BATCH_LINES = 512
 
 # Suffix -> how such a file begins, and what reads it.
-_COMPRESSIONS: dict[str, tuple[bytes, Callable[[BinaryIO], object]]] = {
+_COMPRESSIONS: dict[str, tuple[bytes, Callable[[BinaryIO], Any]]] = {
     ".xz": (b"\xfd7zXZ\x00", lzma.LZMAFile),
     ".gz": (b"\x1f\x8b", gzip.open),
     ".bz2": (b"BZh", bz2.BZ2File),
@@ -78,27 +78,23 @@ def write_documents(
     documents: str,
     normalizer: TextNormalizer,
     workers: int,
-    progress: Callable[[int], object] | None = None,
-    met: Met | None = None,
+    progress: Callable[[int], object],
+    met: Met,
 ) -> TextFile:
     """Normalises raw text files into one file of the intermediate form.
 
     Args:
         inputs: text files, read as streams; a file's end ends a document.
-        output: file to write.
         documents: "line" (each line is a document) or "blank-line" (empty lines stand between documents).
-        normalizer: what to do with each line.
-        workers: number of processes; 1 where the normaliser has little to do.
+        workers: number of processes; one works where the normaliser has little to do.
         progress: called with the number of input bytes read since the last call.
         met: counts what is done to lines beside.
-
-    Raises:
-        UserError: an input cannot be read, or the text vanishes in normalisation.
     """
     by_line = documents == "line"
+    lines = chain.from_iterable(chain(read_lines(path, progress, met), [""]) for path in inputs)
+    batches = iter(lambda: list(islice(lines, _BATCH_LINES)), [])
     normalize = partial(_normalize_batch, normalizer)
-    workers = workers if normalizer.is_costly else 1
-    raw = chain.from_iterable(map_in_order(normalize, _batches(inputs, progress, met), workers=workers))
+    raw = chain.from_iterable(map_in_order(normalize, batches, workers=workers if normalizer.is_costly else 1))
     separated = not by_line or normalizer.split_sentences
     (text,) = distribute_documents(_begun(raw, by_line=by_line), [output], separated, lambda number: 0)
     if not text.documents:
@@ -107,11 +103,7 @@ def write_documents(
 
 
 def draw_validation(num_documents: int, fraction: float, seed: int) -> frozenset[int]:
-    """Draws the documents of the validation split: an exact number, at least one, a function of ``seed``.
-
-    Raises:
-        UserError: there are fewer than two documents.
-    """
+    """Draws the documents of the validation split: an exact number, at least one, a function of ``seed``."""
     if fraction == 0:
         return frozenset()
     if num_documents < 2:
@@ -127,11 +119,9 @@ def draw_validation(num_documents: int, fraction: float, seed: int) -> frozenset
 def distribute_documents(
     lines: Iterable[tuple[bool, str]], outputs: Sequence[Path], separated: bool, choose: Callable[[int], int]
 ) -> list[TextFile]:
-    """Writes document number i of ``lines`` to ``outputs[choose(i)]``, in order.
+    """Writes document number i of ``lines`` (whether one begins here, line) to ``outputs[choose(i)]``, in order.
 
-    Args:
-        lines: (whether a document begins here, line).
-        separated: whether to put empty lines between documents.
+    Where they are ``separated``, empty lines stand between documents.
     """
     texts = [TextFile(path, separated) for path in outputs]
     with ExitStack() as stack:
@@ -150,7 +140,7 @@ def distribute_documents(
 
 
 def read_lines(
-    path: str | Path, progress: Callable[[int], object] | None = None, met: Met | None = None
+    path: str | Path, progress: Callable[[int], object] = lambda _: None, met: Met | None = None
 ) -> Iterator[str]:
     r"""Yields the lines of a UTF-8 text file, stripped; only "\n" ends a line, and one that shows nothing is empty.
 
@@ -158,38 +148,30 @@ def read_lines(
         path: plain, .xz, .gz or .bz2 file.
         progress: called with the number of bytes read from disk since the last call.
         met: counts what is done to lines beside.
-
-    Raises:
-        UserError: the file is missing, empty, cut short, corrupt, not UTF-8, or holds no text at all, or a lone
-            carriage return ends its lines.
     """
-    holds_text, returns = False, 0
     met = Met() if met is None else met
+    holds_text, returns, number, offset, reported = False, 0, 0, 0, 0
     with open_binary(path) as raw_file, _decompress(raw_file, path) as file:
-        number, offset, reported = 0, 0, 0
         try:
-            for raw in file:
-                number += 1
+            for number, raw in enumerate(file, start=1):
                 line = _decode(raw, path, number, offset)
                 returns += line.count("\r")
                 line = _clean(line, met)
                 offset += len(raw)
                 holds_text = holds_text or bool(line)
-                if progress is not None and number % 1024 == 0:
-                    position = raw_file.tell()
-                    progress(position - reported)
-                    reported = position
+                if number % 1024 == 0:
+                    progress(raw_file.tell() - reported)
+                    reported = raw_file.tell()
                 yield line
         except EOFError as error:
             raise UserError(
                 f"{path} is cut short: its compressed data ends after {offset} bytes of text; fetch it again"
             ) from error
-        except (lzma.LZMAError, gzip.BadGzipFile, zlib.error, OSError) as error:
+        except (lzma.LZMAError, zlib.error, OSError) as error:
             raise UserError(
                 f"{path} cannot be read after {offset} bytes of text ({error}); fetch or compress it again"
             ) from error
-        if progress is not None:
-            progress(raw_file.tell() - reported)
+        progress(raw_file.tell() - reported)
     if returns > number:
         raise UserError(
             f"{path} has {returns:,} carriage returns (\\r) inside of its {number:,} lines: it ends lines with them"
@@ -210,13 +192,6 @@ def _begun(raw: Iterable[list[str] | None], *, by_line: bool) -> Iterator[tuple[
             new_document = True
 
 
-def _batches(inputs: Sequence[Path], progress: Callable[[int], object] | None, met: Met | None) -> Iterator[list[str]]:
-    for path in inputs:
-        lines = chain(read_lines(path, progress, met), [""])
-        while batch := list(islice(lines, _BATCH_LINES)):
-            yield batch
-
-
 def _normalize_batch(normalizer: TextNormalizer, lines: list[str]) -> list[list[str] | None]:
     return [normalizer.sentences(line) if line else None for line in lines]
 
@@ -227,7 +202,7 @@ def _decompress(file: BinaryIO, path: str | Path) -> AbstractContextManager[Bina
     file.seek(0)
     for magic, opened in _COMPRESSIONS.values():
         if head.startswith(magic):
-            return cast(AbstractContextManager[BinaryIO], opened(file))
+            return opened(file)
     suffix = Path(path).suffix
     if suffix in _COMPRESSIONS:
         raise UserError(f"{path} is named {suffix} but is no {suffix} file; rename it or compress it again")

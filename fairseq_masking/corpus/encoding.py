@@ -5,8 +5,10 @@ saying where. Words stay in order, so the words of both texts are matched; insid
 correspond one to one.
 """
 
+import logging
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from pathlib import Path
@@ -17,20 +19,19 @@ import torch
 from fairseq.data import Dictionary
 from fairseq.data.indexed_dataset import MMapIndexedDatasetBuilder
 
+from fairseq_masking.corpus import manifest
 from fairseq_masking.corpus.dictionary import ids_of, load_dictionary
-from fairseq_masking.corpus.manifest import (
-    DICTIONARY_FILE,
-    check_dictionary,
-    first_shard,
-    load_normalizer,
-    load_tokenizer,
-)
+from fairseq_masking.errors import UserError
 from fairseq_masking.tokenizers import Offsets, Tokenizer
 from fairseq_masking.tokenizers.normalization import TextNormalizer
 
-__all__ = ["ArrayWriter", "TextEncoder", "align", "map_offsets"]
+__all__ = ["ArrayWriter", "TextEncoder", "align", "map_offsets", "most_frequent"]
+
+logger = logging.getLogger(__name__)
 
 _UNIT = re.compile(r"\w+|[^\w\s]")
+_WARN, _REFUSE = 0.01, 0.5  # shares of unknown tokens
+_SHOWN, _SEARCHED = 5, 1000
 
 
 @dataclass(frozen=True)
@@ -43,15 +44,12 @@ class TextEncoder:
 
     @classmethod
     def of_corpus(cls, corpus: str | Path) -> "TextEncoder":
-        """Reads a prepared corpus's; of colon-separated shards, the first one's.
-
-        Raises:
-            UserError: it is no prepared corpus, or its dictionary is another one now.
-        """
-        folder = first_shard(corpus)
-        normalizer = load_normalizer(folder)
-        check_dictionary(folder)
-        return cls(load_tokenizer(folder), load_dictionary(folder / DICTIONARY_FILE), normalizer)
+        """Reads a prepared corpus's; of colon-separated shards, the first one's. Its dictionary is checked."""
+        folder = manifest.first_shard(corpus)
+        normalizer = manifest.load_normalizer(folder)
+        manifest.check_dictionary(folder)
+        dictionary = load_dictionary(folder / manifest.DICTIONARY_FILE)
+        return cls(manifest.load_tokenizer(folder), dictionary, normalizer)
 
     def __call__(self, text: str) -> list[int]:
         """Returns the ids of a text, without <s> and </s>."""
@@ -63,20 +61,51 @@ class TextEncoder:
         symbols, offsets = self.tokenizer.encode_with_offsets(normalized)
         return ids_of(symbols, self.dictionary), map_offsets(offsets, align(text, normalized), text)
 
+    def check_unknown(self, unknown: int, tokens: int, texts: Iterable[str], what: str) -> None:
+        """Warns where more than 1% of a text's tokens are unknown; half of them are an error.
+
+        The most frequent ones are named, of those that are found first in ``texts``.
+        """
+        if unknown <= _WARN * tokens:
+            return
+        found, searched = Counter[str](), 0
+        for text in texts:
+            pairs = zip(*self.with_offsets(text), strict=True)
+            words = [text[slice(*place)] for index, place in pairs if index == self.dictionary.unk()]
+            found.update(map(repr, words))
+            searched += bool(words)
+            if searched == _SEARCHED:
+                break
+        share, instances = unknown / tokens, most_frequent(found, _SHOWN)
+        said = f"{share:.1%} of the tokens of {what} are <unk>, most often {instances}"
+        advice = "is the tokeniser made for such text, its case included (--wordpiece-lowercase, --lowercase)?"
+        if unknown > _REFUSE * tokens:
+            raise UserError(f"{said}: {advice} Take or train another one (--tokenizer, --tokenizer-from)")
+        logger.warning("%s; %s --byte-fallback of train-bpe leaves none", said, advice)
+
+
+def most_frequent(found: Counter[str], number: int) -> str:
+    """Returns the most frequent of what was counted, and how often each."""
+    return ", ".join(f"{instance} ({count:,})" for instance, count in found.most_common(number))
+
 
 def align(original: str, normalized: str) -> list[Offsets] | None:
     """Returns for each character of ``normalized`` the stretch of ``original`` that it came from.
 
     A character that was inserted (a space, a full stop) gets an empty stretch where it would stand; the
-    characters of words that were replaced all get the whole of what they replace. None where the texts are
-    the same.
+    characters of words that were replaced all get the whole of what they replace. None: the texts are the same.
     """
     if original == normalized:
         return None
     before, after = _units(original), _units(normalized)
     stretches: list[Offsets] = [(-1, -1)] * len(normalized)
     end = 0  # of the last matched stretch of the original
-    for operation, first, last, start, stop in _operations([w for w, _ in before], [w for w, _ in after]):
+    words = [word for word, _ in before], [word for word, _ in after]
+    if words[0] == words[1]:  # lower-casing and Moses's tokeniser alone: by far the most texts
+        operations = [("equal", 0, len(before), 0, len(after))]
+    else:
+        operations = SequenceMatcher(None, *words, autojunk=False).get_opcodes()
+    for operation, first, last, start, stop in operations:
         if operation == "equal":
             for (_, (a, b)), (_, (c, d)) in zip(before[first:last], after[start:stop], strict=True):
                 same = b - a == d - c
@@ -95,23 +124,16 @@ def align(original: str, normalized: str) -> list[Offsets] | None:
 
 
 def map_offsets(offsets: list[Offsets], stretches: list[Offsets] | None, original: str) -> list[Offsets]:
-    """Returns offsets into the normalised text as offsets into ``original``, without spaces at their ends.
-
-    Args:
-        stretches: what ``align`` returned for the two texts.
-    """
+    """Returns offsets into the normalised text as offsets into ``original``, by ``align``, without spaces at ends."""
     mapped = []
     for begin, end in offsets:
-        if stretches is not None:
-            if begin == end:
-                begin = end = stretches[begin][0] if begin < len(stretches) else len(original)
-            else:
-                begin, end = stretches[begin][0], max(stretches[begin][0], stretches[end - 1][1])
-        while begin < end and original[begin].isspace():
-            begin += 1
-        while begin < end and original[end - 1].isspace():
-            end -= 1
-        mapped.append((begin, end))
+        if stretches is not None and begin == end:
+            begin = end = stretches[begin][0] if begin < len(stretches) else len(original)
+        elif stretches is not None:
+            begin, end = stretches[begin][0], max(stretches[begin][0], stretches[end - 1][1])
+        text = original[begin:end]
+        begin += len(text) - len(text.lstrip())
+        mapped.append((begin, begin + len(text.strip())))
     return mapped
 
 
@@ -132,12 +154,6 @@ class ArrayWriter:
 
     def __exit__(self, *_: object) -> None:
         self._builder.finalize(f"{self._prefix}.idx")
-
-
-def _operations(before: list[str], after: list[str]) -> list[tuple[str, int, int, int, int]]:
-    if before == after:  # lower-casing and Moses's tokeniser alone: by far the most texts
-        return [("equal", 0, len(before), 0, len(after))]
-    return SequenceMatcher(None, before, after, autojunk=False).get_opcodes()
 
 
 def _units(text: str) -> list[tuple[str, Offsets]]:

@@ -11,7 +11,7 @@ the cause, or train on what happens to stand there. The format (``fairseq-prepro
 import itertools
 import os
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -20,15 +20,14 @@ from fairseq.data import ConcatDataset, Dictionary, data_utils, indexed_dataset
 from fairseq.data.indexed_dataset import MMapIndexedDataset, _code_to_dtype, data_file_path, index_file_path
 
 from fairseq_masking.compat.patching import replaces
-from fairseq_masking.corpus.contents import check_contents
+from fairseq_masking.corpus.manifest import check_contents
 from fairseq_masking.errors import PREPARE_AGAIN, UserError
 from fairseq_masking.files import open_binary
 
 __all__ = ["TokenStream", "check_indexed", "load_tokens"]
 
 _MAGIC = b"MMIDIDX\x00\x00"
-_LEGACY_MAGIC = b"TNTIDX\x00\x00"
-_HUFFMAN_MAGIC = b"HUFFIDX"
+_OTHER_MAGICS = (b"TNTIDX\x00\x00", b"HUFFIDX")
 _HEADER = struct.Struct("<9sQBQ")
 
 # Up to this many tokens all ids are checked (tens of milliseconds); beyond it the ends of the file stand for
@@ -43,11 +42,7 @@ def load_tokens(path_prefix: str, dictionary: Dictionary, combine: bool = False)
 
     Args:
         path_prefix: path of the .bin and .idx without their endings.
-        dictionary: that the corpus was binarised with.
         combine: also load path_prefix1, path_prefix2, ... as far as they exist, as one dataset.
-
-    Returns:
-        fairseq's MMapIndexedDataset, or a ConcatDataset of several.
 
     Raises:
         UserError: a file is missing, empty, cut short, of another format, or holds ids that the dictionary
@@ -81,72 +76,46 @@ class TokenStream:
 
     fairseq's memory-mapped dataset stores sentence after sentence without gaps, so a block that spans twenty
     sentences is one slice of the file; going through the dataset would make twenty tensors and join them.
-    Files are opened when first read in each process, so that the object pickles as a few paths.
-
-    Args:
-        paths: of the .bin files, in order.
-        dtypes: of their tokens.
-        num_tokens: of each file.
     """
 
-    def __init__(self, paths: Sequence[str], dtypes: Sequence[np.dtype], num_tokens: Sequence[int]) -> None:
-        self._paths = list(paths)
-        self._dtypes = list(dtypes)
-        self._offsets = [0, *itertools.accumulate(num_tokens)]
-        self._files: list[npt.NDArray] | None = None
+    def __init__(self, parts: Sequence[MMapIndexedDataset]) -> None:
+        self._parts = parts  # which pickle as their paths
+        self._offsets = [0, *itertools.accumulate(int(part.sizes.sum(dtype=np.int64)) for part in parts)]
 
     @classmethod
     def of(cls, dataset: Any) -> "TokenStream | None":
         """The stream under a memory-mapped dataset, or under several that fairseq combined; else None."""
-        parts = dataset.datasets if isinstance(dataset, ConcatDataset) else [dataset]
-        if isinstance(dataset, ConcatDataset) and any(ratio != 1 for ratio in dataset.sample_ratios):
-            return None
-        if not all(type(part) is MMapIndexedDataset for part in parts):
-            return None
-        return cls(
-            [data_file_path(part._path) for part in parts],
-            [np.dtype(part._index.dtype) for part in parts],
-            [int(part.sizes.sum(dtype=np.int64)) for part in parts],
-        )
+        parts = [dataset]
+        if isinstance(dataset, ConcatDataset) and all(ratio == 1 for ratio in dataset.sample_ratios):
+            parts = dataset.datasets
+        return cls(parts) if all(type(part) is MMapIndexedDataset for part in parts) else None
 
     def __len__(self) -> int:
         return self._offsets[-1]
 
-    def __getstate__(self) -> dict[str, object]:
-        # A pickled memory map would carry the whole corpus to every spawned worker.
-        return {**self.__dict__, "_files": None}
-
     def start_of(self, dataset: Any, index: int) -> int:
         """Return the place of the first token of a sentence of the dataset that this is the stream of."""
-        parts, part = [dataset], 0
+        part = 0
         if isinstance(dataset, ConcatDataset):
-            parts = dataset.datasets
             part, index = dataset._get_dataset_and_sample_index(index)
-        return self._offsets[part] + int(parts[part]._index._pointers[index]) // self._dtypes[part].itemsize
+        lines = self._parts[part]._index
+        return self._offsets[part] + int(lines._pointers[index]) // lines._dtype_size
 
     def read(self, start: int, stop: int, out: npt.NDArray[np.int64]) -> None:
         """Copies the tokens [start, stop) into ``out``, int64 [stop - start]."""
-        if self._files is None:
-            self._files = [
-                np.memmap(path, dtype=dtype, mode="r").view(np.ndarray)
-                for path, dtype in zip(self._paths, self._dtypes, strict=True)
-            ]
-        for file, first, end in zip(self._files, self._offsets, self._offsets[1:], strict=False):
+        for part, first, end in zip(self._parts, self._offsets, self._offsets[1:], strict=False):
             low, high = max(start, first), min(stop, end)
             if low < high:
-                out[low - start : high - start] = file[low - first : high - first]
+                place = (low - first) * part._index._dtype_size
+                tokens = np.frombuffer(part._bin_buffer, part._index.dtype, count=high - low, offset=place)
+                out[low - start : high - start] = tokens
 
 
 def check_indexed(prefix: str, num_symbols: int | None = None) -> None:
-    """Check that an .idx and its .bin are whole and as they were written, with ids below ``num_symbols``.
-
-    Raises:
-        UserError: as ``load_tokens``.
-    """
+    """Check that an .idx and its .bin are whole and as they were written, with ids below ``num_symbols``."""
     index_path, data_path = index_file_path(prefix), data_file_path(prefix)
     index_bytes, data_bytes = _size_of(index_path), _size_of(data_path)
     dtype, count = _read_header(index_path, index_bytes)
-
     sizes = np.memmap(index_path, dtype="<i4", mode="r", offset=_HEADER.size, shape=(count,))
     pointers = np.memmap(index_path, dtype="<i8", mode="r", offset=_HEADER.size + sizes.nbytes, shape=(count,))
     num_tokens = 0
@@ -161,7 +130,10 @@ def check_indexed(prefix: str, num_symbols: int | None = None) -> None:
         raise UserError(f"{data_path} has no tokens: {PREPARE_AGAIN} from a text that is not empty")
 
     tokens = np.memmap(data_path, dtype=dtype, mode="r")
-    for chunk in _chunks_to_scan(tokens) if num_symbols is not None else ():
+    chunks = [tokens[start : start + _CHUNK] for start in range(0, num_tokens, _CHUNK)]
+    if num_tokens > _FULL_SCAN_TOKENS:
+        chunks = [tokens[:_PARTIAL_SCAN_TOKENS], tokens[-_PARTIAL_SCAN_TOKENS:]]
+    for chunk in chunks if num_symbols is not None else ():
         low, high = int(chunk.min()), int(chunk.max())
         if low < 0 or high >= num_symbols:
             raise UserError(
@@ -186,7 +158,7 @@ def _check_size(path: str, size: int, expected: int, where: str) -> None:
 def _read_header(path: str, num_bytes: int) -> tuple[np.dtype, int]:
     with open(path, "rb") as file:
         head = file.read(_HEADER.size)
-    if head.startswith((_LEGACY_MAGIC, _HUFFMAN_MAGIC)):
+    if head.startswith(_OTHER_MAGICS):
         raise UserError(f"{path} is not memory-mapped: binarise with fairseq-preprocess --dataset-impl mmap")
     if not head.startswith(_MAGIC[: len(head)]):
         raise UserError(f"{path} is no index of a binarised corpus (wrong first bytes): {PREPARE_AGAIN}")
@@ -200,12 +172,3 @@ def _read_header(path: str, num_bytes: int) -> tuple[np.dtype, int]:
         raise UserError(f"{path} lists no sentences: {PREPARE_AGAIN} from a text that is not empty")
     _check_size(path, num_bytes, _HEADER.size + count * (4 + 8), f"{count} sentences take")
     return dtype, count
-
-
-def _chunks_to_scan(tokens: npt.NDArray) -> Iterator[npt.NDArray]:
-    if len(tokens) > _FULL_SCAN_TOKENS:
-        yield tokens[:_PARTIAL_SCAN_TOKENS]
-        yield tokens[-_PARTIAL_SCAN_TOKENS:]
-    else:
-        for start in range(0, len(tokens), _CHUNK):
-            yield tokens[start : start + _CHUNK]

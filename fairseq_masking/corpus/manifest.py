@@ -1,23 +1,24 @@
-"""The record of a preparation, DATA/manifest.json: inputs, settings, tokeniser, counts, hashes.
+"""The record of a preparation, DATA/manifest.json: inputs, settings, tokeniser, counts, digests.
 
 It is written last, so a folder with a manifest is complete. By it a later run sees whether the folder holds
-what is asked for again, and training and use find the tokeniser and the normalisation again.
+what is asked for again, training and use find the tokeniser and the normalisation again, and every file is read as it
+was written: its SHA-256 is compared when a process first reads it. Of large files a user's cache remembers which were
+whole, by size and time of change. Folders of before have no digests: they are read as they are, which is logged.
 """
 
 import dataclasses
-import hashlib
-import json
 import logging
+import os
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fairseq_masking.corpus.contents import check_contents, digests_of
 from fairseq_masking.errors import UserError
-from fairseq_masking.files import hash_file, read_json, whole_file
+from fairseq_masking.files import hash_file, hash_json, read_json, write_json
 from fairseq_masking.tokenizers import KINDS, Tokenizer
 from fairseq_masking.tokenizers.normalization import TextNormalizer
 from fairseq_masking.tokenizers.vocabularies import symbols_apart
@@ -28,58 +29,44 @@ if TYPE_CHECKING:
     from fairseq_masking.corpus.workspace import Reporter
 
 __all__ = [
-    "DICTIONARY_FILE", "MANIFEST_FILE", "TOKENIZER_FOLDER", "Manifest", "check_dictionary", "check_same",
-    "describe_inputs", "file_sizes", "finish_folder", "first_shard", "load_normalizer",
-    "load_tokenizer", "read_manifest", "settings_of", "tokenizer_settings",
+    "DICTIONARY_FILE", "MANIFEST_FILE", "Manifest", "check_contents", "check_dictionary", "check_same",
+    "describe_inputs", "files_in", "finish_folder", "first_shard", "load_normalizer", "load_tokenizer",
+    "read_manifest", "settings_of", "tokenizer_settings",
 ]  # fmt: skip
 
 logger = logging.getLogger(__name__)
 
 MANIFEST_FILE = "manifest.json"
 DICTIONARY_FILE = "dict.txt"
-TOKENIZER_FOLDER = "tokenizer"
+_TOKENIZER_FOLDER = "tokenizer"
 _FORMAT = 1
 _LATER = {"normalization": "nmt_nfkc", "unescape_entities": False}
 _LIBRARIES = ("fairseq-masking", "ve-fairseq", "torch", "numpy", "sentencepiece", "tokenizers", "sacremoses")
+_REMEMBERED_BYTES = 1 << 26
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What made a data folder.
+    """What made a data folder."""
 
-    Attributes:
-        settings: everything beside the inputs that decides the result.
-        inputs: split -> its files, each with ``name``, ``sha256`` and ``size`` in bytes.
-        tokenizer: ``kind``, ``symbols`` (how many) and ``files`` (name -> SHA-256).
-        dictionary_sha256: SHA-256 of dict.txt.
-        counts: split -> ``documents``, ``lines``, ``tokens`` (with the </s> of each line), ``unknown``; a
-            shard's own manifest counts that shard.
-        outputs: name -> size in bytes of every file beside the manifest.
-        digests: name -> SHA-256 of each of them, and of this manifest; empty where they were not kept yet.
-        versions: of the libraries that had a hand in it.
-        shard: number of this shard, None for the whole.
-        num_shards: in how many folders the training data lies.
-    """
-
-    settings: dict[str, Any]
-    inputs: dict[str, list[dict[str, Any]]]
-    tokenizer: dict[str, Any]
+    settings: dict[str, Any]  # everything beside the inputs that decides the result
+    inputs: dict[str, list[dict[str, Any]]]  # split -> its files, each with ``name``, ``sha256`` and ``size`` in bytes
+    tokenizer: dict[str, Any]  # ``kind``, ``symbols`` (how many) and ``files`` (name -> SHA-256)
     dictionary_sha256: str
+    # split -> ``documents``, ``lines``, ``tokens`` (with the </s> of each line), ``unknown``; a shard's: of that shard
     counts: dict[str, dict[str, int]]
-    outputs: dict[str, int]
-    versions: dict[str, str]
-    shard: int | None = None
-    num_shards: int = 1
+    outputs: dict[str, int]  # name -> size in bytes of every file beside the manifest
+    versions: dict[str, str]  # of the libraries that had a hand in it
+    shard: int | None = None  # number of this shard, None for the whole
+    num_shards: int = 1  # in how many folders the training data lies
     format: int = _FORMAT
-    digests: dict[str, str] = field(default_factory=dict)
+    digests: dict[str, str] = field(default_factory=dict)  # SHA-256 of outputs and manifest; empty in one of before
 
     def save(self, folder: Path) -> None:
         """Writes ``folder``/manifest.json in one step."""
         values = dataclasses.asdict(self)
         values["digests"] = {**values["digests"], MANIFEST_FILE: _digest_of(values)}
-        text = json.dumps(values, indent=2, ensure_ascii=False)
-        with whole_file(folder / MANIFEST_FILE) as partial:
-            partial.write_text(text + "\n", encoding="utf-8")
+        write_json(folder / MANIFEST_FILE, values, indent=2)
 
     def data(self, folder: Path) -> str:
         """What fairseq-train takes: ``folder``, or its shards separated by colons."""
@@ -89,11 +76,8 @@ class Manifest:
 
     def missing_outputs(self, folder: Path) -> list[str]:
         """Names the recorded files that ``folder`` lacks or holds with another size."""
-        return [
-            name
-            for name, size in self.outputs.items()
-            if not (folder / name).is_file() or (folder / name).stat().st_size != size
-        ]
+        present = {name: path.stat().st_size for name in self.outputs if (path := folder / name).is_file()}
+        return [name for name, size in self.outputs.items() if present.get(name) != size]
 
 
 def first_shard(data_dir: str | Path) -> Path:
@@ -102,20 +86,15 @@ def first_shard(data_dir: str | Path) -> Path:
 
 
 def read_manifest(data_dir: str | Path) -> Manifest | None:
-    """Reads ``data_dir``/manifest.json; None if there is none. Of colon-separated shards, the first one's.
-
-    Raises:
-        UserError: the file is no manifest, or one of a newer format.
-    """
+    """Reads ``data_dir``/manifest.json; None if there is none. Of colon-separated shards, the first one's."""
     path = first_shard(data_dir) / MANIFEST_FILE
     if not path.exists():
         return None
     values = read_json(path, "prepare the data again")
-    fields = {field.name for field in dataclasses.fields(Manifest)}
     if isinstance(values.get("format"), int) and values["format"] > _FORMAT:
         raise UserError(f"{path} has format {values['format']}, known is {_FORMAT}; update fairseq_masking")
     objects = ("settings", "inputs", "tokenizer", "counts", "outputs", "digests")
-    whole = set(values) | {"digests"} == fields  # which those of before lack
+    whole = values.keys() | {"digests"} == Manifest.__dataclass_fields__.keys()  # which those of before lack
     if not whole or not all(isinstance(values.get(name, {}), dict) for name in objects):
         raise UserError(f"{path} is no manifest of a preparation; prepare the data again")
     if values.get("digests") and values["digests"].get(MANIFEST_FILE) != _digest_of(values):
@@ -125,18 +104,59 @@ def read_manifest(data_dir: str | Path) -> Manifest | None:
     return Manifest(**values)
 
 
+def check_contents(path: str | Path) -> None:
+    """Compare a file with the manifest of its folder, or of one of the two above it: is it as it was written?"""
+    path = Path(path)
+    if path.is_file():
+        stat = path.stat()
+        _check(path.absolute(), stat.st_size, stat.st_mtime_ns)
+
+
+@cache
+def _check(path: Path, size: int, mtime: int) -> None:
+    found = next((folder / MANIFEST_FILE for folder in path.parents[:3] if (folder / MANIFEST_FILE).is_file()), None)
+    wanted = found and _digests_in(found, found.stat().st_mtime_ns).get(path.relative_to(found.parent).as_posix())
+    if found is None or wanted is None:
+        return
+    known, stamp = _remembered(), [size, mtime, wanted]
+    if known.get(str(path)) == stamp:
+        return
+    if hash_file(path) != wanted:
+        raise UserError(
+            f"{path} is not as it was written (its SHA-256 differs from {found.name}'s): get it, or make it, again"
+        )
+    if size >= _REMEMBERED_BYTES:
+        with suppress(OSError, RuntimeError):
+            write_json(_memory(), {**known, str(path): stamp})
+
+
+@cache
+def _digests_in(manifest: Path, mtime: int) -> dict[str, str]:
+    with suppress(UserError):
+        if isinstance(digests := read_json(manifest).get("digests"), dict):
+            return digests
+    logger.info("%s is of before and tells no digests: its files are read as they are", manifest)
+    return {}
+
+
+def _memory() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "fairseq_masking" / "whole.json"
+
+
+def _remembered() -> dict[str, Any]:
+    with suppress(OSError, RuntimeError, UserError):
+        return read_json(_memory(), optional=True)
+    return {}
+
+
 def _digest_of(values: dict[str, Any]) -> str:
     """The SHA-256 of a manifest but for its own."""
     others = {name: digest for name, digest in values["digests"].items() if name != MANIFEST_FILE}
-    return hashlib.sha256(json.dumps({**values, "digests": others}, sort_keys=True).encode()).hexdigest()
+    return hash_json({**values, "digests": others})
 
 
 def check_dictionary(data_dir: str | Path) -> None:
-    """Checks that dict.txt is the one that the data was binarised with; no manifest, no check.
-
-    Raises:
-        UserError: dict.txt is missing or another one.
-    """
+    """Checks that dict.txt is the one that the data was binarised with; no manifest, no check."""
     for folder in map(Path, str(data_dir).split(":")):
         manifest = read_manifest(folder)
         path = folder / DICTIONARY_FILE
@@ -148,61 +168,47 @@ def check_dictionary(data_dir: str | Path) -> None:
 
 
 def load_tokenizer(data_dir: str | Path, kind: str | None = None) -> Tokenizer:
-    """Loads the tokeniser that a data folder was prepared with.
+    """Loads the tokeniser that a data folder was prepared with; of colon-separated shards, the first one counts.
 
     Args:
-        data_dir: folder with manifest.json and tokenizer/; of colon-separated shards, the first one counts.
         kind: a name of ``KINDS``, instead of what the manifest says.
-
-    Raises:
-        UserError: nothing says which kind it is, the kind is unknown, or its files are missing or damaged.
     """
     folder = first_shard(data_dir)
-    if kind is None:
-        manifest = read_manifest(folder)
-        if manifest is None and (folder / DICTIONARY_FILE).is_file():
-            tokenizer = symbols_apart(folder / DICTIONARY_FILE)
-            logger.warning(
-                "%s has no manifest.json: taken for data of fairseq-preprocess, its text for symbols with white space"
-                " between them (fairseq-masking prepare corpus --from-fairseq %s says so once)", folder, folder,
-            )  # fmt: skip
-            return tokenizer
-        if manifest is None:
-            raise UserError(
-                f"{folder} has no manifest.json that names its tokeniser; prepare the data with "
-                f"fairseq-masking prepare corpus, or give --bpe ({', '.join(KINDS)}) and put its files into "
-                f"{folder / TOKENIZER_FOLDER}"
-            )
+    home = folder / _TOKENIZER_FOLDER
+    if kind is None and (manifest := read_manifest(folder)) is not None:
         kind = manifest.tokenizer["kind"]
+    elif kind is None and (folder / DICTIONARY_FILE).is_file():
+        tokenizer = symbols_apart(folder / DICTIONARY_FILE)
+        logger.warning(
+            "%s has no manifest.json: taken for data of fairseq-preprocess, its text for symbols with white space"
+            " between them (fairseq-masking prepare corpus --from-fairseq %s says so once)", folder, folder,
+        )  # fmt: skip
+        return tokenizer
+    elif kind is None:
+        raise UserError(
+            f"{folder} has no manifest.json that names its tokeniser; prepare the data with fairseq-masking prepare"
+            f" corpus, or give --bpe ({', '.join(KINDS)}) and put its files into {home}"
+        )
     if kind not in KINDS:
         raise UserError(f"unknown tokeniser kind {kind!r}; known are {', '.join(KINDS)}")
-    for path in (folder / TOKENIZER_FOLDER).glob("*"):
+    for path in home.glob("*"):
         check_contents(path)
-    return KINDS[kind].load(folder / TOKENIZER_FOLDER)
+    return KINDS[kind].load(home)
 
 
 def load_normalizer(data_dir: str | Path) -> TextNormalizer:
-    """Returns the normaliser that a data folder was prepared with (from its manifest).
-
-    Raises:
-        UserError: the folder has no manifest, and is no data of fairseq-preprocess, whose text is as it was.
-    """
-    manifest = read_manifest(data_dir)
-    if manifest is None and (first_shard(data_dir) / DICTIONARY_FILE).is_file():
+    """Returns the normaliser that a data folder was prepared with; fairseq-preprocess's text is as it was."""
+    if (manifest := read_manifest(data_dir)) is not None:
+        return TextNormalizer(**manifest.settings["text"])
+    if (first_shard(data_dir) / DICTIONARY_FILE).is_file():
         return TextNormalizer()
-    if manifest is None:
-        raise UserError(f"{data_dir} has no manifest.json; prepare it with fairseq-masking prepare corpus")
-    return TextNormalizer(**manifest.settings["text"])
+    raise UserError(f"{data_dir} has no manifest.json; prepare it with fairseq-masking prepare corpus")
 
 
 def check_same(
     present: Manifest, settings: dict[str, Any], inputs: dict[str, list[dict[str, Any]]], output: Path
 ) -> None:
-    """Checks that ``output`` was made with these settings and inputs and is whole.
-
-    Raises:
-        UserError: it was not, or files are missing.
-    """
+    """Checks that ``output`` was made with these settings and inputs and is whole; a UserError says what is not."""
     changes = _changes(present.settings, settings)
     for split, files in inputs.items():
         before = [file["sha256"] for file in present.inputs.get(split, [])]
@@ -230,24 +236,35 @@ def describe_inputs(paths: Iterable[Path], reporter: "Reporter") -> list[dict[st
 
 
 def finish_folder(folder: Path, tokenizer: Tokenizer, dictionary: "Dictionary | None", **found: Any) -> Manifest:
-    """Writes a data folder's dictionary and tokeniser, then its manifest, which is returned.
-
-    Args:
-        found: the manifest's ``settings``, ``inputs``, ``counts`` and what else is not read off the folder.
-    """
+    """Writes a data folder's dictionary and tokeniser, then its manifest, with what is not read off the folder."""
     if dictionary is not None:
         dictionary.save(str(folder / DICTIONARY_FILE))
-    tokenizer.save(folder / TOKENIZER_FOLDER)
+    tokenizer.save(folder / _TOKENIZER_FOLDER)
+    sizes = {name: path.stat().st_size for name, path in files_in(folder).items()}
+    versions = {}
+    for library in _LIBRARIES:
+        with suppress(PackageNotFoundError):
+            versions[library] = version(library)
     manifest = Manifest(
-        tokenizer={"kind": tokenizer.kind, "symbols": len(tokenizer.symbols), "files": _hashes(tokenizer)},
+        tokenizer={"kind": tokenizer.kind, "symbols": len(tokenizer.symbols), "files": tokenizer.digests()},
         dictionary_sha256=hash_file(folder / DICTIONARY_FILE),
-        outputs=file_sizes(folder),
-        digests=digests_of(folder),
-        versions=_library_versions(),
+        outputs=sizes,
+        digests={name: hash_file(folder / name) for name, size in sizes.items() if size},
+        versions=versions,
         **found,
     )
     manifest.save(folder)
     return manifest
+
+
+def files_in(folder: Path) -> dict[str, Path]:
+    """Returns every file of a folder by its path there, beside its manifest and what is hidden."""
+    paths = {path.relative_to(folder): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {
+        name.as_posix(): path
+        for name, path in paths.items()
+        if name != Path(MANIFEST_FILE) and not any(part.startswith(".") for part in name.parts)
+    }
 
 
 def settings_of(options: Any) -> dict[str, Any]:
@@ -257,29 +274,7 @@ def settings_of(options: Any) -> dict[str, Any]:
 
 def tokenizer_settings(tokenizer: Tokenizer) -> dict[str, Any]:
     """Returns what decides how a tokeniser writes text: its kind, its options, its files' SHA-256."""
-    return {"kind": tokenizer.kind, **tokenizer.options, **_hashes(tokenizer)}
-
-
-def file_sizes(folder: Path) -> dict[str, int]:
-    """Returns the size in bytes of every file in a folder beside its manifest and what is hidden."""
-    paths = {path.relative_to(folder): path for path in sorted(folder.rglob("*")) if path.is_file()}
-    return {
-        str(name): path.stat().st_size
-        for name, path in paths.items()
-        if name != Path(MANIFEST_FILE) and not any(part.startswith(".") for part in name.parts)
-    }
-
-
-def _library_versions() -> dict[str, str]:
-    versions = {}
-    for library in _LIBRARIES:
-        with suppress(PackageNotFoundError):
-            versions[library] = version(library)
-    return versions
-
-
-def _hashes(tokenizer: Tokenizer) -> dict[str, str]:
-    return {name: hash_file(path) for name, path in tokenizer.files.items()}
+    return {"kind": tokenizer.kind, **tokenizer.options, **tokenizer.digests()}
 
 
 def _changes(before: Any, now: Any, name: str = "") -> list[str]:

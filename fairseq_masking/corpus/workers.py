@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
+from itertools import chain
 from typing import Any, TypeVar
 
 from fairseq_masking.errors import UserError
@@ -23,18 +24,14 @@ _function: Callable[[Any], Any]
 
 
 def map_in_order(function: Callable[[Item], Result], items: Iterable[Item], *, workers: int) -> Iterator[Result]:
-    """Yields function(item) for each item, in order; in this process if ``workers`` is 1.
+    """Yields function(item) for each item, in order; in this process if ``workers`` is 1 or less.
 
-    At most 2 * workers items are under way, so ``items`` may be a stream.
-
-    Args:
-        function: reaches each worker once, when it starts.
-        items: picklable where workers > 1.
+    At most 2 * workers items are under way, so ``items`` may be a stream; ``function`` reaches each worker once.
 
     Raises:
         UserError: a worker was killed from outside.
     """
-    if workers == 1:
+    if workers <= 1:
         yield from map(function, items)
         return
     executor = ProcessPoolExecutor(
@@ -65,9 +62,7 @@ def map_in_batches(
 ) -> Iterator[Result]:
     """The same with ``size`` items at once, where each of them is little work."""
     batches = [items[start : start + size] for start in range(0, len(items), size)]
-    workers = max(1, min(workers, len(batches)))
-    for results in map_in_order(partial(_each, function), batches, workers=workers):
-        yield from results
+    return chain.from_iterable(map_in_order(partial(_each, function), batches, workers=min(workers, len(batches))))
 
 
 def _each(function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:

@@ -23,11 +23,7 @@ _LOCK_FILE = ".lock"
 
 
 class Reporter:
-    """Prints steps to standard output and bars to standard error.
-
-    Args:
-        bars: True draws bars, False none, None where standard error is a terminal.
-    """
+    """Prints steps to standard output and bars to standard error: always, never (False), or on a terminal (None)."""
 
     def __init__(self, bars: bool | None = None) -> None:
         self._disable = None if bars is None else not bars
@@ -43,11 +39,7 @@ class Reporter:
 
 
 def check_output(output: Path) -> None:
-    """Makes sure that ``output`` is ours to write; brings back what a kill between two renames put aside.
-
-    Raises:
-        UserError: something else lies there, or fairseq cannot be given that name.
-    """
+    """Makes sure that ``output`` is ours to write; brings back what a kill between two renames put aside."""
     check_name(output)
     aside = _sibling(output, "replaced")
     if aside.exists() and output.exists():
@@ -63,22 +55,14 @@ def check_output(output: Path) -> None:
 
 
 def check_name(folder: Path) -> None:
-    """Makes sure that fairseq can be given a folder of data.
-
-    Raises:
-        UserError: its name means several.
-    """
+    """Makes sure that a folder's name does not mean several to fairseq."""
     if ":" in str(folder):
         raise UserError(f"{folder}: fairseq takes ':' for what separates shards; give a name without it")
 
 
 @contextmanager
 def workspace(output: Path) -> Iterator[Path]:
-    """Yields an empty folder that becomes ``output`` when the block ends well, and vanishes otherwise.
-
-    Raises:
-        UserError: another run is preparing the same folder, or its parent cannot be written.
-    """
+    """Yields an empty folder that becomes ``output`` when the block ends well, and vanishes otherwise."""
     folder = _sibling(output, "preparing")
     with ExitStack() as stack:
         try:
@@ -92,7 +76,13 @@ def workspace(output: Path) -> Iterator[Path]:
                 elif path.name != _LOCK_FILE:
                     path.unlink()
             yield folder
-            _publish(folder, output)
+            aside = _sibling(output, "replaced")
+            shutil.rmtree(aside, ignore_errors=True)
+            (folder / _LOCK_FILE).unlink()
+            if output.exists():
+                output.rename(aside)
+            folder.rename(output)
+            shutil.rmtree(aside, ignore_errors=True)
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)  # before the lock is let go: then it may be another run's
             raise
@@ -101,13 +91,3 @@ def workspace(output: Path) -> Iterator[Path]:
 def _sibling(output: Path, role: str) -> Path:
     output = output.absolute()
     return output.with_name(f".{output.name}.{role}")
-
-
-def _publish(folder: Path, output: Path) -> None:
-    aside = _sibling(output, "replaced")
-    shutil.rmtree(aside, ignore_errors=True)
-    (folder / _LOCK_FILE).unlink()
-    if output.exists():
-        output.rename(aside)
-    folder.rename(output)
-    shutil.rmtree(aside, ignore_errors=True)

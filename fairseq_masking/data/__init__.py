@@ -7,12 +7,6 @@ from fairseq_masking.data.blocks import BlockDataset, BreakMode
 from fairseq_masking.data.masked_dataset import MaskedDataset
 
 __all__ = [
-    "BlockDataset",
-    "BreakMode",
-    "MaskedDataset",
-    "MaskedExample",
-    "batch_input",
-    "collate",
-    "load_dictionary",
+    "BlockDataset", "BreakMode", "MaskedDataset", "MaskedExample", "batch_input", "collate", "load_dictionary",
     "load_tokens",
-]
+]  # fmt: skip

@@ -21,21 +21,13 @@ _NO_MASK = MaskedItem(_NO_COLUMNS, np.empty(0, dtype=np.int8), _NO_COLUMNS)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MaskedExample:
-    """One item of a ``MaskedDataset``.
+    """One item of a ``MaskedDataset``."""
 
-    Attributes:
-        index: of the item in its dataset.
-        tokens: int64 [T], clean text with the outer <s> and </s>.
-        masked: its K masks; None where it is skipped.
-        num_splits: K.
-        documents: int64 [T], of ``document_numbers``; None where attention takes no notice of documents.
-    """
-
-    index: int
-    tokens: npt.NDArray[np.int64]
-    masked: MaskedItem | None
-    num_splits: int
-    documents: npt.NDArray[np.int64] | None = None
+    index: int  # of the item in its dataset
+    tokens: npt.NDArray[np.int64]  # int64 [T], clean text with the outer <s> and </s>
+    masked: MaskedItem | None  # its K masks; None where it is skipped
+    num_splits: int  # K
+    documents: npt.NDArray[np.int64] | None = None  # int64 [T], ``document_numbers``; None: attention knows of none
 
 
 def batch_input(
@@ -57,7 +49,6 @@ def batch_input(
         num_splits: K.
         pad_index: id of <pad>, needed where the texts differ in length.
         noise_seed: of what is drawn on the device for this batch.
-        device: of the tensors.
 
     Returns:
         ``src_tokens`` int64 [B, T], ``src_lengths`` int64 [B], ``positions`` int64 [N] (row * T + column),
@@ -74,7 +65,6 @@ def batch_input(
     num_mask_I = np.array([np.count_nonzero(mask.kinds == Kind.MASK) for mask in filled], dtype=np.int64)
     width = int(lengths_I.max())
     has_padding = bool((lengths_I != width).any())
-
     assert pad_index is not None or not has_padding, "texts of different lengths need a <pad>"
 
     def rows(values: Sequence[npt.NDArray[np.int64]], fill: int | None) -> npt.NDArray[np.int64]:
@@ -109,16 +99,13 @@ def batch_input(
 
 
 def collate(items: Sequence[MaskedExample], pad_index: int, *, seed: int = 1, epoch: int = 1) -> dict[str, Any]:
-    """Makes a batch; the K rows of an item stand together, a skipped item has rows without masks.
+    """Makes the batch of design.md on the CPU; {} for no items.
+
+    The K rows of an item stand together, a skipped item has rows without masks.
 
     Args:
         items: of one dataset, with the same K.
-        pad_index: id of <pad>.
-        seed: of the run, for ``noise_seed``.
-        epoch: that the masks were drawn for, for ``noise_seed``.
-
-    Returns:
-        The batch of design.md, tensors on the CPU; {} for no items.
+        seed: of the run, as the masks' ``epoch`` for ``noise_seed``.
     """
     if len(items) == 0:
         return {}

@@ -2,14 +2,14 @@
 
 import logging
 from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from fairseq_masking.data.batch import MaskedExample, collate
-from fairseq_masking.data.blocks import BlockDataset, SizedDataset
-from fairseq_masking.data.documents import document_numbers
+from fairseq_masking.data.blocks import BlockDataset, SizedDataset, document_numbers
 from fairseq_masking.masking import Masker, order_generator
 from fairseq_masking.masking.units import word_starts
 
@@ -20,56 +20,35 @@ logger = logging.getLogger(__name__)
 _LONG_WORD = 16  # tokens
 
 
+@dataclass(eq=False, repr=False)
 class MaskedDataset(SizedDataset):
     """Masks each block when it is read, purely in (seed, epoch, index): nothing is cached between epochs.
 
     An item becomes K rows of a batch, so ``num_tokens`` counts its tokens K times, while ``sizes`` and
     ``size`` are the length of one row, which is what fairseq filters by.
-
-    Args:
-        blocks: clean blocks.
-        masker: draws the masks; its configuration carries K and the masks' own seed.
-        pad_index: id of <pad>.
-        seed: of the order of the items and of each batch's ``noise_seed``.
-        shuffle: False keeps the order of the corpus.
-        fixed_epoch: draw the masks of this epoch for ever (validation); None follows ``set_epoch``.
-        draws: False leaves the masks to whoever knows the update: a batch has none yet, and under ``undrawn``
-            its examples and their epoch.
-        document_bounds: ``line`` or ``blank-line``, for attention within documents; None for all of a block.
     """
 
-    def __init__(
-        self,
-        blocks: BlockDataset,
-        masker: Masker,
-        *,
-        pad_index: int,
-        seed: int,
-        shuffle: bool = True,
-        fixed_epoch: int | None = None,
-        draws: bool = True,
-        document_bounds: str | None = None,
-    ) -> None:
-        super().__init__()
-        self.blocks = blocks
-        self.sizes = blocks.sizes  # of one row
-        self.masker = masker
-        self.pad_index = pad_index
-        self.seed = seed
-        self.shuffle = shuffle
-        self.fixed_epoch = fixed_epoch
-        self.draws = draws
-        self.document_bounds = document_bounds
-        self.epoch = 1 if fixed_epoch is None else fixed_epoch
+    blocks: BlockDataset
+    masker: Masker  # its configuration carries K and the masks' own seed
+    _: KW_ONLY
+    pad_index: int
+    seed: int  # of the order of the items and of each batch's ``noise_seed``
+    shuffle: bool = True  # False keeps the order of the corpus
+    fixed_epoch: int | None = None  # draw the masks of this epoch for ever (validation); None follows ``set_epoch``
+    # False leaves the masks to whoever knows the update: a batch has its examples and their epoch under ``undrawn``
+    draws: bool = True
+    document_bounds: str | None = None  # ``line`` or ``blank-line``, for attention within documents
+
+    def __post_init__(self) -> None:
+        self.sizes = self.blocks.sizes  # of one row
+        self.epoch = 1 if self.fixed_epoch is None else self.fixed_epoch
         self._logged_short = False
 
     def __getitem__(self, index: int) -> MaskedExample:
         index = int(index)
-        tokens_T = self.blocks[index]
+        tokens_T, bounds = self.blocks[index], self.document_bounds
         masked = self.masker(tokens_T, epoch=self.epoch, index=index) if self.draws else None
-        bounds, documents_T = self.document_bounds, None
-        if bounds is not None:
-            documents_T = document_numbers(tokens_T, bounds, self.blocks.eos)
+        documents_T = None if bounds is None else document_numbers(tokens_T, bounds, self.blocks.eos)
         return MaskedExample(index, tokens_T, masked, self.masker.num_splits, documents_T)
 
     def collater(self, samples: Sequence[MaskedExample]) -> dict[str, Any]:
@@ -89,12 +68,9 @@ class MaskedDataset(SizedDataset):
         in_long = lengths_W[lengths_W > _LONG_WORD].sum() / max(1, lengths_W.sum())
         if in_long > 0.5:
             logger.warning(
-                "--mask-unit %s: %.0f%% of the text stands in words of more than %d tokens, as where a script has no"
-                " spaces: a row is masked in a few long pieces. Use --mask-unit subword, or prepare the corpus from"
-                " text in which a word segmenter has set spaces",
-                unit,
-                100 * in_long,
-                _LONG_WORD,
+                f"--mask-unit {unit}: {100 * in_long:.0f}% of the text stands in words of more than {_LONG_WORD}"
+                " tokens, as where a script has no spaces: a row is masked in a few long pieces. Use"
+                " --mask-unit subword, or prepare the corpus from text in which a word segmenter has set spaces"
             )
 
     def set_epoch(self, epoch: int, **unused: Any) -> None:
@@ -114,11 +90,9 @@ class MaskedDataset(SizedDataset):
         return True
 
     def num_tokens(self, index: int) -> int:
-        """Tokens of all K rows."""
         return super().num_tokens(index) * self.masker.num_splits
 
     def num_tokens_vec(self, indices: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """Tokens of all K rows of each item."""
         return super().num_tokens_vec(indices) * self.masker.num_splits
 
     def ordered_indices(self) -> npt.NDArray[np.int64]:
@@ -126,10 +100,7 @@ class MaskedDataset(SizedDataset):
 
         Items that are too short for K masks whatever their tokens are left out.
         """
-        if self.shuffle:
-            indices = order_generator(self.seed).permutation(len(self))
-        else:
-            indices = np.arange(len(self))
+        indices = order_generator(self.seed).permutation(len(self)) if self.shuffle else np.arange(len(self))
         if self.blocks.ragged:
             indices = indices[np.argsort(self.sizes[indices], kind="stable")]
         # Two of the tokens are the outer specials. The rest of the test needs the text: see MaskedExample.
@@ -139,10 +110,7 @@ class MaskedDataset(SizedDataset):
         if num_short and not self._logged_short:
             self._logged_short = True
             logger.info(
-                "left out %d of %d blocks with fewer than %d tokens: too short for --mask-splits %d",
-                num_short,
-                len(indices),
-                needed,
-                needed,
+                f"left out {num_short} of {len(indices)} blocks with fewer than {needed} tokens: too short for"
+                f" --mask-splits {needed}"
             )
         return indices[long_enough]

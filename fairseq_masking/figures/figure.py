@@ -35,15 +35,11 @@ class Panel(NamedTuple):
     lines: Sequence[tuple[str, str, str]]  # metric, style and meaning of each
     level: float | None = None  # draw a line at this height, named ``level_label``
     level_label: str = ""
+    xlabel: str = "updates"
 
 
 def new_figure(rows: int, columns: int, size: tuple[float, float], **sharing: Any) -> tuple[Any, Any]:
-    """Return a figure and its axes, an array ``[rows, columns]``; it needs no display.
-
-    Args:
-        size: in inches.
-        sharing: ``sharex`` and ``sharey`` of matplotlib's ``subplots``.
-    """
+    """Return a figure of a size in inches and its axes, an array ``[rows, columns]``; it needs no display."""
     # A figure of its own backend: pyplot would keep it alive and might look for a display.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -70,13 +66,11 @@ def errorbars(axis: Any, rows: Sequence[Mapping[str, Any]], places: Sequence[flo
 
 
 def plot_panels(
-    runs: Mapping[str, Curves], panels: Sequence[Panel], path: Path, *, smooth: int = 1, xlabel: str = "updates"
+    runs: Mapping[str, Curves], panels: Sequence[Panel], path: Path, *, smooth: int = 1, title: str = ""
 ) -> None:
     """Draw the panels; a colour is a run, or a line of its panel where there is one run only.
 
-    Args:
-        runs: name -> metric -> curve; a metric that a run does not have is left out.
-        smooth: intervals that a point is the mean of.
+    A metric that a run does not have is left out; a point is the mean of ``smooth`` intervals.
     """
     columns, several = min(3, len(panels)), len(runs) > 1
     rows = -(-len(panels) // columns)
@@ -93,13 +87,13 @@ def plot_panels(
         if panel.level is not None:
             label = panel.level_label or "_"  # matplotlib's sign for a line that no legend names
             axis.axhline(panel.level, color="0.6", linewidth=0.8, zorder=0, label=label)
-        axis.set(xlabel=xlabel, ylabel=panel.label)
+        axis.set(xlabel=panel.xlabel, ylabel=panel.label)
         axis.grid(alpha=0.3)
         if axis.get_legend_handles_labels()[0]:
             axis.legend(fontsize=8)
     for axis in axes.flat[len(panels) :]:
         axis.set_axis_off()
-    save_figure(figure, path)
+    save_figure(figure, path, title=title)
 
 
 def _smoothed(found: Curve, window: int) -> Curve:
@@ -119,23 +113,20 @@ def histogram_rows(losses: Mapping[str, Losses], num_bins: int) -> list[dict[str
         counts, _ = np.histogram(np.minimum(values, edges[-1]), edges)
         densities = counts / max(1, counts.sum()) / np.diff(edges)
         columns = (part.tolist() for part in (edges[:-1], edges[1:], counts, densities))
-        rows += [
-            {"source": name, "from": low, "to": high, "count": count, "density": height}
-            for low, high, count, height in zip(*columns, strict=True)
-        ]
+        keys = ("from", "to", "count", "density")
+        rows += [{"source": name, **dict(zip(keys, values, strict=True))} for values in zip(*columns, strict=True)]
     return rows
 
 
 def density(values: Losses, points: Losses) -> Losses:
     """Return a Gaussian kernel estimate by Silverman's rule, reflected at 0, below which no loss can be."""
+    from sklearn.neighbors import KernelDensity
+
     low, high = np.percentile(values, (25, 75))
     spread = min(values.std(), (high - low) / 1.349) or values.std() or 1.0
-    width = 0.9 * spread * len(values) ** -0.2
-    total = np.zeros_like(points)
-    for part in np.array_split(values, -(-len(values) // 10_000)):
-        for sign in (1.0, -1.0):
-            total += np.exp(-0.5 * ((points[:, None] - sign * part) / width) ** 2).sum(1)
-    return total / (len(values) * width * np.sqrt(2 * np.pi))
+    kernels = KernelDensity(bandwidth=0.9 * spread * len(values) ** -0.2)
+    kernels.fit(np.concatenate((values, -values))[:, None])
+    return 2 * np.exp(kernels.score_samples(points[:, None]))
 
 
 def plot_distributions(losses: Mapping[str, Losses], path: Path, *, num_bins: int, title: str) -> None:

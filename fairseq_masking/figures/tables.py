@@ -23,44 +23,34 @@ def format_rows(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -
 def format_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Return a Markdown table with padded columns: the first one left-aligned, the others right-aligned."""
     columns = list(zip(header, *rows, strict=True))
-    widths = [max(map(len, column)) for column in columns]
-    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
-    lines = [_line(header, widths), _line(rule, widths), *(_line(row, widths) for row in rows)]
-    return "\n".join(lines)
+    first, *others = (max(map(len, column)) for column in columns)
+    rule = ["-" * first, *("-" * (width - 1) + ":" for width in others)]
+    padded = (
+        [cells[0].ljust(first), *(cell.rjust(width) for cell, width in zip(cells[1:], others, strict=True))]
+        for cells in (header, rule, *rows)
+    )
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in padded)
 
 
 def provenance_of(
     command: Sequence[str], checkpoints: Sequence[Path] = (), *, since: float | None = None, **more: str
 ) -> dict[str, str]:
-    """Return what reproduces numbers: the command line, checkpoints' hashes, ``environment`` and ``more``.
-
-    Args:
-        since: ``time.perf_counter()`` when the command started: its ``seconds`` come last.
-    """
+    """Return what reproduces numbers: command line, checkpoints' hashes, ``environment``, ``more``, seconds."""
     seconds = {} if since is None else {"seconds": f"{time.perf_counter() - since:.0f}"}
     hashes = [hashlib.sha256(path.read_bytes()).hexdigest()[:16] for path in checkpoints]
     return {"command": shlex.join(command), "checkpoint_sha256": " ".join(hashes), **environment(), **more, **seconds}
 
 
 def environment(device: str = "cpu") -> dict[str, str]:
-    """Return device, versions and commit.
-
-    Args:
-        device: ``cpu`` or ``cuda``.
-    """
+    """Return device, versions and commit."""
     import torch  # late: most of what writes a table needs none
 
     commit = subprocess.run(
         ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=Path(__file__).parent
     )
-    return {
-        "device": torch.cuda.get_device_name()
-        if device == "cuda"
-        else f"{_cpu_name()} ({torch.get_num_threads()} threads)",
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "commit": commit.stdout.strip() or "unknown",
-    }
+    name = torch.cuda.get_device_name() if device == "cuda" else f"{_cpu_name()} ({torch.get_num_threads()} threads)"
+    versions = {"python": platform.python_version(), "torch": torch.__version__}
+    return {"device": name, **versions, "commit": commit.stdout.strip() or "unknown"}
 
 
 def write_csv(path: Path, rows: Sequence[dict[str, Any]], provenance: dict[str, str]) -> None:
@@ -71,12 +61,6 @@ def write_csv(path: Path, rows: Sequence[dict[str, Any]], provenance: dict[str, 
         for number, row in enumerate(rows):
             cells = {key: f"{value:.9g}" if isinstance(value, float) else value for key, value in row.items()}
             writer.writerow({**cells, **(provenance if number == 0 else {})})
-
-
-def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
-    others = zip(cells[1:], widths[1:], strict=True)
-    padded = [cells[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in others)]
-    return f"| {' | '.join(padded)} |"
 
 
 def _cpu_name() -> str:

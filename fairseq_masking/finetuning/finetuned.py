@@ -17,8 +17,8 @@ from fairseq import utils
 from torch import Tensor
 
 from fairseq_masking.checkpoints.loading import read_checkpoint
-from fairseq_masking.corpus.contents import check_contents
 from fairseq_masking.corpus.dictionary import class_names
+from fairseq_masking.corpus.manifest import check_contents
 from fairseq_masking.errors import UserError
 from fairseq_masking.files import as_json, whole_file
 from fairseq_masking.finetuning.glue import GLUE_TASKS, SCORE_SCALE

@@ -26,7 +26,6 @@ from typing import Any
 
 from fairseq.data import Dictionary
 
-from fairseq_masking.corpus.changes import check_unknown
 from fairseq_masking.corpus.encoding import ArrayWriter, TextEncoder
 from fairseq_masking.corpus.manifest import (
     DICTIONARY_FILE,
@@ -160,7 +159,7 @@ def _write_rows(
         places = [folder / f"input{number}" / split for number in range(len(read.rows[0].texts))]
         counts = _write_texts(encoded, places, encoder.dictionary)
         texts = (text for row in read.rows for text in row.texts)
-        check_unknown(counts["unknown"], counts["tokens"], texts, encoder, f"the {split} rows")
+        encoder.check_unknown(counts["unknown"], counts["tokens"], texts, f"the {split} rows")
         _write_labels(read.rows, labels, folder, split, encoder.dictionary.eos())
         yield split, counts, read.faults
     for place in folder.glob("input?"):

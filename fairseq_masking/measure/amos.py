@@ -3,11 +3,9 @@
 Sources of tokens are the generator's K depths, each by itself, and their mixture (2204.03243, Eq. 2 and 3).
 All draw with the same Gumbel noise, so that they differ only where their predictions do.
 
-Does the adversary do what it says (Section 3.3, "Learning Adversarial Mixture Weights", and Eq. 4)? Steps are
-taken on the mixture's v alone; generator, embeddings and discriminator stay as they are. v descends the
-training loss, whose gradient reaches it reversed (``--adversarial-scale`` -1), so that the discriminator's
-loss ought to rise; unreversed (+1) it ought to fall. That loss is measured before and after on other batches,
-with the same Gumbel noise each time: only v differs.
+Does the adversary do what it says (Section 3.3, "Learning Adversarial Mixture Weights", and Eq. 4)? The mixture's v
+alone descends the training loss, whose gradient reaches it reversed (``--adversarial-scale`` -1), so that the
+discriminator's loss ought to rise; unreversed (+1) it ought to fall. It is measured with the same Gumbel noise.
 
 Shapes: B batch or batches, T length, N masked tokens, K depths, S = K + 1 sources, D width, V vocabulary.
 """
@@ -73,14 +71,9 @@ def source_names(model: Any) -> list[str]:
 def generate(
     model: Any, src_tokens: Tensor, *, positions: Tensor, replacements: Tensor, batch_seed: int, **_: Any
 ) -> Sources:
-    """Run the generator of an ``AmosModel`` on a batch of design.md.
-
-    Args:
-        batch_seed: what ``--mixture random_layer`` draws a depth with.
-    """
+    """Run the generator of an ``AmosModel``; ``--mixture random_layer`` draws a depth with ``batch_seed``."""
     corrupted = corrupt_tokens(src_tokens, positions, replacements)
-    padding_BT = src_tokens.eq(model.pad_index)
-    generated = model.generator(model.encoder.embed_tokens(corrupted), positions, padding_BT)
+    generated = model.generator(model.encoder.embed_tokens(corrupted), positions, src_tokens.eq(model.pad_index))
     weights_NK = model.mixture_weights(generated.features_KND, batch_seed)
     hidden_KND = generated.hidden_KND
     mixed_ND = torch.einsum("nk,knd->nd", weights_NK.to(hidden_KND.dtype), hidden_KND)
@@ -98,21 +91,16 @@ def predict(model: Any, sources: Sources) -> Tensor:
 def draw(model: Any, sources: Sources, *, seed: int) -> Tensor:
     """Draw a token of each source for each masked one: int64 ``[S, N]``."""
     ones_N1 = torch.ones_like(sources.weights_NK[:, :1])
-    embedding_VD, head = model.encoder.embed_tokens.weight, model.generator.lm_head
-    return torch.stack(
-        [
-            gumbel_mixture(hidden_ND[None], ones_N1, embedding_VD, head.bias, seed=seed).tokens_N
-            for hidden_ND in sources.hidden_SND
-        ]
-    )
+    head = (model.encoder.embed_tokens.weight, model.generator.lm_head.bias)
+    mixtures = (gumbel_mixture(hidden_ND[None], ones_N1, *head, seed=seed) for hidden_ND in sources.hidden_SND)
+    return torch.stack([mixture.tokens_N for mixture in mixtures])
 
 
 @torch.no_grad()
 def detect(model: Any, tokens_BT: Tensor, padding_BT: Tensor | None) -> Tensor:
     """Return the discriminator's logits ``[B, T]``, fp32: positive for tokens it takes for original.
 
-    Args:
-        padding_BT: of the original text: a <pad> that was drawn is none.
+    ``padding_BT`` is that of the original text: a <pad> that was drawn is none.
     """
     hidden_BTD = model.encoder(tokens_BT, padding_BT=padding_BT).hidden_BTD
     return model.detection_head(hidden_BTD).squeeze(-1).float()
@@ -123,9 +111,6 @@ def replacement_losses(model: Any, batches: Iterable[Batch]) -> list[Replacement
 
     Source: 2204.03243, Fig. 1a. Deviation: the depths of one generator before the one discriminator that
     learned from their mixture, where the paper has a model of its own for each depth.
-
-    Args:
-        batches: ``net_input`` of design.md.
     """
     found: list[list[Tensor]] = [[] for _ in source_names(model)]
     num_masked = 0
@@ -173,11 +158,9 @@ def adversary_path(
     """Take steps on the v of a copy of the model with Adam, as in training; nothing else learns, without dropout.
 
     Args:
-        model: an ``AmosModel`` whose mixture is learned.
-        batches: ``net_input`` of design.md, gone through again and again.
-        held_out: others, to measure on.
+        batches: gone through again and again.
+        held_out: others, to measure on before any step and after ``every`` so many.
         scale: factor of the gradient that reaches v: -1 is AMOS.
-        every: steps between measurements; the first is before any step.
         uniform_start: begin with v = 0, all depths weighed the same, not where the model is: weights that are
             at an extreme can go in one direction only.
 
@@ -192,11 +175,10 @@ def adversary_path(
     if uniform_start:
         torch.nn.init.zeros_(vector)
     optimizer = torch.optim.Adam([vector], lr=lr)
-    path = [measure(model, held_out, step=0)]
+    path = [measure(model, held_out)]
     for step, batch in zip(range(1, num_steps + 1), itertools.cycle(batches)):
         optimizer.zero_grad()
-        output = model(**batch)
-        (output.detection_losses_BT.sum() / _num_tokens(output)).backward()
+        _mean_loss(model(**batch)).backward()
         optimizer.step()
         if step % every == 0 or step == num_steps:
             path.append(measure(model, held_out, step=step))
@@ -207,11 +189,10 @@ def adversary_path(
 def measure(model: Any, batches: Sequence[Batch], *, step: int = 0) -> HeldOut:
     """Measure the discriminator's loss on each batch, with the noise of the batch's ``noise_seed``."""
     outputs = [model(**batch) for batch in batches]
-    losses = [output.detection_losses_BT.double().sum() / _num_tokens(output) for output in outputs]
-    sampled = sum(output.sampled_N.numel() for output in outputs)
+    losses_B = torch.stack([_mean_loss(output, torch.float64) for output in outputs]).cpu()
     replaced = sum(int((~output.original_BT).sum()) for output in outputs)
     weights_NK = torch.cat([output.weights_NK for output in outputs])
-    return HeldOut(step, torch.stack(losses).cpu(), weights_NK.mean(0).cpu(), replaced / sampled)
+    return HeldOut(step, losses_B, weights_NK.mean(0).cpu(), replaced / len(weights_NK))
 
 
 def difference(after: HeldOut, before: HeldOut) -> Difference:
@@ -220,6 +201,8 @@ def difference(after: HeldOut, before: HeldOut) -> Difference:
     return Difference(float(values_B.mean()), float(values_B.std()) / math.sqrt(len(values_B)))
 
 
-def _num_tokens(output: Any) -> int:
-    padding = output.padding_BT
-    return output.original_BT.numel() - (0 if padding is None else int(padding.sum()))
+def _mean_loss(output: Any, dtype: torch.dtype | None = None) -> Tensor:
+    """The discriminator's, over all tokens but padding."""
+    losses_BT, padding_BT = output.detection_losses_BT, output.padding_BT
+    num_tokens = losses_BT.numel() - (0 if padding_BT is None else int(padding_BT.sum()))
+    return losses_BT.sum(dtype=dtype) / num_tokens

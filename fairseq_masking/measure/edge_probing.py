@@ -46,8 +46,7 @@ class Sentence(NamedTuple):
 def read_sentences(path: Path, of: str = "pos") -> list[Sentence]:
     """Read jiant's JSON lines (measure/README.md), or trees of a ``*.conllu``.
 
-    Args:
-        of: what a tree is asked for: "pos" of its words (UPOS), or "dependency" of a word and its head (DEPREL).
+    A tree's edges are its words with their UPOS ("pos"), or words and heads with their DEPREL ("dependency").
 
     Raises:
         UserError: something in it is neither, or there is no edge.
@@ -98,12 +97,8 @@ def _sentence(words: Sequence[tuple[str, str]], edges: Any) -> Sentence:
 def load_states(path: Path, data: Path | None = None, device: str = "cpu", *, generator: bool = False) -> States:
     """Return what gives of a text where its tokens stand and their states ``[L, T, D]``; None of one that is too long.
 
-    Args:
-        path: checkpoint of ours, or Hugging Face folder.
-        generator: AMOS's, in place of its encoder.
-
     Raises:
-        UserError: neither, or no generator.
+        UserError: neither a checkpoint of ours nor a Hugging Face folder, or no generator.
     """
     if (path / "config.json").is_file():
         return _hugging_face(path, device)
@@ -183,21 +178,21 @@ def probing_rows(train: Edges, test: Edges, layers: Sequence[int] | None = None)
     unseen = sum(len(set(labels) - set(names)) for labels in test[1])  # no classifier can find them
     mean, deviation = train[0].float().mean(1, keepdim=True), train[0].float().std(1, keepdim=True).clamp(min=1e-6)
     edges_LND, tested_LND = ((found.float() - mean) / deviation for found, _ in (train, test))
-    rows, weights_L = [], torch.empty(0)
+    rows, weights = [], []
     for last, layer in enumerate(layers or range(len(edges_LND))):
         row = {"layer": layer, "edges": len(test[1]), "labels": len(names)}
         for name, first in (("f1", last), ("f1_mix", 0)):
-            predict, weights_L = _fit(edges_LND[first : last + 1], targets_NC.float())
+            predict, weights = _fit(edges_LND[first : last + 1], targets_NC.float())
             row[name] = micro_f1(predict(tested_LND[first : last + 1]) > 0, wanted_NC, unseen)
         rows.append(row)
     gains = {after["layer"]: after["f1_mix"] - before["f1_mix"] for before, after in pairwise(rows)}
     total, most = sum(gains.values()), torch.tensor([counts[name] == max(counts.values()) for name in names])
     where = {
-        "center_of_gravity": sum(row["layer"] * weight for row, weight in zip(rows, weights_L.tolist(), strict=True)),
+        "center_of_gravity": sum(row["layer"] * weight for row, weight in zip(rows, weights, strict=True)),
         "expected_layer": sum(layer * gain for layer, gain in gains.items()) / total if total > 0 else math.nan,
         "majority": micro_f1(most.expand_as(wanted_NC), wanted_NC, unseen),
     }
-    return [{**row, "weight": weight, **where} for row, weight in zip(rows, weights_L.tolist(), strict=True)]
+    return [{**row, "weight": weight, **where} for row, weight in zip(rows, weights, strict=True)]
 
 
 def micro_f1(found_NC: Tensor, wanted_NC: Tensor, unseen: int = 0) -> float:
@@ -206,11 +201,11 @@ def micro_f1(found_NC: Tensor, wanted_NC: Tensor, unseen: int = 0) -> float:
     return 200 * right / max(1, int(found_NC.sum()) + int(wanted_NC.sum()) + unseen)
 
 
-def _fit(edges_LND: Tensor, targets_NC: Tensor) -> tuple[Callable[[Tensor], Tensor], Tensor]:
-    """Logistic regression of each label on a mix of layers; returns edges to logits, and the weights ``[L]``."""
-    mix_L = torch.zeros(len(edges_LND), requires_grad=True)
-    weight_CD = torch.zeros(targets_NC.shape[1], edges_LND.shape[2], requires_grad=True)
-    bias_C = torch.zeros(targets_NC.shape[1], requires_grad=True)
+def _fit(edges_LND: Tensor, targets_NC: Tensor) -> tuple[Callable[[Tensor], Tensor], list[float]]:
+    """Logistic regression of each label on a mix of layers; returns edges to logits, and the layers' weights."""
+    num_labels = targets_NC.shape[1]
+    shapes = ((len(edges_LND),), (num_labels, edges_LND.shape[2]), (num_labels,))
+    mix_L, weight_CD, bias_C = (torch.zeros(shape, requires_grad=True) for shape in shapes)
     optimizer = torch.optim.LBFGS([mix_L, weight_CD, bias_C], max_iter=_STEPS, line_search_fn="strong_wolfe")
 
     def predict(edges_LND: Tensor) -> Tensor:
@@ -224,4 +219,4 @@ def _fit(edges_LND: Tensor, targets_NC: Tensor) -> tuple[Callable[[Tensor], Tens
         return loss
 
     optimizer.step(closure)
-    return predict, mix_L.detach().softmax(0)
+    return predict, mix_L.detach().softmax(0).tolist()

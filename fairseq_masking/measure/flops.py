@@ -9,13 +9,9 @@ and not counted. 3ML's are Eq. 2-4 of its paper, in ``methods/three_ml/flops.py`
 
 AMOS's step is three kinds of products: the layers of discriminator and generator over all tokens; a
 prediction head for each of the K depths on the masked tokens; the mixture's logits ``E h_bar``, whose
-backward is ``E G`` and ``dS E`` (E is detached there, h_bar's gradient is taken). For base (12 layers,
-generator of 8, depths 4, 6, 8), 512 tokens, 77 of them masked, and V = 32,768:
-
-    layers 20/12 of 96.6 GFLOPs, heads 3 of 4.0, mixture 3.9: 176.8 over 100.6 = 1.76
-
-Left out there: the mixture's scores ``v . f`` and the discriminator's one output a token, under 0.01%; what
-stop-gradient spares, the input gradient of a layer's query, key and value for each head.
+backward is ``E G`` and ``dS E`` (E is detached there, h_bar's gradient is taken). Left out there: the mixture's
+scores ``v . f`` and the discriminator's one output a token, under 0.01%; what stop-gradient spares, the input
+gradient of a layer's query, key and value for each head.
 
 Source: Kaplan et al. 2020 (2001.08361), Section 2.1, and 2211.04898, Appendix D, whose block with F = 4D
 (``8nd^2 + 4n^2d + 16nd^2``) is ``layer_flops``; the paper counts backward once where this counts it twice.
@@ -31,12 +27,9 @@ from fairseq_masking.methods.three_ml.flops import prediction_flops
 from fairseq_masking.modules.feed_forward import FEED_FORWARDS
 
 __all__ = [
-    "EncoderShape", "amos_flops", "attention_flops", "encoder_flops", "flops_over_mlm", "layer_flops",
+    "EncoderShape", "amos_flops", "attention_flops", "encoder_flops", "layer_flops",
     "mean_share_proposed", "prediction_flops", "proposal_flops", "proposal_share", "shape_of", "step_flops",
 ]  # fmt: skip
-
-# Forward once; backward once for the gradient of each of a product's two operands.
-_PASSES_OF_A_STEP = 3
 
 
 @dataclass(frozen=True)
@@ -53,10 +46,8 @@ class EncoderShape:
 
 def shape_of(size: Any, vocab_size: int) -> EncoderShape:
     """Return the shape of a row of ``SIZES``."""
-    kind = getattr(size, "feed_forward", "mlp")
-    return EncoderShape(
-        size.encoder_layers, size.encoder_embed_dim, size.encoder_ffn_embed_dim, vocab_size, feed_forward=kind
-    )
+    sizes = (size.encoder_layers, size.encoder_embed_dim, size.encoder_ffn_embed_dim)
+    return EncoderShape(*sizes, vocab_size, getattr(size, "feed_forward", "mlp"))
 
 
 def attention_flops(num_queries: int, num_keys: int, embed_dim: int) -> int:
@@ -71,8 +62,7 @@ def layer_flops(num_tokens: int, embed_dim: int, ffn_dim: int, feed_forward: str
     ``+ 3 * 2 T D F`` where the feed-forward layer is gated.
     """
     projections = 2 * num_tokens * embed_dim * (3 * embed_dim + embed_dim)
-    products = FEED_FORWARDS[feed_forward] + 1
-    inner = products * 2 * num_tokens * embed_dim * ffn_dim
+    inner = (FEED_FORWARDS[feed_forward] + 1) * 2 * num_tokens * embed_dim * ffn_dim
     return projections + attention_flops(num_tokens, num_tokens, embed_dim) + inner
 
 
@@ -83,28 +73,16 @@ def encoder_flops(shape: EncoderShape, num_tokens: int, num_masked: int) -> int:
 
 
 def step_flops(shape: EncoderShape, *, num_rows: int, num_tokens: int, num_masked: int) -> int:
-    """FLOPs of forward and backward of one batch.
+    """FLOPs of forward and backward of one batch of ``num_rows`` sequences.
 
-    Args:
-        num_rows: sequences of the batch.
-        num_tokens: tokens of each sequence, special ones included.
-        num_masked: masked tokens of each sequence.
-
-    Returns:
-        ``3 * num_rows * encoder_flops``. Over seconds and the device's peak (FLOP/s) it is the model FLOPs
-        utilisation of Chowdhery et al. 2022 (2204.02311, Appendix B).
+    Over seconds and the device's peak (FLOP/s) it is the model FLOPs utilisation of Chowdhery et al. 2022
+    (2204.02311, Appendix B).
     """
-    return _PASSES_OF_A_STEP * num_rows * encoder_flops(shape, num_tokens, num_masked)
+    return 3 * num_rows * encoder_flops(shape, num_tokens, num_masked)
 
 
 def proposal_flops(shape: EncoderShape, *, num_layers: int, embed_dim: int, ffn_dim: int, num_tokens: int) -> int:
-    """FLOPs of MAP-Net's proposal network over one sequence, forward.
-
-    Args:
-        shape: of the encoder, whose token embeddings it reads through a linear layer.
-        num_layers: of the proposal network, as are ``embed_dim`` and ``ffn_dim``.
-        num_tokens: T, special tokens included.
-    """
+    """FLOPs of MAP-Net's proposal network, of those sizes, on the encoder's embeddings of one sequence, forward."""
     projection = 2 * num_tokens * shape.embed_dim * embed_dim
     scores = 2 * num_tokens * embed_dim
     return projection + num_layers * layer_flops(num_tokens, embed_dim, ffn_dim, shape.feed_forward) + scores
@@ -113,10 +91,7 @@ def proposal_flops(shape: EncoderShape, *, num_layers: int, embed_dim: int, ffn_
 def proposal_share(
     shape: EncoderShape, *, num_layers: int, embed_dim: int, ffn_dim: int, num_tokens: int, num_masked: int
 ) -> float:
-    """Return what the network adds where it always runs, over the FLOPs of encoder and prediction head.
-
-    The same share of forward and of forward and backward.
-    """
+    """Return what the network adds where it always runs, over the FLOPs of encoder and prediction head."""
     added = proposal_flops(shape, num_layers=num_layers, embed_dim=embed_dim, ffn_dim=ffn_dim, num_tokens=num_tokens)
     return added / encoder_flops(shape, num_tokens, num_masked)
 
@@ -136,10 +111,7 @@ def amos_flops(
     """FLOPs of one sequence through AMOS, forward; a training step is 3 times as many.
 
     Args:
-        shape: of the discriminator; the generator has its width.
-        depths: D, the generator layers with a head.
-        num_tokens: T, special tokens included, which both networks read.
-        num_masked: N.
+        depths: the generator layers with a head.
         separate: a generator for each depth (``--separate-generators``), not one as deep as the deepest.
     """
     generator_layers = sum(depths) if separate else max(depths)
@@ -148,11 +120,3 @@ def amos_flops(
     heads = len(depths) * int(prediction_flops(num_masked, shape.embed_dim, shape.vocab_size))
     mixture = 2 * num_masked * shape.embed_dim * shape.vocab_size
     return layers + heads + mixture
-
-
-def flops_over_mlm(
-    shape: EncoderShape, depths: Sequence[int], *, num_tokens: int, num_masked: int, separate: bool = False
-) -> float:
-    """Return ``amos_flops`` over those of encoder and prediction head: 1.76 for base and depths 4, 6, 8."""
-    cost = amos_flops(shape, depths, num_tokens=num_tokens, num_masked=num_masked, separate=separate)
-    return cost / encoder_flops(shape, num_tokens, num_masked)

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy import stats
 from sklearn.cluster import MiniBatchKMeans
 from sklearn.metrics import mutual_info_score
 from tqdm import tqdm
@@ -20,13 +19,12 @@ from tqdm import tqdm
 from fairseq_masking.checkpoints.hub import HubInterface
 from fairseq_masking.corpus.dictionary import masking_vocabulary
 from fairseq_masking.errors import UserError
-from fairseq_masking.figures.figure import new_figure, save_figure
+from fairseq_masking.figures.figure import Curves, Panel, plot_panels
 from fairseq_masking.masking import Kind
 from fairseq_masking.ops import gather_positions
 
 __all__ = [
-    "LayerInformation", "cluster", "collect_states", "entropy", "information_rows", "layer_information",
-    "most_frequent", "plot_information",
+    "LayerInformation", "collect_states", "information_rows", "layer_information", "most_frequent", "plot_information",
 ]  # fmt: skip
 
 Integers = npt.NDArray[np.int64]
@@ -36,29 +34,28 @@ _BATCH_SIZE = 4096
 
 
 class LayerInformation(NamedTuple):
-    """What the states of one layer say, in nats."""
+    """What the states of one layer say, in nats.
+
+    ``chance`` is the same with the tokens shuffled: what the estimate gives where there is no information, as the
+    number of states is limited. It is not subtracted.
+    """
 
     information: float  # mutual information of cluster and token
-    # the same with the tokens shuffled: what the estimate gives where there is no information, as the number of states
-    # is limited. It is not subtracted.
     chance: float
     num_clusters: int  # clusters that hold a state
 
 
 def most_frequent(counts_V: Integers, count: int, *, never: npt.NDArray[np.bool_]) -> Integers:
-    """Return the ``count`` most frequent tokens, ascending; fewer where no more occur.
-
-    Args:
-        counts_V: how often each occurs.
-        never: bool [V], symbols to leave out, such as special ones.
-    """
+    """Return the ``count`` most frequent tokens but those of ``never``, ascending; fewer where no more occur."""
     counts_V = counts_V * ~never
     best = np.argsort(-counts_V, kind="stable")[:count]
     return np.sort(best[counts_V[best] > 0])
 
 
-def cluster(states_ND: npt.NDArray[np.float32], num_clusters: int, *, seed: int) -> Integers:
-    """Return the cluster of each state.
+def layer_information(
+    states_ND: npt.NDArray[np.float32], tokens_N: Integers, num_clusters: int, *, seed: int
+) -> LayerInformation:
+    """Cluster the states of a layer and compare with the hidden tokens.
 
     Raises:
         UserError: fewer states than clusters.
@@ -69,25 +66,10 @@ def cluster(states_ND: npt.NDArray[np.float32], num_clusters: int, *, seed: int)
             " are possible; raise --states or lower --clusters"
         )
     means = MiniBatchKMeans(num_clusters, batch_size=_BATCH_SIZE, n_init=1, random_state=seed, reassignment_ratio=0.0)
-    return means.fit_predict(states_ND).astype(np.int64)
-
-
-def entropy(labels_N: Integers) -> float:
-    """Return the entropy of the empirical distribution."""
-    return float(stats.entropy(np.unique(labels_N, return_counts=True)[1]))
-
-
-def layer_information(
-    states_ND: npt.NDArray[np.float32], tokens_N: Integers, num_clusters: int, *, seed: int
-) -> LayerInformation:
-    """Cluster the states of a layer and compare with the hidden tokens."""
-    clusters_N = cluster(states_ND, num_clusters, seed=seed)
+    clusters_N = means.fit_predict(states_ND)
     shuffled_N = np.random.default_rng(seed).permutation(tokens_N)
-    return LayerInformation(
-        float(mutual_info_score(tokens_N, clusters_N)),
-        float(mutual_info_score(shuffled_N, clusters_N)),
-        len(np.unique(clusters_N)),
-    )
+    information, chance = (float(mutual_info_score(labels_N, clusters_N)) for labels_N in (tokens_N, shuffled_N))
+    return LayerInformation(information, chance, len(np.unique(clusters_N)))
 
 
 @torch.no_grad()
@@ -97,8 +79,6 @@ def collect_states(
     """Return states ``[N, D]`` of [MASK]s, a layer each, and the tokens ``[N]`` that they hide.
 
     Args:
-        hub: of any model with ``mask_states``.
-        data: prepared corpus, for its special symbols.
         batches: ``net_input`` of design.md, taken until there are ``num_states``.
         num_frequent: most frequent tokens, the only ones that are looked at.
     """
@@ -122,7 +102,8 @@ def information_rows(
     name: str, states: Sequence[npt.NDArray[np.float32]], tokens_N: Integers, num_clusters: int, *, seed: int
 ) -> list[dict[str, Any]]:
     """Return a row for each layer of a model: information, chance, the tokens' entropy, counts."""
-    taken = {"entropy": entropy(tokens_N), "states": len(tokens_N), "tokens": len(np.unique(tokens_N))}
+    entropy = float(mutual_info_score(tokens_N, tokens_N))
+    taken = {"entropy": entropy, "states": len(tokens_N), "tokens": len(np.unique(tokens_N))}
     rows = []
     for layer, states_ND in enumerate(tqdm(states, unit="layer", desc=name, disable=None)):
         found = layer_information(states_ND, tokens_N, num_clusters, seed=seed)
@@ -132,16 +113,13 @@ def information_rows(
 
 def plot_information(rows: Sequence[dict[str, Any]], path: Path, *, title: str) -> None:
     """Draw information by layer, a line for each model, dotted what chance gives."""
-    figure, ((axes,),) = new_figure(1, 1, (6.5, 4.2))
-    for number, name in enumerate(dict.fromkeys(row["model"] for row in rows)):
-        own = [row for row in rows if row["model"] == name]
-        layers, colour = [row["layer"] for row in own], f"C{number}"
-        axes.plot(layers, [row["information"] for row in own], "o-", color=colour, label=name)
-        axes.plot(layers, [row["chance"] for row in own], ":", color=colour)
-    axes.axhline(rows[0]["entropy"], color="0.5", linestyle="--", label="entropy of the tokens")
-    axes.set(xlabel="layer (0: where the [MASK]s enter); dotted: chance")
-    axes.set(ylabel="mutual information with the hidden token, nats", ylim=(0, None))
-    axes.set_title(title, fontsize=9)
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
-    save_figure(figure, path)
+    curves: dict[str, Curves] = {}
+    for name in dict.fromkeys(row["model"] for row in rows):
+        columns = {key: np.array([row[key] for row in rows if row["model"] == name]) for key in rows[0]}
+        curves[name] = {key: (columns["layer"], columns[key]) for key in ("information", "chance")}
+    panel = Panel(
+        "mutual information with the hidden token, nats",
+        [("information", "o-", ""), ("chance", ":", "chance")],
+        *(rows[0]["entropy"], "entropy of the tokens", "layer (0: where the [MASK]s enter)"),
+    )
+    plot_panels(curves, [panel], path, title=title)

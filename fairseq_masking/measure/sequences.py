@@ -5,6 +5,7 @@ Shapes: T tokens of a block.
 
 import logging
 from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +17,21 @@ from torch import Tensor
 
 from fairseq_masking.checkpoints.hub import HubInterface
 from fairseq_masking.corpus.dictionary import masking_vocabulary
+from fairseq_masking.corpus.indexed import TokenStream
 from fairseq_masking.data import BlockDataset, MaskedDataset, load_tokens
 from fairseq_masking.errors import UserError
 from fairseq_masking.masking import Masker, MaskingConfig
 from fairseq_masking.measure import CORRUPTIONS
 
 __all__ = [
-    "begins_word", "choose_sequences", "cut_blocks", "cut_texts", "load_blocks", "masked_batches", "sequence_length",
-    "surface", "token_places",
+    "begins_word", "choose_sequences", "count_tokens", "cut_blocks", "cut_texts", "load_blocks", "masked_batches",
+    "sequence_length", "surface", "token_places", "unigram",
 ]  # fmt: skip
 
 logger = logging.getLogger(__name__)
 
 Tokens = npt.NDArray[np.int64]
+_CHUNK = 1 << 20  # tokens read at once
 
 
 def sequence_length(hub: HubInterface, wanted: int | None) -> int:
@@ -50,34 +53,41 @@ def sequence_length(hub: HubInterface, wanted: int | None) -> int:
 
 def load_blocks(data: Path, split: str, dictionary: Dictionary, *, tokens_per_sample: int) -> BlockDataset:
     """Return the blocks of a split, all of the same length."""
-    return BlockDataset(
-        load_tokens(str(data / split), dictionary),
-        tokens_per_sample=tokens_per_sample,
-        bos=dictionary.bos(),
-        eos=dictionary.eos(),
-        pad=dictionary.pad(),
-        drop_last=True,
-    )
+    ids = {"bos": dictionary.bos(), "eos": dictionary.eos(), "pad": dictionary.pad()}
+    tokens = load_tokens(str(data / split), dictionary)
+    return BlockDataset(tokens, tokens_per_sample=tokens_per_sample, drop_last=True, **ids)
+
+
+def count_tokens(data: Path, split: str, dictionary: Dictionary) -> npt.NDArray[np.int64]:
+    """Return int64 ``[V]``, how often each symbol occurs in a split."""
+    stream = TokenStream.of(load_tokens(str(data / split), dictionary, combine=True))
+    assert stream is not None, "load_tokens gives memory-mapped files"
+    tokens, counts_V = np.empty(_CHUNK, dtype=np.int64), np.zeros(len(dictionary), dtype=np.int64)
+    for start in range(0, len(stream), _CHUNK):
+        part = tokens[: len(stream) - start]
+        stream.read(start, start + len(part), part)
+        counts_V += np.bincount(part, minlength=len(counts_V))
+    return counts_V
+
+
+def unigram(counts_V: npt.NDArray[np.int64], special: Any) -> npt.NDArray[np.float64]:
+    """Return the probability of each symbol whatever stands around it, add-one smoothed; 0 for ``special`` ones."""
+    smoothed_V = counts_V + 1.0
+    smoothed_V[special] = 0.0
+    return smoothed_V / smoothed_V.sum()
 
 
 def choose_sequences(
     blocks: BlockDataset, count: int, fits: Callable[[Tokens], bool], *, seed: int, source: Path
 ) -> list[tuple[int, Tokens]]:
-    """Choose blocks at random, without repetition; the same for every checkpoint.
-
-    Args:
-        fits: whether a block has enough tokens to mask.
-        source: named in the error.
+    """Choose blocks with enough tokens to mask at random, without repetition; the same for every checkpoint.
 
     Raises:
-        UserError: there are fewer.
+        UserError: there are fewer of them in ``source``.
     """
-    chosen: list[tuple[int, Tokens]] = []
-    for index in np.random.default_rng(seed).permutation(len(blocks)).tolist():
-        if len(chosen) == count:
-            break
-        if fits(blocks[index]):
-            chosen.append((index, blocks[index]))
+    order = np.random.default_rng(seed).permutation(len(blocks)).tolist()
+    fitting = ((index, blocks[index]) for index in order if fits(blocks[index]))
+    chosen = list(islice(fitting, count))
     if len(chosen) < count:
         raise UserError(
             f"--sequences {count}: {source} has only {len(chosen)} full blocks of --tokens-per-sample"
@@ -97,24 +107,12 @@ def masked_batches(
     seed: int,
     corruption: str = "bert",
 ) -> Iterator[dict[str, Any]]:
-    """Yield the ``net_input`` of batches of full blocks in a random order, masked once.
-
-    Args:
-        data: prepared corpus.
-        tokens_per_sample: see ``sequence_length``.
-        seed: of sequences, masks and noise.
-        corruption: of ``CORRUPTIONS``.
-    """
+    """Yield the ``net_input`` of batches of full blocks of a prepared corpus in a random order, masked once."""
     length, dictionary = sequence_length(hub, tokens_per_sample), hub.dictionary
-    leave, random = CORRUPTIONS[corruption]
-    masking = MaskingConfig(mask_prob=mask_prob, leave_unmasked_prob=leave, random_token_prob=random, seed=seed)
-    dataset = MaskedDataset(
-        load_blocks(data, split, dictionary, tokens_per_sample=length),
-        Masker(masking, masking_vocabulary(dictionary, folder=data)),
-        pad_index=dictionary.pad(),
-        seed=seed,
-        fixed_epoch=1,
-    )
+    masking = MaskingConfig(mask_prob=mask_prob, seed=seed, **CORRUPTIONS[corruption])
+    blocks = load_blocks(data, split, dictionary, tokens_per_sample=length)
+    masker = Masker(masking, masking_vocabulary(dictionary, folder=data))
+    dataset = MaskedDataset(blocks, masker, pad_index=dictionary.pad(), seed=seed, fixed_epoch=1)
     order = dataset.ordered_indices()
     for start in range(0, len(order), batch_size):
         rows = [dataset[index] for index in order[start : start + batch_size]]

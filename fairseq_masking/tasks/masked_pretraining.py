@@ -18,11 +18,10 @@ from omegaconf import II, MISSING
 
 from fairseq_masking.compat.options import option
 from fairseq_masking.corpus.collocations import read_collocations
-from fairseq_masking.corpus.dictionary import masking_vocabulary
-from fairseq_masking.corpus.identity import check_shards
+from fairseq_masking.corpus.dictionary import check_shards, masking_vocabulary
 from fairseq_masking.corpus.manifest import check_dictionary
 from fairseq_masking.data import BlockDataset, BreakMode, MaskedDataset, load_dictionary, load_tokens
-from fairseq_masking.data.documents import document_bounds
+from fairseq_masking.data.blocks import document_bounds
 from fairseq_masking.errors import UserError
 from fairseq_masking.masking import Masker, MaskingConfig, MaskingRate, MaskUnit, RateSchedule, SplitsLaw, SplitsOver
 from fairseq_masking.tasks.following_masks import AdaptiveLaw, draw_masks

@@ -6,6 +6,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from tokenizers import Tokenizer as Backend
+
 from fairseq_masking.errors import UserError, first_line
 from fairseq_masking.files import read_json
 from fairseq_masking.tokenizers.base import Offsets, Tokenizer
@@ -20,10 +22,6 @@ class BackendTokenizer(Tokenizer):
     backend: Any  # the library's own
     by_id: list[str]  # its ids -> symbols
 
-    def encode(self, text: str) -> list[str]:
-        by_id = self.by_id
-        return [by_id[index] for index in self.backend.encode(text, add_special_tokens=False).ids]
-
     def encode_with_offsets(self, text: str) -> tuple[list[str], list[Offsets]]:
         encoded = self.backend.encode(text, add_special_tokens=False)
         return [self.by_id[index] for index in encoded.ids], encoded.offsets
@@ -32,6 +30,9 @@ class BackendTokenizer(Tokenizer):
         """As ``transformers`` numbers words: a full stop is one of its own even where no symbol shows it."""
         encoded = self.backend.encode(text, add_special_tokens=False)
         return [self.by_id[index] for index in encoded.ids], encoded.word_ids
+
+    def encode(self, text: str) -> list[str]:
+        return [self.by_id[index] for index in self.backend.encode(text, add_special_tokens=False).ids]
 
     def encode_further(self, text: str) -> list[str]:
         return [self.by_id[index] for index in self._further.encode(text, add_special_tokens=False).ids]
@@ -103,11 +104,7 @@ class HuggingFaceTokenizer(BackendTokenizer):
     file_names = ("tokenizer.json",)
 
     def __init__(self, tokenizer_json: Path, *, specials: Mapping[str, str]) -> None:
-        """Read the file.
-
-        Args:
-            specials: its special tokens -> ours, by their roles.
-        """
+        """Read the file, whose special tokens are ours by their roles (``specials``: theirs -> ours)."""
         super().__init__(tokenizer_json, specials=dict(specials))
         way_out = "give a tokenizer.json of Hugging Face's tokenizers"
         values = read_json(tokenizer_json, way_out)
@@ -118,16 +115,13 @@ class HuggingFaceTokenizer(BackendTokenizer):
         # A token that only bears one of our special names, as <unk> in MPNet, is not what we mean by it.
         symbol_of = {**dict.fromkeys(SPECIAL_SYMBOLS, UNK_SYMBOL), **specials}
         ids = self.backend.get_vocab(with_added_tokens=True)
-        self.by_id = [UNK_SYMBOL] * (max(ids.values()) + 1)
-        for token, index in ids.items():
-            self.by_id[index] = symbol_of.get(token, token)
+        named = {index: symbol_of.get(token, token) for token, index in ids.items()}
+        self.by_id = [named.get(index, UNK_SYMBOL) for index in range(max(named) + 1)]
         self.symbols = [symbol for symbol in self.by_id if symbol not in SPECIAL_SYMBOLS]
 
 
 def backend_of(values: dict[str, Any]) -> Any:
     """Returns what a tokenizer.json describes; special tokens that are written out in a text are text."""
-    from tokenizers import Tokenizer as Backend
-
     backend = Backend.from_str(json.dumps(values))
     backend.no_padding()
     backend.no_truncation()

@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import accumulate, groupby
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Self
 from fairseq_masking.files import hash_file, read_json
 from fairseq_masking.tokenizers.symbols import BOS_SYMBOL, EOS_SYMBOL, MASK_SYMBOL, PAD_SYMBOL, SPECIAL_SYMBOLS
 
-__all__ = ["SILENT_SYMBOLS", "Offsets", "Tokenizer", "runs_of_symbols"]
+__all__ = ["SILENT_SYMBOLS", "Offsets", "Tokenizer"]
 
 SILENT_SYMBOLS = frozenset({BOS_SYMBOL, PAD_SYMBOL, EOS_SYMBOL})
 _OPTIONS_FILE = "options.json"
@@ -24,23 +24,15 @@ Offsets = tuple[int, int]  # first character, and the one after the last
 
 
 class Tokenizer(ABC):
-    """Text to dictionary symbols and back.
+    """Text to dictionary symbols and back."""
 
-    Attributes:
-        kind: "sentencepiece", "gpt2" or "bert".
-        file_names: of its files in the tokenizer folder, as ``__init__`` takes their paths.
-        files: these names -> where they lie now.
-        symbols: its vocabulary as it stands in dict.txt, without the five special symbols.
-        options: what else ``__init__`` was given that decides how text is written.
-    """
-
-    kind: ClassVar[str]
-    file_names: ClassVar[tuple[str, ...]]
-    symbols: list[str]
+    kind: ClassVar[str]  # a name of ``KINDS``
+    file_names: ClassVar[tuple[str, ...]]  # in the tokenizer folder, as ``__init__`` takes their paths
+    symbols: list[str]  # its vocabulary as it stands in dict.txt, without the five special symbols
 
     def __init__(self, *paths: Path, **options: Any) -> None:
-        self.files = dict(zip(self.file_names, paths, strict=True))
-        self.options = options
+        self.files = dict(zip(self.file_names, paths, strict=True))  # where they lie now
+        self.options = options  # what else decides how text is written
         for path in paths:
             hash_file(path)  # speaks up where the file is missing, empty or unreadable
 
@@ -77,13 +69,14 @@ class Tokenizer(ABC):
 
     def decode(self, symbols: Sequence[str]) -> str:
         """Returns readable text. <s>, </s> and <pad> vanish, <mask> and <unk> are shown as words."""
-        text = ""
-        for run, special in runs_of_symbols(symbols):
-            part = run[0] if special else self.join(run)
+        text, shown = "", [symbol for symbol in symbols if symbol not in SILENT_SYMBOLS]
+        for special, group in groupby(shown, key=lambda symbol: symbol in SPECIAL_SYMBOLS):
+            run = list(group)
             # Most decoders drop the space before the first symbol, be it the text's beginning or not.
             begins = special or self.starts_word(run[0])
-            glued = not text or text.endswith(" ") or part.startswith(" ") or not begins
-            text += part if glued else " " + part
+            for part in run if special else [self.join(run)]:
+                glued = not text or text.endswith(" ") or part.startswith(" ") or not begins
+                text += part if glued else " " + part
         return text
 
     def normalize(self, text: str) -> str:
@@ -104,14 +97,14 @@ class Tokenizer(ABC):
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """Reads the tokeniser's files from a folder.
-
-        Raises:
-            UserError: a file is missing or not what its name says.
-        """
+        """Reads the tokeniser's files from a folder; a UserError where one is missing or not what its name says."""
         # Without options: files that somebody put there by hand.
         options = read_json(folder / _OPTIONS_FILE, "prepare the data again", optional=True)
         return cls(*(folder / name for name in cls.file_names), **options)
+
+    def digests(self) -> dict[str, str]:
+        """Returns the SHA-256 of each of its files."""
+        return {name: hash_file(path) for name, path in self.files.items()}
 
     def save(self, folder: Path) -> None:
         """Copies the tokeniser's files into a folder, made where absent."""
@@ -121,13 +114,3 @@ class Tokenizer(ABC):
                 shutil.copyfile(path, folder / name)
         if self.options:
             (folder / _OPTIONS_FILE).write_text(json.dumps(self.options) + "\n", encoding="utf-8")
-
-
-def runs_of_symbols(symbols: Sequence[str]) -> Iterator[tuple[list[str], bool]]:
-    """Runs of ordinary symbols (False), and one by one the special ones that are shown (True)."""
-    shown = [symbol for symbol in symbols if symbol not in SILENT_SYMBOLS]
-    for special, run in groupby(shown, key=lambda symbol: symbol in SPECIAL_SYMBOLS):
-        if special:
-            yield from (([symbol], True) for symbol in run)
-        else:
-            yield list(run), False

@@ -24,8 +24,7 @@ __all__ = [
 
 EXTRA = "pip install 'fairseq-masking[hf]'"
 # Hugging Face's role of a special token -> our symbol.
-_ROLE_NAMES = ("cls_token", "pad_token", "sep_token", "unk_token", "mask_token")
-ROLES = dict(zip(_ROLE_NAMES, SPECIAL_SYMBOLS, strict=True))
+ROLES = dict(zip(("cls_token", "pad_token", "sep_token", "unk_token", "mask_token"), SPECIAL_SYMBOLS, strict=True))
 _OTHER_ROLES = {"cls_token": "bos_token", "sep_token": "eos_token"}
 GENERIC_CLASS = "PreTrainedTokenizerFast"
 TEXT_STEPS = "fairseq_masking_text"  # what our export says of them in its tokenizer_config.json
@@ -43,11 +42,7 @@ _CONVERT = (
 
 
 def find_source(path: str) -> Path:
-    """Return the local file or folder, or the folder that a model of the hub was downloaded to.
-
-    Raises:
-        UserError: there is neither.
-    """
+    """Return the local file or folder, or the folder that a model of the hub was downloaded to."""
     if Path(path).exists():
         return Path(path)
     if not _HUB_NAME.fullmatch(path):
@@ -91,16 +86,12 @@ def check_exported(folder: Path) -> None:
 def hugging_face_symbols(folder: Path) -> list[str | None] | None:
     """Return a Hugging Face folder's tokens by id, special ones under our names; None without tokeniser."""
     check_exported(folder)
-    tokens = _hugging_face_tokens(folder)
-    if not tokens:
+    if not (tokens := _hugging_face_tokens(folder)):
         return None
+    # A token that only bears one of our special names, as <unk> in MPNet, is not what we mean by it.
     ours = _special_tokens(folder, tokens)
-    taken = set(ours.values())
-    symbols: list[str | None] = [None] * (max(tokens.values()) + 1)
-    for token, index in tokens.items():
-        # A token that only bears one of our special names, as <unk> in MPNet, is not what we mean by it.
-        symbols[index] = ours.get(token, None if token in taken else token)
-    return symbols
+    named = {index: ours.get(token, None if token in ours.values() else token) for token, index in tokens.items()}
+    return [named.get(index) for index in range(max(named) + 1)]
 
 
 def tokens_of_symbols(symbols: Sequence[str], tokenizer: Tokenizer) -> list[str]:
@@ -113,10 +104,7 @@ def import_tokenizer(source: Path, folder: Path) -> Tokenizer:
     """Return a folder's tokeniser; files that have to take another form are written into ``folder``.
 
     A tokenizer.json is run as it is. Its symbols keep the source's order, and so does a dictionary that is
-    made from it.
-
-    Raises:
-        UserError: no tokeniser of a known kind, or something beside its files says what they do not.
+    made from it. What beside its files says what they do not is an error.
     """
     check_exported(source)
     config = read_json(source / "tokenizer_config.json", optional=True)
@@ -170,12 +158,11 @@ def _check_beside(source: Path, values: dict[str, Any], config: dict[str, Any], 
     if values["model"].get("dropout"):
         raise UserError(f"{source}: its tokenizer.json has dropout {values['model']['dropout']}: ids at random")
     added = [token["content"] for token in config.get("added_tokens_decoder", {}).values()]
-    if more := [
-        token for token in [*added, *read_json(source / "added_tokens.json", optional=True)] if token not in tokens
-    ]:
-        raise UserError(
-            f"{source}: {more[0]!r} was added to its tokeniser outside of tokenizer.json, which {_CONVERT}"
-        )
+    for token in [*added, *read_json(source / "added_tokens.json", optional=True)]:
+        if token not in tokens:
+            raise UserError(
+                f"{source}: {token!r} was added to its tokeniser outside of tokenizer.json, which {_CONVERT}"
+            )
 
 
 def _converted(source: Path, config: dict[str, Any], tokens: dict[str, int]) -> Any:
@@ -226,10 +213,7 @@ def _special_tokens(folder: Path, tokens: dict[str, int]) -> dict[str, str]:
     table = {**read_json(folder / "special_tokens_map.json", optional=True), **config}
     found = {}
     for role, symbol in ROLES.items():
-        berts = BERT_SYMBOLS[symbol]
         given = table.get(role) or table.get(_OTHER_ROLES.get(role, ""))  # text, or an object with the text inside
         content = given.get("content") if isinstance(given, dict) else given
-        named = content or (berts if berts in tokens else symbol)
-        if named in tokens:
-            found[named] = symbol
-    return found
+        found[content or (BERT_SYMBOLS[symbol] if BERT_SYMBOLS[symbol] in tokens else symbol)] = symbol
+    return {token: symbol for token, symbol in found.items() if token in tokens}

@@ -3,7 +3,7 @@
 import html
 import re
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache
 from typing import Any
 
 from fairseq_masking.errors import UserError
@@ -25,11 +25,7 @@ _MORE_NUMERIC_PREFIXES = frozenset(["ch", "eq", "eqs", "fig", "figs", "no", "nos
 
 @dataclass(frozen=True)
 class TextNormalizer:
-    """Turns a raw line into the lines to train on; picklable, so that worker processes can hold it.
-
-    Raises:
-        UserError: the language is unknown to Moses.
-    """
+    """Turns a raw line into the lines to train on; its language is one that Moses knows."""
 
     moses_normalize: bool = False  # normalise punctuation (sacremoses)
     split_sentences: bool = False  # one sentence a line
@@ -54,15 +50,11 @@ class TextNormalizer:
     def sentences(self, line: str) -> list[str]:
         """Returns the lines, none of them empty, that a raw line becomes."""
         line = self._begin(line)
-        lines = self._splitter(line) if self.split_sentences else [line.strip()]
+        lines = _splitter(self.moses_lang)(line) if self.split_sentences else [line.strip()]
         return [text for text in map(self._finish, lines) if text]
 
     def __call__(self, text: str) -> str:
-        """Normalises a text as the training data was, without splitting it (for text at inference).
-
-        Raises:
-            UserError: a character is half of one, which no UTF-8 holds.
-        """
+        """Normalises a text as the training data was, without splitting it (for text at inference)."""
         if surrogate := _SURROGATE.search(text):
             raise UserError(
                 f"the text {text[:40]!r} holds a lone surrogate ({surrogate[0]!a}), half of a character, from"
@@ -81,33 +73,14 @@ class TextNormalizer:
         word = next(letter for letter in map(chr, _RARE_LETTERS) if letter not in text)
         return self(text.replace(hole, word)).split(word)
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: self.__dict__[name] for name in self.__dataclass_fields__}
-
     def _begin(self, text: str) -> str:
         text = html.unescape(text) if self.unescape_entities else text
-        return self._moses_normalizer.normalize(text) if self.moses_normalize else text
+        return _moses("MosesPunctNormalizer", self.moses_lang).normalize(text) if self.moses_normalize else text
 
     def _finish(self, text: str) -> str:
         if self.moses_tokenize:
-            text = self._moses_tokenizer.tokenize(text, return_str=True, escape=False)
+            text = _moses("MosesTokenizer", self.moses_lang).tokenize(text, return_str=True, escape=False)
         return (text.lower() if self.lowercase else text).strip()
-
-    @cached_property
-    def _splitter(self) -> "SentenceSplitter":
-        return SentenceSplitter(self.moses_lang)
-
-    @cached_property
-    def _moses_normalizer(self) -> Any:
-        from sacremoses import MosesPunctNormalizer
-
-        return MosesPunctNormalizer(lang=self.moses_lang)
-
-    @cached_property
-    def _moses_tokenizer(self) -> Any:
-        from sacremoses import MosesTokenizer
-
-        return MosesTokenizer(lang=self.moses_lang)
 
 
 class SentenceSplitter:
@@ -118,9 +91,6 @@ class SentenceSplitter:
     stand before it), unless the word before a single full stop is an abbreviation: a single letter ("J."),
     dotted letters ("U.S."), or one of the language's non-breaking prefixes ("Dr.", "Fig."; Moses's lists, as
     in sacremoses). Full-width stops (``。！？``) always end a sentence.
-
-    Args:
-        language: code of a Moses prefix list ("en", "de", ...).
     """
 
     def __init__(self, language: str = "en") -> None:
@@ -156,3 +126,13 @@ class SentenceSplitter:
         if word in self._prefixes or word.lower() in _MORE_PREFIXES:
             return True
         return word != "I" and _INITIALS.fullmatch(word) is not None
+
+
+_splitter = cache(SentenceSplitter)
+
+
+@cache
+def _moses(name: str, language: str) -> Any:
+    import sacremoses
+
+    return getattr(sacremoses, name)(lang=language)

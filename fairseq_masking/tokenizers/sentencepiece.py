@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 
 from fairseq_masking.errors import UserError
 from fairseq_masking.tokenizers.base import Offsets, Tokenizer
@@ -31,8 +32,6 @@ class SentencePieceTokenizer(Tokenizer):
     file_names = ("sentencepiece.model",)
 
     def __init__(self, model: Path) -> None:
-        from sentencepiece import SentencePieceProcessor
-
         super().__init__(model)
         try:
             self._model = SentencePieceProcessor(model_file=str(model))
@@ -81,8 +80,6 @@ class SentencePieceTokenizer(Tokenizer):
     @cached_property
     def _further(self) -> Any:
         """The same model without the space that it puts before every text."""
-        from sentencepiece import SentencePieceProcessor
-
         proto = model_proto(self.files["sentencepiece.model"])
         proto.normalizer_spec.add_dummy_prefix = False
         return SentencePieceProcessor(model_proto=proto.SerializeToString())
@@ -97,8 +94,7 @@ class BpeTraining:
     """How to train a SentencePiece BPE."""
 
     vocab_size: int = 32000  # size of the dictionary, hence rows of the embedding, special symbols included
-    # share of the text's characters that get a symbol of their own. SentencePiece's 0.9995 is meant for Chinese and
-    # Japanese: of English prose it drops "?", "(" and "K".
+    # share of characters that get a symbol of their own; SentencePiece's 0.9995 drops "?", "(" and "K" of English
     character_coverage: float = 0.99999
     byte_fallback: bool = False  # write the other characters as UTF-8 bytes (256 of the symbols), not as <unk>
     # train on so many lines, drawn with the seed, where the corpus has more; 0 for all
@@ -117,13 +113,7 @@ def model_proto(model: Path) -> Any:
 
 
 def train_bpe(lines: Iterable[str], num_lines: int, output: Path, training: BpeTraining) -> SentencePieceTokenizer:
-    """Trains a BPE on lines and writes its model to ``output``; the same lines and settings, the same bytes.
-
-    Raises:
-        UserError: the text does not support so large, or needs a larger, a vocabulary.
-    """
-    from sentencepiece import SentencePieceTrainer
-
+    """Trains a BPE on lines and writes its model to ``output``; the same lines and settings, the same bytes."""
     model = io.BytesIO()
     try:
         SentencePieceTrainer.train(
@@ -143,7 +133,7 @@ def train_bpe(lines: Iterable[str], num_lines: int, output: Path, training: BpeT
             minloglevel=2,
         )
     except RuntimeError as error:
-        raise UserError(_condense(str(error), training)) from error
+        raise UserError(_condense(str(error), training.vocab_size)) from error
     output.write_bytes(model.getvalue())
     return SentencePieceTokenizer(output)
 
@@ -166,16 +156,13 @@ def _sample(lines: Iterable[str], num_lines: int, training: BpeTraining) -> Iter
         yield line[start:]
 
 
-def _condense(message: str, training: BpeTraining) -> str:
+def _condense(message: str, size: int) -> str:
     """SentencePiece's message, which names its own source file and options, as one line in our terms."""
-    size = training.vocab_size
     if limit := re.search(r"set it to a value <= (\d+)", message):
-        most = int(limit[1])
-        return f"--vocab-size {size} is more than the corpus supports; give at most {most}, or more text"
-    if limit := re.search(r"smaller than required_chars. (\d+) vs (\d+)", message):
-        least = int(limit[2])
+        return f"--vocab-size {size} is more than the corpus supports; give at most {limit[1]}, or more text"
+    if limit := re.search(r"smaller than required_chars. \d+ vs (\d+)", message):
         return (
-            f"--vocab-size {size} is less than the corpus's characters need; give at least {least}, "
+            f"--vocab-size {size} is less than the corpus's characters need; give at least {limit[1]}, "
             "or a lower --character-coverage"
         )
     return f"SentencePiece could not train a vocabulary of {size}: {' '.join(message.split())}"

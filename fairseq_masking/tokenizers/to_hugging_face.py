@@ -15,6 +15,7 @@ from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tok
 from tokenizers import Tokenizer as Backend
 
 from fairseq_masking.errors import UserError
+from fairseq_masking.files import write_json
 from fairseq_masking.tokenizers import Gpt2Tokenizer, SentencePieceTokenizer, Tokenizer
 from fairseq_masking.tokenizers.backend import BackendTokenizer, steps_of
 from fairseq_masking.tokenizers.hugging_face_files import GENERIC_CLASS, ROLES, TEXT_STEPS, tokens_of_symbols
@@ -22,7 +23,7 @@ from fairseq_masking.tokenizers.normalization import TextNormalizer
 from fairseq_masking.tokenizers.sentencepiece import model_proto
 from fairseq_masking.tokenizers.symbols import BOS_SYMBOL, EOS_SYMBOL, MASK_SYMBOL, SPECIAL_SYMBOLS, UNK_SYMBOL
 
-__all__ = ["steps_left_out", "write_tokenizer"]
+__all__ = ["write_tokenizer"]
 
 _UNIGRAM, _BPE = 1, 2  # SentencePiece's numbers of its algorithms
 _LAST_SIGMA = r"(?<=[\p{Lu}\p{Ll}\p{M}])Σ(?![\p{M}'’.:·]*[\p{Lu}\p{Ll}])"  # of a word
@@ -37,11 +38,8 @@ def write_tokenizer(
         symbols: of the dictionary, in its order, <mask> among them.
         normalizer: what the corpus's text went through; of it only lower-casing can be written down.
         max_length: longest input in tokens, special ones included.
-
-    Raises:
-        UserError: the dictionary lacks symbols of the tokeniser, or SentencePiece works in an unusual way.
     """
-    names = dict(zip(SPECIAL_SYMBOLS, SPECIAL_SYMBOLS, strict=True))
+    names = {symbol: symbol for symbol in SPECIAL_SYMBOLS}
     ids = {token: index for index, token in enumerate(tokens_of_symbols(symbols, tokenizer))}
     if missing := [token for token in tokens_of_symbols(tokenizer.symbols, tokenizer) if token not in ids]:
         raise UserError(
@@ -61,7 +59,6 @@ def write_tokenizer(
     if normalizer.lowercase:  # its Lowercase takes each character by itself, Python's lower() does not
         steps = [normalizers.Replace(Regex(_LAST_SIGMA), "ς"), normalizers.Lowercase()]
         backend.normalizer = normalizers.Sequence(steps + [backend.normalizer] * (backend.normalizer is not None))
-    special = {symbol: (name, ids[name]) for symbol, name in names.items()}
     # White space before a <mask> belongs to what it hides.
     backend.add_special_tokens(
         [AddedToken(name, lstrip=symbol == MASK_SYMBOL, normalized=False) for symbol, name in names.items()]
@@ -70,7 +67,7 @@ def write_tokenizer(
     backend.post_processor = processors.TemplateProcessing(
         single=f"{begin} $A {end}",
         pair=f"{begin} $A {end} {end} $B {end}",
-        special_tokens=[special[BOS_SYMBOL], special[EOS_SYMBOL]],
+        special_tokens=[(name, ids[name]) for name in (begin, end)],
     )
     backend.save(str(folder / "tokenizer.json"))
     config = {
@@ -84,15 +81,9 @@ def write_tokenizer(
     }
     if told := normalizer.steps():
         config[TEXT_STEPS] = told
-    text = json.dumps(config, indent=2, ensure_ascii=False)
-    (folder / "tokenizer_config.json").write_text(text + "\n", encoding="utf-8")
+    write_json(folder / "tokenizer_config.json", config, indent=2)
     if isinstance(tokenizer, SentencePieceTokenizer):
         tokenizer.save(folder)  # only from the model itself does a corpus get the same pieces again
-
-
-def steps_left_out(normalizer: TextNormalizer) -> list[str]:
-    """Return the options of ``prepare corpus`` whose work on the text no tokenizer.json does."""
-    return [f"--{step.replace('_', '-')}" for step in normalizer.steps() if step not in ("lowercase", "moses_lang")]
 
 
 def _sentencepiece(tokenizer: SentencePieceTokenizer, ids: dict[str, int]) -> Any:

@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tokenizers import Tokenizer as Backend
+from tokenizers import decoders, models, normalizers, pre_tokenizers
+
 from fairseq_masking.errors import UserError, first_line
 from fairseq_masking.files import read_json
 from fairseq_masking.tokenizers.backend import BackendTokenizer
@@ -25,17 +28,19 @@ _BERT_UNK = BERT_SYMBOLS[UNK_SYMBOL]
 
 
 class Gpt2Tokenizer(BackendTokenizer):
-    """GPT-2's byte-level BPE from encoder.json and vocab.bpe, read by Hugging Face tokenizers.
-
-    Gives the ids of fairseq's own (pure Python) encoder, several times faster.
-    """
+    """GPT-2's byte-level BPE from encoder.json and vocab.bpe: ids of fairseq's own encoder, several times faster."""
 
     kind = "gpt2"
     file_names = ("encoder.json", "vocab.bpe")
 
     def __init__(self, encoder_json: Path, vocab_bpe: Path) -> None:
         super().__init__(encoder_json, vocab_bpe)
-        vocabulary, merges = _read_encoder_json(encoder_json), read_merges(vocab_bpe)
+        way_out = "give GPT-2's encoder.json"
+        vocabulary = read_json(encoder_json, way_out)
+        ids = range(len(vocabulary))
+        if len(ids) < 256 or sorted(map(repr, vocabulary.values())) != sorted(map(repr, ids)):
+            raise UserError(f"{encoder_json} does not map 256 symbols or more to the ids 0, 1, ...; {way_out}")
+        merges = read_merges(vocab_bpe)
         try:
             self.backend = byte_level_backend(vocabulary, merges)
         except Exception as error:  # the library raises bare Exception
@@ -43,11 +48,11 @@ class Gpt2Tokenizer(BackendTokenizer):
                 f"{vocab_bpe} does not belong to {encoder_json} ({first_line(error)}); "
                 "give the vocab.bpe that came with it"
             ) from error
-        self.symbols = self.by_id = [str(index) for index in range(len(vocabulary))]
+        self.symbols = self.by_id = list(map(str, ids))
 
 
 class BertTokenizer(BackendTokenizer):
-    """BERT's WordPiece from a vocab.txt, read by Hugging Face tokenizers.
+    """BERT's WordPiece from a vocab.txt.
 
     [PAD], [UNK], [CLS], [SEP] and [MASK] are fairseq's <pad>, <unk>, <s>, </s> and <mask>; the rest of
     vocab.txt, the [unusedN] included, makes up the dictionary in its order.
@@ -59,9 +64,8 @@ class BertTokenizer(BackendTokenizer):
     def __init__(self, vocab: Path, *, lowercase: bool = False) -> None:
         super().__init__(vocab, lowercase=lowercase)
         words = _read_wordpieces(vocab)
-        self.backend = wordpiece_backend(
-            {word: index for index, word in enumerate(words)}, unknown=_BERT_UNK, lowercase=lowercase
-        )
+        ids = {word: index for index, word in enumerate(words)}
+        self.backend = wordpiece_backend(ids, unknown=_BERT_UNK, lowercase=lowercase)
         self.by_id = [UNK_SYMBOL if word == _BERT_UNK else word for word in words]
         self.symbols = [word for word in words if word not in BERT_SYMBOLS.values()]
 
@@ -76,9 +80,6 @@ class WhitespaceTokenizer(BackendTokenizer):
     file_names = ("dict.txt",)
 
     def __init__(self, dictionary: Path) -> None:
-        from tokenizers import Tokenizer as Backend
-        from tokenizers import models, pre_tokenizers
-
         super().__init__(dictionary)
         lines = _read_lines(dictionary, "give fairseq's dict.txt")
         symbols = dict.fromkeys(line.removesuffix(" #fairseq:overwrite").rpartition(" ")[0] for line in lines)
@@ -103,11 +104,7 @@ class SymbolCounting:
 
 
 def symbols_apart(dictionary: Path) -> WhitespaceTokenizer:
-    """Returns the tokeniser of data that stock fairseq-preprocess made with this dict.txt.
-
-    Raises:
-        UserError: the symbols are those of another tokeniser, through which the text went before.
-    """
+    """Returns the tokeniser of data that stock fairseq-preprocess made with this dict.txt, of white space alone."""
     tokenizer = WhitespaceTokenizer(dictionary)
     symbols = tokenizer.symbols
     signs = {"▁": "sentencepiece", "##": "wordpiece"}
@@ -124,9 +121,6 @@ def symbols_apart(dictionary: Path) -> WhitespaceTokenizer:
 
 def byte_level_backend(ids: dict[str, int], merges: list[tuple[str, str]], *, prefix_space: bool = False) -> Any:
     """Returns Hugging Face's byte-level BPE over these tokens -> ids."""
-    from tokenizers import Tokenizer as Backend
-    from tokenizers import decoders, models, pre_tokenizers
-
     backend = Backend(models.BPE(ids, merges))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=prefix_space)
     backend.decoder = decoders.ByteLevel()
@@ -135,9 +129,6 @@ def byte_level_backend(ids: dict[str, int], merges: list[tuple[str, str]], *, pr
 
 def wordpiece_backend(ids: dict[str, int], *, unknown: str, **text: Any) -> Any:
     """Returns Hugging Face's WordPiece as BERT has it, over these tokens -> ids; ``text``: of its normaliser."""
-    from tokenizers import Tokenizer as Backend
-    from tokenizers import decoders, models, normalizers, pre_tokenizers
-
     backend = Backend(models.WordPiece(ids, unk_token=unknown, max_input_chars_per_word=100))
     backend.normalizer = normalizers.BertNormalizer(**text)
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
@@ -146,11 +137,7 @@ def wordpiece_backend(ids: dict[str, int], *, unknown: str, **text: Any) -> Any:
 
 
 def read_merges(path: Path) -> list[tuple[str, str]]:
-    """Returns the pairs of a vocab.bpe, first merge first.
-
-    Raises:
-        UserError: it is none.
-    """
+    """Returns the pairs of a vocab.bpe, first merge first."""
     merges = []
     for number, line in enumerate(_read_lines(path, "give GPT-2's vocab.bpe"), start=1):
         parts = line.split()
@@ -161,17 +148,6 @@ def read_merges(path: Path) -> list[tuple[str, str]]:
     if not merges:
         raise UserError(f"{path} holds no merges; give GPT-2's vocab.bpe")
     return merges
-
-
-def _read_encoder_json(path: Path) -> dict[str, int]:
-    vocabulary = read_json(path, "give GPT-2's encoder.json")
-    if (
-        len(vocabulary) < 256
-        or not all(type(index) is int for index in vocabulary.values())
-        or sorted(vocabulary.values()) != list(range(len(vocabulary)))
-    ):
-        raise UserError(f"{path} does not map 256 symbols or more to the ids 0, 1, ...; give GPT-2's encoder.json")
-    return vocabulary
 
 
 def _read_wordpieces(path: Path) -> list[str]:
@@ -188,11 +164,7 @@ def _read_wordpieces(path: Path) -> list[str]:
 
 
 def _read_lines(path: Path, way_out: str) -> list[str]:
-    """The lines of a vocabulary's file.
-
-    Raises:
-        UserError: it is not UTF-8.
-    """
+    """The lines of a vocabulary's file, which is UTF-8."""
     try:
         text = path.read_bytes().decode("utf-8")
     except (ValueError, OSError) as error:

@@ -11,7 +11,6 @@ import argparse
 import math
 import statistics
 import sys
-from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -25,8 +24,10 @@ from omegaconf import OmegaConf
 
 from fairseq_masking.checkpoints.key_table import FAMILIES, to_ours
 from fairseq_masking.checkpoints.loading import read_checkpoint
+from fairseq_masking.measure.sequences import count_tokens, unigram
 from fairseq_masking.methods.mlm.model import MLMConfig
 from fairseq_masking.tasks.masked_pretraining import MaskedPretrainingConfig
+from fairseq_masking.tokenizers.symbols import MASK_SYMBOL
 
 SHAPE = {"encoder_layers": 2, "encoder_embed_dim": 128, "encoder_ffn_embed_dim": 512, "encoder_attention_heads": 2}
 
@@ -73,7 +74,6 @@ class Scorer:
         cfg.seed, cfg.train_subset, cfg.update_freq, cfg.bpe = 1, "train", [1], None
         self.task = tasks.setup_task(OmegaConf.merge(cfg, {"_name": "masked_pretraining"}))
         self.task.load_dataset("valid")
-        self.task.load_dataset("train", combine=True)
         batches = self.task.get_batch_iterator(self.task.dataset("valid"), max_sentences=64)
         self.batches = list(batches.next_epoch_itr(shuffle=False))
 
@@ -94,18 +94,12 @@ class Scorer:
 
     def unigram_bits(self) -> float:
         """Return the bits a masked token of the training text's unigram distribution (add-one)."""
-        counts: Counter[int] = Counter()
-        blocks = self.task.dataset("train").blocks
-        size = len(self.task.source_dictionary)
-        total = np.ones(size)
-        for index in range(len(blocks)):
-            total += np.bincount(blocks[index][1:-1], minlength=size)
-        total[: self.task.source_dictionary.nspecial] = 0
-        bits = -np.log2(np.maximum(total, 1e-9) / total.sum())
-        for batch in self.batches:
-            net = batch["net_input"]
-            counts.update(net["src_tokens"].flatten()[net["positions"]].tolist())
-        return sum(bits[token] * times for token, times in counts.items()) / sum(counts.values())
+        dictionary = self.task.source_dictionary
+        counts_V = count_tokens(Path(self.task.cfg.data), "train", dictionary)
+        probabilities_V = unigram(counts_V, [*range(dictionary.nspecial), dictionary.index(MASK_SYMBOL)])
+        net_inputs = (batch["net_input"] for batch in self.batches)
+        targets = [net["src_tokens"].flatten()[net["positions"]].numpy() for net in net_inputs]
+        return float(-np.log2(probabilities_V[np.concatenate(targets)]).mean())
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -11,10 +11,9 @@ from unigram import Score, Unigram, format_fillings, top_candidates, training_un
 
 from fairseq_masking.checkpoints.hub import HubInterface
 from fairseq_masking.errors import UserError
-from fairseq_masking.figures.curves import PRESETS, curves_of
 from fairseq_masking.figures.figure import plot_panels
 from fairseq_masking.figures.tables import format_table
-from fairseq_masking.figures.training_log import TrainingLog, read_training_log
+from fairseq_masking.figures.training_log import PRESETS, TrainingLog, curves_of, read_training_log
 from fairseq_masking.tasks import MaskedPretrainingTask
 from fairseq_masking.tasks.masked_pretraining import MaskedPretrainingConfig
 

@@ -11,8 +11,7 @@ import numpy.typing as npt
 import torch
 
 from fairseq_masking.checkpoints.hub import HubInterface
-from fairseq_masking.corpus.indexed import TokenStream
-from fairseq_masking.data import load_tokens
+from fairseq_masking.measure.sequences import count_tokens, unigram
 from fairseq_masking.tasks import MaskedPretrainingTask
 from fairseq_masking.tasks.masked_pretraining import data_folders
 from fairseq_masking.tokenizers.symbols import MASK_SYMBOL
@@ -26,8 +25,6 @@ __all__ = [
     "training_unigram",
     "validation_targets",
 ]
-
-_CHUNK = 10_000_000  # tokens read at once
 
 
 class Score(NamedTuple):
@@ -47,9 +44,7 @@ class Unigram:
     """
 
     def __init__(self, counts_V: npt.NDArray[np.int64], special: npt.NDArray[np.int64] | list[int]) -> None:
-        smoothed = counts_V.astype(np.float64) + 1.0
-        smoothed[special] = 0.0
-        self.probabilities_V = smoothed / smoothed.sum()
+        self.probabilities_V = unigram(counts_V, special)
 
     def score(self, targets_N: npt.NDArray[np.int64]) -> Score:
         """Score the tokens of masked positions; the guess is always the most frequent symbol."""
@@ -65,14 +60,7 @@ class Unigram:
 def training_unigram(task: MaskedPretrainingTask, split: str = "train") -> Unigram:
     """Return the unigram of the training text, over all shards."""
     dictionary = task.source_dictionary
-    counts_V = np.zeros(len(dictionary), dtype=np.int64)
-    for folder in data_folders(task.cfg.data):
-        stream = TokenStream.of(load_tokens(str(folder / split), dictionary, True))
-        assert stream is not None, "load_tokens gives memory-mapped files"
-        for start in range(0, len(stream), _CHUNK):
-            tokens = np.empty(min(_CHUNK, len(stream) - start), dtype=np.int64)
-            stream.read(start, start + len(tokens), tokens)
-            counts_V += np.bincount(tokens, minlength=len(dictionary))
+    counts_V = sum(count_tokens(folder, split, dictionary) for folder in data_folders(task.cfg.data))
     return Unigram(counts_V, [*range(dictionary.nspecial), dictionary.index(MASK_SYMBOL)])
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from commands import ROOT, write_corpus
 
-from fairseq_masking.measure.flops import EncoderShape, flops_over_mlm
+from fairseq_masking.measure.flops import EncoderShape, amos_flops, encoder_flops
 
 
 @pytest.fixture
@@ -33,7 +33,8 @@ def test_amos_cost(tmp_path, amos_cost, capsys):
     shape, sizes = EncoderShape(2, 128, 512, int(rows[0]["vocabulary"])), {"num_tokens": 16, "num_masked": 2}
     for row in rows:
         assert row["device"] and row["torch"] and row["commit"]
-        expected = flops_over_mlm(shape, heads[row["system"]], **sizes) if heads[row["system"]] else 1.0
+        depths, plain = heads[row["system"]], encoder_flops(shape, **sizes)
+        expected = amos_flops(shape, depths, **sizes) / plain if depths else 1.0
         assert float(row["flops_over_mlm"]) == pytest.approx(expected, abs=6e-4)
         measured = float(row["step_ms"]) / float(rows[0]["step_ms"])
         assert float(row["time_over_mlm"]) == pytest.approx(measured, abs=2e-3)

@@ -11,7 +11,7 @@ from fairseq import checkpoint_utils, tasks
 
 from fairseq_masking.checkpoints.loading import RUN_STATE, read_checkpoint
 from fairseq_masking.checkpoints.sources import read_source
-from fairseq_masking.corpus.identity import identity
+from fairseq_masking.corpus.dictionary import identity
 from fairseq_masking.errors import UserError
 from fairseq_masking.finetuning.tasks import corpus_of
 
@@ -83,7 +83,7 @@ def test_tools_refuse_it(trained, other, tmp_path):
 
 
 def test_one_of_before_is_compared_with_its_corpus_where_that_is_there(trained, small_data, other, tmp_path, caplog):
-    symbols = read_checkpoint(trained / "checkpoint_last.pt").build().task.source_dictionary.symbols
+    symbols = read_checkpoint(trained / "checkpoint_last.pt").build()[1].source_dictionary.symbols
     old = without_run_state(trained / "checkpoint_last.pt", tmp_path / "old.pt", other)
     old.check_trained_on(symbols, small_data)
     assert [record.levelname for record in caplog.records if OTHER in record.message] == ["WARNING"]

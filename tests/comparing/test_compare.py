@@ -11,8 +11,7 @@ import pytest
 from commands import prepare_sentences, run_verb
 
 from fairseq_masking.comparing import comparison
-from fairseq_masking.comparing.comparison import read_settings
-from fairseq_masking.comparing.report import verdict
+from fairseq_masking.comparing.comparison import read_settings, verdict
 from fairseq_masking.errors import UserError
 from fairseq_masking.files import configs_folder
 from fairseq_masking.finetuning import runs as hydra_runs

@@ -9,11 +9,10 @@ import shutil
 import pytest
 from fairseq.data import data_utils
 
-from fairseq_masking.corpus import contents
-from fairseq_masking.corpus.contents import check_contents
+from fairseq_masking.corpus import manifest
 from fairseq_masking.corpus.dictionary import load_dictionary
 from fairseq_masking.corpus.indexed import load_tokens
-from fairseq_masking.corpus.manifest import check_dictionary, load_tokenizer, read_manifest
+from fairseq_masking.corpus.manifest import check_contents, check_dictionary, load_tokenizer, read_manifest
 from fairseq_masking.errors import UserError
 
 READ = {
@@ -50,9 +49,9 @@ def test_a_flipped_bit_is_found(name, data, tmp_path):
 
 def test_a_folder_of_before_is_read_as_it_is(data, tmp_path, caplog):
     shutil.copytree(data, tmp_path / "data")
-    manifest = json.loads((data / "manifest.json").read_text())
-    del manifest["digests"]
-    (tmp_path / "data" / "manifest.json").write_text(json.dumps(manifest))
+    values = json.loads((data / "manifest.json").read_text())
+    del values["digests"]
+    (tmp_path / "data" / "manifest.json").write_text(json.dumps(values))
     assert read_manifest(tmp_path / "data").digests == {}
     with caplog.at_level(logging.INFO):
         for read in READ.values():
@@ -62,10 +61,10 @@ def test_a_folder_of_before_is_read_as_it_is(data, tmp_path, caplog):
 
 def test_large_files_are_read_once_by_a_user(data, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(contents, "_REMEMBERED_BYTES", 1)
-    hashed, hash_file = [], contents.hash_file
-    monkeypatch.setattr(contents, "hash_file", lambda path: hashed.append(path) or hash_file(path))
+    monkeypatch.setattr(manifest, "_REMEMBERED_BYTES", 1)
+    hashed, hash_file = [], manifest.hash_file
+    monkeypatch.setattr(manifest, "hash_file", lambda path: hashed.append(path) or hash_file(path))
     for _ in range(2):
-        contents._check.cache_clear()  # as in another process
+        manifest._check.cache_clear()  # as in another process
         check_contents(data / "train.bin")
     assert len(hashed) == 1

@@ -8,9 +8,17 @@ import pytest
 
 from fairseq_masking.cli.main import main
 from fairseq_masking.errors import UserError
-from fairseq_masking.figures.curves import PRESETS, curve_rows, curves_of, find_preset, panels_of, summary_cells
 from fairseq_masking.figures.figure import _smoothed, plot_panels
-from fairseq_masking.figures.training_log import TrainingLog, read_training_log
+from fairseq_masking.figures.training_log import (
+    PRESETS,
+    TrainingLog,
+    curve_rows,
+    curves_of,
+    find_preset,
+    panels_of,
+    read_training_log,
+    summary_cells,
+)
 
 
 def map_net_interval(update):

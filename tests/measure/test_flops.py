@@ -15,7 +15,6 @@ from fairseq_masking.measure.flops import (
     amos_flops,
     attention_flops,
     encoder_flops,
-    flops_over_mlm,
     layer_flops,
     mean_share_proposed,
     prediction_flops,
@@ -101,6 +100,10 @@ def test_equals_what_the_modules_multiply(kind: dict[str, Any], device: torch.de
     counted = sum(mode.get_total_flops() for mode in (encoding, predicting, backward))
     total = step_flops(shape, num_rows=ROWS, num_tokens=TOKENS, num_masked=MASKED)
     assert counted == total + (again if fused else 0)
+
+
+def flops_over_mlm(shape: EncoderShape, depths: Sequence[int], *, separate: bool = False, **counts: int) -> float:
+    return amos_flops(shape, depths, separate=separate, **counts) / encoder_flops(shape, **counts)
 
 
 def _counter() -> FlopCounterMode:

@@ -14,9 +14,17 @@ from fairseq_masking.checkpoints.hugging_face import export_checkpoint
 from fairseq_masking.corpus.dictionary import load_dictionary
 from fairseq_masking.corpus.manifest import load_normalizer, load_tokenizer
 from fairseq_masking.errors import UserError
-from fairseq_masking.measure import minimal_pairs, pseudo_likelihood
-from fairseq_masking.measure.minimal_pairs import Paradigm, accuracy_rows, read_paradigms, score_pairs
-from fairseq_masking.measure.pseudo_likelihood import Predictor, predictor_of, pseudo_log_likelihoods
+from fairseq_masking.measure import minimal_pairs
+from fairseq_masking.measure.minimal_pairs import (
+    Paradigm,
+    Predictor,
+    accuracy_rows,
+    load_predictor,
+    predictor_of,
+    pseudo_log_likelihoods,
+    read_paradigms,
+    score_pairs,
+)
 from fairseq_masking.methods.amos.model import AmosModel
 from fairseq_masking.methods.amos.options import AmosConfig
 from fairseq_masking.methods.map_net.model import MapNetConfig, MapNetModel
@@ -77,7 +85,7 @@ def test_every_method_against_a_naive_sum(data, tmp_path, name):
 def test_an_export_scores_alike_and_as_minicons(transformers, data, tmp_path):
     hub = hub_of(data, tmp_path)
     export_checkpoint(tmp_path / "mlm.pt", tmp_path / "out")
-    theirs = pseudo_likelihood.load_predictor(tmp_path / "out")
+    theirs = load_predictor(tmp_path / "out")
     for pll in ("l2r", "plain"):
         ours = pseudo_log_likelihoods(predictor_of(hub), TEXTS, pll=pll).numpy()
         np.testing.assert_allclose(pseudo_log_likelihoods(theirs, TEXTS, pll=pll).numpy(), ours, atol=1e-4, rtol=0)
@@ -98,7 +106,7 @@ def test_what_predicts_nothing_is_refused(transformers, data, tmp_path):
     model = transformers.RobertaModel(transformers.RobertaConfig(**config))
     model.save_pretrained(tmp_path / "out")
     with pytest.raises(UserError, match="nothing of it predicts tokens"):
-        pseudo_likelihood.load_predictor(tmp_path / "out")
+        load_predictor(tmp_path / "out")
 
 
 class Constant:

@@ -18,7 +18,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fairseq_masking.corpus.changes import check_unknown
 from fairseq_masking.corpus.encoding import ArrayWriter, TextEncoder
 from fairseq_masking.corpus.workers import map_in_batches
 from fairseq_masking.errors import UserError, first_line
@@ -170,7 +169,7 @@ def _write_split(split: str, read: SquadSplit, folder: Path, encoder: TextEncode
     record = {"paragraphs": read.paragraphs, "questions": answers}
     (folder / f"{split}.json").write_text(json.dumps(record, ensure_ascii=False), encoding="utf-8")
     counts = {"rows": len(found), "tokens": tokens.total(), "unknown": tokens[encoder.dictionary.unk()]}
-    check_unknown(counts["unknown"], counts["tokens"], read.paragraphs, encoder, f"the {split} paragraphs")
+    encoder.check_unknown(counts["unknown"], counts["tokens"], read.paragraphs, f"the {split} paragraphs")
     counts["paragraphs"] = len(read.paragraphs)
     if split != "test":
         counts["without answer"] = sum(not question.answers for question, _ in found)

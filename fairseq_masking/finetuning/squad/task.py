@@ -25,9 +25,8 @@ from fairseq.tasks import register_task
 from omegaconf import II, MISSING
 
 from fairseq_masking.compat.options import option
-from fairseq_masking.corpus.contents import check_contents
 from fairseq_masking.corpus.indexed import check_indexed
-from fairseq_masking.corpus.manifest import check_dictionary
+from fairseq_masking.corpus.manifest import check_contents, check_dictionary
 from fairseq_masking.data import load_dictionary, load_tokens
 from fairseq_masking.data.blocks import SizedDataset
 from fairseq_masking.errors import UserError

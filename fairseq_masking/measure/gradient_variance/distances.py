@@ -23,8 +23,7 @@ from torch import Tensor
 
 from fairseq_masking.figures.figure import new_figure, save_figure
 from fairseq_masking.measure.gradient_variance.draws import FixedSequence
-from fairseq_masking.measure.gradient_variance.gradients import mean_gradient
-from fairseq_masking.measure.gradient_variance.measurement import Measurement, choose, load, shown
+from fairseq_masking.measure.gradient_variance.gradients import Measurement, choose, load, mean_gradient, shown
 from fairseq_masking.measure.gradient_variance.statistics import Interval, Row, row_table, rows_of
 
 __all__ = ["covariance_curve", "hamming_distances", "measure_distances", "monotonicity", "pair_covariances", "run"]
@@ -33,13 +32,11 @@ _NORMAL_95 = 1.959964
 _NUM_BINS = 40
 _MAX_LINES = 6
 _PANEL_WIDTH, _HEIGHT = 5.2, 4.0  # inches
+Floats = npt.NDArray[np.float64]
 
 
 def run(args: argparse.Namespace) -> tuple[list[Row], Callable[[Path], None]]:
-    """Measure by the options of ``cli/measure_variance.py``; return rows, and what draws them.
-
-    Prints a table of each checkpoint.
-    """
+    """Measure by the options of ``cli/measure_variance.py``, print tables; return rows, and what draws them."""
     curves: dict[str, CovarianceCurve] = {}
     rows: list[Row] = []
     for path, name in zip(args.checkpoint, args.names, strict=True):
@@ -47,28 +44,25 @@ def run(args: argparse.Namespace) -> tuple[list[Row], Callable[[Path], None]]:
         sequences = choose(args, hub, measurement)
         tau, sizes = sequences[0].tau, [len(sequence.columns_m) for sequence in sequences]
         wanted = hamming_distances(tau, min(sizes), args.distances)
-        values_SHQ = [
-            measure_distances(measurement, sequence, wanted, num_pairs=args.pairs, num_reference=args.reference_masks)
-            for sequence in shown(sequences, name)
-        ]
-        values_HSQ = np.stack(values_SHQ, axis=1)
-        curves[name] = covariance_curve(wanted, values_HSQ[:-1])
-        own_rows = _rows(name, tau, wanted, values_HSQ)
+        counts = {"num_pairs": args.pairs, "num_reference": args.reference_masks}
+        values = [measure_distances(measurement, each, wanted, **counts) for each in shown(sequences, name)]
+        whole = covariance_curve([*wanted, -1], np.stack(values, axis=1))
+        own_rows = _rows({"checkpoint": name, "tau": tau}, whole)
+        curves[name] = CovarianceCurve._make(part[:-1] for part in whole)
         rows += own_rows
         print(f"{name}: {len(sequences)} sequences, {args.pairs} pairs for each distance")
         print(row_table(own_rows))
-        print(_describe(curves[name], tau, float(np.mean(sizes))))
+        apart = 2 * tau * (1 - tau / np.mean(sizes))
+        print(f"{_describe(curves[name])} (independent masks are {apart:.1f} apart on average)")
     return rows, partial(_plot, curves, title=args.note)
 
 
 def measure_distances(
     measurement: Measurement, sequence: FixedSequence, distances: Sequence[int], *, num_pairs: int, num_reference: int
-) -> npt.NDArray[np.float64]:
+) -> Floats:
     """Measure the covariance of mask pairs of a sequence at each distance, and of independent pairs.
 
-    Args:
-        num_pairs: Q pairs of masks for each distance.
-        num_reference: independent masks for each of the two estimates of gbar.
+    Each of the two estimates of gbar is of ``num_reference`` independent masks.
 
     Returns:
         float64 ``[H + 1, Q]``; the last row, of independent masks, has mean 0 if all is right.
@@ -90,7 +84,7 @@ def measure_distances(
 
 def pair_covariances(
     gradient_of: Callable[[int], Tensor], num_pairs: int, first_mean_P: Tensor, second_mean_P: Tensor
-) -> npt.NDArray[np.float64]:
+) -> Floats:
     """Return float64 ``[Q]``: (g(m_1) - gbar)^T (g(m_2) - gbar) for pairs (2 q, 2 q + 1) of gradients.
 
     gbar is estimated twice from masks that share nothing, and each factor takes another estimate, so the
@@ -116,20 +110,13 @@ def hamming_distances(num_masked: int, num_maskable: int, count: int) -> list[in
 class CovarianceCurve(NamedTuple):
     """Mean covariance by distance over a fixed set of sequences."""
 
-    distances_H: npt.NDArray[np.int64]  # int64
-    means_H: npt.NDArray[np.float64]  # mean over pairs and sequences
-    # of the mean over pairs, the sequences (and the estimates of gbar) held fixed
-    standard_errors_H: npt.NDArray[np.float64]
-    # each pair's value over the mask variance of its sequence (the mean at distance 0)
-    relative_HSQ: npt.NDArray[np.float64]
-
-    @property
-    def half_widths_H(self) -> npt.NDArray[np.float64]:
-        """Half the width of the 95% intervals."""
-        return _NORMAL_95 * self.standard_errors_H
+    distances_H: npt.NDArray[np.int64]
+    means_H: Floats  # mean over pairs and sequences
+    standard_errors_H: Floats  # of the mean over pairs, the sequences (and the estimates of gbar) held fixed
+    relative_HSQ: Floats  # each pair's value over the mask variance of its sequence (the mean at distance 0)
 
 
-def covariance_curve(distances: list[int], values_HSQ: npt.NDArray[np.float64]) -> CovarianceCurve:
+def covariance_curve(distances: Sequence[int], values_HSQ: Floats) -> CovarianceCurve:
     """Average covariances ``[H, S, Q]``; the first distance must be 0."""
     assert distances[0] == 0
     num_sequences, num_pairs = values_HSQ.shape[1:]
@@ -153,59 +140,48 @@ class Monotonicity(NamedTuple):
 
 def monotonicity(curve: CovarianceCurve) -> Monotonicity:
     """Judge Assumption 1 (monotone decreasing); ``sign_change``: distance of the first 0, interpolated."""
-    steps = np.diff(curve.means_H)
+    steps, means_H = np.diff(curve.means_H), curve.means_H
     largest = int(steps.argmax())
-    errors = np.hypot(curve.standard_errors_H[1:], curve.standard_errors_H[:-1])
-    negative = np.flatnonzero(curve.means_H < 0)
-    sign_change = None
-    if len(negative) and negative[0] > 0:
-        right = int(negative[0])
-        share = curve.means_H[right - 1] / (curve.means_H[right - 1] - curve.means_H[right])
-        low, high = curve.distances_H[right - 1], curve.distances_H[right]
-        sign_change = float(low + share * (high - low))
-    return Monotonicity(int((steps > 0).sum()), float(steps[largest]), float(errors[largest]), sign_change)
+    error = np.hypot(*curve.standard_errors_H[largest : largest + 2])
+    sign_change, right = None, int((means_H < 0).argmax())
+    if right > 0:
+        around = [right, right - 1]
+        sign_change = float(np.interp(0, means_H[around], curve.distances_H[around]))
+    return Monotonicity(int((steps > 0).sum()), float(steps[largest]), float(error), sign_change)
 
 
-def _rows(name: str, num_masked: int, distances: Sequence[int], values_HSQ: npt.NDArray[np.float64]) -> list[Row]:
-    """Tabulate ``measure_distances``, a row for each distance and one for independent masks.
-
-    ``relative`` is the ratio to distance 0.
-    """
-    curve = covariance_curve([*distances, -1], values_HSQ)
+def _rows(of: Row, curve: CovarianceCurve) -> list[Row]:
+    """A row for each distance and one for independent masks; ``relative`` is the ratio to distance 0."""
     rows = []
-    for label, mean, error, half in zip(
-        [*distances, "independent"], curve.means_H, curve.standard_errors_H, curve.half_widths_H, strict=True
-    ):
-        of = {"checkpoint": name, "tau": num_masked, "distance": label}
-        rows += rows_of(of, [("covariance", "Eq. 8", Interval(mean, error, mean - half, mean + half))])
-        rows[-1] |= {"relative": mean / curve.means_H[0], "pairs": values_HSQ[0].size}
+    for distance, mean, error in zip(*curve[:3], strict=True):
+        found = Interval(mean, error, mean - _NORMAL_95 * error, mean + _NORMAL_95 * error)
+        label = "independent" if distance < 0 else distance
+        rows += rows_of({**of, "distance": label}, [("covariance", "Eq. 8", found)])
+        rows[-1] |= {"relative": mean / curve.means_H[0], "pairs": curve.relative_HSQ[0].size}
     return rows
 
 
-def _describe(curve: CovarianceCurve, num_masked: int, num_maskable: float) -> str:
-    """Say in a line whether a curve supports Assumption 1, and where independent masks lie on it."""
+def _describe(curve: CovarianceCurve) -> str:
+    """Say in a line whether a curve supports Assumption 1."""
     judged = monotonicity(curve)
     where = "nowhere" if judged.sign_change is None else f"at H = {judged.sign_change:.1f}"
-    expected = 2 * num_masked * (1 - num_masked / num_maskable)
     return (
-        f"Assumption 1 (monotone decreasing): {judged.num_rises} of {len(curve.distances_H) - 1} steps rise,"
-        f" the largest step is {judged.largest_rise:.4g} ± {judged.standard_error:.2g};"
-        f" the covariance crosses 0 {where} (independent masks are {expected:.1f} apart on average)"
+        f"Assumption 1 (monotone decreasing): {judged.num_rises} of {len(curve.distances_H) - 1} steps rise, the"
+        f" largest step is {judged.largest_rise:.4g} ± {judged.standard_error:.2g}; the covariance crosses 0 {where}"
     )
 
 
 def _plot(curves: Mapping[str, CovarianceCurve], path: Path, *, title: str = "") -> None:
-    """Draw Fig. 3 of 2010.06040 and below it Fig. 2, a column for each model.
+    """Draw Fig. 3 of 2010.06040, with 95% intervals, and below it Fig. 2 for some distances, a column for each model.
 
-    Fig. 3: mean covariance against Hamming distance with 95% intervals. Fig. 2: a distribution of pair
-    covariances for some distances. Deviation: in units of each sequence's mask variance, as several sequences
-    share the panel.
+    Deviation: Fig. 2 is in units of each sequence's mask variance, as several sequences share the panel.
     """
     from matplotlib import colormaps
 
     figure, panels = new_figure(2, len(curves), (_PANEL_WIDTH * len(curves), 2 * _HEIGHT))
     for (upper, lower), (name, curve) in zip(panels.T, curves.items(), strict=True):
-        upper.errorbar(curve.distances_H, curve.means_H, yerr=curve.half_widths_H, marker="o", markersize=3, capsize=3)
+        half_widths_H = _NORMAL_95 * curve.standard_errors_H
+        upper.errorbar(curve.distances_H, curve.means_H, yerr=half_widths_H, marker="o", markersize=3, capsize=3)
         upper.axhline(0, color="0.7", linewidth=0.8, zorder=0)
         upper.set(title=name, xlabel="Hamming distance H(m1, m2)", ylabel="mean gradient covariance")
         chosen = np.unique(np.rint(np.linspace(0, len(curve.distances_H) - 1, _MAX_LINES)).astype(int))

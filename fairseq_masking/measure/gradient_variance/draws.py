@@ -9,7 +9,7 @@ Shapes: T tokens of a sequence, m maskable, k = tau masked positions, D draws, K
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -21,10 +21,11 @@ from fairseq_masking.masking.corruption import corrupt, kinds_of
 from fairseq_masking.masking.randomness import corruption_generator
 from fairseq_masking.methods.map_net.sampling import gumbel_top_k
 
-__all__ = ["DrawnMasks", "FixedSequence", "covering_masks"]
+__all__ = ["DrawnMasks", "FixedSequence", "Tokens", "covering_masks"]
 
 Tokens = npt.NDArray[np.int64]
 Columns = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
 
 
 class DrawnMasks(NamedTuple):
@@ -56,22 +57,18 @@ class FixedSequence:
         return num_masked(size, len(self.columns_m), self.config.mask_prob, self.config.num_splits)
 
     def disjoint_masks(self, num_draws: int, *, first_epoch: int = 1) -> MaskedItem:
-        """Draw K disjoint masks ``num_draws`` times, as training does: draw d is epoch ``first_epoch + d``.
-
-        Returns:
-            D * K masks, the K of a draw next to each other.
+        """Draw K disjoint masks D times, as training does, the K of draw d, epoch ``first_epoch + d``, in a row.
 
         Raises:
             UserError: the sequence has fewer than K maskable tokens.
         """
         masker, epochs = Masker(self.config, self.vocabulary), range(first_epoch, first_epoch + num_draws)
         items = [masker(self.tokens_T, epoch=epoch, index=self.index) for epoch in epochs]
-        found = [item for item in items if item is not None]
-        if not found:
+        if None in items:
             raise UserError(
                 f"sequence {self.index} has fewer maskable tokens than the {masker.num_splits} masks: leave it out"
             )
-        return _stack(found)
+        return _stack(items)
 
     def independent_masks(self, num_masks: int, *, first_epoch: int = 1) -> MaskedItem:
         """Draw ``num_masks`` independent masks, each of another epoch, with the tau of K disjoint ones.
@@ -84,13 +81,9 @@ class FixedSequence:
         return masks
 
     def masks_at_distance(self, distance: int, num_pairs: int, *, first_epoch: int = 1) -> MaskedItem:
-        """Draw pairs of masks at a Hamming distance: each uniform, overlap tau - distance / 2.
+        """Draw pairs of masks, in a row, at a Hamming distance: each uniform, overlap tau - distance / 2.
 
-        Args:
-            distance: even, between 0 and 2 tau; 2 tau is the disjoint law of Eq. 10.
-
-        Returns:
-            2 * ``num_pairs`` masks, the two of a pair next to each other.
+        Distance 2 tau is the disjoint law of Eq. 10.
 
         Raises:
             UserError: no two masks of tau positions are that far apart.
@@ -102,8 +95,7 @@ class FixedSequence:
                 f"Hamming distance {distance}: two masks of {tau} of {len(self.columns_m)} tokens have an"
                 f" even one from 0 to {largest}; lower --mask-prob or the distance"
             )
-        moved = distance // 2
-        items = []
+        moved, items = distance // 2, []
         for epoch in range(first_epoch, first_epoch + num_pairs):
             # Its own stream, keyed like the masks': the distance keeps those of different distances apart.
             rng = np.random.default_rng((self.config.seed, epoch, self.index, distance, tau))
@@ -112,14 +104,10 @@ class FixedSequence:
             items.append(self._corrupted(np.stack((order_m[:tau], order_m[moved : moved + tau])), epoch))
         return _stack(items)
 
-    def draw_masks(
-        self, log_p_T: npt.NDArray[np.float64], num_masked: int, *, num_masks: int, stream: int
-    ) -> DrawnMasks:
-        """Draw masks from a law; corruption types go to positions at random, as in training.
+    def draw_masks(self, log_p_T: Floats, num_masked: int, *, num_masks: int, stream: int) -> DrawnMasks:
+        """Draw masks from a law (laws.py); corruption types go to positions at random, as in training.
 
-        Args:
-            log_p_T: of the law, see laws.py.
-            stream: of the random numbers: another one for each law.
+        Each law takes another ``stream`` of random numbers.
         """
         key = (self.config.seed, self.index, stream, num_masked)
         (word,) = np.random.SeedSequence(key).generate_state(1, np.uint64)
@@ -131,9 +119,9 @@ class FixedSequence:
         return DrawnMasks(_stack(items), columns_Mk)
 
     def _corrupted(self, columns_Kk: Columns, epoch: int) -> MaskedItem:
-        config = self.config
-        kinds_k = kinds_of(columns_Kk.shape[1], config.leave_unmasked_prob, config.random_token_prob)
-        generator_of = partial(corruption_generator, config.seed, epoch, self.index)
+        shares = (self.config.leave_unmasked_prob, self.config.random_token_prob)
+        kinds_k = kinds_of(columns_Kk.shape[1], *shares)
+        generator_of = partial(corruption_generator, self.config.seed, epoch, self.index)
         columns_Kk, replacements_Kk = corrupt(self.tokens_T, columns_Kk, kinds_k, self.vocabulary, generator_of)
         return MaskedItem(columns_Kk, kinds_k, replacements_Kk)
 
@@ -143,14 +131,8 @@ def covering_masks(
 ) -> MaskedItem:
     """Draw uniform masks, all [MASK], that cover every position in each round.
 
-    A round is a random order of the positions cut into masks; the last one is filled up from the beginning,
-    so that each mask by itself is uniform over all masks of k positions.
-
-    Args:
-        num_masked: k, at most m.
-
-    Returns:
-        ``num_rounds`` times ceil(m / k) masks.
+    A round is a random order of the positions cut into ceil(m / k) masks; the last one is filled up from the
+    beginning, so that each mask by itself is uniform over all masks of k positions.
     """
     num_masks = -(-len(maskable_m) // num_masked)
     rounds = [np.resize(rng.permutation(maskable_m), (num_masks, num_masked)) for _ in range(num_rounds)]
@@ -159,9 +141,6 @@ def covering_masks(
     return MaskedItem(columns_Mk, kinds_k, np.full_like(columns_Mk, mask_index))
 
 
-def _stack(items: Sequence[MaskedItem]) -> MaskedItem:
-    return MaskedItem(
-        np.concatenate([item.columns for item in items]),
-        items[0].kinds,
-        np.concatenate([item.replacements for item in items]),
-    )
+def _stack(items: Sequence[Any]) -> MaskedItem:
+    columns, kinds, replacements = zip(*items, strict=True)
+    return MaskedItem(np.concatenate(columns), kinds[0], np.concatenate(replacements))

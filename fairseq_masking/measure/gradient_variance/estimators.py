@@ -17,30 +17,20 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from fairseq_masking.measure.gradient_variance import laws
+from fairseq_masking.measure.gradient_variance import laws, statistics
 from fairseq_masking.measure.gradient_variance.draws import FixedSequence, covering_masks
-from fairseq_masking.measure.gradient_variance.gradients import inner_products, stack_gradients
-from fairseq_masking.measure.gradient_variance.measurement import Measurement
-from fairseq_masking.measure.gradient_variance.statistics import (
-    LawMoments,
-    Resampled,
-    law_variances,
-    mean_over_pairs,
-    resampling_weights,
-    weighted_mean,
-)
+from fairseq_masking.measure.gradient_variance.gradients import Measurement, inner_products, stack_gradients
+from fairseq_masking.measure.gradient_variance.statistics import Floats, LawMoments, Resampled
 
 __all__ = [
     "UNIFORM", "EstimatorVariance", "Key", "LawDraws", "SequenceEstimators", "estimate_variances", "measure_laws",
     "measured_laws",
 ]  # fmt: skip
 
-Floats = npt.NDArray[np.float64]
-Law = npt.NDArray[np.float64]  # log p [T]
+Law = Floats  # log p [T]
 Key = tuple[str, str]  # law and weight
 
 UNIFORM: Key = ("uniform", "none")  # ordinary masked language modelling
@@ -62,7 +52,7 @@ class EstimatorVariance(NamedTuple):
     @property
     def is_unbiased(self) -> bool:
         """Whether E[w g] is gbar for certain."""
-        return not bool(np.isnan(self.by_uniform[0]))
+        return not np.isnan(self.by_uniform[0])
 
     @property
     def mask_variance(self) -> Resampled:
@@ -101,7 +91,6 @@ def measure_laws(
 
     Args:
         others: by name log p ``[T]`` of the laws to hold against the uniform one.
-        num_masked: k.
         num_draws: D, at least 3.
         clip: eps of the weight ``clipped``.
         num_kept: mean gradients that the caller keeps, counted against the memory.
@@ -117,19 +106,20 @@ def measure_laws(
     rng = np.random.default_rng((sequence.config.seed, sequence.index))
     for stream, (name, log_p_T) in enumerate({"uniform": uniform_T, **others}.items()):
         drawn = sequence.draw_masks(log_p_T, num_masked, num_masks=num_draws, stream=stream)
-        gradients = measurement.gradients(sequence.tokens_T, drawn.masks)
-        rows_DP = stack_gradients(gradients, range(num_draws))
+        rows_DP = stack_gradients(measurement.gradients(sequence.tokens_T, drawn.masks), range(num_draws))
         weights_D = laws.mask_weights(log_p_T, drawn.columns_Mk, clip)
         if name == "uniform":
             weights_D = {"none": weights_D["none"]}  # all are 1
             uniform_DP, uniform_columns_Dk = rows_DP, drawn.columns_Mk
-        of_uniform_D = _weights_of_uniform(log_p_T, uniform_columns_Dk, rng)
-        found[name] = LawDraws(
-            weights_D,
-            inner_products(rows_DP, rows_DP),
-            inner_products(rows_DP, uniform_DP),
-            weights_D if name == "uniform" else of_uniform_D,
-        )
+        # Weights of the uniform law's masks; the ordered one is the mean over uniformly random orders of each.
+        orders = rng.permuted(np.tile(uniform_columns_Dk, (_NUM_ORDERS, 1)), axis=1)
+        ordered = laws.finite_weights(laws.ordered_log_weights(log_p_T, orders)).reshape(_NUM_ORDERS, -1).mean(0)
+        of_uniform_D = {
+            "set": laws.finite_weights(laws.set_log_weights(log_p_T, uniform_columns_Dk)),
+            "ordered": ordered,
+        }
+        inner_DD, cross_DD = inner_products(rows_DP, rows_DP), inner_products(rows_DP, uniform_DP)
+        found[name] = LawDraws(weights_D, inner_DD, cross_DD, weights_D if name == "uniform" else of_uniform_D)
         for weight, values_D in weights_D.items():
             means_P[name, weight] = torch.from_numpy(values_D / num_draws).to(rows_DP) @ rows_DP
     return SequenceEstimators(estimate_variances(found, num_replicates=num_replicates, rng=rng), means_P)
@@ -140,9 +130,7 @@ def measured_laws(
 ) -> dict[str, Law]:
     """Return log p of the laws other than the uniform one: proposal, if there is one, and oracles.
 
-    Args:
-        oracle_rounds: times that each position's loss is measured.
-        gradient_rounds: times that each position's gradient norm is measured; 0: no gradient oracle.
+    Rounds are how often each position's loss and gradient norm are measured; 0: no gradient oracle.
     """
     model: Any = measurement.model
     tokens_T, columns_n = sequence.tokens_T, sequence.columns_m
@@ -163,50 +151,37 @@ def measured_laws(
     return found
 
 
-def _weights_of_uniform(
-    log_p_T: Law, columns_Dk: npt.NDArray[np.int64], rng: np.random.Generator
-) -> dict[str, npt.NDArray[np.float64]]:
-    """Weights of given masks; the ordered one is the mean over uniformly random orders of each."""
-    num_draws = len(columns_Dk)
-    orders = rng.permuted(np.tile(columns_Dk, (_NUM_ORDERS, 1)), axis=1)
-    weights = laws.finite_weights(laws.ordered_log_weights(log_p_T, orders))
-    ordered_D = weights.reshape(_NUM_ORDERS, num_draws).mean(0)
-    return {"set": laws.finite_weights(laws.set_log_weights(log_p_T, columns_Dk)), "ordered": ordered_D}
-
-
 def estimate_variances(
     draws: Mapping[str, LawDraws], *, num_replicates: int, rng: np.random.Generator
 ) -> dict[Key, EstimatorVariance]:
     """Estimate each law with each weight; the draws of each law are resampled by themselves."""
     uniform = draws["uniform"]
     squares_D = np.diag(uniform.inner_DD)
-    uniform_counts = resampling_weights(len(squares_D), num_replicates, rng)
-    gbar_norm = mean_over_pairs(uniform.inner_DD, uniform_counts)
+    uniform_counts = statistics.resampling_weights(len(squares_D), num_replicates, rng)
+    gbar_norm = statistics.mean_over_pairs(uniform.inner_DD, uniform_counts)
     norms_D = np.sqrt(squares_D)
-    smallest = mean_over_pairs(np.outer(norms_D, norms_D), uniform_counts) - gbar_norm
+    smallest = statistics.mean_over_pairs(np.outer(norms_D, norms_D), uniform_counts) - gbar_norm
     found = {}
     for name, law in draws.items():
         is_uniform = law is uniform
-        counts = uniform_counts if is_uniform else resampling_weights(len(law.inner_DD), num_replicates, rng)
+        counts = (
+            uniform_counts if is_uniform else statistics.resampling_weights(len(law.inner_DD), num_replicates, rng)
+        )
         for weight, weights_D in law.weights_D.items():
             moments = LawMoments.from_gram(law.inner_DD * np.outer(weights_D, weights_D), 1)
-            variances = law_variances(moments, counts)
+            direct, _, _, mean_norm = statistics.law_variances(moments, counts)
             cross = gbar_norm
             if not is_uniform:
                 weighted_DD = weights_D[:, None] * law.cross_DD
                 cross = ((counts @ weighted_DD) * uniform_counts).sum(1) / weighted_DD.size
-            by_uniform, square_weight = np.full_like(gbar_norm, np.nan), weighted_mean(weights_D**2, counts)
-            if weight in law.weights_of_uniform_D:
-                of_uniform_D = law.weights_of_uniform_D[weight]
-                by_uniform = weighted_mean(of_uniform_D * squares_D, uniform_counts) - gbar_norm
-                square_weight = weighted_mean(of_uniform_D, uniform_counts)
+            by_uniform, square_weight = np.full_like(gbar_norm, np.nan), statistics.weighted_mean(weights_D**2, counts)
+            if (of_uniform_D := law.weights_of_uniform_D.get(weight)) is not None:
+                by_uniform = statistics.weighted_mean(of_uniform_D * squares_D, uniform_counts) - gbar_norm
+                square_weight = statistics.weighted_mean(of_uniform_D, uniform_counts)
             found[name, weight] = EstimatorVariance(
-                direct=variances.mask_variance,
-                by_uniform=by_uniform,
-                mean_norm=variances.mean_norm,
-                cross=cross,
-                bias=variances.mean_norm + gbar_norm - 2 * cross,
-                mean_weight=weighted_mean(weights_D, counts),
+                *(direct, by_uniform, mean_norm, cross),
+                bias=mean_norm + gbar_norm - 2 * cross,
+                mean_weight=statistics.weighted_mean(weights_D, counts),
                 mean_square_weight=square_weight,
                 smallest=smallest,
             )

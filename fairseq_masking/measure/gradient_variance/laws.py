@@ -19,8 +19,8 @@ Masks are taken in rounds that cover every position (``covering_masks``), so all
 Shapes: T tokens of a sequence, n maskable, k masked positions, M masks, N = M * k, Q nodes of a quadrature.
 """
 
+import math
 from collections.abc import Sequence
-from math import lgamma
 
 import numpy as np
 import numpy.typing as npt
@@ -28,7 +28,8 @@ import torch
 from torch import Tensor, nn
 
 from fairseq_masking.masking import MaskedItem
-from fairseq_masking.measure.gradient_variance.gradients import mask_batch
+from fairseq_masking.measure.gradient_variance.draws import Tokens
+from fairseq_masking.measure.gradient_variance.gradients import mask_losses
 from fairseq_masking.methods.map_net.ragged import RaggedRows
 from fairseq_masking.methods.map_net.sampling import clip_log_weight, log_weight_exact, log_weight_paper
 
@@ -48,7 +49,6 @@ _LEAST = 1e-6  # of the mean: smallest share of a position, so that no mask is i
 _ROWS = 64  # of a batch
 
 Floats = npt.NDArray[np.float64]
-Tokens = npt.NDArray[np.int64]
 
 
 def law_proportional_to(values_T: Floats, maskable_T: npt.NDArray[np.bool_]) -> Floats:
@@ -63,8 +63,8 @@ def law_proportional_to(values_T: Floats, maskable_T: npt.NDArray[np.bool_]) -> 
 @torch.no_grad()
 def losses_of_positions(model: nn.Module, tokens_T: Tokens, masks: MaskedItem) -> Floats:
     """Return the mean cross-entropy ``[T]`` (nats) of each position over the masks with it, NaN without."""
-    starts = range(0, len(masks.columns), _ROWS)
-    losses = [_losses(model, tokens_T, masks, start, _ROWS).double().cpu().numpy() for start in starts]
+    batches = [slice(start, start + _ROWS) for start in range(0, len(masks.columns), _ROWS)]
+    losses = [mask_losses(model, tokens_T, masks, rows).double().cpu().numpy() for rows in batches]
     return _mean_by_column(masks.columns, np.concatenate(losses), len(tokens_T))
 
 
@@ -74,22 +74,15 @@ def gradient_norms_of_positions(
     """Return the root mean square ``[T]`` of each position's gradient norm, NaN where no mask contains it."""
     squares_Mk = np.empty(masks.columns.shape)
     for mask in range(len(squares_Mk)):
-        losses_k = _losses(model, tokens_T, masks, mask, 1)
-        for place, loss in enumerate(losses_k):
-            keep = place + 1 < len(losses_k)
-            gradients = torch.autograd.grad(loss, parameters, allow_unused=True, retain_graph=keep)
+        for place, loss in enumerate(mask_losses(model, tokens_T, masks, slice(mask, mask + 1))):
+            gradients = torch.autograd.grad(loss, parameters, allow_unused=True, retain_graph=True)
             norms = [torch.linalg.vector_norm(g, dtype=torch.float64) for g in gradients if g is not None]
             squares_Mk[mask, place] = float(torch.stack(norms).square().sum())
     return np.sqrt(_mean_by_column(masks.columns, squares_Mk, len(tokens_T)))
 
 
 def mask_weights(log_p_T: Floats, columns_Mk: npt.NDArray[np.int64], clip: float) -> dict[str, Floats]:
-    """Return the weight ``[M]`` of each mask for each of ``WEIGHTINGS``.
-
-    Args:
-        columns_Mk: in the order of the draws.
-        clip: eps of ``clipped``.
-    """
+    """Return the weight ``[M]`` of each mask, in the order of its draws, for each of ``WEIGHTINGS``."""
     return {
         "set": finite_weights(set_log_weights(log_p_T, columns_Mk)),
         "ordered": finite_weights(ordered_log_weights(log_p_T, columns_Mk)),
@@ -139,8 +132,7 @@ def set_log_weights(log_p_T: Floats, columns_Mk: npt.NDArray[np.int64]) -> Float
     log_MQ = _log_integrand(nodes_MQ, drawn_Mk, rest_M)
     step_M = (high_M - low_M) / (_NUM_NODES - 1)
     log_probability_M = np.logaddexp.reduce(log_MQ, axis=1) + np.log(step_M)
-    log_choices = lgamma(num_maskable + 1) - lgamma(num_masked + 1) - lgamma(num_maskable - num_masked + 1)
-    return -log_choices - log_probability_M
+    return -math.log(math.comb(num_maskable, num_masked)) - log_probability_M
 
 
 def _log_integrand(s_MQ: Floats, drawn_Mk: Floats, rest_M: Floats) -> Floats:
@@ -159,14 +151,6 @@ def _flat(log_p_T: Floats, columns_Mk: npt.NDArray[np.int64]) -> tuple[Tensor, T
     drawn_N = torch.from_numpy((np.arange(num_masks)[:, None] * len(log_p_T) + columns_Mk).ravel())
     layout = RaggedRows.of(torch.full((num_masks,), num_masked), num_values=num_masks * num_masked, width=num_masked)
     return log_p_MT, drawn_N, layout
-
-
-def _losses(model: nn.Module, tokens_T: Tokens, masks: MaskedItem, first: int, count: int) -> Tensor:
-    """Cross-entropies ``[count * k]`` of some of the masks, dropout off."""
-    device = next(model.parameters()).device
-    batch = mask_batch(tokens_T, masks, device, slice(first, first + count))
-    losses_N: Tensor = model.eval()(**batch).losses_N
-    return losses_N
 
 
 def _mean_by_column(columns_Mk: npt.NDArray[np.int64], values: Floats, length: int) -> Floats:

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from fairseq_masking.figures.tables import format_table
+from fairseq_masking.measure.gradient_variance.gradients import inner_products
 
 __all__ = [
     "Interval", "LawMoments", "LawVariances", "Quantity", "Resampled", "Row", "average", "inner_products_of",
@@ -49,12 +50,12 @@ Quantity = tuple[str, str, Resampled | Interval]  # name, equation, values
 def resampling_weights(size: int, num_replicates: int, rng: np.random.Generator) -> Floats:
     """Return float64 ``[1 + R, size]``: a row of ones, then how often a resample takes each of the draws."""
     resamples = rng.multinomial(size, np.full(size, 1.0 / size), size=num_replicates)
-    return np.concatenate((np.ones((1, size)), resamples.astype(np.float64)))
+    return np.concatenate((np.ones((1, size)), resamples))
 
 
-def weighted_mean(values: Floats, weights: Floats) -> Resampled:
+def weighted_mean(values: npt.ArrayLike, weights: Floats) -> Resampled:
     """Return the mean of ``values [D]`` under each row of ``weights [1 + R, D]``."""
-    return weights @ values / weights.sum(1)
+    return weights @ np.asarray(values) / weights.sum(1)
 
 
 def mean_over_pairs(values: Floats, weights: Floats) -> Resampled:
@@ -78,10 +79,7 @@ def interval(resampled: Resampled) -> Interval:
 
 
 def average(parts: Sequence[Any]) -> Any:
-    """Average named tuples of resampled quantities over sequences.
-
-    Draws of different sequences are independent, so are their replicates.
-    """
+    """Average named tuples of resampled quantities over sequences, whose draws are independent."""
     if isinstance(parts[0], np.ndarray):
         return np.mean(parts, axis=0)
     return type(parts[0])(*(average(same) for same in zip(*parts, strict=True)))
@@ -93,17 +91,16 @@ class LawMoments(NamedTuple):
     squares_D: Floats  # mean over k of ||g(m_k)||**2
     products_D: Floats  # mean over k != l of g(m_k)^T g(m_l), the pairs inside a draw
     inner_DD: Floats  # inner products of the K-mask gradients (Eq. 6) of two draws
-    num_masks: int  # K
 
     @classmethod
     def from_gram(cls, inner_MM: Floats, num_masks: int) -> "LawMoments":
         """Reduce the inner products of M = D * K gradients, those of a draw next to each other."""
-        num_draws = inner_MM.shape[0] // num_masks
+        num_draws = len(inner_MM) // num_masks
         inner_DKDK = inner_MM.reshape(num_draws, num_masks, num_draws, num_masks)
         within_DKK = inner_DKDK[np.arange(num_draws), :, np.arange(num_draws), :]
         squares_D = within_DKK.trace(axis1=1, axis2=2)
         products_D = (within_DKK.sum((1, 2)) - squares_D) / max(1, num_masks * (num_masks - 1))
-        return cls(squares_D / num_masks, products_D, inner_DKDK.mean((1, 3)), num_masks)
+        return cls(squares_D / num_masks, products_D, inner_DKDK.mean((1, 3)))
 
 
 class LawVariances(NamedTuple):
@@ -120,22 +117,17 @@ class LawVariances(NamedTuple):
 def law_variances(moments: LawMoments, weights: Floats) -> LawVariances:
     """Estimate a law's variances from its draws, under each row of ``weights [1 + R, D]``."""
     mean_norm = mean_over_pairs(moments.inner_DD, weights)
-    return LawVariances(
-        mask_variance=weighted_mean(moments.squares_D, weights) - mean_norm,
-        mask_covariance=weighted_mean(moments.products_D, weights) - mean_norm,
-        variance=weighted_mean(np.diag(moments.inner_DD), weights) - mean_norm,
-        mean_norm=mean_norm,
-    )
+    means = (moments.squares_D, moments.products_D, np.diag(moments.inner_DD))
+    return LawVariances._make([*(weighted_mean(values_D, weights) - mean_norm for values_D in means), mean_norm])
 
 
-def sentence_variance(mean_norms_S: Floats, inner_SS: Floats, weights: Floats) -> Resampled:
-    """Estimate Var_x(gbar) without bias.
+def sentence_variance(mean_norms_S: npt.ArrayLike, inner_SS: Floats, weights: Floats) -> Resampled:
+    """Estimate Var_x(gbar) without bias, under each row of ``weights [1 + R, S]``.
 
     Args:
         mean_norms_S: unbiased estimates of ||gbar||**2 of each sequence (``LawVariances.mean_norm``): the
             squared norm of an estimated gbar would add its own mask variance.
         inner_SS: inner products of the sequences' estimated gbar; only those of different ones are read.
-        weights: ``[1 + R, S]``.
     """
     return weighted_mean(mean_norms_S, weights) - mean_over_pairs(inner_SS, weights)
 
@@ -143,7 +135,7 @@ def sentence_variance(mean_norms_S: Floats, inner_SS: Floats, weights: Floats) -
 def inner_products_of(means_P: Sequence[Tensor]) -> Floats:
     """Return float64 ``[S, S]``, for ``sentence_variance``, of S vectors ``[P]``."""
     means_SP = torch.stack(list(means_P))
-    return (means_SP @ means_SP.t()).double().cpu().numpy()
+    return inner_products(means_SP, means_SP)
 
 
 def rows_of(of: Row, quantities: Sequence[Quantity]) -> list[Row]:

@@ -22,8 +22,7 @@ from rich.text import Text
 
 from fairseq_masking.figures.tables import format_table
 from fairseq_masking.files import whole_file
-from fairseq_masking.measure.show.shown_masks import ShownBlock, ShownToken
-from fairseq_masking.measure.show.shown_replacements import HEADER, ReplacedBlock, ReplacedToken, table_rows
+from fairseq_masking.measure.show.shown import HEADER, ReplacedBlock, ReplacedToken, ShownBlock, ShownToken, table_rows
 
 __all__ = [
     "DOUBTS", "TIMES_UNIFORM", "colour_of", "legend", "mask_lines", "present", "render_page", "replacement_lines",
@@ -39,34 +38,25 @@ _LEGENDS = {"masks": (TIMES_UNIFORM, "times uniform"), "replacements": (DOUBTS, 
 _OCTAVES = 3.0
 # From white to orange; black text on the darkest has a contrast of 7.8 (WCAG AAA asks for 7). A terminal of
 # 256 colours has one of its own for each of TIMES_UNIFORM.
-_STOPS = ((255, 255, 255), (255, 243, 214), (255, 214, 140), (255, 174, 60), (246, 138, 0))
-
+_STOPS = np.array([(255, 255, 255), (255, 243, 214), (255, 214, 140), (255, 174, 60), (246, 138, 0)])
 
 Placed = tuple[Text, str]  # a token or a word, and what stands under it: both of the same width
 
 
 def scale(relative: float) -> float:
     """Return 0 for a position masked at most 1/8 as often as under the uniform law, 1 for 8 times or more."""
-    if relative <= 0.0:
-        return 0.0
-    return min(1.0, max(0.0, (math.log2(relative) + _OCTAVES) / (2 * _OCTAVES)))
+    octaves = math.log2(max(relative, 2**-_OCTAVES))
+    return min(1.0, (octaves + _OCTAVES) / (2 * _OCTAVES))
 
 
 def colour_of(relative: float) -> str:
     """Return the background as #rrggbb."""
     place = scale(relative) * (len(_STOPS) - 1)
-    return "#" + "".join(
-        f"{round(np.interp(place, range(len(_STOPS)), channel)):02x}" for channel in zip(*_STOPS, strict=True)
-    )
+    return "#" + "".join(f"{round(np.interp(place, range(len(_STOPS)), channel)):02x}" for channel in _STOPS.T)
 
 
 def terminal(color: str = "auto", width: int | None = None) -> Console:
-    """Return standard output, without colours unless it is a terminal and NO_COLOR is not set.
-
-    Args:
-        color: ``always`` or ``never`` whatever it is, or ``auto``: https://no-color.org.
-        width: columns, or the terminal's.
-    """
+    """Return standard output, for ``auto`` without colours unless it is a terminal and NO_COLOR is not set."""
     plain = color == "never" or (color == "auto" and os.environ.get("NO_COLOR"))
     return Console(
         color_system=None if plain else "256" if color == "always" else "auto",
@@ -92,10 +82,18 @@ def mask_lines(blocks: Iterable[ShownBlock], *, width: int, numbers: bool = True
 
     Drawn positions stand in brackets; the line below has the numbers, % of the uniform probability.
     """
+
+    def place(token: ShownToken) -> Placed:
+        text, drawn = _printable(token.text), token.draw is not None
+        if token.relative is None:
+            return Text(text), ""
+        shown = Text.assemble((f"[{text}]" if drawn else text, _background(token.relative, marked=drawn)))
+        return shown, f"{100 * token.relative:.0f}" if numbers else ""
+
     for number, block in enumerate(blocks):
         if number:
             yield Text()
-        yield from _wrapped(block.tokens, lambda token: _masked_token(token, numbers), width)
+        yield from _wrapped(block.tokens, place, width)
 
 
 def replacement_lines(blocks: Sequence[ReplacedBlock], sources: Sequence[str], *, width: int) -> Iterator[Text]:
@@ -103,29 +101,23 @@ def replacement_lines(blocks: Sequence[ReplacedBlock], sources: Sequence[str], *
 
     Masked, it is the tokens in its place that have the discriminator's colours: it sees them.
     """
+
+    def doubted(text: str, doubt: float) -> Text:
+        return Text.assemble((_printable(text), _background(8 * doubt)))
+
+    def place(token: ReplacedToken) -> Placed:
+        if not token.replacements:
+            return doubted(token.text, token.doubt), ""
+        put = [doubted(one.put.text, one.doubt) for _, one in token.fillings(sources)]
+        return Text.assemble("[", _printable(token.text), "](", Text("/").join(put), ")"), ""
+
     for number, block in enumerate(blocks):
         if number:
             yield Text()
-        yield from _wrapped(block.tokens, lambda token: _replaced_token(token, sources), width)
+        yield from _wrapped(block.tokens, place, width)
         if block.masked:
             rows = [[_printable(cell) for cell in row] for row in table_rows(block, sources)]
             yield from map(Text, ["", *format_table(HEADER, rows).splitlines()])
-
-
-def _masked_token(token: ShownToken, numbers: bool) -> Placed:
-    text, drawn = _printable(token.text), token.draw is not None
-    if token.relative is None:
-        return Text(text), ""
-    shown = Text.assemble((f"[{text}]" if drawn else text, _background(token.relative, marked=drawn)))
-    return shown, f"{100 * token.relative:.0f}" if numbers else ""
-
-
-def _replaced_token(token: ReplacedToken, sources: Sequence[str]) -> Placed:
-    if not token.replacements:
-        return Text.assemble((_printable(token.text), _background(8 * token.doubt))), ""
-    found = [one for _, one in token.fillings(sources)]
-    put = [Text.assemble((_printable(one.put.text), _background(8 * one.doubt))) for one in found]
-    return Text.assemble("[", _printable(token.text), "](", Text("/").join(put), ")"), ""
 
 
 def _background(relative: float, *, marked: bool = False) -> Style:
@@ -164,54 +156,32 @@ def _lines_of_words(tokens: Iterable[Any]) -> Iterator[list[list[Any]]]:
 
 def _wrapped(tokens: Iterable[Any], place: Callable[[Any], Placed], width: int) -> Iterator[Text]:
     for line in _lines_of_words(tokens):
-        row: list[Placed] = []
-        used = 0
+        rows: list[list[Placed]] = [[]]
         for word in (_joined(JOINT, map(place, word)) for word in line):
-            if row and used + word[0].cell_len > width:
-                yield from _row(row)
-                row, used = [], 0
-            row.append(word)
-            used += word[0].cell_len + 1
-        yield from _row(row)
-
-
-def _row(words: Iterable[Placed]) -> Iterator[Text]:
-    text, below = _joined(" ", words)
-    for line in (text, Text(below)):
-        line.rstrip()
-        if line:
-            yield line
+            if rows[-1] and sum(text.cell_len + 1 for text, _ in [*rows[-1], word]) > width + 1:
+                rows.append([])
+            rows[-1].append(word)
+        for text, below in (_joined(" ", row) for row in rows):
+            for shown in (text, Text(below)):
+                shown.rstrip()
+                if shown:
+                    yield shown
 
 
 def render_page(template: str, **values: Any) -> str:
-    """Return a self-contained page of ``templates/``; all values are escaped.
-
-    Args:
-        template: ``masks`` or ``replacements``.
-        values: what it names in its first lines, and what base.html does.
-    """
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=StrictUndefined,
-    )
-    environment.filters |= {
-        "colour": colour_of,
-        "lines": _lines_of_words,
-        "rows": table_rows,
-        "groups": _masks_of_blocks,
-    }
+    """Return a self-contained page of ``templates/``; all values, which it names in its first lines, are escaped."""
+    loader = FileSystemLoader(Path(__file__).parent / "templates")
+    strict = {"autoescape": True, "trim_blocks": True, "lstrip_blocks": True, "undefined": StrictUndefined}
+    environment = Environment(loader=loader, **strict)
+    environment.filters |= {"colour": colour_of, "lines": _lines_of_words, "rows": table_rows, "groups": _groups}
     return environment.get_template(f"{template}.html").render(values, legend=_LEGENDS[template][0], header=HEADER)
 
 
-def _masks_of_blocks(blocks: Iterable[ShownBlock]) -> list[list[ShownBlock]]:
-    """Those of one block of text together."""
+def _groups(blocks: Iterable[ShownBlock]) -> list[list[ShownBlock]]:
+    """The masks of one block of text together."""
     groups: list[list[ShownBlock]] = []
     for block in blocks:
-        if block.split == 0:
-            groups.append([])
+        groups += [[]] if block.split == 0 else []
         groups[-1].append(block)
     return groups
 
@@ -224,14 +194,7 @@ def present(
     said: Sequence[str],
     **page: Any,
 ) -> None:
-    """Print text and legend, or write ``--out``, the page, whole or not at all; print what is said of them.
-
-    Args:
-        args: of ``cli.options.add_shown``.
-        words: of the legend.
-        lines: the terminal's width -> the text.
-        page: the template's values.
-    """
+    """Print the lines for the terminal's width and a legend, or write ``--out``, the page; print what is said."""
     console = terminal(args.color, args.width)
     if args.out is None:
         for line in lines(console.width):

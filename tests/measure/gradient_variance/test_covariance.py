@@ -15,7 +15,7 @@ from fairseq_masking.measure.gradient_variance.distances import (
     monotonicity,
     pair_covariances,
 )
-from fairseq_masking.measure.gradient_variance.measurement import Measurement
+from fairseq_masking.measure.gradient_variance.gradients import Measurement
 
 
 def exact_covariances(problem: Problem, distances: list[int]) -> list[float]:

@@ -58,13 +58,8 @@ def test_the_sentence_variance_is_unbiased() -> None:
 
 
 def test_terms_at_equal_rows() -> None:
-    batches = batch_variances(
-        np.array([8.0, 12.0, 10.0]),
-        np.array([1.0, 2.0, 1.5]),
-        np.array([2.0, 2.0, 2.0]),
-        np.full((3, 3), 0.5),
-        resampling_weights(3, 10, np.random.default_rng(0)),
-        num_masks=4,
-    )
-    found = {name: (batch.mask_term[0], batch.sentence_term[0]) for name, batch in batches.items()}
+    weights = resampling_weights(3, 10, np.random.default_rng(0))
+    sentences = sentence_variance([2.0, 2.0, 2.0], np.full((3, 3), 0.5), weights)
+    batches = batch_variances([8.0, 12.0, 10.0], [1.0, 2.0, 1.5], sentences, weights, num_masks=4)
+    found = {name: (mask_term[0], sentence_term[0]) for name, (mask_term, sentence_term) in batches.items()}
     assert found == {"one_mask": (10.0, 1.5), "independent": (10.0, 6.0), "disjoint": (6.0, 6.0)}

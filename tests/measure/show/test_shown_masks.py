@@ -12,9 +12,9 @@ from rich.color import Color, ColorSystem
 from rich.console import Console
 
 from fairseq_masking.measure.sequences import cut_blocks
-from fairseq_masking.measure.show import shown_masks
+from fairseq_masking.measure.show import shown
 from fairseq_masking.measure.show.render import TIMES_UNIFORM, colour_of, legend, mask_lines, render_page, scale
-from fairseq_masking.measure.show.shown_masks import ShownBlock, ShownToken, show_masks
+from fairseq_masking.measure.show.shown import ShownBlock, ShownToken, show_masks
 
 SYMBOLS = ["<s>", "<pad>", "</s>", "<unk>", "▁the", "▁cat", "s", "▁sat", "ting", "▁", "<mask>"]
 BOS, PAD, EOS, UNK, MASK = 0, 1, 2, 3, 10
@@ -274,7 +274,7 @@ def test_colours_grow_darker_and_stay_readable():
 
 def test_rounds_of_the_loss_cover_every_position(hub, special, monkeypatch):
     seen = []
-    plain = shown_masks.covering_masks
-    monkeypatch.setattr(shown_masks, "covering_masks", lambda *args, **rest: seen.append(rest) or plain(*args, **rest))
+    plain = shown.covering_masks
+    monkeypatch.setattr(shown, "covering_masks", lambda *args, **rest: seen.append(rest) or plain(*args, **rest))
     list(show_masks(hub, cut_blocks(hub, ["the cats sat"], 9), special, law="oracle", mask_prob=0.5))
     assert seen[0]["num_rounds"] == 4

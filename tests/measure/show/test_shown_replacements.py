@@ -13,13 +13,13 @@ from small_batches import MASK_INDEX, NUM_SYMBOLS, dictionary
 
 from fairseq_masking.measure.amos import generate, predict, source_names
 from fairseq_masking.measure.show.render import DOUBTS, legend, render_page, replacement_lines
-from fairseq_masking.measure.show.shown_replacements import (
+from fairseq_masking.measure.show.shown import (
     Choice,
     ReplacedBlock,
     ReplacedToken,
     Replacement,
+    replacements_summary,
     show_replacements,
-    summary_line,
     table_rows,
 )
 
@@ -205,7 +205,7 @@ def test_summary_counts_replaced_and_detected():
         ReplacedToken("a", True, replacements=(replacement("a", 0.9, original=True), replacement("b", 0.6))),
         ReplacedToken("a", True, replacements=(replacement("c", 0.4), replacement("b", 0.5))),
     ]
-    assert summary_line([ReplacedBlock(tokens)], SOURCES) == (
+    assert replacements_summary([ReplacedBlock(tokens)], SOURCES) == (
         "2 tokens masked in 1 block; layer 1: 1 replaced, 0 of them detected; mixture: 2 replaced, 1 of them detected"
     )
     assert table_rows(ReplacedBlock(tokens), SOURCES)[0][4] == "a 50.0% = original"

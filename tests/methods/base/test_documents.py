@@ -12,8 +12,7 @@ from omegaconf import OmegaConf
 from small_batches import MASK_INDEX, PAD_INDEX, pretraining_task
 
 from fairseq_masking.data import batch_input, collate, load_tokens
-from fairseq_masking.data.blocks import BlockDataset
-from fairseq_masking.data.documents import document_bounds, document_numbers
+from fairseq_masking.data.blocks import BlockDataset, document_bounds, document_numbers
 from fairseq_masking.data.masked_dataset import MaskedDataset
 from fairseq_masking.masking import MaskedItem, Masker, MaskingConfig, MaskingVocabulary
 from fairseq_masking.methods.amos.model import AmosModel
