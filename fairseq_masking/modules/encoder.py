@@ -9,25 +9,17 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from fairseq_masking.errors import UserError
-from fairseq_masking.modules.config import POSITION_ENCODINGS, EncoderConfig
-from fairseq_masking.modules.layer import ACTIVATIONS, TransformerLayer, get_activation
+from fairseq_masking.modules.attention import rotation_of
+from fairseq_masking.modules.config import EncoderConfig
+from fairseq_masking.modules.layer import TransformerLayer
 from fairseq_masking.modules.reach import Reach, Reaches, places_within, reach_of, visible_keys, window_mask
 from fairseq_masking.modules.relative_position import RelativePositionBias
-from fairseq_masking.modules.rotary import rotation_of
 from fairseq_masking.ops import dropout
 
 __all__ = [
-    "ACTIVATIONS",
-    "EncoderConfig",
-    "EmbeddedStack",
-    "LayerStack",
-    "POSITION_ENCODINGS",
-    "TransformerEncoder",
-    "TransformerLayer",
-    "check_length",
-    "get_activation",
+    "EmbeddedStack", "EncoderConfig", "LayerStack", "TransformerEncoder", "TransformerLayer", "check_length",
     "init_bert_weights",
-]
+]  # fmt: skip
 
 
 class LayerStack(nn.Module):

@@ -3,22 +3,16 @@
 Shapes: B batch, T length, D width.
 """
 
-from collections.abc import Callable
 from functools import partial
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fairseq_masking.errors import UserError
 from fairseq_masking.modules.attention import SelfAttention
-from fairseq_masking.modules.config import EncoderConfig
-from fairseq_masking.modules.feed_forward import FEED_FORWARDS, activate
+from fairseq_masking.modules.config import ACTIVATIONS, FEED_FORWARDS, EncoderConfig
 from fairseq_masking.modules.reach import Reach
 from fairseq_masking.ops import dropout
 
-__all__ = ["ACTIVATIONS", "TransformerLayer", "get_activation"]
-
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "relu": F.relu, "tanh": F.tanh}
+__all__ = ["TransformerLayer"]
 
 
 class TransformerLayer(nn.Module):
@@ -35,7 +29,7 @@ class TransformerLayer(nn.Module):
         self.normalize_before = config.normalize_before
         self.dropout = config.dropout
         self.activation_dropout = config.activation_dropout
-        self.activation = get_activation(config.activation)
+        self.activation = ACTIVATIONS[config.activation]
         self.self_attn = SelfAttention(
             config.embed_dim, config.num_heads, dropout=config.attention_dropout, bias=not config.no_attention_bias
         )
@@ -62,17 +56,11 @@ class TransformerLayer(nn.Module):
         return dropout(self.self_attn(hidden_BTD, *reach), self.dropout, self.training)
 
     def _feed_forward(self, hidden_BTD: Tensor) -> Tensor:
-        inner = activate(self.feed_forward, self.activation, self.fc1(hidden_BTD))
+        inner = self.fc1(hidden_BTD)
+        if self.feed_forward == "glu":  # GeGLU where the activation is GELU: Shazeer 2020 (2002.05202), Eq. 6
+            value, gate = inner.chunk(2, dim=-1)
+            inner = self.activation(value) * gate
+        else:
+            inner = self.activation(inner)
         inner = dropout(inner, self.activation_dropout, self.training)
         return dropout(self.fc2(inner), self.dropout, self.training)
-
-
-def get_activation(name: str) -> Callable[[Tensor], Tensor]:
-    """Return the activation called ``name``.
-
-    Raises:
-        UserError: ``name`` is not one of ``ACTIVATIONS``.
-    """
-    if name not in ACTIVATIONS:
-        raise UserError(f"unknown activation {name!r}: choose one of {', '.join(ACTIVATIONS)}")
-    return ACTIVATIONS[name]

@@ -7,12 +7,14 @@ import functools
 import importlib
 import logging
 import os
+from types import ModuleType
 
 import torch
+from torch import Tensor
 
 from fairseq_masking.errors import UserError
 
-__all__ = ["IMPLEMENTATIONS", "choose_impl"]
+__all__ = ["IMPLEMENTATIONS", "choose_impl", "plan"]
 
 IMPLEMENTATIONS = ("auto", "torch", "triton")
 
@@ -49,6 +51,18 @@ def choose_impl(operation: str, impl: str, device: torch.device, dtype: torch.dt
     if obstacle:
         raise UserError(f"implementation triton of {operation}: {obstacle}; choose --ops-impl auto or torch")
     return "triton"
+
+
+def plan(package: str, hidden: Tensor, chunk_elements: int | None, impl: str) -> tuple[ModuleType, int]:
+    """Return an operation's module with the row-wise part, and how many logits may be in flight.
+
+    Args:
+        package: of the operation, with the modules ``torch_rows`` and ``triton_rows``.
+    """
+    chosen = choose_impl(package.rpartition(".")[2], impl, hidden.device, hidden.dtype)
+    # late, since TRITON_INTERPRET counts when kernels are defined, and Triton may not be installed
+    rows = importlib.import_module(f"{package}.{chosen}_rows")
+    return rows, chunk_elements or rows.default_chunk_elements(hidden)
 
 
 def _obstacle(device: torch.device, dtype: torch.dtype) -> str | None:

@@ -96,14 +96,7 @@ class Generator(nn.Module):
         self.stacks = nn.ModuleList(
             GeneratorStack(config, own, stop_gradient=stop_gradient) for own in self.depths_of_stacks
         )
-        self.lm_head = MaskedLMHead(
-            config.embed_dim,
-            config.vocab_size,
-            activation=config.activation,
-            impl=impl,
-            layer_norm_eps=config.layer_norm_eps,
-            **config.head_options,
-        )
+        self.lm_head = MaskedLMHead(config, impl=impl)
 
     def forward(
         self,

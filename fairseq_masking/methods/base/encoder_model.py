@@ -5,7 +5,7 @@ Shapes: B batch, T length, D width, C classes.
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import fields, replace
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -187,7 +187,7 @@ class EncoderModel(BaseFairseqModel):
             activation=str(self.cfg.pooler_activation_fn),
             dropout=self.cfg.pooler_dropout,
             pooling=str(self.cfg.pooling),
-            norm=replace(config, embed_dim=inner_dim).build_norm() if self.cfg.pooler_norm else None,
+            norm=config.build_norm(width=inner_dim) if self.cfg.pooler_norm else None,
             bias=not config.no_head_bias,
         )
 

@@ -16,10 +16,8 @@ from omegaconf import DictConfig, open_dict
 
 from fairseq_masking.compat.options import option
 from fairseq_masking.modules.compilation import COMPILATIONS, COMPILE_MODES
-from fairseq_masking.modules.encoder import ACTIVATIONS, POSITION_ENCODINGS, EncoderConfig
-from fairseq_masking.modules.feed_forward import FEED_FORWARDS
+from fairseq_masking.modules.config import ACTIVATIONS, FEED_FORWARDS, NORMS, POSITION_ENCODINGS, EncoderConfig
 from fairseq_masking.modules.heads import POOLINGS
-from fairseq_masking.modules.normalization import NORMS
 from fairseq_masking.modules.relative_position import BUCKETINGS
 from fairseq_masking.ops.dispatch import IMPLEMENTATIONS
 

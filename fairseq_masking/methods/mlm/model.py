@@ -33,14 +33,7 @@ class MLMModel(EncoderModel):
 
     def build_pretraining(self, cfg: EncoderModelConfig) -> None:
         """Create the prediction head."""
-        self.lm_head = MaskedLMHead(
-            cfg.encoder_embed_dim,
-            self.encoder.config.vocab_size,
-            activation=str(cfg.activation_fn),
-            layer_norm_eps=cfg.layer_norm_eps,
-            **self.encoder.config.head_options,
-            impl=str(cfg.ops_impl),
-        )
+        self.lm_head = MaskedLMHead(self.encoder.config, impl=str(cfg.ops_impl))
 
     def pretrain(
         self,

@@ -141,9 +141,9 @@ class TwoSidedLMHead(MaskedLMHead):
     Source: 2211.04898, Section 2.2; spec/three_ml.md, "Prediction layer".
     """
 
-    def __init__(self, embed_dim: int, vocab_size: int, *, input_dim: int, **options: Any) -> None:
-        super().__init__(embed_dim, vocab_size, input_dim=input_dim, **options)
-        self.encoder_dense = nn.Linear(embed_dim, embed_dim, bias=self.dense.bias is not None)
+    def __init__(self, config: EncoderConfig, **options: Any) -> None:
+        super().__init__(config, **options)
+        self.encoder_dense = nn.Linear(config.embed_dim, config.embed_dim, bias=not config.no_head_bias)
         self.encoder_dense.apply(init_bert_weights)
 
     def project_sides(self, decoded_MW: Tensor, encoded_ND: Tensor) -> Tensor:

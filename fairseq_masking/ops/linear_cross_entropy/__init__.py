@@ -1,8 +1,7 @@
 """Cross-entropy over a (tied) embedding that never holds more than a chunk of the logits.
 
-Three layers: ``reference`` defines the operation; ``chunks`` computes it chunk by chunk, with the
-row-wise part in PyTorch (``torch_rows``) or Triton (``triton_rows``); ``autograd`` joins that to autograd and
-torch.compile. This file is what callers see.
+``reference`` defines the operation; ``chunks`` computes it chunk by chunk and joins it to autograd and
+torch.compile, with the row-wise part in PyTorch (``torch_rows``) or Triton (``triton_rows``).
 
 Shapes: N rows, D width, V vocabulary.
 """
@@ -13,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fairseq_masking.ops.linear_cross_entropy.autograd import LinearCrossEntropy, forward_operator
+from fairseq_masking.ops.linear_cross_entropy.chunks import LinearCrossEntropy, forward_operator
 
 __all__ = ["LinearCrossEntropyOutput", "linear_cross_entropy", "reference"]
 

@@ -1,8 +1,7 @@
 """Sample tokens from a mixture of hidden states by straight-through Gumbel-softmax, and embed them.
 
-Three layers: ``reference`` defines the operation; ``chunks`` computes it chunk by chunk, with the row-wise
-part in PyTorch (``torch_rows``) or Triton (``triton_rows``); ``autograd`` joins that to autograd and
-torch.compile. This file is what callers see.
+``reference`` defines the operation; ``chunks`` computes it chunk by chunk and joins it to autograd and
+torch.compile, with the row-wise part in PyTorch (``torch_rows``) or Triton (``triton_rows``).
 
 Shapes: K hidden states (of generators of K depths), N masked tokens, D width, V vocabulary.
 """
@@ -14,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fairseq_masking.errors import UserError
-from fairseq_masking.methods.amos.gumbel_mixture.autograd import sample
+from fairseq_masking.methods.amos.gumbel_mixture.chunks import forward
 
 __all__ = ["GumbelMixtureOutput", "gumbel_mixture", "reference"]
 
@@ -81,19 +80,8 @@ def gumbel_mixture(
         raise UserError(f"temperature {temperature} of gumbel_mixture must be above 0, such as 0.3")
     if not isinstance(seed, Tensor):
         seed = torch.full((), seed, dtype=torch.int64, device=hidden_KND.device)
-    embedded, tokens, *_ = sample(
-        hidden_KND,
-        weights_NK,
-        embedding_VD,
-        bias_V,
-        seed,
-        noise_NV,
-        temperature,
-        scale,
-        hidden_scale,
-        chunk_elements,
-        impl,
-    )
+    inputs = hidden_KND, weights_NK, embedding_VD, bias_V, seed, noise_NV
+    embedded, tokens, *_ = forward(*inputs, temperature, scale, hidden_scale, chunk_elements, impl)
     return GumbelMixtureOutput(tokens, embedded)
 
 
