@@ -135,35 +135,17 @@ class AmosModel(EncoderModel):
         """Layers of the generator that predict, ascending."""
         return self.generator.depths
 
-    def pretrain(
-        self,
-        src_tokens: Tensor,
-        *,
-        positions: Tensor,
-        replacements: Tensor,
-        shape: dict[str, Any],
-        documents: Tensor | None = None,
-        noise_NV: Tensor | None = None,
-        **_: Any,
-    ) -> AmosOutput:
+    def pretrain(self, src_tokens: Tensor, *, noise_NV: Tensor | None = None, **batch: Any) -> AmosOutput:
         """Generate, then discriminate.
 
         Args:
             noise_NV: Gumbel noise to sample with, in place of what the batch's ``noise_seed`` gives.
         """
-        device, seed = src_tokens.device, shape["noise_seed"]
-        return AmosOutput(
-            *self.predict(
-                src_tokens,
-                positions,
-                replacements,
-                src_tokens.eq(self.pad_index) if shape["has_padding"] else None,
-                self.mixture.given(seed, self.encoder.embed_tokens.weight),
-                torch.full((), seed ^ _SAMPLING_STREAM, dtype=torch.int64, device=device),
-                noise_NV,
-                documents,
-            )
-        )
+        masks, padding = (batch["positions"], batch["replacements"]), self.padding_of(src_tokens, batch)
+        noise_seed = batch["shape"]["noise_seed"]
+        given_K = self.mixture.given(noise_seed, self.encoder.embed_tokens.weight)
+        seed = torch.full((), noise_seed ^ _SAMPLING_STREAM, dtype=torch.int64, device=src_tokens.device)
+        return AmosOutput(*self.predict(src_tokens, *masks, padding, given_K, seed, noise_NV, batch.get("documents")))
 
     def predict(
         self,
@@ -187,10 +169,7 @@ class AmosModel(EncoderModel):
 
         weights_NK = self.mixture(generated.features_KND, given_K)
         sampled_N, embedded_ND = gumbel_mixture(
-            generated.hidden_KND,
-            weights_NK,
-            embedding_VD,
-            lm_head.bias,
+            *(generated.hidden_KND, weights_NK, embedding_VD, lm_head.bias),
             temperature=self.gumbel_temperature,
             scale=self.adversarial_scale,
             hidden_scale=self.adversarial_mlm_scale,
@@ -201,9 +180,8 @@ class AmosModel(EncoderModel):
 
         clean = self.encoder.embed_tokens(src_tokens)
         replaced = clean.flatten(0, 1).index_copy(0, positions, embedded_ND.to(clean.dtype)).view_as(clean)
-        hidden = self.encoder(
-            src_tokens, token_embeddings_BTD=replaced, padding_BT=padding_BT, documents_BT=documents_BT
-        )[-1]
+        where = {"padding_BT": padding_BT, "documents_BT": documents_BT}
+        hidden = self.encoder(src_tokens, token_embeddings_BTD=replaced, **where)[-1]
         logits = self.detection_head(hidden).squeeze(-1)
         logits = logits if logits.dtype == torch.float64 else logits.float()
         original = corrupt_tokens(src_tokens, positions, sampled_N) == src_tokens
@@ -224,7 +202,6 @@ class AmosModel(EncoderModel):
         return self.generator.stacks[-1](self.encoder.embed_tokens(tokens_BT), padding)
 
     def token_logits(self, src_tokens: Tensor, positions: Tensor | None = None) -> Tensor:
-        """Return the logits ``[B, T, V]`` of a text with <mask>s in it, or ``[N, V]``, by the deepest generator."""
         states = self.token_states(src_tokens)[-1]
         states = states if positions is None else gather_positions(states, positions)
         return self.generator.lm_head(states, self.encoder.embed_tokens.weight)
@@ -235,9 +212,6 @@ def generator_depths(cfg: AmosConfig) -> list[int]:
 
     ``generator_layers`` is never empty: ``--arch``, Hydra's node and every checkpoint hold a row of
     ``GENERATOR_LAYERS`` where nobody chose. Beside separate generators such a row therefore means nothing.
-
-    Raises:
-        UserError: other depths are given beside the separate generators.
     """
     layers, separate = list(cfg.generator_layers), cfg.separate_generators
     if separate is None:

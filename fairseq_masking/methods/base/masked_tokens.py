@@ -19,8 +19,9 @@ from torch import Tensor
 from fairseq_masking.masking import Kind
 from fairseq_masking.ops import gather_positions
 
-__all__ = ["MaskedTokenOutput", "log_mean_of", "masked_token_logs", "on_host", "reduce_masked_token_logs"]
+__all__ = ["Loss", "MaskedTokenOutput", "log_mean_of", "masked_token_logs", "on_host", "reduce_masked_token_logs"]
 
+Loss = tuple[Tensor, int, dict[str, Any]]  # a batch's summed loss, what it is divided by, the sums to log
 KINDS = [kind.name.lower() for kind in Kind]
 MEASURE = "measure_"  # before the names of what a model measures itself
 

@@ -14,7 +14,7 @@ from fairseq.logging import metrics
 from torch import Tensor, nn
 
 from fairseq_masking.errors import UserError
-from fairseq_masking.methods.base.masked_tokens import masked_token_logs, reduce_masked_token_logs
+from fairseq_masking.methods.base.masked_tokens import Loss, masked_token_logs, reduce_masked_token_logs
 from fairseq_masking.methods.mlm.criterion import MLMCriterion, MLMCriterionConfig
 from fairseq_masking.ops import rows_of_positions
 
@@ -64,12 +64,9 @@ class FullyExploredMLMCriterion(MLMCriterion):
                 f" {num_splits}: the paper takes 4; for a single mask use criterion mlm"
             )
 
-    def forward(
-        self, model: nn.Module, sample: dict[str, Any], reduce: bool = True
-    ) -> tuple[Tensor, int, dict[str, Any]]:
-        """Return the summed loss (nats), the number of masked tokens and the sums to log."""
-        output = model(**sample["net_input"])
+    def forward(self, model: nn.Module, sample: dict[str, Any], reduce: bool = True) -> Loss:
         batch = sample["net_input"]
+        output = model(**batch)
         num_splits = batch["shape"]["num_splits"]
         with torch.no_grad():
             statistics = (

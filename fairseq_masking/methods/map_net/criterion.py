@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from fairseq_masking.compat.options import option
 from fairseq_masking.errors import UserError
-from fairseq_masking.methods.base.masked_tokens import log_mean_of, masked_token_logs, reduce_masked_token_logs
+from fairseq_masking.methods.base.masked_tokens import Loss, log_mean_of, masked_token_logs, reduce_masked_token_logs
 from fairseq_masking.methods.map_net.model import MapNetOutput
 from fairseq_masking.methods.map_net.ragged import RaggedRows, rank_correlation
 from fairseq_masking.methods.map_net.sampling import clip_log_weight, log_weight_exact, log_weight_paper
@@ -65,19 +65,14 @@ def importance_weights(output: MapNetOutput, layout: RaggedRows, *, clip: float,
 
 
 def encoder_loss(losses_N: Tensor, weights_B: Tensor, layout: RaggedRows) -> Tensor:
-    """Return L_enc: sum over sentences of r_clip * sum of masked cross-entropies.
-
-    Source: 2008.05333, Eq. 5 with the clipped ratio.
-    """
+    """Return L_enc: sum over sentences of r_clip * sum of masked cross-entropies (2008.05333, Eq. 5, clipped)."""
     return (layout.spread(weights_B.detach()) * losses_N).sum()
 
 
 def proposal_loss(output: MapNetOutput, layout: RaggedRows) -> Tensor:
-    """Return L_MAP: sum over learning sentences of sum_k -log p_prop(pos_k) * (l_k - mean_k l).
+    """Return L_MAP: sum over learning sentences of sum_k -log p_prop(pos_k) * (l_k - mean_k l) (2008.05333, Eq. 10).
 
     The gradient of the score at pos_k is -(l_k - mean l), and 0 at every other position.
-
-    Source: 2008.05333, Eq. 10.
     """
     if output.log_proposal_BT is None:
         return output.losses_N.new_zeros(())
@@ -107,10 +102,8 @@ class MapNetCriterion(MLMCriterion):
             raise UserError(f"--proposal-loss-weight {cfg.proposal_loss_weight}: a finite number, such as 1")
         self.cfg = cfg
 
-    def forward(
-        self, model: nn.Module, sample: dict[str, Any], reduce: bool = True
-    ) -> tuple[Tensor, int, dict[str, Any]]:
-        """Return the summed loss, the number of masked tokens and the sums to log (losses in nats)."""
+    def forward(self, model: nn.Module, sample: dict[str, Any], reduce: bool = True) -> Loss:
+        """Losses are in nats."""
         net_input = sample["net_input"]
         output: MapNetOutput = model(**net_input)
         num_tokens = output.losses_N.numel()

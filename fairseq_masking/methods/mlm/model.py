@@ -35,19 +35,10 @@ class MLMModel(EncoderModel):
         """Create the prediction head."""
         self.lm_head = MaskedLMHead(self.encoder.config, impl=str(cfg.ops_impl))
 
-    def pretrain(
-        self,
-        src_tokens: Tensor,
-        *,
-        positions: Tensor,
-        replacements: Tensor,
-        shape: dict[str, Any],
-        documents: Tensor | None = None,
-        **_: Any,
-    ) -> MaskedTokenOutput:
+    def pretrain(self, src_tokens: Tensor, **batch: Any) -> MaskedTokenOutput:
         """Predict the tokens at ``positions`` from the corrupted text."""
-        padding = src_tokens.eq(self.pad_index) if shape["has_padding"] else None
-        return MaskedTokenOutput(*self.predict(src_tokens, positions, replacements, padding, documents))
+        masks, padding = (batch["positions"], batch["replacements"]), self.padding_of(src_tokens, batch)
+        return MaskedTokenOutput(*self.predict(src_tokens, *masks, padding, batch.get("documents")))
 
     def predict(
         self,
@@ -65,7 +56,6 @@ class MLMModel(EncoderModel):
         return self.lm_head.losses(features, self.encoder.embed_tokens.weight, targets)
 
     def token_logits(self, src_tokens: Tensor, positions: Tensor | None = None) -> Tensor:
-        """Return the vocabulary's logits ``[B, T, V]`` for a text with <mask>s in it, or ``[N, V]``."""
         states = self.token_states(src_tokens)[-1]
         states = states if positions is None else gather_positions(states, positions)
         return self.lm_head(states, self.encoder.embed_tokens.weight)

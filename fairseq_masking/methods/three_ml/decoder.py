@@ -81,16 +81,11 @@ class SelfDecoder(_Decoder):
         padding_BT: Tensor | None = None,
         documents_BT: Tensor | None = None,
     ) -> list[Tensor]:
-        """Decode.
+        """Return states ``[B, T, W]`` of its input and of every layer; those at padding mean nothing.
 
         Args:
             states_BSD: the encoder's output.
             visible: which tokens they are.
-            padding_BT: bool, True at padding; None where the batch has none.
-            documents_BT: int64, as ``TransformerEncoder``'s.
-
-        Returns:
-            States ``[B, T, W]`` of its input and of every layer; those at padding mean nothing.
         """
         filled_BTW = visible.put_back(self.project_states(states_BSD), self.mask_embedding)
         places_BT = places_within(documents_BT)
@@ -104,17 +99,7 @@ class CrossDecoder(_Decoder):
     layer_class = CrossDecoderLayer
 
     def forward(self, states_BSD: Tensor, visible: Selection, masked: Selection) -> list[Tensor]:
-        """Decode.
-
-        Args:
-            states_BSD: the encoder's output.
-            visible: which tokens they are.
-            masked: the [MASK]s.
-
-        Returns:
-            States ``[B, M, W]`` of its input and of every layer; those at empty places of ``masked`` mean
-            nothing.
-        """
+        """Return states ``[B, M, W]`` of its input and of every layer; those at empty places mean nothing."""
         embedded_BMW = self.enter(self.mask_embedding.expand(*masked.places_BS.shape, -1), masked.places_BS)
         attention_bias = memory_bias = None
         if masked.documents_BS is not None and visible.documents_BS is not None:
@@ -136,9 +121,7 @@ class CrossDecoder(_Decoder):
 class TwoSidedLMHead(MaskedLMHead):
     """The prediction layer after a ``CrossDecoder``: a dense layer for each side, all that follows is shared.
 
-    ``dense`` is the decoder's.
-
-    Source: 2211.04898, Section 2.2; spec/three_ml.md, "Prediction layer".
+    ``dense`` is the decoder's. Source: 2211.04898, Section 2.2; spec/three_ml.md, "Prediction layer".
     """
 
     def __init__(self, config: EncoderConfig, **options: Any) -> None:

@@ -93,7 +93,7 @@ class ThreeMLModel(EncoderModel):
         """Predict the tokens at ``positions``; those that are [MASK] the encoder does not see."""
         check_length(src_tokens.shape[1], self.max_positions(), "model")
         positions, shape = batch["positions"], batch["shape"]
-        padding = src_tokens.eq(self.pad_index) if shape["has_padding"] else None
+        padding = self.padding_of(src_tokens, batch)
         arrangement = self._arrange(src_tokens, padding, batch)
         losses, predictions = self.predict(
             src_tokens, positions, batch["replacements"], arrangement, padding, batch.get("documents")
@@ -176,7 +176,6 @@ class ThreeMLModel(EncoderModel):
         }
 
     def token_logits(self, src_tokens: Tensor, positions: Tensor | None = None) -> Tensor:
-        """Return the logits ``[B, T, V]`` of a text with <mask>s in it, or ``[N, V]``, by the decoder."""
         check_length(src_tokens.shape[1], self.max_positions(), "model")
         hidden, padding = src_tokens == self.mask_index, src_tokens == self.pad_index
         asked = torch.arange(src_tokens.numel(), device=src_tokens.device) if positions is None else positions
@@ -187,11 +186,7 @@ class ThreeMLModel(EncoderModel):
 
 
 def normalization(cfg: ThreeMLConfig) -> bool:
-    """Pre-LN or post-LN: what the options say, else what Section 3.3 found best.
-
-    Raises:
-        UserError: post-LN with cross-attention, which does not train.
-    """
+    """Pre-LN or post-LN: what the options say, else what Section 3.3 found best."""
     crossing = str(cfg.decoder_attention) == "cross"
     if cfg.force_post_ln:
         if crossing:
