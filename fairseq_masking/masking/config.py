@@ -81,9 +81,8 @@ class MaskingConfig:
         if round(self.num_disjoint * self.mask_prob, 9) > 1.0:
             raise UserError(
                 f"--mask-splits {self.num_splits} times --mask-prob {self.mask_prob} is"
-                f" {self.num_splits * self.mask_prob:.4g}, but disjoint masks can cover a sequence only once:"
-                f" use at most --mask-splits {int(1.0 / self.mask_prob + 1e-9)}"
-                f" or --mask-prob {1.0 / self.num_splits:.4g}"
+                f" {self.num_splits * self.mask_prob:.4g}, but disjoint masks can cover a sequence only once: use at"
+                f" most --mask-splits {int(1.0 / self.mask_prob + 1e-9)} or --mask-prob {1.0 / self.num_splits:.4g}"
             )
         if not 0 <= self.seed < 2**63:
             raise UserError(f"--seed {self.seed}: must be 0 or more and below 2**63")

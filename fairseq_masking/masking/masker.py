@@ -72,8 +72,7 @@ class Masker:
             weights_V: positive: tokens are masked in proportion to them, a unit to the mean of its tokens'.
 
         Returns:
-            The masks, or None where fewer tokens can be masked than disjoint splits need: the item is to be
-            skipped.
+            The masks, or None where fewer tokens can be masked than disjoint splits need: the item is to be skipped.
         """
         config = self.config
         maskable_m = np.flatnonzero(self._maskable[tokens_T[1:-1]]) + 1

@@ -11,8 +11,7 @@ is in each split with probability exactly tau / m, however long its unit; the sh
 the same joint law. A unit is cut at a run's ends only. For subwords each mask is uniform over all masks of
 tau positions (Lemma 2); for words and spans only the marginals are uniform.
 
-Shapes: T tokens of an item, m maskable tokens, U units, W words,
-K splits, k = tau positions of a split.
+Shapes: T tokens of an item, m maskable tokens, U units, W words, K splits, k = tau positions of a split.
 """
 
 import numpy as np

@@ -24,14 +24,7 @@ _CHOICES = {
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderKind:
-    """What tells encoders of today from BERT's, whose kind is the default; names are those of the options.
-
-    Attributes:
-        rope_theta: of rotary positions in layers that attend globally; ``rope_local_theta`` in the others.
-        attention_window: of layers that attend locally, half of it to each side; 0: there are none.
-        global_attention_every: of so many layers the first attends globally.
-        skip_first_norm: the first layer's attention reads what the embedding's norm returned as it is.
-    """
+    """What tells encoders of today from BERT's, whose kind is the default; names and meanings are the options'."""
 
     position_encoding: str = "learned"
     rope_theta: float = 10_000.0

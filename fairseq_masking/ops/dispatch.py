@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fairseq_masking.errors import UserError
 
-__all__ = ["IMPLEMENTATIONS", "choose_impl", "plan"]
+__all__ = ["IMPLEMENTATIONS", "choose_impl", "plan", "triton_obstacle"]
 
 IMPLEMENTATIONS = ("auto", "torch", "triton")
 
@@ -33,17 +33,13 @@ def choose_impl(operation: str, impl: str, device: torch.device, dtype: torch.dt
 
     Args:
         operation: its name, for the log and the error.
-        impl: one of ``IMPLEMENTATIONS``.
         dtype: of the tensors; the kernels compute in fp32, so fp64 is PyTorch's.
-
-    Raises:
-        UserError: ``impl`` is unknown, or is ``triton`` where Triton cannot run.
     """
     if impl not in IMPLEMENTATIONS:
         raise UserError(f"unknown implementation {impl!r}: choose {', '.join(IMPLEMENTATIONS)}")
     if impl == "torch":
         return "torch"
-    obstacle = _obstacle(device, dtype)
+    obstacle = triton_obstacle(device, dtype)
     if impl == "auto":
         chosen = "torch" if obstacle or device.type != "cuda" else "triton"
         _log_choice(operation, chosen, device.type, obstacle)
@@ -65,7 +61,7 @@ def plan(package: str, hidden: Tensor, chunk_elements: int | None, impl: str) ->
     return rows, chunk_elements or rows.default_chunk_elements(hidden)
 
 
-def _obstacle(device: torch.device, dtype: torch.dtype) -> str | None:
+def triton_obstacle(device: torch.device, dtype: torch.dtype = torch.float32) -> str | None:
     """Return what keeps Triton from running there, or None."""
     if dtype == torch.float64:
         return "its kernels compute in float32, the tensors are float64"
@@ -93,6 +89,5 @@ def _triton_is_installed() -> bool:
 
 @functools.cache
 def _log_choice(operation: str, chosen: str, device_type: str, obstacle: str | None) -> None:
-    """Log a choice; what was said once is not said again."""
     reason = f" ({obstacle})" if obstacle and device_type == "cuda" else ""
     logger.info("%s runs in %s on %s%s", operation, chosen, device_type, reason)

@@ -169,7 +169,10 @@ class AmosModel(EncoderModel):
 
         weights_NK = self.mixture(generated.features_KND, given_K)
         sampled_N, embedded_ND = gumbel_mixture(
-            *(generated.hidden_KND, weights_NK, embedding_VD, lm_head.bias),
+            generated.hidden_KND,
+            weights_NK,
+            embedding_VD,
+            lm_head.bias,
             temperature=self.gumbel_temperature,
             scale=self.adversarial_scale,
             hidden_scale=self.adversarial_mlm_scale,

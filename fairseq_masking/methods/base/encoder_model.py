@@ -181,7 +181,9 @@ class EncoderModel(BaseFairseqModel):
         width, config = self.cfg.encoder_embed_dim, self.encoder.config
         inner_dim = inner_dim or width
         self.classification_heads[name] = ClassificationHead(
-            *(width, inner_dim, num_classes),
+            width,
+            inner_dim,
+            num_classes,
             activation=str(self.cfg.pooler_activation_fn),
             dropout=self.cfg.pooler_dropout,
             pooling=str(self.cfg.pooling),

@@ -27,17 +27,11 @@ MEASURE = "measure_"  # before the names of what a model measures itself
 
 
 class MaskedTokenOutput(NamedTuple):
-    """What criterions on masked tokens need.
+    """What criterions on masked tokens need."""
 
-    Attributes:
-        losses_N: cross-entropy in nats, fp32.
-        predictions_N: int64 arg max.
-        measures: by name, what else the model wants logged of this batch: means over its rows, known on the
-            host. The same names in every batch.
-    """
-
-    losses_N: Tensor
-    predictions_N: Tensor
+    losses_N: Tensor  # cross-entropy in nats, fp32
+    predictions_N: Tensor  # int64 arg max
+    # by name, the same in every batch: what else is to be logged, means over its rows, known on the host
     measures: Mapping[str, float] = MappingProxyType({})
 
 

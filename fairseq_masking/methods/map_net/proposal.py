@@ -16,9 +16,8 @@ __all__ = ["ProposalNetwork"]
 class ProposalNetwork(LayerStack):
     """A narrower Transformer on the encoder's token embeddings, ending in one score a position.
 
-    It has no token embedding: the encoder's is passed in, and gets gradients from both. Positions and
-    LayerNorms are its own; relative positions it has none. The last projection has no bias, which would
-    cancel in the softmax.
+    It has no token embedding: the encoder's is passed in, and gets gradients from both. Positions and LayerNorms are
+    its own; relative positions it has none. The last projection has no bias, which would cancel in the softmax.
 
     Args:
         config: its layers and width W.

@@ -25,7 +25,7 @@ from fairseq_masking.methods.map_net.ragged import RaggedRows
 
 __all__ = [
     "EXPLORE_UNITS", "Exploration", "ProposedMasks", "clip_log_weight", "draw_replacements", "gumbel_top_k",
-    "log_weight_exact", "log_weight_paper", "permutation_within_rows", "propose_masks",
+    "log_bounds", "log_weight_exact", "log_weight_paper", "permutation_within_rows", "propose_masks",
 ]  # fmt: skip
 
 EXPLORE_UNITS = ("sentence", "batch")
@@ -161,10 +161,14 @@ def log_weight_exact(log_proposal_BT: Tensor, drawn_N: Tensor, layout: RaggedRow
     return log_ratio_BK.masked_fill(~layout.filled_BK, 0.0).sum(1)
 
 
+def log_bounds(clip: float) -> tuple[float, float]:
+    """Return the logarithms of 1 - clip and 1 + clip; a ``clip`` of 1 or more has no lower bound."""
+    return math.log1p(-clip) if clip < 1.0 else -math.inf, math.log1p(clip)
+
+
 def clip_log_weight(log_weight_B: Tensor, clip: float) -> Tensor:
-    """Return CLIP(r, 1 - clip, 1 + clip); a ``clip`` of 1 or more has no lower bound, 0 gives 1."""
-    lowest = math.log1p(-clip) if clip < 1.0 else -math.inf
-    return log_weight_B.clamp(lowest, math.log1p(clip)).exp()
+    """Return CLIP(r, 1 - clip, 1 + clip); 0 gives 1."""
+    return log_weight_B.clamp(*log_bounds(clip)).exp()
 
 
 def _num_maskable(log_proposal_BT: Tensor) -> Tensor:

@@ -3,8 +3,7 @@
 Source: 2211.04898, Appendix D, with its misprints put right as spec/three_ml.md says: ``phi_out = 2nd^2``; in
 Eq. 4 ``n_en = (1 - 0.8r)n``, ``n_de = 0.8rn`` and ``2bu`` multiplies every term. Like the paper this counts
 matrix products only, and backward as much as forward; a ratio does not depend on the latter.
-Letters: n tokens of a sequence, n_en that the encoder reads, n_de [MASK]s, d_en and d_de widths, r masking
-rate.
+Letters: n tokens of a sequence, n_en that the encoder reads, n_de [MASK]s, d_en and d_de widths, r masking rate.
 """
 
 from dataclasses import dataclass

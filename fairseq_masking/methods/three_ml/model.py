@@ -20,7 +20,7 @@ from fairseq_masking.masking import Kind
 from fairseq_masking.methods.base.encoder_model import EncoderModel
 from fairseq_masking.methods.base.masked_tokens import MaskedTokenOutput
 from fairseq_masking.methods.base.options import EncoderModelConfig, register_architectures
-from fairseq_masking.methods.three_ml.arrangement import Arrangement, Selection, arrange
+from fairseq_masking.methods.three_ml.arrangement import Arrangement, arrange
 from fairseq_masking.methods.three_ml.decoder import CrossDecoder, SelfDecoder, TwoSidedLMHead
 from fairseq_masking.methods.three_ml.flops import (
     BASELINE_RATE,
@@ -122,12 +122,6 @@ class ThreeMLModel(EncoderModel):
         targets = gather_positions(src_tokens, positions)
         return self.lm_head.projected_losses(projected_ND, self.encoder.embed_tokens.weight, targets)
 
-    def encode_visible(self, corrupted_BT: Tensor, visible: Selection) -> Tensor:
-        """Return the encoder's states ``[B, S, D]`` of the visible tokens, each at its original place."""
-        tokens_BS = visible.take(corrupted_BT, fill=self.pad_index)
-        where = {"positions_BT": visible.places_BS, "padding_BT": visible.empty_BS}
-        return self.encoder(tokens_BS, **where, documents_BT=visible.documents_BS)[-1]
-
     def mask_states(self, src_tokens: Tensor, **batch: Any) -> list[Tensor]:
         """Return the states ``[M, W]`` of the batch's [MASK]s: the decoder's, as the encoder has none."""
         corrupted = corrupt_tokens(src_tokens, batch["positions"], batch["replacements"])
@@ -141,9 +135,11 @@ class ThreeMLModel(EncoderModel):
     def _decode(
         self, corrupted_BT: Tensor, arrangement: Arrangement, padding_BT: Tensor | None, documents_BT: Tensor | None
     ) -> tuple[Tensor, list[Tensor]]:
-        """Return the encoder's states ``[B, S, D]``, and the decoder's."""
+        """Return the encoder's states ``[B, S, D]``, each token at its original place, and the decoder's."""
         visible, masked = arrangement.visible, arrangement.masked
-        encoded_BSD = self.encode_visible(corrupted_BT, visible)
+        where = {"positions_BT": visible.places_BS, "padding_BT": visible.empty_BS}
+        tokens_BS = visible.take(corrupted_BT, fill=self.pad_index)
+        encoded_BSD = self.encoder(tokens_BS, **where, documents_BT=visible.documents_BS)[-1]
         others = (padding_BT, documents_BT) if masked is None else (masked,)
         return encoded_BSD, self.decoder(encoded_BSD, visible, *others)
 

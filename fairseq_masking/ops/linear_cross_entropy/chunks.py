@@ -15,10 +15,9 @@ loop over chunks nor unrolls it into something that holds all chunks at once. A 
 operator writes over, so there the gradients of kept logits take memory of their own.
 
 That is why eager mode has a way of its own. Forward and backward with V = 32,768, D = 256, fp32, one CPU
-core, both in turns, median and quartiles: at N = 1,024 it takes 1.19 s (1.17, 1.21), the operators 1.35 s
-(1.32, 1.44); at N = 512 0.59 s (0.54, 0.62) and 68 MiB beside the inputs, they 0.65 s (0.61, 0.73) and 131
-MiB. Where backward computes the chunks again (N = 2,048) the two are equal: 3.50 s (3.28, 3.89) and 3.33 s
-(3.13, 3.67).
+core, both in turns, median and quartiles: at N = 1,024 it takes 1.19 s (1.17, 1.21), the operators 1.35 s (1.32,
+1.44); at N = 512 0.59 s (0.54, 0.62) and 68 MiB beside the inputs, they 0.65 s (0.61, 0.73) and 131 MiB. Where
+backward computes the chunks again (N = 2,048) the two are equal: 3.50 s (3.28, 3.89) and 3.33 s (3.13, 3.67).
 
 Shapes: N rows, D width, V vocabulary.
 """

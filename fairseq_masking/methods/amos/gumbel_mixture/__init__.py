@@ -53,8 +53,7 @@ def gumbel_mixture(
     node of the graph.
 
     Args:
-        hidden_KND: floating point; logits are computed in its dtype, noise and softmax in fp32 (fp64 for
-            fp64).
+        hidden_KND: floating point; logits are computed in its dtype, noise and softmax in fp32 (fp64 for fp64).
         weights_NK: of the mixture, used as they are; their softmax is the caller's.
         embedding_VD: E, the tied embedding.
         temperature: of the soft sample, above 0.
@@ -70,9 +69,6 @@ def gumbel_mixture(
     Returns:
         ``tokens`` and ``embedded`` in the embedding's dtype. Equal to ``reference``, gradients
         included; they cannot be differentiated again.
-
-    Raises:
-        UserError: ``impl`` cannot run here, or the temperature is not positive.
 
     Source: AMOS, 2204.03243, Eq. 3 and Section 3.2; Jang et al. 2017, 1611.01144 (straight-through).
     """
@@ -96,11 +92,7 @@ def reference(
     scale: float,
     hidden_scale: float,
 ) -> tuple[Tensor, Tensor]:
-    """The definition: short, slow, materialises everything, checkable in fp64.
-
-    Returns:
-        ``tokens_N`` int64 and ``embedded_ND``, with the gradients that ``gumbel_mixture`` describes.
-    """
+    """The definition: short, slow, materialises everything, checkable in fp64."""
     mixed = torch.einsum("nk,knd->nd", weights_NK.to(hidden_KND.dtype), _scale_gradient(hidden_KND, hidden_scale))
     logits = F.linear(mixed, embedding_VD.detach(), None if bias_V is None else bias_V.detach())
     logits = logits if logits.dtype == torch.float64 else logits.float()

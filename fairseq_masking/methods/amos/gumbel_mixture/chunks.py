@@ -1,10 +1,9 @@
 """The Gumbel mixture chunk by chunk, joined to autograd: two custom operators, each one node of a compiled graph.
 
-Matrix products are computed here, the row-wise part in PyTorch or Triton. Forward computes the logits of some
-rows, reduces them to three numbers a row and goes on in the same memory. Backward computes them again, and their
-noise, beside ``E G``, the gradient of the sample; the gradient of the logits takes the place of the latter. That
-is four products of 2NVD FLOPs in two chunks of memory; the naive form takes five, two of them with a matrix of
-zeros and ones.
+Matrix products are computed here, the row-wise part in PyTorch or Triton. Forward computes the logits of some rows,
+reduces them to three numbers a row and goes on in the same memory. Backward computes them again, and their noise,
+beside ``E G``, the gradient of the sample; the gradient of the logits takes the place of the latter. That is four
+products of 2NVD FLOPs in two chunks of memory; the naive form takes five, two of them with a matrix of zeros and ones.
 
 The embedding's own gradient, that of its sampled rows, is a plain operation of PyTorch.
 
