@@ -176,8 +176,8 @@ class MapNetModel(MLMModel):
         proposed_B = coins_B >= explore
         layout = RaggedRows.of(num_masked, num_values=len(kinds), width=shape["max_masked"])
         drawn = propose_masks(log_proposal_BT, layout, generator)
-        targets_N, ids = gather_positions(src_tokens, drawn.positions_N), (self.mask_index, self.allowed_R)
-        replacements_N = draw_replacements(targets_N, kinds, *ids, generator)
+        targets_N = gather_positions(src_tokens, drawn.positions_N)
+        replacements_N = draw_replacements(targets_N, kinds, self.mask_index, self.allowed_R, generator)
         proposed_N = layout.spread(proposed_B)
         return _Masks(
             torch.where(proposed_N, drawn.positions_N, uniform.positions_N),

@@ -37,8 +37,9 @@ class MLMModel(EncoderModel):
 
     def pretrain(self, src_tokens: Tensor, **batch: Any) -> MaskedTokenOutput:
         """Predict the tokens at ``positions`` from the corrupted text."""
-        masks, padding = (batch["positions"], batch["replacements"]), self.padding_of(src_tokens, batch)
-        return MaskedTokenOutput(*self.predict(src_tokens, *masks, padding, batch.get("documents")))
+        padding, documents = self.padding_of(src_tokens, batch), batch.get("documents")
+        predicted = self.predict(src_tokens, batch["positions"], batch["replacements"], padding, documents)
+        return MaskedTokenOutput(*predicted)
 
     def predict(
         self,

@@ -36,9 +36,9 @@ def linear_cross_entropy(
 ) -> LinearCrossEntropyOutput:
     """Cross-entropy of ``softmax(h W^T + b)`` against the targets, row by row, with the arg max.
 
-    Several heads over one weight are leading dimensions: hidden ``[K, N, D]`` with targets ``[N]`` gives losses ``[K,
-    N]``. The gradients are exact for any upstream gradient. Where one chunk holds all rows it is kept for backward,
-    otherwise backward computes the logits again. Under torch.compile the operation is one node of the graph.
+    Several heads over one weight are leading dimensions: hidden ``[K, N, D]`` with targets ``[N]`` gives losses
+    ``[K, N]``. The gradients are exact for any upstream gradient. Where one chunk holds all rows it is kept for
+    backward, otherwise backward computes the logits again. Under torch.compile the operation is one graph node.
 
     Args:
         hidden_ND: floating point ``[..., D]``; logits are computed in its dtype, the softmax in fp32 (fp64 for fp64).
