@@ -31,6 +31,7 @@ Lines = Iterator[tuple[int, bytes]]
 
 _BOM = b"\xef\xbb\xbf"
 _SHOWN = 80
+_UNREADABLE = {UnicodeDecodeError: "not UTF-8", UnicodeEncodeError: "lone surrogate"}
 
 
 class Row(NamedTuple):
@@ -181,10 +182,7 @@ def _read_jsonl(path: Path, split: str, labels: tuple[str, ...]) -> Rows:
                     " they look like that; scores of 0 to 5 of two texts are read from STS-B's files"
                 )
             label = int(label)  # pandas writes 0 as 0.0 where a label is missing elsewhere in the column
-        try:
-            f"{record['text']}{label}".encode()
-        except UnicodeEncodeError:  # JSON may hold half a pair: "\ud800"
-            raise FaultyRow("lone surrogate") from None
+        f"{record['text']}{label}".encode()  # JSON may hold half a pair: "\ud800"
         name = None if label is None else str(label).strip()
         if name is not None and labels and name not in labels:
             raise FaultyRow("unknown label")
@@ -214,8 +212,8 @@ def _collect(rows: Rows, lines: Lines, parse: Callable[[str], Row], *, instead: 
     for number, raw in lines:
         try:
             rows.rows.append(parse(raw.decode("utf-8")))
-        except (FaultyRow, UnicodeDecodeError) as error:
-            fault = error if isinstance(error, FaultyRow) else FaultyRow("not UTF-8")
+        except (FaultyRow, UnicodeError) as error:
+            fault = error if isinstance(error, FaultyRow) else FaultyRow(_UNREADABLE[type(error)])
             rows.faults.add(number, fault, raw.decode("utf-8", "replace"))
             if instead is not None:
                 rows.rows.append(Row(instead, None, str(len(rows.rows))))

@@ -20,17 +20,9 @@ from fairseq_masking.masking import Kind
 from fairseq_masking.methods.base.encoder_model import EncoderModel
 from fairseq_masking.methods.base.masked_tokens import MaskedTokenOutput
 from fairseq_masking.methods.base.options import EncoderModelConfig, register_architectures
+from fairseq_masking.methods.three_ml import flops
 from fairseq_masking.methods.three_ml.arrangement import Arrangement, arrange
 from fairseq_masking.methods.three_ml.decoder import CrossDecoder, SelfDecoder, TwoSidedLMHead
-from fairseq_masking.methods.three_ml.flops import (
-    BASELINE_RATE,
-    DECODER_ATTENTIONS,
-    Counts,
-    ThreeMLShape,
-    exact_counts,
-    feed_forward_flops,
-    share_saved,
-)
 from fairseq_masking.modules import EncoderConfig, MaskedLMHead
 from fairseq_masking.modules.encoder import check_length
 from fairseq_masking.ops import LinearCrossEntropyOutput, corrupt_tokens, gather_positions
@@ -39,7 +31,7 @@ __all__ = ["ThreeMLConfig", "ThreeMLModel", "decoder_config", "normalization"]
 
 logger = logging.getLogger(__name__)
 
-DECODER_ATTENTION_CHOICES = ChoiceEnum(list(DECODER_ATTENTIONS))
+DECODER_ATTENTION_CHOICES = ChoiceEnum(list(flops.DECODER_ATTENTIONS))
 _HEAD_SIZE = 64
 
 
@@ -81,8 +73,8 @@ class ThreeMLModel(EncoderModel):
         config = decoder_config(self.encoder.config, cfg)
         width, attention = cfg.encoder_embed_dim, str(cfg.decoder_attention)
         self.crossing = attention == "cross"
-        inner = feed_forward_flops(config.feed_forward, cfg.encoder_ffn_embed_dim, width)
-        self.shape = ThreeMLShape(
+        inner = flops.feed_forward_flops(config.feed_forward, cfg.encoder_ffn_embed_dim, width)
+        self.shape = flops.ThreeMLShape(
             attention, cfg.encoder_layers, width, cfg.decoder_layers, config.embed_dim, config.vocab_size, inner
         )
         self.decoder = (CrossDecoder if self.crossing else SelfDecoder)(config, input_dim=width)
@@ -165,10 +157,10 @@ class ThreeMLModel(EncoderModel):
         """Return what to log: how much the encoder reads, and what that saves (padding counts as tokens)."""
         rows, length = size
         num_mask = shape["num_mask"] / rows
-        counts = Counts(length, num_mask, num_masked / rows - num_mask)
+        counts = flops.Counts(length, num_mask, num_masked / rows - num_mask)
         return {
             "encoder_length": shape["max_visible"],
-            "flops_saved": share_saved(self.shape, counts, exact_counts(length, BASELINE_RATE)),
+            "flops_saved": flops.share_saved(self.shape, counts, flops.exact_counts(length, flops.BASELINE_RATE)),
         }
 
     def token_logits(self, src_tokens: Tensor, positions: Tensor | None = None) -> Tensor:
