@@ -3,13 +3,13 @@
 Shapes: B batch, T length, D width.
 """
 
+from collections.abc import Callable
 from functools import partial
 
 from torch import Tensor, nn
 
 from fairseq_masking.modules.attention import SelfAttention
 from fairseq_masking.modules.config import ACTIVATIONS, FEED_FORWARDS, EncoderConfig
-from fairseq_masking.modules.reach import Reach
 from fairseq_masking.ops import dropout
 
 __all__ = ["TransformerLayer"]
@@ -45,15 +45,16 @@ class TransformerLayer(nn.Module):
         self, hidden_BTD: Tensor, attention_bias: Tensor | None = None, rotation: Tensor | None = None
     ) -> Tensor:
         """Return float ``[B, T, D]``; ``attention_bias`` and ``rotation`` as in ``SelfAttention``."""
-        reach = Reach(attention_bias, rotation)
-        if self.normalize_before:
-            hidden_BTD = hidden_BTD + self._attend(self.self_attn_layer_norm(hidden_BTD), reach)
-            return hidden_BTD + self._feed_forward(self.final_layer_norm(hidden_BTD))
-        hidden_BTD = self.self_attn_layer_norm(hidden_BTD + self._attend(hidden_BTD, reach))
-        return self.final_layer_norm(hidden_BTD + self._feed_forward(hidden_BTD))
+        hidden_BTD = self.residual(
+            hidden_BTD, self.self_attn_layer_norm, lambda hidden: self.self_attn(hidden, attention_bias, rotation)
+        )
+        return self.residual(hidden_BTD, self.final_layer_norm, self._feed_forward)
 
-    def _attend(self, hidden_BTD: Tensor, reach: Reach) -> Tensor:
-        return dropout(self.self_attn(hidden_BTD, *reach), self.dropout, self.training)
+    def residual(self, hidden_BTD: Tensor, norm: nn.Module, compute: Callable[[Tensor], Tensor]) -> Tensor:
+        """Return the residual connection around ``compute``, with dropout, and its norm before or behind it."""
+        if self.normalize_before:
+            return hidden_BTD + dropout(compute(norm(hidden_BTD)), self.dropout, self.training)
+        return norm(hidden_BTD + dropout(compute(hidden_BTD), self.dropout, self.training))
 
     def _feed_forward(self, hidden_BTD: Tensor) -> Tensor:
         inner = self.fc1(hidden_BTD)
@@ -62,5 +63,4 @@ class TransformerLayer(nn.Module):
             inner = self.activation(value) * gate
         else:
             inner = self.activation(inner)
-        inner = dropout(inner, self.activation_dropout, self.training)
-        return dropout(self.fc2(inner), self.dropout, self.training)
+        return self.fc2(dropout(inner, self.activation_dropout, self.training))

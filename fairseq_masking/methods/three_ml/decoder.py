@@ -14,8 +14,7 @@ from fairseq_masking.methods.three_ml.arrangement import Selection
 from fairseq_masking.modules.attention import CrossAttention
 from fairseq_masking.modules.encoder import EncoderConfig, LayerStack, TransformerLayer, init_bert_weights
 from fairseq_masking.modules.heads import MaskedLMHead
-from fairseq_masking.modules.reach import Reach, places_within, visible_keys
-from fairseq_masking.ops import dropout
+from fairseq_masking.modules.reach import places_within, visible_keys
 
 __all__ = ["CrossDecoder", "CrossDecoderLayer", "SelfDecoder", "TwoSidedLMHead"]
 
@@ -40,19 +39,15 @@ class CrossDecoderLayer(TransformerLayer):
         memory_rotation: Tensor | None,
     ) -> Tensor:
         """Return float ``[B, M, W]``; biases and rotations as in ``SelfAttention`` and ``CrossAttention``."""
-        reach = Reach(attention_bias, rotation)
         rotations = None if rotation is None or memory_rotation is None else (rotation, memory_rotation)
         memory = (memory_BSW, memory_bias, rotations)
-        if self.normalize_before:
-            hidden = hidden_BMW + self._attend(self.self_attn_layer_norm(hidden_BMW), reach)
-            hidden = hidden + self._consult(self.cross_attn_layer_norm(hidden), *memory)
-            return hidden + self._feed_forward(self.final_layer_norm(hidden))
-        hidden = self.self_attn_layer_norm(hidden_BMW + self._attend(hidden_BMW, reach))
-        hidden = self.cross_attn_layer_norm(hidden + self._consult(hidden, *memory))
-        return self.final_layer_norm(hidden + self._feed_forward(hidden))
-
-    def _consult(self, hidden_BMW: Tensor, *memory: Any) -> Tensor:
-        return dropout(self.cross_attn(hidden_BMW, *memory), self.dropout, self.training)
+        hidden_BMW = self.residual(
+            hidden_BMW, self.self_attn_layer_norm, lambda hidden: self.self_attn(hidden, attention_bias, rotation)
+        )
+        hidden_BMW = self.residual(
+            hidden_BMW, self.cross_attn_layer_norm, lambda hidden: self.cross_attn(hidden, *memory)
+        )
+        return self.residual(hidden_BMW, self.final_layer_norm, self._feed_forward)
 
 
 class _Decoder(LayerStack):
