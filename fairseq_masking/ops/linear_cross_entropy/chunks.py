@@ -173,7 +173,12 @@ def _add_product(
 
 forward_operator = torch.library.custom_op("fairseq_masking::linear_cross_entropy", _forward, mutates_args=())
 _backward_operator = torch.library.custom_op(
-    "fairseq_masking::linear_cross_entropy_backward", _gradients, mutates_args=()
+    "fairseq_masking::linear_cross_entropy_backward",
+    _gradients,
+    mutates_args=(),
+    schema="(Tensor grad_losses_N, Tensor hidden_ND, Tensor weight_VD, Tensor? bias_V, Tensor targets_N,"
+    " Tensor highest_N, Tensor total_N, Tensor kept, SymInt ignore_index, SymInt? chunk_elements, str impl,"
+    " bool[] wanted) -> (Tensor, Tensor, Tensor)",  # without overwrite
 )
 
 
@@ -192,10 +197,9 @@ def _(hidden_ND: Tensor, weight_VD: Tensor, *rest: Any) -> tuple[Tensor, Tensor,
 def _(
     grad_losses_N: Tensor, hidden_ND: Tensor, weight_VD: Tensor, bias_V: Optional[Tensor], *rest: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
-    wanted = next(value for value in rest if isinstance(value, list))
     hidden, weight, bias = (
         like.new_empty(like.shape) if want and like is not None else hidden_ND.new_empty(0)
-        for like, want in zip((hidden_ND, weight_VD, bias_V), wanted, strict=True)
+        for like, want in zip((hidden_ND, weight_VD, bias_V), rest[-1], strict=True)
     )
     return hidden, weight, bias
 
