@@ -14,7 +14,6 @@ from fairseq_masking.checkpoints.hugging_face import export_checkpoint
 from fairseq_masking.corpus.dictionary import load_dictionary
 from fairseq_masking.corpus.manifest import load_normalizer, load_tokenizer
 from fairseq_masking.errors import UserError
-<<<<<<< HEAD
 from fairseq_masking.measure import minimal_pairs
 from fairseq_masking.measure.minimal_pairs import (
     Paradigm,
@@ -26,14 +25,7 @@ from fairseq_masking.measure.minimal_pairs import (
     read_paradigms,
     score_pairs,
 )
-from fairseq_masking.methods.amos.model import AmosModel
-from fairseq_masking.methods.amos.options import AmosConfig
-=======
-from fairseq_masking.measure import minimal_pairs, pseudo_likelihood
-from fairseq_masking.measure.minimal_pairs import Paradigm, accuracy_rows, read_paradigms, score_pairs
-from fairseq_masking.measure.pseudo_likelihood import Predictor, predictor_of, pseudo_log_likelihoods
 from fairseq_masking.methods.amos.model import AmosConfig, AmosModel
->>>>>>> c6ed2ac (Operations of one file that holds loop and autograd, chosen in one place; norms, activations and rotary positions beside what they belong to; a head is built from an encoder's config; AMOS's and 3ML's options beside their model as MAP-Net's)
 from fairseq_masking.methods.map_net.model import MapNetConfig, MapNetModel
 from fairseq_masking.methods.mlm.model import MLMConfig, MLMModel
 from fairseq_masking.methods.three_ml.model import ThreeMLConfig, ThreeMLModel
