@@ -1,5 +1,6 @@
 """What all tests share: the device, a small binarised corpus, fairseq's commands as subprocesses."""
 
+import gc
 import logging
 import os
 import sys
@@ -10,6 +11,7 @@ os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # or each process s
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import hydra_cache  # noqa: F401 - it makes compositions cheaper
 import pytest
 import torch
 from _pytest.assertion import rewrite
@@ -71,6 +73,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if "cuda" in item.keywords:
             item.add_marker(skip)
+
+
+def pytest_collection_finish() -> None:
+    """What was imported and collected stays: no search for garbage has to pass through it again."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_unconfigure() -> None:
+    gc.unfreeze()  # or libraries tell that it leaked
 
 
 @pytest.fixture(scope="session")

@@ -39,7 +39,6 @@ PROGRAMS = {
 SERVERS = ("plain", "plugin")
 _FOLDER = "FAIRSEQ_MASKING_FORK_SERVERS"  # of their sockets, in the environment
 _PRELOADED = ("fairseq_cli.train", "hydra.core.global_hydra", "torch.utils.data", "torch._dynamo")  # DDP imports it
-_OVERRIDES = ("+a@b.c=d", "a.b=1", "a='(0.9, 0.98)'", 'a="b c"', "a=[1e-3,2]", "a=null", "a={b:1.5}", "a=/b-c/d_e.f")
 _process: subprocess.Popen | None = None
 
 
@@ -110,14 +109,15 @@ def _serve(plain: socket.socket, plugin: socket.socket) -> None:
     os.dup2(2, 1)  # what an import prints
     for module in _PRELOADED:
         importlib.import_module(module)
-    from hydra.core.override_parser.overrides_parser import OverridesParser
+    import hydra_cache
 
-    OverridesParser.create().parse_overrides(list(_OVERRIDES))  # the parser learns its grammar as it reads
+    hydra_cache.read_overrides("--task masked_lm --arch masked_lm --criterion masked_lm")
     sys.path.pop(0)  # the folder of this file
     listener, other = plain, plugin
     if os.fork() == 0:
         for module in ("fairseq_cli.hydra_train", "fairseq_masking"):  # what it mends has to be there
             importlib.import_module(module)
+        hydra_cache.read_overrides("--task masked_pretraining --arch mlm_tiny --criterion mlm")
         listener, other = plugin, plain
     other.close()
     gc.collect()
@@ -197,3 +197,4 @@ def interpreter_status(function: Callable[[], int | None]) -> int:
 
 if __name__ == "__main__":
     _serve(*(socket.socket(fileno=int(descriptor)) for descriptor in sys.argv[1:]))
+    os._exit(0)  # an orderly end would only tell of what is frozen, below pytest's last line

@@ -14,8 +14,7 @@ from small_batches import NUM_SYMBOLS, pretraining_task
 from torch import Tensor
 
 from fairseq_masking.methods.amos.criterion import AmosCriterion, AmosCriterionConfig
-from fairseq_masking.methods.amos.model import AmosModel
-from fairseq_masking.methods.amos.options import AmosConfig
+from fairseq_masking.methods.amos.model import AmosConfig, AmosModel
 
 SHAPE = {"encoder_layers": 2, "encoder_embed_dim": 32, "encoder_ffn_embed_dim": 64, "encoder_attention_heads": 4}
 ALL_MASK = {"leave_unmasked_prob": 0.0, "random_token_prob": 0.0}

@@ -10,8 +10,7 @@ import torch
 from small_batches import pretraining_task
 from torch import Tensor
 
-from fairseq_masking.methods.three_ml.model import ThreeMLModel
-from fairseq_masking.methods.three_ml.options import ThreeMLConfig
+from fairseq_masking.methods.three_ml.model import ThreeMLConfig, ThreeMLModel
 
 SHAPE = {
     "encoder_layers": 2,

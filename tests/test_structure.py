@@ -45,7 +45,7 @@ def users() -> dict[str, set[str]]:
 @pytest.mark.parametrize("room", ["ops", "modules"])
 def test_what_stands_in_a_shared_room_serves_two_methods(room, users):
     inside = {name: methods for name, methods in users.items() if name.startswith(f"fairseq_masking.{room}.")}
-    late = {"fairseq_masking.ops.linear_cross_entropy.triton_rows", "fairseq_masking.ops.reference"}
+    late = {f"fairseq_masking.ops.linear_cross_entropy.{rows}_rows" for rows in ("torch", "triton")}
     assert len(inside) > 3
     lonely = {name: methods for name, methods in inside.items() if len(methods) < 2 and name not in late}
     assert not lonely, "these belong into their method's folder"

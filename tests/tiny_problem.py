@@ -34,7 +34,7 @@ class TinyMLM(nn.Module):
             vocab_size=NUM_SYMBOLS, pad_index=PAD, num_layers=1, embed_dim=8, ffn_dim=16, num_heads=2, max_positions=64
         )
         self.encoder = TransformerEncoder(config)
-        self.lm_head = MaskedLMHead(8, NUM_SYMBOLS)
+        self.lm_head = MaskedLMHead(config)
         self.unused = nn.Linear(3, 2)
 
     def forward(

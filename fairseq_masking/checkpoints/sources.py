@@ -15,8 +15,7 @@ from fairseq_masking.corpus.manifest import DICTIONARY_FILE
 from fairseq_masking.errors import UserError
 from fairseq_masking.files import read_json
 from fairseq_masking.modules import EncoderConfig, TransformerEncoder
-from fairseq_masking.modules.config import KIND_OPTIONS
-from fairseq_masking.modules.encoder import ACTIVATIONS
+from fairseq_masking.modules.config import ACTIVATIONS, KIND_OPTIONS
 from fairseq_masking.tokenizers.hugging_face_files import find_source, hugging_face_symbols
 
 __all__ = ["MODERN", "SHAPE_OPTIONS", "Source", "dictionary_symbols", "read_source"]

@@ -112,7 +112,7 @@ def _other_rows(args: argparse.Namespace, baseline_flops: float) -> list[dict[st
     """MAP-Net and AMOS in those of 3ML's columns that they have."""
     from fairseq_masking.masking import num_masked
     from fairseq_masking.measure.flops import amos_flops, encoder_flops, mean_share_proposed, proposal_share, shape_of
-    from fairseq_masking.methods.amos.options import GENERATOR_LAYERS
+    from fairseq_masking.methods.amos.model import GENERATOR_LAYERS
     from fairseq_masking.methods.base.options import SIZES
     from fairseq_masking.methods.map_net.model import PROPOSAL_SIZES, MapNetConfig
 

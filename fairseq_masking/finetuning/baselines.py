@@ -31,13 +31,10 @@ def baseline_scores(data: str | Path) -> dict[str, dict[str, dict[str, float]]]:
     """Score both baselines on the splits with labels of a prepared folder.
 
     Scores (STS-B) get the mean of the training scores, and ridge regression. Of SQuAD there is the majority
-    alone: no answer.
+    alone: no answer. A folder whose files have changed since is a ``UserError``.
 
     Returns:
         baseline -> split -> scores in percent, named as in metrics.py.
-
-    Raises:
-        UserError: the folder was not made by ``prepare_finetuning``, or its files have changed since.
     """
     settings, manifest = finetuning_settings(data), read_manifest(data)
     assert manifest is not None

@@ -23,18 +23,17 @@ from torch import Tensor, nn
 from fairseq_masking.compat.options import option
 from fairseq_masking.errors import UserError
 from fairseq_masking.finetuning.metrics import metric_names, row_scores
+from fairseq_masking.methods.base.masked_tokens import Loss
 from fairseq_masking.tokenizers.symbols import MASK_SYMBOL
 
 __all__ = ["RowsCriterion", "ScoredSentencePredictionConfig", "ScoredSentencePredictionCriterion"]
 
 _ROWS = "_rows"  # what rows are scored by; a leading underscore keeps a meter out of the log
 
-Loss = tuple[Tensor, int, dict[str, Any]]
 Scorer = tuple[Sequence[str], Callable[[Tensor], Mapping[str, float]]]
 
 
 def _total(logging_outputs: Sequence[dict[str, Any]], key: str) -> float:
-    """Return the sum of ``key`` over ranks and micro-batches as a Python number."""
     return float(sum(log[key] for log in logging_outputs))
 
 
@@ -50,7 +49,6 @@ class RowsCriterion(FairseqCriterion):
     """
 
     def forward(self, model: nn.Module, sample: dict[str, Any], reduce: bool = True) -> Loss:
-        """Return the summed loss, the number of rows and what to log."""
         logits, _ = model(**sample["net_input"], features_only=True, classification_head_name=self.head_name)
         loss, num_rows, sums = self.loss(logits, sample)
         if not self.training:
@@ -116,7 +114,7 @@ class ScoredSentencePredictionCriterion(RowsCriterion):
             )
 
     def loss(self, logits_BC: Tensor, sample: dict[str, Any]) -> Loss:
-        """Return the summed loss (nats, or squared errors), and of classes how many are right."""
+        """Nats, or squared errors; and of classes how many are right."""
         targets_B = sample["target"].view(-1)
         if self.cfg.regression_target:
             loss = F.mse_loss(logits_BC.view(-1).float(), targets_B.float(), reduction="sum")
@@ -125,12 +123,12 @@ class ScoredSentencePredictionCriterion(RowsCriterion):
         return loss, targets_B.numel(), {"num_correct": (logits_BC.argmax(-1) == targets_B).sum()}
 
     def rows(self, logits_BC: Tensor, sample: dict[str, Any]) -> Tensor:
-        """Return predictions and targets ``[B, 2]``."""
+        """Predictions and targets ``[B, 2]``."""
         predictions_B = logits_BC.view(-1).float() if self.cfg.regression_target else logits_BC.argmax(-1)
         return torch.stack([predictions_B.double(), sample["target"].view(-1).double()], dim=1).cpu()
 
     @staticmethod
     def scorer(log: dict[str, Any]) -> Scorer:
-        """Return the scores of so many classes, or of numbers where there is one output."""
+        """Those of so many classes, or of numbers where there is one output."""
         count = log["num_outputs"]
         return metric_names(count), lambda rows_N2: row_scores(*rows_N2.numpy().T, num_classes=count)

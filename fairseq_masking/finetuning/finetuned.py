@@ -55,10 +55,7 @@ class Finetuned:
 
     @classmethod
     def load(cls, checkpoint: Path, *, data: Path | None = None, device: str | torch.device = "cpu") -> "Finetuned":
-        """Load a checkpoint.
-
-        Args:
-            data: prepared data; default: those it was trained on.
+        """Load a checkpoint, with prepared ``data`` in place of those it was trained on.
 
         Raises:
             UserError: no such checkpoint, one of another task, or data of other classes.
@@ -82,7 +79,7 @@ class Finetuned:
     def predict_rows(self, split: str, *, batch_size: int = 64) -> RowPredictions:
         """Return what the classifier says of every row of a split."""
         ids, logits, targets = [], [], []
-        for batch, found in self._logits(split, batch_size, self.cfg.criterion.classification_head_name):
+        for batch, found in self._outputs(split, batch_size, self.cfg.criterion.classification_head_name):
             ids += batch["id"].tolist()
             logits += found.double().tolist()
             targets += batch["target"].view(-1).double().tolist() if "target" in batch else []
@@ -92,16 +89,12 @@ class Finetuned:
     def answer_questions(self, split: str, *, batch_size: int = 64) -> list[Candidates]:
         """Return the likeliest answers to every question of a split."""
         search, rows = self.cfg.criterion, []
-        for batch, logits in self._logits(split, batch_size, self.task.span_head):
+        for batch, logits in self._outputs(split, batch_size, self.task.span_head):
             rows += row_candidates(logits, batch, search)
         return merge(rows, search.n_best)
 
     def splits(self) -> list[str]:
-        """Return the splits that are there, the validation set first, the training set left out.
-
-        Raises:
-            UserError: there is no validation set.
-        """
+        """Return the splits that are there, the validation set first, the training set left out."""
         paths = self.data.glob("*.questions.idx") if self.is_squad else self.data.glob("input0/*.idx")
         names = {path.name.partition(".")[0] for path in paths} - {"train"}
         if "valid" not in names:
@@ -109,12 +102,7 @@ class Finetuned:
         return sorted(names, key=lambda name: (name != "valid", name))
 
     @torch.no_grad()
-    def _logits(self, split: str, batch_size: int, head: str) -> Iterator[tuple[dict[str, Any], Tensor]]:
-        for batch in self._batches(split, batch_size):
-            outputs = self.model(**batch["net_input"], features_only=True, classification_head_name=head)
-            yield batch, outputs[0]
-
-    def _batches(self, split: str, batch_size: int) -> Iterator[dict[str, Any]]:
+    def _outputs(self, split: str, batch_size: int, head: str) -> Iterator[tuple[dict[str, Any], Tensor]]:
         self.task.load_dataset(split, combine=False)
         dataset = self.task.dataset(split)
         # By length, longest first: little padding, and what does not fit shows at once. Not fairseq's own
@@ -123,7 +111,8 @@ class Finetuned:
         device = next(self.model.parameters()).device
         for start in range(0, len(order), batch_size):
             batch = dataset.collater([dataset[int(index)] for index in order[start : start + batch_size]])
-            yield utils.apply_to_sample(lambda tensor: tensor.to(device), batch)
+            batch = utils.apply_to_sample(lambda tensor: tensor.to(device), batch)
+            yield batch, self.model(**batch["net_input"], features_only=True, classification_head_name=head)[0]
 
 
 def predict(finetuned: Finetuned, output: Path, *, batch_size: int = 64) -> Scores:
@@ -135,9 +124,6 @@ def predict(finetuned: Finetuned, output: Path, *, batch_size: int = 64) -> Scor
 
     Returns:
         the scores of the splits with labels: what scores.json holds.
-
-    Raises:
-        UserError: the data were not made by ``prepare_finetuning``.
     """
     task = str(finetuning_settings(finetuned.data)["task"])
     scores: Scores = {}
@@ -163,7 +149,7 @@ def predict(finetuned: Finetuned, output: Path, *, batch_size: int = 64) -> Scor
 
 
 def scores_of(finetuned: Finetuned) -> Scores:
-    """Return the scores of the splits with labels; writes nothing."""
+    """Return the scores of the splits with labels."""
     if finetuned.is_squad:
         return {"valid": _squad_scores(finetuned, finetuned.answer_questions("valid"))}
     labels = {path.name.partition(".")[0] for path in finetuned.data.glob("label/*")}

@@ -1,9 +1,8 @@
 """Scores over a whole set, in percent: of classes and numbers by scikit-learn's and SciPy's definitions, of
 answers by the rules of SQuAD's official evaluation script (2.0, which contains 1.1's).
 
-SQuAD's exact match and F1 compare words after lower-casing and without punctuation and articles. A question
-counts as unanswered where its null margin is above a threshold; the best threshold is searched over the whole
-set.
+SQuAD's exact match and F1 compare words after lower-casing and without punctuation and articles. A question counts as
+unanswered where its null margin is above a threshold; the best threshold is searched over the whole set.
 
 Source: Rajpurkar et al. 2018 and their evaluate-v2.0.py.
 
@@ -46,8 +45,7 @@ def row_scores(predictions_N: npt.ArrayLike, targets_N: npt.ArrayLike, *, num_cl
     Macro-F1 is the mean over the classes that are met in targets or predictions.
 
     Of numbers Pearson's and Spearman's correlation and their mean. A correlation is 0 where predictions or
-    targets are all the same: it is not defined there, and a nan would be a best checkpoint that no later one
-    beats.
+    targets are all the same: it is not defined there, and a nan would be a best checkpoint that no later one beats.
     """
     score = _correlations if num_classes == 1 else partial(_class_scores, is_binary=num_classes == 2)
     scores = score(np.asarray(predictions_N, np.float64), np.asarray(targets_N, np.float64))
@@ -136,12 +134,10 @@ def best_threshold(answers: Sequence[ScoredAnswer], values: Sequence[float]) -> 
 
 
 def squad_scores(answers: Sequence[ScoredAnswer]) -> dict[str, float]:
-    """Return the scores of a set of answers.
+    """Return ``exact`` and ``f1``, each at the threshold best for it (the script's best_exact and best_f1), and both.
 
-    Returns:
-        ``exact`` and ``f1``, each at the threshold best for it (the script's best_exact and best_f1), the two
-        thresholds, and exact match and F1 of the questions with (``HasAns_*``) and without (``NoAns_*``)
-        answer, at the threshold best for F1; left out where there are no such questions.
+    Exact match and F1 of the questions with (``HasAns_*``) and without (``NoAns_*``) answer are at the threshold best
+    for F1; left out where there are no such questions.
     """
     exact, exact_threshold = best_threshold(answers, [answer.exact for answer in answers])
     f1, threshold = best_threshold(answers, [answer.f1 for answer in answers])

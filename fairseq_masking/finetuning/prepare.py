@@ -1,8 +1,7 @@
 """From a labelled task's own files to the data folder that fine-tuning takes.
 
-It is made with the normalisation, the tokeniser and the dictionary of a prepared corpus, so that a checkpoint
-trained on that corpus can read it. All but SQuAD's (squad/prepare.py) is laid out for fairseq's task
-``sentence_prediction``:
+It is made with the normalisation, the tokeniser and the dictionary of a prepared corpus, so that a checkpoint trained
+on that corpus can read it. All but SQuAD's (squad/prepare.py) is laid out for fairseq's task ``sentence_prediction``:
 
     input0/SPLIT.bin, .idx, dict.txt    the first text, </s> at its end
     input1/...                          the second one where there are two
@@ -51,11 +50,7 @@ _BATCH_ROWS = 256
 
 
 def finetuning_settings(data: str | Path) -> dict[str, Any]:
-    """Return what a folder was prepared for: ``task``, ``max_train_rows``, ``seed``, ...
-
-    Raises:
-        UserError: it was not made by ``prepare_finetuning``.
-    """
+    """Return what ``prepare_finetuning`` made a folder for: ``task``, ``max_train_rows``, ``seed``, ..."""
     manifest = read_manifest(data)
     if manifest is None or _KEY not in manifest.settings:
         raise UserError(f"{data} holds no data to fine-tune on; make it with fairseq-masking prepare task")
@@ -75,20 +70,7 @@ def prepare_finetuning(
     force: bool = False,
     reporter: Reporter | None = None,
 ) -> tuple[Manifest, bool]:
-    """Make the data folder, unless the same one is there.
-
-    Args:
-        task: a name of ``glue.TASKS``.
-        source: folder of the task's own files.
-        output: folder to make.
-        corpus: prepared corpus that the checkpoint was trained on.
-        max_length: tokens of a row, special ones included; longer rows are cut (not SQuAD's, whose task cuts
-            paragraphs into windows).
-        max_train_rows: keep so many training rows; None for all.
-        seed: of the draw of these.
-        workers: number of processes; the result does not depend on it.
-        force: replace a folder made with other settings or inputs, once the new one is complete.
-        reporter: says what is being done.
+    """Make the data folder, unless the same one is there; cli/prepare_task.py explains the options.
 
     Returns:
         the manifest, and whether this run made the folder.
@@ -98,8 +80,7 @@ def prepare_finetuning(
     """
     reporter = reporter or Reporter(bars=False)
     check_output(output)
-    present = read_manifest(output)
-    if present is not None:
+    if (present := read_manifest(output)) is not None:
         finetuning_settings(output)  # never in the place of a corpus
     files = files_of_task(task, source)
     encoder = TextEncoder.of_corpus(corpus)
@@ -124,10 +105,8 @@ def prepare_finetuning(
             counts[split] = {**found, **faults.counts()}
             log += [f"{line}\n" for line in faults.lines]
         (folder / "skipped.log").write_text("".join(log), encoding="utf-8")
-        manifest = finish_folder(
-            folder, encoder.tokenizer, encoder.dictionary, settings=settings, inputs=inputs, counts=counts
-        )
-    return manifest, True
+        found = {"settings": settings, "inputs": inputs, "counts": counts}
+        return finish_folder(folder, encoder.tokenizer, encoder.dictionary, **found), True
 
 
 def truncated_lengths(lengths: tuple[int, ...], max_length: int) -> tuple[int, ...]:

@@ -20,6 +20,7 @@ __all__ = ["Baselines", "Result", "average", "gains_table", "plot_over", "result
 
 _TEST = " test"
 
+# task -> baseline -> split -> metric -> score
 Baselines = Mapping[str, Mapping[str, Mapping[str, Mapping[str, float]]]]
 
 
@@ -38,7 +39,6 @@ class Result:
 
     @property
     def start(self) -> str:
-        """What the line of its start is called."""
         return f"{self.name}, {self.updates:,} updates" if self.updates else self.name
 
     @property
@@ -48,7 +48,6 @@ class Result:
 
     @property
     def cell(self) -> str:
-        """What stands in the table."""
         return _with_error(f"{self.score:.2f}", self.spread)
 
 
@@ -87,11 +86,7 @@ def average(scores: Mapping[str, float], protocol: Protocol) -> float | None:
 
 
 def scores_table(results: Sequence[Result], baselines: Baselines, protocol: Protocol) -> str:
-    """Return all scores, a line for each start, under those of the baselines.
-
-    Args:
-        baselines: task -> baseline -> split -> metric -> score.
-    """
+    """Return all scores, a line for each start, under those of the baselines."""
     columns = {result.task: result.metric for result in results}
     lines = [_baseline_line(name, columns, baselines) for name in BASELINES]
     for start, own in _by_start(results).items():

@@ -31,6 +31,7 @@ Lines = Iterator[tuple[int, bytes]]
 
 _BOM = b"\xef\xbb\xbf"
 _SHOWN = 80
+_UNREADABLE = {UnicodeDecodeError: "not UTF-8", UnicodeEncodeError: "lone surrogate"}
 
 
 class Row(NamedTuple):
@@ -59,17 +60,12 @@ class FaultLog:
         self.lines.append(f"{self.path.name}:{place}: {fault}: {content[:_SHOWN]!r}")
 
     def check_left(self, left: object, what: str, expected: str = "") -> None:
-        """Make sure that some rows, each a ``what``, can be used; else say what the file is expected to hold.
-
-        Raises:
-            UserError: there are none.
-        """
+        """Make sure that some rows, each a ``what``, can be used; else say what the file is expected to hold."""
         if not left:
             faults = ", ".join(f"{count} {kind}" for kind, count in self.kinds.most_common())
             raise UserError(f"{self.path} has no {what} that can be used ({faults or 'it is empty'}){expected}")
 
     def counts(self) -> dict[str, int]:
-        """Return the numbers for a manifest."""
         kinds = {f"faulty: {kind}": count for kind, count in self.kinds.most_common()}
         return {"faulty": self.kinds.total(), **kinds}
 
@@ -83,11 +79,7 @@ class Rows:
 
 
 def files_of_task(task: str, folder: Path) -> dict[str, Path]:
-    """Return split -> file; only test files may be missing.
-
-    Raises:
-        UserError: the task is unknown, a file of it is not there, or there are several.
-    """
+    """Return split -> file; only test files may be missing."""
     if task not in _FILES:
         raise UserError(f"task {task!r} is none of {', '.join(TASKS)}")
     if not folder.is_dir():
@@ -106,16 +98,10 @@ def files_of_task(task: str, folder: Path) -> dict[str, Path]:
 
 
 def read_task(task: str, files: dict[str, Path]) -> tuple[dict[str, Rows], tuple[str, ...]]:
-    """Read all splits of a task.
-
-    Args:
-        files: split -> file, the training split first.
+    """Read all splits of a task, of split -> file, the training split first.
 
     Returns:
         split -> rows, and the names of the classes in the order of their numbers (none for scores).
-
-    Raises:
-        UserError: a file is missing, has other columns, or not one row that can be used.
     """
     splits: dict[str, Rows] = {}
     labels = GLUE_TASKS[task].labels if task in GLUE_TASKS else ()
@@ -196,10 +182,7 @@ def _read_jsonl(path: Path, split: str, labels: tuple[str, ...]) -> Rows:
                     " they look like that; scores of 0 to 5 of two texts are read from STS-B's files"
                 )
             label = int(label)  # pandas writes 0 as 0.0 where a label is missing elsewhere in the column
-        try:
-            f"{record['text']}{label}".encode()
-        except UnicodeEncodeError:  # JSON may hold half a pair: "\ud800"
-            raise FaultyRow("lone surrogate") from None
+        f"{record['text']}{label}".encode()  # JSON may hold half a pair: "\ud800"
         name = None if label is None else str(label).strip()
         if name is not None and labels and name not in labels:
             raise FaultyRow("unknown label")
@@ -229,8 +212,8 @@ def _collect(rows: Rows, lines: Lines, parse: Callable[[str], Row], *, instead: 
     for number, raw in lines:
         try:
             rows.rows.append(parse(raw.decode("utf-8")))
-        except (FaultyRow, UnicodeDecodeError) as error:
-            fault = error if isinstance(error, FaultyRow) else FaultyRow("not UTF-8")
+        except (FaultyRow, UnicodeError) as error:
+            fault = error if isinstance(error, FaultyRow) else FaultyRow(_UNREADABLE[type(error)])
             rows.faults.add(number, fault, raw.decode("utf-8", "replace"))
             if instead is not None:
                 rows.rows.append(Row(instead, None, str(len(rows.rows))))

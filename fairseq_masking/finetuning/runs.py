@@ -91,26 +91,16 @@ class HydraRun:
 
 @dataclass(frozen=True)
 class Run(HydraRun):
-    """One training.
-
-    Attributes:
-        start, task: from what, and on what.
-        configuration: a cell of the grid, as Hydra's overrides.
-        seed: of the run.
-        recipe: file of configs/finetune.
-        metric: what its best checkpoint is chosen by.
-        common: overrides of all runs.
-        out: the sweep's folder.
-    """
+    """One training."""
 
     start: Start
     task: FinetuningTask
-    configuration: tuple[str, ...]
+    configuration: tuple[str, ...]  # a cell of the grid, as Hydra's overrides
     seed: int
-    recipe: Path
-    metric: str
-    common: tuple[str, ...]
-    out: Path
+    recipe: Path  # file of configs/finetune
+    metric: str  # what its best checkpoint is chosen by
+    common: tuple[str, ...]  # overrides of all runs
+    out: Path  # the sweep's folder
 
     @property
     def configuration_name(self) -> str:
@@ -121,17 +111,15 @@ class Run(HydraRun):
 
     @property
     def task_folder(self) -> Path:
-        """Where the runs of the same start and task are."""
+        """Of the runs of the same start and task."""
         return self.out / self.start.folder / self.task.name
 
     @property
     def folder(self) -> Path:
-        """Where this one is."""
         return self.task_folder / self.configuration_name / f"seed{self.seed}"
 
     @property
     def overrides(self) -> list[str]:
-        """What Hydra is told beside the recipe."""
         return [
             *self.task.overrides(self.metric),
             *self.start.overrides,
@@ -143,30 +131,25 @@ class Run(HydraRun):
 
     @property
     def inputs(self) -> dict[str, str]:
-        """What tells the files behind the overrides' paths from others in their place."""
         return {"checkpoint": self.start.stamp, "data": self.task.stamp}
 
     @property
-    def best_checkpoint(self) -> Path:
-        """Its best weights."""
+    def result(self) -> Path:
         return self.folder / _BEST
 
-    result = best_checkpoint
-
     def finish(self, device: str) -> str:
-        """Score the best checkpoint on every split."""
+        """Score the best checkpoint on every split, write it down, and remove the one to resume from."""
+        scores = scores_of(Finetuned.load(self.result, device=device))
+        self.record(scores=scores)
+        (self.folder / _LAST).unlink(missing_ok=True)
         name = f"{self.start.name} {self.task.name} {self.configuration_name} seed {self.seed}"
-        return f"{name}: {self.metric} {_finish(self, device):.2f}"
+        return f"{name}: {self.metric} {scores['valid'][self.metric]:.2f}"
 
 
 def grid_of(recipe: Path, overrides: Sequence[str] = ()) -> list[tuple[str, ...]]:
     """Return the configurations of a recipe's ``hydra.sweeper.params``, as Hydra's multirun makes them.
 
-    Args:
-        overrides: KEY=VALUE of all runs, whose keys are not swept.
-
-    Raises:
-        UserError: there is no such recipe.
+    The keys of ``overrides``, KEY=VALUE of all runs, are not swept.
     """
     if not recipe.is_file():
         names = ", ".join(sorted(path.stem for path in recipe.parent.glob("*.yaml")))
@@ -189,14 +172,10 @@ def run_all(
     keep_checkpoints: bool = False,
     say: Callable[[str], None] = print,
 ) -> None:
-    """Train and score what has not finished, as many at a time as there are devices.
+    """Train and score what has not finished, as many at a time as there are devices, "cpu", or "cuda:0" and so on.
 
-    Args:
-        devices: of each run at a time: "cpu", or "cuda:0" and so on.
-        keep_checkpoints: of all runs; else of the best run of each start and task.
-
-    Raises:
-        UserError: a run failed; those under way finish, no other one starts.
+    Without ``keep_checkpoints`` that of the best run of each start and task stays. Where a run fails, those under way
+    finish and no other one starts.
     """
     runs = list(runs)
     left = [run for run in runs if run.scores() is None]
@@ -311,27 +290,19 @@ def _cause(output: str) -> str:
     return lines[-1] if lines else "it printed nothing"
 
 
-def _finish(run: Run, device: str) -> float:
-    """Score the best checkpoint, write it down, and remove the one to resume from."""
-    scores = scores_of(Finetuned.load(run.best_checkpoint, device=device))
-    run.record(scores=scores)
-    (run.folder / _LAST).unlink(missing_ok=True)
-    return scores["valid"][run.metric]
-
-
 def _prune(runs: Sequence[Run]) -> None:
     """Remove all checkpoints but the best finished run's."""
-    for run in [run for run in _ranked(runs) if run.best_checkpoint.is_file()][:-1]:
-        run.best_checkpoint.unlink()
+    for run in [run for run in _ranked(runs) if run.result.is_file()][:-1]:
+        run.result.unlink()
 
 
 def best_of(runs: Sequence[Run]) -> Path | None:
     """Return the checkpoint of the best finished run of a start and task; None where it is gone."""
     ranked = _ranked(runs)
-    return ranked[-1].best_checkpoint if ranked and ranked[-1].best_checkpoint.is_file() else None
+    return ranked[-1].result if ranked and ranked[-1].result.is_file() else None
 
 
 def _ranked(runs: Sequence[Run]) -> list[Run]:
     """The finished ones, the best one last; of equals the one that has its checkpoint still."""
     found = [(run, scores["valid"][run.metric]) for run in runs if (scores := run.scores())]
-    return [run for run, _ in sorted(found, key=lambda pair: (pair[1], pair[0].best_checkpoint.is_file()))]
+    return [run for run, _ in sorted(found, key=lambda pair: (pair[1], pair[0].result.is_file()))]

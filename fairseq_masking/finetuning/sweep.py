@@ -50,11 +50,7 @@ class Sweep:
     curve: str = "updates"
 
     def run(self) -> None:
-        """Train what has not finished; write and print the tables.
-
-        Raises:
-            UserError: bad input, or a run failed.
-        """
+        """Train what has not finished; write and print the tables."""
         self.check()
         starts = self.starts()
         tasks = self.tasks(starts)

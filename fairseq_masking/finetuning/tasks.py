@@ -29,11 +29,7 @@ class FinetuningTask:
 
     @classmethod
     def of_folder(cls, data: Path) -> "FinetuningTask":
-        """Return what a folder was prepared for.
-
-        Raises:
-            UserError: it holds no data to fine-tune on.
-        """
+        """Return what a folder was prepared for."""
         kind = str(finetuning_settings(data)["task"])
         return cls(data.name if kind == JSONL else kind, kind, data, hash_file(data / MANIFEST_FILE))
 
@@ -47,11 +43,7 @@ class FinetuningTask:
         return len(MMapIndexedDataset(str(self.data / "label" / split)))
 
     def check_fits(self, start: "Start") -> None:
-        """Refuse rows that a start's model has no positions for.
-
-        Raises:
-            UserError: the data were prepared with longer ones.
-        """
+        """Refuse rows that a start's model has no positions for."""
         length = finetuning_settings(self.data).get("max_length", 0)  # SQuAD's task cuts windows
         if start.max_positions and length > start.max_positions:
             raise UserError(
@@ -89,9 +81,6 @@ class Start:
 
         Args:
             updates: default: those that the checkpoint names.
-
-        Raises:
-            UserError: the file is missing or no checkpoint.
         """
         hours = 0.0
         if updates is None and source.endswith(".pt"):
@@ -129,11 +118,7 @@ def quoted(path: str | Path) -> str:
 
 
 def corpus_of(checkpoint: Path) -> Path:
-    """Return the corpus that a checkpoint was trained on.
-
-    Raises:
-        UserError: no such checkpoint, or its corpus is not there or another one now.
-    """
+    """Return the corpus that a checkpoint was trained on, which must be there and the same."""
     read = read_checkpoint(checkpoint)
     corpus = read.data
     if corpus is None or not corpus.is_dir():
@@ -145,8 +130,7 @@ def corpus_of(checkpoint: Path) -> Path:
 def source_of(task: str, folder: Path) -> tuple[str, Path]:
     """Return the name and the folder of TASK[=DIR]: prepared data, or the task's own files.
 
-    Args:
-        folder: of the task, or with a folder for each task; where no DIR is given.
+    Without DIR it is ``folder``, or the task's in it.
     """
     kind, equals, own = task.partition("=")
     if kind not in TASKS:

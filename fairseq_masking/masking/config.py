@@ -1,9 +1,10 @@
-"""What a masker is built from, checked where it is put together: options, and a vocabulary as plain arrays.
+"""What a masker is built from, checked where it is put together: options, rates, a vocabulary as plain arrays.
 
 The task builds the arrays from the dictionary and the tokeniser; masking itself reads no files.
 Shapes: V symbols, R of them replacements.
 """
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -13,20 +14,23 @@ import numpy.typing as npt
 
 from fairseq_masking.errors import PREPARE_AGAIN, UserError
 
-__all__ = ["MaskUnit", "MaskingConfig", "MaskingVocabulary", "SplitsLaw", "SplitsOver"]
+__all__ = [
+    "Floats", "Ints", "MaskUnit", "MaskingConfig", "MaskingRate", "MaskingVocabulary", "RateSchedule", "SplitsLaw",
+    "SplitsOver",
+]  # fmt: skip
+
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
 
 MaskUnit = Literal["subword", "whole_word", "span", "pmi"]
 SplitsLaw = Literal["disjoint", "independent"]
 SplitsOver = Literal["batch", "epochs"]
+RateSchedule = Literal["linear", "cosine", "step"]
 
 
 @dataclass(frozen=True)
 class MaskingConfig:
-    """What the sampler needs to know; the names on the command line are in each field's message.
-
-    Raises:
-        UserError: a value is outside its range, or the splits do not fit into a sequence.
-    """
+    """What the sampler needs to know; the names on the command line are in each field's message."""
 
     mask_prob: float = 0.15  # share of a sequence's tokens that one split masks
     leave_unmasked_prob: float = 0.1  # share of the masked positions whose token stays
@@ -48,8 +52,10 @@ class MaskingConfig:
 
     def __post_init__(self) -> None:
         # `not (a < x <= b)` instead of the opposite comparisons: it refuses NaN as well.
-        if not 0.0 < self.mask_prob <= 1.0:
-            raise UserError(f"--mask-prob {self.mask_prob}: must be above 0 and at most 1, for example 0.15")
+        for option, example in (("mask_prob", 0.15), ("span_geometric_p", 0.2)):
+            if not 0.0 < (value := getattr(self, option)) <= 1.0:
+                given = f"--{option.replace('_', '-')} {value}"
+                raise UserError(f"{given}: must be above 0 and at most 1, for example {example}")
         for option in ("leave_unmasked_prob", "random_token_prob"):
             value = getattr(self, option)
             if not 0.0 <= value <= 1.0:
@@ -59,20 +65,12 @@ class MaskingConfig:
                 f"--leave-unmasked-prob {self.leave_unmasked_prob} and --random-token-prob"
                 f" {self.random_token_prob} exceed 1 together: lower one of them"
             )
-        if self.unit not in get_args(MaskUnit):
-            raise UserError(f"--mask-unit {self.unit!r}: choose one of {', '.join(get_args(MaskUnit))}")
-        if not 0.0 < self.span_geometric_p <= 1.0:
-            raise UserError(
-                f"--span-geometric-p {self.span_geometric_p}: must be above 0 and at most 1, for example 0.2"
-            )
         if self.num_splits < 1:
             raise UserError(f"--mask-splits {self.num_splits}: must be at least 1")
-        for option, choices in (("splits_law", SplitsLaw), ("splits_over", SplitsOver)):
-            if getattr(self, option) not in get_args(choices):
-                raise UserError(
-                    f"--mask-{option.replace('_', '-')} {getattr(self, option)!r}: choose one of"
-                    f" {', '.join(get_args(choices))}"
-                )
+        for option, choices in (("unit", MaskUnit), ("splits_law", SplitsLaw), ("splits_over", SplitsOver)):
+            if (value := getattr(self, option)) not in get_args(choices):
+                given = f"--mask-{option.replace('_', '-')} {value!r}"
+                raise UserError(f"{given}: choose one of {', '.join(get_args(choices))}")
         if self.splits_over == "epochs" and (self.splits_law != "disjoint" or self.num_splits < 2):
             raise UserError(
                 "--mask-splits-over epochs spreads --mask-splits 2 or more of --mask-splits-law disjoint; independent"
@@ -81,12 +79,45 @@ class MaskingConfig:
         if round(self.num_disjoint * self.mask_prob, 9) > 1.0:
             raise UserError(
                 f"--mask-splits {self.num_splits} times --mask-prob {self.mask_prob} is"
-                f" {self.num_splits * self.mask_prob:.4g}, but disjoint masks can cover a sequence only once:"
-                f" use at most --mask-splits {int(1.0 / self.mask_prob + 1e-9)}"
-                f" or --mask-prob {1.0 / self.num_splits:.4g}"
+                f" {self.num_splits * self.mask_prob:.4g}, but disjoint masks can cover a sequence only once: use at"
+                f" most --mask-splits {int(1.0 / self.mask_prob + 1e-9)} or --mask-prob {1.0 / self.num_splits:.4g}"
             )
         if not 0 <= self.seed < 2**63:
             raise UserError(f"--seed {self.seed}: must be 0 or more and below 2**63")
+
+
+@dataclass(frozen=True)
+class MaskingRate:
+    """p(u) at an update, counted from 0: constant, or on its way from one value to another.
+
+    Source: Ankner et al. 2024, "Dynamic Masking Rate Schedules for MLM Pretraining", 2305.15096: linear from 0.3
+    to 0.15; the step is that of pre-training in two phases.
+    """
+
+    start: float  # p at update 0
+    end: float  # p from update ``updates`` on
+    schedule: RateSchedule  # ``linear``; ``cosine``, half a period of it; ``step``, at ``updates`` / 2
+    updates: int  # length of the run
+
+    def __post_init__(self) -> None:
+        if self.schedule not in get_args(RateSchedule):
+            raise UserError(f"--mask-prob-schedule {self.schedule!r}: choose one of linear, cosine, step")
+        if self.updates < 1:
+            raise UserError("--mask-prob-end needs the length of the run: give --max-update")
+
+    @property
+    def highest(self) -> float:
+        """The largest p of all updates."""
+        return max(self.start, self.end)
+
+    def at(self, update: int) -> float:
+        """Return p at an update."""
+        done = min(update / self.updates, 1.0)
+        if self.schedule == "cosine":
+            done = (1.0 - math.cos(math.pi * done)) / 2.0
+        elif self.schedule == "step":
+            done = float(done >= 0.5)
+        return self.start + (self.end - self.start) * done
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,7 +127,7 @@ class MaskingVocabulary:
     mask_index: int  # id of [MASK]
     # bool [V], symbols that are never chosen and never drawn: <s>, <pad>, </s>, <unk>, <mask>
     special: npt.NDArray[np.bool_]
-    replacements: npt.NDArray[np.int64]  # int64 [R], the ids from which random tokens are drawn uniformly
+    replacements: Ints  # int64 [R], the ids from which random tokens are drawn uniformly
     # bool [V], whether a word begins with the symbol; None if only subwords are masked
     starts_word: npt.NDArray[np.bool_] | None = None
     # n-grams of words that are masked as a whole, the bytes of their tokens in int64
@@ -125,12 +156,8 @@ class MaskingVocabulary:
         """Builds the arrays from ids.
 
         Args:
-            num_symbols: V.
             special_ids: ids of the special symbols; ``mask_index`` is added.
-            mask_index: id of [MASK].
-            starts_word: bool [V] or None.
             never_drawn: ordinary ids that are still no replacement, such as fairseq's madeupword padding.
-            collocations: see the class.
         """
         special = np.zeros(num_symbols, dtype=np.bool_)
         special[[*special_ids, mask_index]] = True

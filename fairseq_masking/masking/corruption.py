@@ -11,16 +11,16 @@ Shapes: T tokens, K splits, k masked positions of a split.
 """
 
 import math
+from collections.abc import Callable
 from enum import IntEnum
 from functools import cache
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from fairseq_masking.masking.config import MaskingVocabulary
+from fairseq_masking.masking.config import Ints, MaskingVocabulary
 
-__all__ = ["Kind", "SplitGenerators", "corrupt", "corruption_counts", "kinds_of", "num_masked", "round_half_up"]
+__all__ = ["Kind", "corrupt", "corruption_counts", "kinds_of", "num_masked", "round_half_up"]
 
 
 class Kind(IntEnum):
@@ -31,28 +31,19 @@ class Kind(IntEnum):
     UNCHANGED = 2
 
 
-class SplitGenerators(Protocol):
-    """Gives the stream of a split."""
-
-    def __call__(self, split: int) -> np.random.Generator: ...
-
-
 def round_half_up(value: float) -> int:
     """Rounds to the nearest integer, halves up, after removing the noise of binary fractions."""
     return math.floor(round(value, 9) + 0.5)
 
 
 def num_masked(num_tokens: int, num_maskable: int, mask_prob: float, num_splits: int = 1) -> int:
-    """The number of masked positions k (the paper's tau) in every split of one sequence.
+    """The number of masked positions k (the paper's tau) in every one of K disjoint splits of a sequence.
+
+    It is ``min(max(1, round(p * n)), floor(m / K))``; 0 where m < K, a sequence that is skipped.
 
     Args:
         num_tokens: n, tokens of the sequence without the outer <s> and </s>; separators inside count.
         num_maskable: m, those of them that are no special.
-        mask_prob: the masking rate p.
-        num_splits: K disjoint splits that must all fit into the m positions.
-
-    Returns:
-        ``min(max(1, round(p * n)), floor(m / K))``; 0 where m < K, a sequence that is skipped.
     """
     return min(max(1, round_half_up(mask_prob * num_tokens)), num_maskable // num_splits)
 
@@ -60,11 +51,10 @@ def num_masked(num_tokens: int, num_maskable: int, mask_prob: float, num_splits:
 def corruption_counts(
     num_positions: int, leave_unmasked_prob: float, random_token_prob: float
 ) -> tuple[int, int, int]:
-    """Divides k masked positions into [MASK], random token and unchanged.
+    """Divides k masked positions into [MASK], random token and unchanged: three counts in this order.
 
-    Returns:
-        The three counts in this order; they sum to ``num_positions``. Where nothing is to stay unchanged
-        the rounding remainder becomes random tokens, and [MASK]s where there are none of those either.
+    Where nothing is to stay unchanged the rounding remainder becomes random tokens, and [MASK]s where there are none
+    of those either.
     """
     num_mask = round_half_up((1.0 - leave_unmasked_prob - random_token_prob) * num_positions)
     rest = num_positions - num_mask
@@ -85,23 +75,21 @@ def kinds_of(num_masked: int, leave_unmasked_prob: float, random_token_prob: flo
 
 
 def corrupt(
-    tokens_T: npt.NDArray[np.int64],
-    columns_Kk: npt.NDArray[np.int64],
+    tokens_T: Ints,
+    columns_Kk: Ints,
     kinds_k: npt.NDArray[np.int8],
     vocabulary: MaskingVocabulary,
-    generator_of: SplitGenerators,
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    generator_of: Callable[[int], np.random.Generator],
+) -> tuple[Ints, Ints]:
     """Assigns kinds and replacements to masked positions, independently in every split.
 
     Args:
-        tokens_T: int64 [T], the clean text.
-        columns_Kk: int64 [K, k], masked columns in any order.
-        kinds_k: int8 [k] from ``kinds_of``.
-        vocabulary: [MASK] and the ids of random tokens.
+        columns_Kk: masked columns in any order.
+        kinds_k: from ``kinds_of``.
         generator_of: the stream of each split.
 
     Returns:
-        columns int64 [K, k], grouped by kind, ascending inside each group; replacements int64 [K, k].
+        columns [K, k], grouped by kind, ascending inside each group; replacements [K, k].
     """
     num_splits, num_masked = columns_Kk.shape
     num_mask = int(np.searchsorted(kinds_k, Kind.RANDOM))

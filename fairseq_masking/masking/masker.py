@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fairseq_masking.errors import UserError
-from fairseq_masking.masking.config import MaskingConfig, MaskingVocabulary
+from fairseq_masking.masking.config import Floats, Ints, MaskingConfig, MaskingVocabulary
 from fairseq_masking.masking.corruption import corrupt, kinds_of, num_masked
 from fairseq_masking.masking.randomness import corruption_generator, position_generator
 from fairseq_masking.masking.units import cut_splits, span_length_cdf, unit_starts
@@ -22,20 +22,13 @@ __all__ = ["MaskedItem", "Masker"]
 class MaskedItem(NamedTuple):
     """The K masks of one item; in a split [MASK] comes first, then random, then unchanged, each ascending."""
 
-    columns: npt.NDArray[np.int64]  # int64 [K, k], masked columns; no column is in two disjoint splits
+    columns: Ints  # int64 [K, k], masked columns; no column is in two disjoint splits
     kinds: npt.NDArray[np.int8]  # int8 [k], values of ``Kind``, the same in every split
-    replacements: npt.NDArray[np.int64]  # int64 [K, k], what to write there
+    replacements: Ints  # int64 [K, k], what to write there
 
 
 class Masker:
     """Draws masks.
-
-    Args:
-        config: rates, unit, splits and seed.
-        vocabulary: specials, replacements and word beginnings.
-
-    Raises:
-        UserError: the unit needs word beginnings and the vocabulary has none.
 
     Example:
         >>> vocabulary = MaskingVocabulary.build(100, special_ids=range(4), mask_index=99)
@@ -62,26 +55,24 @@ class Masker:
 
     def __call__(
         self,
-        tokens_T: npt.NDArray[np.int64],
+        tokens_T: Ints,
         *,
         epoch: int,
         index: int,
         mask_prob: float | None = None,
-        weights_V: npt.NDArray[np.float64] | None = None,
+        weights_V: Floats | None = None,
     ) -> MaskedItem | None:
         """Masks one item.
 
         Args:
-            tokens_T: int64 [T] including the outer <s> and </s>, which are never chosen.
+            tokens_T: including the outer <s> and </s>, which are never chosen.
             epoch: of training, from 1; a fixed number for validation.
-            index: of the item in its dataset.
             mask_prob: a rate below the configuration's, whose masks are then cut short: a disjoint split stays
                 disjoint from one that was drawn at another rate.
             weights_V: positive: tokens are masked in proportion to them, a unit to the mean of its tokens'.
 
         Returns:
-            The masks, or None where fewer tokens can be masked than disjoint splits need: the item is to be
-            skipped.
+            The masks, or None where fewer tokens can be masked than disjoint splits need: the item is to be skipped.
         """
         config = self.config
         maskable_m = np.flatnonzero(self._maskable[tokens_T[1:-1]]) + 1
@@ -113,13 +104,8 @@ class Masker:
         return MaskedItem(columns_Kk, kinds_k, replacements_Kk)
 
     def _disjoint(
-        self,
-        tokens_T: npt.NDArray[np.int64],
-        maskable_m: npt.NDArray[np.int64],
-        num_masked: int,
-        rng: np.random.Generator,
-        weights_V: npt.NDArray[np.float64] | None,
-    ) -> npt.NDArray[np.int64]:
+        self, tokens_T: Ints, maskable_m: Ints, num_masked: int, rng: np.random.Generator, weights_V: Floats | None
+    ) -> Ints:
         """Columns of the masks that share a draw: K disjoint ones, or one."""
         starts_U = unit_starts(tokens_T, maskable_m, self.config, self.vocabulary, self._span_cdf, rng)
         weights_U = None

@@ -1,10 +1,9 @@
 """Random streams that are pure functions of (seed, epoch, index, split).
 
-Philox is a counter-based generator: a stream is a key and a 256-bit counter, nothing is derived by hashing
-and no two streams can meet. The key is the seed; the counter's four 64-bit words are, lowest first, the
-running count, the stream of the item (0: the positions, 1 + s: the corruption of split s), the item's index
-and the epoch. Python's ``hash`` and the global generators play no part, so workers, batch composition,
-world size and resuming cannot change a mask.
+Philox is a counter-based generator: a stream is a key and a 256-bit counter, nothing is derived by hashing and no two
+streams can meet. The key is the seed; the counter's four 64-bit words are, lowest first, the running count, the stream
+of the item (0: the positions, 1 + s: the corruption of split s), the item's index and the epoch. Python's ``hash`` and
+the global generators play no part, so workers, batch composition, world size and resuming cannot change a mask.
 """
 
 import numpy as np

@@ -11,48 +11,35 @@ is in each split with probability exactly tau / m, however long its unit; the sh
 the same joint law. A unit is cut at a run's ends only. For subwords each mask is uniform over all masks of
 tau positions (Lemma 2); for words and spans only the marginals are uniform.
 
-Shapes: T tokens of an item, m maskable tokens, U units, W words,
-K splits, k = tau positions of a split.
+Shapes: T tokens of an item, m maskable tokens, U units, W words, K splits, k = tau positions of a split.
 """
 
 import numpy as np
-import numpy.typing as npt
 
-from fairseq_masking.masking.config import MaskingConfig, MaskingVocabulary
+from fairseq_masking.masking.config import Floats, Ints, MaskingConfig, MaskingVocabulary
 
 __all__ = [
-    "MAX_COLLOCATION",
-    "cut_splits",
-    "join_collocations",
-    "span_length_cdf",
-    "tile_spans",
-    "unit_starts",
+    "MAX_COLLOCATION", "cut_splits", "join_collocations", "span_length_cdf", "tile_spans", "unit_starts",
     "word_starts",
-]
+]  # fmt: skip
 
 MAX_COLLOCATION = 5  # words
 
 
 def unit_starts(
-    tokens_T: npt.NDArray[np.int64],
-    maskable_m: npt.NDArray[np.int64],
+    tokens_T: Ints,
+    maskable_m: Ints,
     config: MaskingConfig,
     vocabulary: MaskingVocabulary,
-    span_cdf: npt.NDArray[np.float64],
+    span_cdf: Floats,
     rng: np.random.Generator,
-) -> npt.NDArray[np.int64]:
-    """The first tokens of an item's units.
+) -> Ints:
+    """The first tokens of an item's units: [U], ascending indices into ``maskable_m``; the first is 0.
 
     Args:
-        tokens_T: int64 [T] with the outer <s>, </s>.
-        maskable_m: int64 [m], ascending columns of the maskable tokens, none of them 0.
-        config: names the unit.
-        vocabulary: specials and word beginnings.
-        span_cdf: ``span_length_cdf`` of the configuration; read for spans only.
-        rng: drawn from for spans only.
-
-    Returns:
-        int64 [U], ascending indices into ``maskable_m``; the first is 0.
+        tokens_T: with the outer <s>, </s>.
+        maskable_m: ascending columns of the maskable tokens, none of them 0.
+        span_cdf: ``span_length_cdf`` of the configuration; read for spans only, as ``rng`` is drawn from.
     """
     if config.unit == "subword":
         return np.arange(len(maskable_m))
@@ -62,16 +49,11 @@ def unit_starts(
     return words_W if config.unit == "whole_word" else tile_spans(words_W, span_cdf, rng)
 
 
-def word_starts(
-    tokens_T: npt.NDArray[np.int64], maskable_m: npt.NDArray[np.int64], vocabulary: MaskingVocabulary
-) -> npt.NDArray[np.int64]:
+def word_starts(tokens_T: Ints, maskable_m: Ints, vocabulary: MaskingVocabulary) -> Ints:
     """Whole words: a token that starts a word, and any token behind a special, begins a unit.
 
     A special breaks a word, and a block that begins mid-word has a unit there, behind its <s> (which the
-    vocabulary must therefore count as special).
-
-    Returns:
-        int64 [W], ascending indices into ``maskable_m``.
+    vocabulary must therefore count as special). Returns [W], ascending indices into ``maskable_m``.
     """
     assert vocabulary.starts_word is not None
     starts_m = vocabulary.starts_word[tokens_T[maskable_m]]
@@ -79,16 +61,10 @@ def word_starts(
     return np.flatnonzero(starts_m)
 
 
-def join_collocations(
-    tokens_T: npt.NDArray[np.int64],
-    maskable_m: npt.NDArray[np.int64],
-    words_W: npt.NDArray[np.int64],
-    collocations: frozenset[bytes],
-) -> npt.NDArray[np.int64]:
+def join_collocations(tokens_T: Ints, maskable_m: Ints, words_W: Ints, collocations: frozenset[bytes]) -> Ints:
     """Joins words that stand in the list, from the left, the longest n-gram first (PMI-masking, 2010.01825).
 
-    Returns:
-        int64 [U], the first tokens of the units, a subset of ``words_W``.
+    Returns the first tokens of the units [U], a subset of ``words_W``.
     """
     tokens_m = tokens_T[maskable_m]
     ends_W = np.append(words_W[1:], len(maskable_m))
@@ -104,16 +80,11 @@ def join_collocations(
     return words_W[units]
 
 
-def tile_spans(
-    words_W: npt.NDArray[np.int64], span_cdf: npt.NDArray[np.float64], rng: np.random.Generator
-) -> npt.NDArray[np.int64]:
+def tile_spans(words_W: Ints, span_cdf: Floats, rng: np.random.Generator) -> Ints:
     """Tiles a sequence into spans of whole words with independently drawn lengths.
 
     Spans run over separators between sentences (which are masked in no case); the last span ends with the
-    sequence.
-
-    Returns:
-        int64 [U], the first tokens of the spans, a subset of ``words_W``.
+    sequence. Returns the first tokens of the spans [U], a subset of ``words_W``.
     """
     # As many lengths as words always suffice, and a number that depends on nothing random keeps it one draw.
     lengths_W = 1 + np.searchsorted(span_cdf, rng.random(len(words_W)), side="right")
@@ -121,38 +92,31 @@ def tile_spans(
     return words_W[first_words[: np.searchsorted(first_words, len(words_W))]]
 
 
-def span_length_cdf(geometric_p: float, max_length: int) -> npt.NDArray[np.float64]:
+def span_length_cdf(geometric_p: float, max_length: int) -> Floats:
     """The law of span lengths: Geometric(p) truncated to 1..max and renormalised (SpanBERT, Section 3.1).
 
-    Returns:
-        float64 [max - 1], P(length <= 1), ..., P(length <= max - 1); ``searchsorted`` of a uniform number in
-        [0, 1) in it, to the right, is the length minus 1.
+    Returns P(length <= 1), ..., P(length <= max - 1); ``searchsorted`` of a uniform number in [0, 1) in it, to the
+    right, is the length minus 1.
     """
     mass = geometric_p * (1.0 - geometric_p) ** np.arange(max_length)
     return (np.cumsum(mass) / mass.sum())[:-1]
 
 
 def cut_splits(
-    starts_U: npt.NDArray[np.int64],
+    starts_U: Ints,
     num_maskable: int,
     num_splits: int,
     num_masked: int,
     rng: np.random.Generator,
-    weights_U: npt.NDArray[np.float64] | None = None,
-) -> npt.NDArray[np.int64]:
-    """Draws K disjoint sets of tau maskable tokens.
+    weights_U: Floats | None = None,
+) -> Ints:
+    """Draws K disjoint sets of tau maskable tokens, K * tau <= m: [K, k], indices into them, ascending in no split.
 
     Args:
-        starts_U: int64 [U], first token of each unit, ascending from 0.
-        num_maskable: m.
-        num_splits: K.
-        num_masked: tau, with K * tau <= m.
+        starts_U: first token of each unit, ascending from 0.
         rng: the item's stream for positions.
         weights_U: of the units, positive: draw one after the other in proportion to them, without replacement.
             None: all alike.
-
-    Returns:
-        int64 [K, k], indices into the maskable tokens, ascending in no split.
 
     Deviation: the paper cuts the permuted sequence from its beginning; the rotation makes the probabilities
     exact also for units of several tokens and changes nothing for subwords.
@@ -169,9 +133,7 @@ def cut_splits(
     return rotated_m[: num_splits * num_masked].reshape(num_splits, num_masked)[labels_K]
 
 
-def _concatenate(
-    starts_U: npt.NDArray[np.int64], order_U: npt.NDArray[np.int64], num_maskable: int
-) -> npt.NDArray[np.int64]:
+def _concatenate(starts_U: Ints, order_U: Ints, num_maskable: int) -> Ints:
     """The tokens of the units, unit after unit in the given order."""
     lengths_U = np.diff(starts_U, append=num_maskable)[order_U]
     ends_U = np.cumsum(lengths_U)

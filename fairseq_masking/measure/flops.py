@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fairseq_masking.methods.three_ml.flops import prediction_flops
-from fairseq_masking.modules.feed_forward import FEED_FORWARDS
+from fairseq_masking.modules.config import FEED_FORWARDS
 
 __all__ = [
     "EncoderShape", "amos_flops", "attention_flops", "encoder_flops", "layer_flops",

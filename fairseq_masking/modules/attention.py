@@ -1,6 +1,13 @@
 """Multi-head attention: within a sequence, with one fused projection, and from one sequence to another.
 
-Shapes: B batch, T length, S length of the other sequence, D width, H heads, C width of a head.
+With rotary positions queries and keys are turned by angles that grow with their places, so that their product
+depends on how far apart they are. The two halves of a head are the two coordinates of its C/2 planes, as in Hugging
+Face's models. Source: Su et al. 2021 (2104.09864), Section 3.4.
+
+An attention bias is bool (True = may be attended to) or float (added to the logits), broadcastable to ``[B, H, T, T]``
+or ``[B, H, T, S]``.
+Shapes: B batch (1 where all rows have the same places), T length, S length of the other sequence, D width, H heads,
+C width of a head; 2 stands for cosine and sine.
 """
 
 from collections.abc import Mapping
@@ -11,10 +18,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fairseq_masking.errors import UserError
-from fairseq_masking.modules.rotary import rotate
 from fairseq_masking.ops import self_attention
 
-__all__ = ["CrossAttention", "SelfAttention"]
+__all__ = ["CrossAttention", "SelfAttention", "rotate", "rotation_of"]
 
 
 class SelfAttention(nn.Module):
@@ -27,7 +33,6 @@ class SelfAttention(nn.Module):
 
     def __init__(self, embed_dim: int, num_heads: int, *, dropout: float = 0.0, bias: bool = True) -> None:
         super().__init__()
-        _check_heads(embed_dim, num_heads)
         self.num_heads = num_heads
         self.dropout = dropout
         self.in_proj = nn.Linear(embed_dim, 3 * embed_dim, bias=bias)
@@ -36,16 +41,7 @@ class SelfAttention(nn.Module):
     def forward(
         self, hidden_BTD: Tensor, attention_bias: Tensor | None = None, rotation: Tensor | None = None
     ) -> Tensor:
-        """Attend from every position to every position.
-
-        Args:
-            attention_bias: bool (True = may be attended to) or float (added to the logits), broadcastable
-                to ``[B, H, T, T]``.
-            rotation: of ``rotation_of``, by which queries and keys are turned.
-
-        Returns:
-            float ``[B, T, D]``.
-        """
+        """Return float ``[B, T, D]``; queries and keys are turned by ``rotation``, of ``rotation_of``."""
         batch, length, width = hidden_BTD.shape
         projected = self.in_proj(hidden_BTD).view(batch, length, 3, self.num_heads, width // self.num_heads)
         if rotation is not None:
@@ -64,7 +60,6 @@ class CrossAttention(nn.Module):
 
     def __init__(self, embed_dim: int, num_heads: int, *, dropout: float = 0.0, bias: bool = True) -> None:
         super().__init__()
-        _check_heads(embed_dim, num_heads)
         self.num_heads = num_heads
         self.dropout = dropout
         self.query_proj = nn.Linear(embed_dim, embed_dim, bias=bias)
@@ -78,16 +73,7 @@ class CrossAttention(nn.Module):
         attention_bias: Tensor | None = None,
         rotations: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:
-        """Attend from every position of ``hidden_BTD`` to every position of ``memory_BSD``.
-
-        Args:
-            attention_bias: bool (True = may be attended to) or float (added to the logits), broadcastable
-                to ``[B, H, T, S]``.
-            rotations: of ``rotation_of``, by which the queries and the keys are turned.
-
-        Returns:
-            float ``[B, T, D]``.
-        """
+        """Return float ``[B, T, D]``; ``rotations`` turn the queries and the keys."""
         head = hidden_BTD.shape[2] // self.num_heads
         query_BTHC = self.query_proj(hidden_BTD).unflatten(2, (self.num_heads, head))
         key_BSHC, value_BSHC = self.key_value_proj(memory_BSD).unflatten(2, (2, self.num_heads, head)).unbind(2)
@@ -99,9 +85,27 @@ class CrossAttention(nn.Module):
         return self.out_proj(context.transpose(1, 2).flatten(2))
 
 
-def _check_heads(embed_dim: int, num_heads: int) -> None:
-    if embed_dim % num_heads:
-        raise UserError(
-            f"{num_heads} attention heads do not divide the width {embed_dim}: change one of them"
-            " (--encoder-attention-heads, --encoder-embed-dim, or those of the part that has them)"
-        )
+def rotation_of(places_BT: Tensor, width: int, theta: float, dtype: torch.dtype) -> Tensor:
+    """Return cosines and sines ``[2, B, T, 1, C/2]`` of the angles ``place * theta^(-2i/C)``.
+
+    The angles are fp32 at least, whatever the model's precision is: a place of some hundreds is no bf16.
+
+    Raises:
+        UserError: ``width`` is odd.
+    """
+    if width % 2:
+        raise UserError(f"rotary positions turn pairs: heads {width} wide are odd, change --encoder-attention-heads")
+    precise = torch.promote_types(dtype, torch.float32)
+    exponents = torch.arange(0, width, 2, dtype=precise, device=places_BT.device) / width
+    angles_BTC = places_BT[..., None].to(precise) / theta**exponents
+    return torch.stack([angles_BTC.cos(), angles_BTC.sin()]).to(dtype)[:, :, :, None]
+
+
+def rotate(vectors_BTHC: Tensor, rotation: Tensor) -> Tensor:
+    """Turn vectors ``[B, T, ..., H, C]`` by what ``rotation_of`` returned."""
+    rotation = rotation.to(vectors_BTHC.dtype)  # under autocast they differ
+    while rotation.dim() <= vectors_BTHC.dim():
+        rotation = rotation.unsqueeze(3)
+    cosine, sine = rotation.unbind(0)
+    first, second = vectors_BTHC.chunk(2, dim=-1)
+    return torch.cat([first * cosine - second * sine, second * cosine + first * sine], dim=-1)

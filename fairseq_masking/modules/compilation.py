@@ -5,7 +5,6 @@ DDP layer by layer, and activation checkpointing stays outside. ``full`` compile
 program, embedding to losses, as one graph. Both compile in place, so parameters keep their names.
 """
 
-import importlib.util
 import logging
 import textwrap
 import time
@@ -16,6 +15,7 @@ from torch import nn
 
 from fairseq_masking.errors import UserError
 from fairseq_masking.modules.encoder import TransformerEncoder, TransformerLayer
+from fairseq_masking.ops.dispatch import triton_obstacle
 
 __all__ = ["COMPILATIONS", "COMPILE_MODES", "Compilation"]
 
@@ -48,13 +48,11 @@ class Compilation:
     def start(self, model: nn.Module, methods: Sequence[str], probe: Callable[[], None]) -> None:
         """Compile, if that was asked for, and try it out; later calls do nothing.
 
+        ``encoder`` or ``full`` that does not work is a ``UserError``; ``auto`` logs why and goes on without.
+
         Args:
             methods: names of the model's methods that take and return tensors only (``full``).
             probe: runs forward and backward once without a trace, so that both are compiled here.
-
-        Raises:
-            UserError: ``encoder`` or ``full`` was asked for and does not work. ``auto`` logs why and goes on
-                without.
         """
         if self.started:
             if self.mode != "default":
@@ -64,8 +62,7 @@ class Compilation:
         device = next(model.parameters()).device
         scope = self.choice
         if scope == "auto":
-            hindrance = _hindrance(device)
-            if hindrance:
+            if hindrance := _hindrance(device):
                 logger.info("torch.compile: not used, %s", hindrance)
                 return
             scope = "encoder"
@@ -118,12 +115,7 @@ def _hindrance(device: torch.device) -> str | None:
     """Return why ``auto`` does not compile on ``device``, if so."""
     if device.type != "cuda":
         return f"the model is on the {device.type.upper()} (--compile encoder does it all the same)"
-    capability = torch.cuda.get_device_capability(device)
-    if capability < (8, 0):
-        return f"compute capability {capability[0]}.{capability[1]} is below 8.0"
-    if importlib.util.find_spec("triton") is None:
-        return "the package triton is not installed"
-    return None
+    return triton_obstacle(device)
 
 
 def _try_out(probe: Callable[[], None], device: torch.device) -> None:

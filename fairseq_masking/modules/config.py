@@ -1,29 +1,30 @@
 """What an encoder is: shape, kind of layers, regularisation."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import Any
 
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from fairseq_masking.errors import UserError
-from fairseq_masking.modules.feed_forward import FEED_FORWARDS
-from fairseq_masking.modules.normalization import build_norm
 
-__all__ = ["KIND_OPTIONS", "POSITION_ENCODINGS", "EncoderConfig", "EncoderKind"]
+__all__ = [
+    "ACTIVATIONS", "FEED_FORWARDS", "KIND_OPTIONS", "NORMS", "POSITION_ENCODINGS", "EncoderConfig", "EncoderKind",
+]  # fmt: skip
 
 POSITION_ENCODINGS = ("learned", "rotary")
+NORMS = {"layer_norm": nn.LayerNorm, "rms_norm": nn.RMSNorm}
+# How many times the inner width the first projection of a feed-forward layer has.
+FEED_FORWARDS = {"mlp": 1, "glu": 2}
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "relu": F.relu, "tanh": F.tanh}
+_CHOICES = {
+    "position_encoding": POSITION_ENCODINGS, "norm": NORMS, "feed_forward": FEED_FORWARDS, "activation": ACTIVATIONS,
+}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderKind:
-    """What tells encoders of today from BERT's, whose kind is the default; names are those of the options.
-
-    Attributes:
-        rope_theta: of rotary positions in layers that attend globally; ``rope_local_theta`` in the others.
-        attention_window: of layers that attend locally, half of it to each side; 0: there are none.
-        global_attention_every: of so many layers the first attends globally.
-        skip_first_norm: the first layer's attention reads what the embedding's norm returned as it is.
-    """
+    """What tells encoders of today from BERT's, whose kind is the default; names and meanings are the options'."""
 
     position_encoding: str = "learned"
     rope_theta: float = 10_000.0
@@ -65,9 +66,14 @@ class EncoderConfig(EncoderKind):
     checkpoint_activations: bool = False
 
     def __post_init__(self) -> None:
-        for value, allowed in ((self.position_encoding, POSITION_ENCODINGS), (self.feed_forward, FEED_FORWARDS)):
-            if value not in allowed:
-                raise UserError(f"an encoder with {value!r}: choose {' or '.join(allowed)}")
+        for name, allowed in _CHOICES.items():
+            if (value := getattr(self, name)) not in allowed:
+                raise UserError(f"unknown {name.replace('_', ' ')} {value!r}: choose {' or '.join(allowed)}")
+        if self.embed_dim % self.num_heads:
+            raise UserError(
+                f"{self.num_heads} attention heads do not divide the width {self.embed_dim}: change one of them"
+                " (--encoder-attention-heads, --encoder-embed-dim, or those of the part that has them)"
+            )
         if self.attention_window < 0 or self.global_attention_every < 1:
             raise UserError(
                 f"--attention-window {self.attention_window} --global-attention-every"
@@ -76,12 +82,7 @@ class EncoderConfig(EncoderKind):
         if self.skip_first_norm and not self.normalize_before:
             raise UserError("--skip-first-norm is for pre-LN layers: add --normalize-before, or leave it out")
 
-    def build_norm(self, eps: float | None = None) -> nn.LayerNorm | nn.RMSNorm:
-        """Return a norm of this encoder's kind and width."""
-        eps = self.layer_norm_eps if eps is None else eps
-        return build_norm(self.norm, self.embed_dim, eps, bias=not self.no_norm_bias)
-
-    @property
-    def head_options(self) -> dict[str, Any]:
-        """What heads of this encoder's kind are built with."""
-        return {"norm": self.norm, "norm_bias": not self.no_norm_bias, "bias": not self.no_head_bias}
+    def build_norm(self, eps: float | None = None, width: int | None = None) -> nn.LayerNorm | nn.RMSNorm:
+        """Return a norm of this encoder's kind, eps and width unless others are given; RMSNorm has no bias anyway."""
+        bias = {} if self.norm == "rms_norm" else {"bias": not self.no_norm_bias}
+        return NORMS[self.norm](width or self.embed_dim, self.layer_norm_eps if eps is None else eps, **bias)

@@ -11,33 +11,24 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from fairseq_masking.errors import UserError
-from fairseq_masking.modules.config import POSITION_ENCODINGS, EncoderConfig
-from fairseq_masking.modules.layer import ACTIVATIONS, TransformerLayer, get_activation
+from fairseq_masking.modules.attention import rotation_of
+from fairseq_masking.modules.config import EncoderConfig
+from fairseq_masking.modules.layer import TransformerLayer
 from fairseq_masking.modules.reach import Reach, Reaches, places_within, reach_of, visible_keys, window_mask
 from fairseq_masking.modules.relative_position import RelativePositionBias
-from fairseq_masking.modules.rotary import rotation_of
 from fairseq_masking.ops import dropout
 
 __all__ = [
-    "ACTIVATIONS",
-    "Encoded",
-    "EncoderConfig",
-    "EmbeddedStack",
-    "LayerStack",
-    "POSITION_ENCODINGS",
-    "TransformerEncoder",
-    "TransformerLayer",
-    "check_length",
-    "get_activation",
-    "init_bert_weights",
-]
+    "EmbeddedStack", "Encoded", "EncoderConfig", "LayerStack", "TransformerEncoder", "TransformerLayer",
+    "check_length", "init_bert_weights",
+]  # fmt: skip
 
 
 class LayerStack(nn.Module):
     """What networks of Transformer layers share: positions, a norm of what enters, layers.
 
     ``layer_norm`` comes after the last layer of pre-LN stacks; others have none. Only learned positions have
-    parameters, ``embed_positions``.
+    parameters, ``embed_positions``. ``positions_BT`` are int64 places of the tokens, where they are not ``0..T-1``.
     """
 
     layer_class: type[TransformerLayer] = TransformerLayer
@@ -52,11 +43,7 @@ class LayerStack(nn.Module):
         self.layer_norm = config.build_norm(eps) if config.normalize_before else None
 
     def enter(self, hidden_BTD: Tensor, positions_BT: Tensor | None = None) -> Tensor:
-        """Return what enters the layers: learned positions added, where it has them, normalised, with dropout.
-
-        Args:
-            positions_BT: int64 places of the tokens, where they are not ``0..T-1``.
-        """
+        """Return what enters the layers: learned positions added, where it has them, normalised, with dropout."""
         if self.embed_positions is not None and positions_BT is None:
             hidden_BTD = hidden_BTD + self.embed_positions.weight[: hidden_BTD.shape[1]]
         elif self.embed_positions is not None:
@@ -182,15 +169,10 @@ class TransformerEncoder(EmbeddedStack):
         """Run the layers.
 
         Args:
-            tokens_BT: int64 token ids.
-            positions_BT: int64 places of the tokens, where they are not ``0..T-1`` or, with documents, those
-                within each.
+            positions_BT: where they are not ``0..T-1`` or, with documents, those within each.
             padding_BT: bool, True at padding; None where the batch has none.
             token_embeddings_BTD: used in place of ``embed_tokens(tokens_BT)``.
             documents_BT: int64, whose tokens attend to those of the same number only; another one at padding.
-
-        Raises:
-            UserError: the batch is longer than ``max_positions``.
         """
         if positions_BT is None:
             check_length(tokens_BT.shape[1], self.config.max_positions, "encoder")

@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fairseq_masking.modules.encoder import get_activation, init_bert_weights
-from fairseq_masking.modules.normalization import build_norm
+from fairseq_masking.modules.config import ACTIVATIONS, EncoderConfig
+from fairseq_masking.modules.encoder import init_bert_weights
 from fairseq_masking.ops import LinearCrossEntropyOutput, linear_cross_entropy
 
 __all__ = ["POOLINGS", "ClassificationHead", "MaskedLMHead"]
@@ -20,27 +20,21 @@ class MaskedLMHead(nn.Module):
     """BERT's prediction layer: dense, activation, LayerNorm, then the tied embedding and a bias.
 
     The embedding stays the encoder's: it is passed in, so that it is one parameter in one place.
+
+    Args:
+        config: of the encoder.
+        input_dim: of the states, where they are not as wide as the encoder.
     """
 
     def __init__(
-        self,
-        embed_dim: int,
-        vocab_size: int,
-        *,
-        activation: str = "gelu",
-        input_dim: int | None = None,
-        layer_norm_eps: float = 1e-5,
-        norm: str = "layer_norm",
-        norm_bias: bool = True,
-        bias: bool = True,
-        impl: str = "auto",
+        self, config: EncoderConfig, *, input_dim: int | None = None, eps: float | None = None, impl: str = "auto"
     ) -> None:
         super().__init__()
         self.impl = impl
-        self.dense = nn.Linear(input_dim or embed_dim, embed_dim, bias=bias)
-        self.activation = get_activation(activation)
-        self.layer_norm = build_norm(norm, embed_dim, layer_norm_eps, bias=norm_bias)
-        self.bias = nn.Parameter(torch.zeros(vocab_size))
+        self.dense = nn.Linear(input_dim or config.embed_dim, config.embed_dim, bias=not config.no_head_bias)
+        self.activation = ACTIVATIONS[config.activation]
+        self.layer_norm = config.build_norm(eps)
+        self.bias = nn.Parameter(torch.zeros(config.vocab_size))
         self.apply(init_bert_weights)
 
     def project(self, features_ND: Tensor) -> Tensor:
@@ -89,7 +83,7 @@ class ClassificationHead(nn.Module):
         super().__init__()
         self.pooling = pooling
         self.dense = nn.Linear(input_dim, inner_dim, bias=bias)
-        self.activation = get_activation(activation)
+        self.activation = ACTIVATIONS[activation]
         self.layer_norm = norm or nn.Identity()
         self.dropout = nn.Dropout(dropout)
         self.out_proj = nn.Linear(inner_dim, num_classes)
@@ -97,13 +91,12 @@ class ClassificationHead(nn.Module):
 
     def forward(self, features_BTD: Tensor, padding_BT: Tensor | None = None) -> Tensor:
         """Return the scores ``[B, C]``."""
-        pooled_BD = features_BTD[:, 0] if self.pooling == "first" else _mean(features_BTD, padding_BT)
+        if self.pooling == "first":
+            pooled_BD = features_BTD[:, 0]
+        elif padding_BT is None:
+            pooled_BD = features_BTD.mean(dim=1)
+        else:
+            text_BT1 = ~padding_BT[..., None]
+            pooled_BD = features_BTD.masked_fill(~text_BT1, 0.0).sum(dim=1) / text_BT1.sum(dim=1)
         hidden = self.layer_norm(self.activation(self.dense(self.dropout(pooled_BD))))
         return self.out_proj(self.dropout(hidden))
-
-
-def _mean(features_BTD: Tensor, padding_BT: Tensor | None) -> Tensor:
-    if padding_BT is None:
-        return features_BTD.mean(dim=1)
-    text_BT1 = ~padding_BT[..., None]
-    return features_BTD.masked_fill(~text_BT1, 0.0).sum(dim=1) / text_BT1.sum(dim=1)

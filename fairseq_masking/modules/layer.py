@@ -6,19 +6,13 @@ Shapes: B batch, T length, D width.
 from collections.abc import Callable
 from functools import partial
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fairseq_masking.errors import UserError
 from fairseq_masking.modules.attention import SelfAttention
-from fairseq_masking.modules.config import EncoderConfig
-from fairseq_masking.modules.feed_forward import FEED_FORWARDS, activate
-from fairseq_masking.modules.reach import Reach
+from fairseq_masking.modules.config import ACTIVATIONS, FEED_FORWARDS, EncoderConfig
 from fairseq_masking.ops import dropout
 
-__all__ = ["ACTIVATIONS", "TransformerLayer", "get_activation"]
-
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "relu": F.relu, "tanh": F.tanh}
+__all__ = ["TransformerLayer"]
 
 
 class TransformerLayer(nn.Module):
@@ -35,7 +29,7 @@ class TransformerLayer(nn.Module):
         self.normalize_before = config.normalize_before
         self.dropout = config.dropout
         self.activation_dropout = config.activation_dropout
-        self.activation = get_activation(config.activation)
+        self.activation = ACTIVATIONS[config.activation]
         self.self_attn = SelfAttention(
             config.embed_dim, config.num_heads, dropout=config.attention_dropout, bias=not config.no_attention_bias
         )
@@ -51,28 +45,22 @@ class TransformerLayer(nn.Module):
         self, hidden_BTD: Tensor, attention_bias: Tensor | None = None, rotation: Tensor | None = None
     ) -> Tensor:
         """Return float ``[B, T, D]``; ``attention_bias`` and ``rotation`` as in ``SelfAttention``."""
-        reach = Reach(attention_bias, rotation)
-        if self.normalize_before:
-            hidden_BTD = hidden_BTD + self._attend(self.self_attn_layer_norm(hidden_BTD), reach)
-            return hidden_BTD + self._feed_forward(self.final_layer_norm(hidden_BTD))
-        hidden_BTD = self.self_attn_layer_norm(hidden_BTD + self._attend(hidden_BTD, reach))
-        return self.final_layer_norm(hidden_BTD + self._feed_forward(hidden_BTD))
+        hidden_BTD = self.residual(
+            hidden_BTD, self.self_attn_layer_norm, lambda hidden: self.self_attn(hidden, attention_bias, rotation)
+        )
+        return self.residual(hidden_BTD, self.final_layer_norm, self._feed_forward)
 
-    def _attend(self, hidden_BTD: Tensor, reach: Reach) -> Tensor:
-        return dropout(self.self_attn(hidden_BTD, *reach), self.dropout, self.training)
+    def residual(self, hidden_BTD: Tensor, norm: nn.Module, compute: Callable[[Tensor], Tensor]) -> Tensor:
+        """Return the residual connection around ``compute``, with dropout, and its norm before or behind it."""
+        if self.normalize_before:
+            return hidden_BTD + dropout(compute(norm(hidden_BTD)), self.dropout, self.training)
+        return norm(hidden_BTD + dropout(compute(hidden_BTD), self.dropout, self.training))
 
     def _feed_forward(self, hidden_BTD: Tensor) -> Tensor:
-        inner = activate(self.feed_forward, self.activation, self.fc1(hidden_BTD))
-        inner = dropout(inner, self.activation_dropout, self.training)
-        return dropout(self.fc2(inner), self.dropout, self.training)
-
-
-def get_activation(name: str) -> Callable[[Tensor], Tensor]:
-    """Return the activation called ``name``.
-
-    Raises:
-        UserError: ``name`` is not one of ``ACTIVATIONS``.
-    """
-    if name not in ACTIVATIONS:
-        raise UserError(f"unknown activation {name!r}: choose one of {', '.join(ACTIVATIONS)}")
-    return ACTIVATIONS[name]
+        inner = self.fc1(hidden_BTD)
+        if self.feed_forward == "glu":  # GeGLU where the activation is GELU: Shazeer 2020 (2002.05202), Eq. 6
+            value, gate = inner.chunk(2, dim=-1)
+            inner = self.activation(value) * gate
+        else:
+            inner = self.activation(inner)
+        return self.fc2(dropout(inner, self.activation_dropout, self.training))

@@ -12,15 +12,10 @@ __all__ = ["Reach", "Reaches", "places_within", "reach_of", "visible_keys", "win
 
 
 class Reach(NamedTuple):
-    """What self-attention is given of one kind of layer.
+    """What self-attention is given of one kind of layer."""
 
-    Attributes:
-        attention_bias: as in ``SelfAttention``; None where every token reaches every other.
-        rotation: of ``rotation_of``; None without rotary positions.
-    """
-
-    attention_bias: Tensor | None
-    rotation: Tensor | None = None
+    attention_bias: Tensor | None  # None where every token reaches every other
+    rotation: Tensor | None = None  # of ``rotation_of``; None without rotary positions
 
 
 class Reaches(NamedTuple):
@@ -31,11 +26,7 @@ class Reaches(NamedTuple):
 
 
 def visible_keys(padding_BT: Tensor | None, documents_BT: Tensor | None = None) -> Tensor | None:
-    """Return bool ``[B, 1, 1, T]``, False at padding, or ``[B, 1, T, T]``, True within a document; None for all.
-
-    Args:
-        documents_BT: int64, the number of each token's document; padding has one of its own.
-    """
+    """Return bool ``[B, 1, 1, T]``, False at padding, or ``[B, 1, T, T]``, True within a document; None for all."""
     if documents_BT is not None:
         return (documents_BT[:, :, None] == documents_BT[:, None, :])[:, None]
     return None if padding_BT is None else ~padding_BT[:, None, None, :]

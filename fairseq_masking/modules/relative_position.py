@@ -19,9 +19,6 @@ def t5_buckets(offset: Tensor, *, num_buckets: int, max_distance: int, **_: int)
     Distances below a quarter of ``num_buckets`` have a bucket each, larger ones share logarithmically
     wider buckets up to ``max_distance``, beyond which all share the last.
 
-    Args:
-        offset: int64, any shape, key position minus query position.
-
     Returns:
         int64 buckets in ``[0, num_buckets)``, the shape of ``offset``.
 
@@ -38,14 +35,10 @@ def t5_buckets(offset: Tensor, *, num_buckets: int, max_distance: int, **_: int)
 
 
 def amos_buckets(offset: Tensor, *, num_buckets: int, max_distance: int, max_positions: int) -> Tensor:
-    """Signed buckets of the released AMOS and COCO-LM checkpoints.
+    """Signed buckets of the released AMOS and COCO-LM checkpoints; as ``t5_buckets`` otherwise.
 
     Args:
-        offset: int64, any shape, key position minus query position.
         max_positions: side of the table whose smallest value becomes bucket 0.
-
-    Returns:
-        int64 buckets in ``[0, num_buckets)``, the shape of ``offset``.
 
     Source: spec/amos.md, "Positions" (behaviour of the released model code).
     """

@@ -6,13 +6,6 @@ from fairseq_masking.ops.indices import corrupt_tokens, gather_positions, rows_o
 from fairseq_masking.ops.linear_cross_entropy import LinearCrossEntropyOutput, linear_cross_entropy
 
 __all__ = [
-    "IMPLEMENTATIONS",
-    "LinearCrossEntropyOutput",
-    "choose_impl",
-    "corrupt_tokens",
-    "dropout",
-    "gather_positions",
-    "linear_cross_entropy",
-    "rows_of_positions",
-    "self_attention",
-]
+    "IMPLEMENTATIONS", "LinearCrossEntropyOutput", "choose_impl", "corrupt_tokens", "dropout", "gather_positions",
+    "linear_cross_entropy", "rows_of_positions", "self_attention",
+]  # fmt: skip

@@ -56,15 +56,12 @@ class _MaskedScale(torch.autograd.Function):
 
 
 def self_attention(projected_BT3HC: Tensor, attention_bias: Tensor | None = None, dropout: float = 0.0) -> Tensor:
-    """Attend from every position to every position.
+    """Attend from every position to every position: the context ``[B, T, H * C]``, the heads side by side.
 
     Args:
         attention_bias: bool (True = may be attended to) or float (added to the logits), broadcastable to
             ``[B, H, T, T]``.
         dropout: probability for attention weights; 0 outside of training.
-
-    Returns:
-        The context ``[B, T, H * C]``, the heads side by side.
     """
     batch, length, _, heads, width = projected_BT3HC.shape
     lean = projected_BT3HC.device.type == "cpu" and dropout > 0.0 and not torch.compiler.is_compiling()
@@ -85,8 +82,11 @@ class _LeanAttention(torch.autograd.Function):
         stacked = projected_BT3HC.permute(2, 0, 3, 1, 4).reshape(3, batch * heads, length, width)
         query, key, value = stacked.unbind(0)
         weights = torch.bmm(query, key.transpose(1, 2)).mul_(width**-0.5)
-        if attention_bias is not None:
-            _add_bias(weights.view(batch, heads, length, length), attention_bias)
+        logits_BHTT = weights.view(batch, heads, length, length)
+        if attention_bias is not None and attention_bias.dtype == torch.bool:
+            logits_BHTT.masked_fill_(~attention_bias, float("-inf"))
+        elif attention_bias is not None:
+            logits_BHTT.add_(attention_bias)
         torch.softmax(weights, dim=-1, out=weights)
         context = torch.bmm((weights * mask).mul_(scale), value)
         ctx.save_for_backward(stacked, weights, mask)
@@ -110,10 +110,3 @@ class _LeanAttention(torch.autograd.Function):
         torch.bmm(grad_logits.transpose(1, 2), query, out=grad_stacked[1])
         grad_projected = grad_stacked.view(3, batch, heads, length, width).permute(1, 3, 0, 2, 4)
         return grad_projected.contiguous(), None, None, None
-
-
-def _add_bias(logits_BHTT: Tensor, attention_bias: Tensor) -> None:
-    if attention_bias.dtype == torch.bool:
-        logits_BHTT.masked_fill_(~attention_bias, float("-inf"))
-    else:
-        logits_BHTT.add_(attention_bias)

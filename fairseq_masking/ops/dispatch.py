@@ -7,12 +7,14 @@ import functools
 import importlib
 import logging
 import os
+from types import ModuleType
 
 import torch
+from torch import Tensor
 
 from fairseq_masking.errors import UserError
 
-__all__ = ["IMPLEMENTATIONS", "choose_impl"]
+__all__ = ["IMPLEMENTATIONS", "choose_impl", "plan", "triton_obstacle"]
 
 IMPLEMENTATIONS = ("auto", "torch", "triton")
 
@@ -31,17 +33,13 @@ def choose_impl(operation: str, impl: str, device: torch.device, dtype: torch.dt
 
     Args:
         operation: its name, for the log and the error.
-        impl: one of ``IMPLEMENTATIONS``.
         dtype: of the tensors; the kernels compute in fp32, so fp64 is PyTorch's.
-
-    Raises:
-        UserError: ``impl`` is unknown, or is ``triton`` where Triton cannot run.
     """
     if impl not in IMPLEMENTATIONS:
         raise UserError(f"unknown implementation {impl!r}: choose {', '.join(IMPLEMENTATIONS)}")
     if impl == "torch":
         return "torch"
-    obstacle = _obstacle(device, dtype)
+    obstacle = triton_obstacle(device, dtype)
     if impl == "auto":
         chosen = "torch" if obstacle or device.type != "cuda" else "triton"
         _log_choice(operation, chosen, device.type, obstacle)
@@ -51,7 +49,19 @@ def choose_impl(operation: str, impl: str, device: torch.device, dtype: torch.dt
     return "triton"
 
 
-def _obstacle(device: torch.device, dtype: torch.dtype) -> str | None:
+def plan(package: str, hidden: Tensor, chunk_elements: int | None, impl: str) -> tuple[ModuleType, int]:
+    """Return an operation's module with the row-wise part, and how many logits may be in flight.
+
+    Args:
+        package: of the operation, with the modules ``torch_rows`` and ``triton_rows``.
+    """
+    chosen = choose_impl(package.rpartition(".")[2], impl, hidden.device, hidden.dtype)
+    # late, since TRITON_INTERPRET counts when kernels are defined, and Triton may not be installed
+    rows = importlib.import_module(f"{package}.{chosen}_rows")
+    return rows, chunk_elements or rows.default_chunk_elements(hidden)
+
+
+def triton_obstacle(device: torch.device, dtype: torch.dtype = torch.float32) -> str | None:
     """Return what keeps Triton from running there, or None."""
     if dtype == torch.float64:
         return "its kernels compute in float32, the tensors are float64"
@@ -79,6 +89,5 @@ def _triton_is_installed() -> bool:
 
 @functools.cache
 def _log_choice(operation: str, chosen: str, device_type: str, obstacle: str | None) -> None:
-    """Log a choice; what was said once is not said again."""
     reason = f" ({obstacle})" if obstacle and device_type == "cuda" else ""
     logger.info("%s runs in %s on %s%s", operation, chosen, device_type, reason)

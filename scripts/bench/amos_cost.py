@@ -26,7 +26,7 @@ from systems import OURS, VARIANTS, Run, Setting
 
 from fairseq_masking.figures.tables import format_table
 from fairseq_masking.measure.flops import amos_flops, encoder_flops, shape_of
-from fairseq_masking.methods.amos.options import GENERATOR_LAYERS
+from fairseq_masking.methods.amos.model import GENERATOR_LAYERS
 from fairseq_masking.methods.base.options import SIZES
 
 BASELINE, PLAIN = "mlm", "mlm, no relative positions"

@@ -35,7 +35,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fairseq_masking.methods.amos.gumbel_mixture import gumbel_mixture
-from fairseq_masking.methods.amos.gumbel_mixture.torch_rows import add_gumbel_noise_, row_keys
+from fairseq_masking.methods.amos.gumbel_mixture.chunks import row_keys
+from fairseq_masking.methods.amos.gumbel_mixture.torch_rows import add_gumbel_noise_
 from fairseq_masking.ops import dropout, linear_cross_entropy, self_attention
 
 MEMORY_TARGETS = {"linear_cross_entropy": 0.1, "gumbel_mixture": 0.05}

@@ -27,7 +27,7 @@ import torch
 from systems import PARTS, STOCK, Run, Setting, check_systems
 
 from fairseq_masking.methods.base.options import SIZES
-from fairseq_masking.modules.feed_forward import FEED_FORWARDS
+from fairseq_masking.modules.config import FEED_FORWARDS
 
 # (arch, tokens, precision): column and least value wanted of one H200 (issue 3).
 TARGETS = {("base", 512, "bf16"): ("tokens_per_s", 650_000), ("large", 512, "bf16"): ("rows_per_s", 375)}

@@ -19,8 +19,7 @@ from fairseq_masking.corpus.manifest import load_normalizer, load_tokenizer
 from fairseq_masking.data import load_dictionary
 from fairseq_masking.errors import UserError
 from fairseq_masking.finetuning.squad.criterion import SpanHead
-from fairseq_masking.methods.amos.model import AmosModel
-from fairseq_masking.methods.amos.options import AmosConfig
+from fairseq_masking.methods.amos.model import AmosConfig, AmosModel
 from fairseq_masking.methods.map_net.model import MapNetConfig, MapNetModel
 from fairseq_masking.methods.mlm.model import MLMConfig, MLMModel
 from fairseq_masking.methods.three_ml.model import ThreeMLConfig, ThreeMLModel

@@ -15,8 +15,7 @@ from fairseq_masking.checkpoints.sources import read_source
 from fairseq_masking.cli import inspect
 from fairseq_masking.data import load_dictionary
 from fairseq_masking.errors import UserError
-from fairseq_masking.methods.amos.model import AmosModel
-from fairseq_masking.methods.amos.options import AmosConfig
+from fairseq_masking.methods.amos.model import AmosConfig, AmosModel
 from fairseq_masking.methods.mlm.model import MLMConfig, MLMModel
 from fairseq_masking.methods.three_ml.model import ThreeMLConfig, ThreeMLModel
 

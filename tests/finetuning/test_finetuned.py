@@ -97,7 +97,7 @@ def test_answers_agree_with_validation(corpus: Path, tmp_path: Path, device: tor
 
     criterion = SquadCriterion(SquadCriterionConfig(), task).eval()
     with metrics.aggregate(new_root=True) as aggregator, torch.no_grad():
-        for sample in finetuned._batches("valid", 5):
+        for sample, _ in finetuned._outputs("valid", 5, task.span_head):
             task.reduce_metrics([criterion(finetuned.model, sample)[2]], criterion)
     logged = aggregator.get_smoothed_values()
     assert len(task.dataset("valid")) > len(task.dataset("valid").examples.questions) == 17

@@ -197,7 +197,7 @@ def a_run(folder, out, start=None, seed=1):
 
 def finish(run, accuracy):
     run.record(scores={"valid": {"accuracy": accuracy}})
-    run.best_checkpoint.touch()
+    run.result.touch()
 
 
 def the_sweep(*argv):
@@ -222,7 +222,7 @@ def test_the_best_runs_checkpoint_stays(keep, kept, folder, tmp_path, monkeypatc
 
     def train(run, device):
         run.record()
-        run.best_checkpoint.touch()
+        run.result.touch()
         (run.folder / "checkpoint_last.pt").touch()
 
     monkeypatch.setattr(f"{module}._train", train)
@@ -231,8 +231,8 @@ def test_the_best_runs_checkpoint_stays(keep, kept, folder, tmp_path, monkeypatc
     runs = [a_run(folder, tmp_path, seed=seed) for seed in accuracies]
     other = a_run(folder, tmp_path, Start("another", 2, ("model=mlm_tiny",)))
     run_all([*runs, other], devices=["cpu"], keep_checkpoints=keep)
-    assert {run.seed for run in runs if run.best_checkpoint.is_file()} == kept
-    assert best_of(runs) == runs[1].best_checkpoint and best_of([other]) == other.best_checkpoint
+    assert {run.seed for run in runs if run.result.is_file()} == kept
+    assert best_of(runs) == runs[1].result and best_of([other]) == other.result
     assert not list(tmp_path.rglob("checkpoint_last.pt"))
 
 
@@ -244,8 +244,8 @@ def test_another_sweeps_runs_in_the_same_folder_do_not_count(folder, tmp_path):
     for run, accuracy in zip(runs, (70.0, 80.0, 70.0), strict=True):
         finish(run, accuracy)
     finetuning_runs._prune(runs)
-    assert best_of(runs) == runs[1].best_checkpoint
-    assert not runs[2].best_checkpoint.exists() and other.best_checkpoint.exists()
+    assert best_of(runs) == runs[1].result
+    assert not runs[2].result.exists() and other.result.exists()
     assert best_of(runs[::2]) is None  # not the checkpoint of a lesser run
 
 
@@ -312,7 +312,7 @@ def test_a_run_gets_the_gpu_that_this_process_counts_so(visible, name, folder, t
 
     def train(arguments, variables, output, lock):
         seen.append(variables["CUDA_VISIBLE_DEVICES"])
-        run.best_checkpoint.touch()
+        run.result.touch()
         return SimpleNamespace(start=lambda: None, join=lambda: None, exitcode=0)
 
     monkeypatch.setattr(finetuning_runs, "_Training", train)
@@ -467,7 +467,7 @@ def test_a_task_may_start_from_anothers_best_model(folder, tmp_path):
     of_mnli = [replace(a_run(folder, tmp_path, start, seed), task=base) for seed in (1, 2, 3)]
     for run, accuracy in zip(of_mnli, (70.0, 80.0, 60.0), strict=True):
         finish(run, accuracy)
-    best = of_mnli[1].best_checkpoint
+    best = of_mnli[1].result
     finished = {(base, start): of_mnli}
     runs = found.runs(start, task, finished)
     assert len(runs) == 24 * 5

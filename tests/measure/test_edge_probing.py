@@ -14,8 +14,7 @@ from fairseq_masking.corpus.dictionary import load_dictionary
 from fairseq_masking.corpus.manifest import load_normalizer, load_tokenizer
 from fairseq_masking.errors import UserError
 from fairseq_masking.measure.edge_probing import edge_states, load_states, micro_f1, probing_rows, read_sentences
-from fairseq_masking.methods.amos.model import AmosModel
-from fairseq_masking.methods.amos.options import AmosConfig
+from fairseq_masking.methods.amos.model import AmosConfig, AmosModel
 from fairseq_masking.methods.mlm.model import MLMConfig, MLMModel
 
 TREE = """# text = The cat didn't sit.

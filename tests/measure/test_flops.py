@@ -77,7 +77,7 @@ def test_equals_what_the_modules_multiply(kind: dict[str, Any], device: torch.de
     )  # fmt: skip
     shape = replace(SHAPE, feed_forward=config.feed_forward)
     encoder = TransformerEncoder(config).to(device).train()
-    head = MaskedLMHead(SHAPE.embed_dim, SHAPE.vocab_size).to(device).train()
+    head = MaskedLMHead(config).to(device).train()
     tokens = torch.randint(4, SHAPE.vocab_size, (ROWS, TOKENS), device=device)
     columns = torch.arange(MASKED, device=device)
     positions = (torch.arange(ROWS, device=device)[:, None] * TOKENS + columns).flatten()

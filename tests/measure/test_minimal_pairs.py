@@ -25,8 +25,7 @@ from fairseq_masking.measure.minimal_pairs import (
     read_paradigms,
     score_pairs,
 )
-from fairseq_masking.methods.amos.model import AmosModel
-from fairseq_masking.methods.amos.options import AmosConfig
+from fairseq_masking.methods.amos.model import AmosConfig, AmosModel
 from fairseq_masking.methods.map_net.model import MapNetConfig, MapNetModel
 from fairseq_masking.methods.mlm.model import MLMConfig, MLMModel
 from fairseq_masking.methods.three_ml.model import ThreeMLConfig, ThreeMLModel

@@ -7,11 +7,9 @@ import torch
 
 from fairseq_masking.errors import UserError
 from fairseq_masking.modules import EncoderConfig, TransformerEncoder
-from fairseq_masking.modules.attention import CrossAttention
+from fairseq_masking.modules.attention import CrossAttention, rotate, rotation_of
 from fairseq_masking.modules.config import KIND_OPTIONS, EncoderKind
-from fairseq_masking.modules.normalization import build_norm
 from fairseq_masking.modules.reach import reach_of, window_mask
-from fairseq_masking.modules.rotary import rotate, rotation_of
 
 MODERN = EncoderConfig(
     vocab_size=50, pad_index=1, num_layers=4, embed_dim=16, ffn_dim=24, num_heads=2, max_positions=40, dropout=0.0,
@@ -65,12 +63,12 @@ def test_a_window_is_what_a_loop_over_pairs_says():
 def test_the_kinds_of_norm_are_their_formulas():
     values = torch.randn(3, 8, generator=torch.Generator().manual_seed(1))
     root = (values.square().mean(1, keepdim=True) + 0.1).sqrt()
-    torch.testing.assert_close(build_norm("rms_norm", 8, 0.1)(values), values / root)
+    torch.testing.assert_close(dataclasses.replace(MODERN, norm="rms_norm").build_norm(0.1, 8)(values), values / root)
     centred = values - values.mean(1, keepdim=True)
     torch.testing.assert_close(
-        build_norm("layer_norm", 8, 0.1, bias=False)(values), centred / (centred.square().mean(1, True) + 0.1).sqrt()
+        MODERN.build_norm(0.1, 8)(values), centred / (centred.square().mean(1, True) + 0.1).sqrt()
     )
-    assert [name for name, _ in build_norm("layer_norm", 8, bias=False).named_parameters()] == ["weight"]
+    assert [name for name, _ in MODERN.build_norm().named_parameters()] == ["weight"]
 
 
 def test_cross_attention_turns_queries_and_keys_by_their_own_places():

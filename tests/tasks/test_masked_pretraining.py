@@ -7,7 +7,6 @@ import torch
 from omegaconf import OmegaConf
 
 from fairseq_masking.errors import UserError
-from fairseq_masking.methods.fully_explored.criterion import FullyExploredMLMConfig
 from fairseq_masking.methods.mlm.criterion import MLMCriterionConfig
 from fairseq_masking.methods.mlm.model import MLMConfig
 from fairseq_masking.tasks.masked_pretraining import MaskedPretrainingConfig, MaskedPretrainingTask
@@ -214,7 +213,7 @@ def test_models_and_criterions_that_do_not_fit_are_named(small_data):
         task.build_model(node(MLMConfig, "mlm", max_positions=16, **TINY))
     task.build_model(node(MLMConfig, "mlm", **TINY))
     with pytest.raises(UserError, match="needs --mask-splits 2 or more"):
-        task.build_criterion(node(FullyExploredMLMConfig, "fully_explored_mlm"))
+        task.build_criterion(node(MLMCriterionConfig, "fully_explored_mlm"))
     with pytest.raises(UserError, match="masked_lm does not train with --task masked_pretraining"):
         task.build_criterion(OmegaConf.create({"_name": "masked_lm", "tpu": False}))
 

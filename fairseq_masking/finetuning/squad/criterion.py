@@ -20,8 +20,9 @@ from torch import Tensor, nn
 
 from fairseq_masking.compat.options import option
 from fairseq_masking.errors import UserError
-from fairseq_masking.finetuning.criterion import Loss, RowsCriterion, Scorer
+from fairseq_masking.finetuning.criterion import RowsCriterion, Scorer
 from fairseq_masking.finetuning.metrics import ScoredAnswer, answer_scores, squad_scores
+from fairseq_masking.methods.base.masked_tokens import Loss
 from fairseq_masking.modules.encoder import init_bert_weights
 
 __all__ = [
@@ -33,10 +34,7 @@ _SCORES = ("f1", "exact", "f1_threshold", "HasAns_exact", "HasAns_f1", "NoAns_ex
 
 
 class SpanHead(nn.Module):
-    """A linear layer with two outputs a token.
-
-    Source: Devlin et al. 2019 (BERT), section 4.2.
-    """
+    """A linear layer with two outputs a token (Devlin et al. 2019, section 4.2)."""
 
     def __init__(self, input_dim: int) -> None:
         super().__init__()
@@ -51,10 +49,7 @@ class SpanHead(nn.Module):
 def span_losses(logits_BT2: Tensor, window_B2: Tensor, targets_B2: Tensor) -> Tensor:
     """Return each row's mean cross-entropy (nats) of first and last token, fp32 ``[B]``.
 
-    Args:
-        logits_BT2: of first and last token.
-        window_B2: int64, the paragraph's columns (first, end): the answer may be there, or at column 0 (<s>).
-        targets_B2: int64, columns of first and last token; 0 for no answer.
+    The answer may be in ``window_B2``, the paragraph's columns, or at column 0 (<s>): ``targets_B2`` of no answer.
     """
     allowed_BT = inside_window(window_B2, logits_BT2.shape[1])
     allowed_BT[:, 0] = True
@@ -86,18 +81,16 @@ class SquadCriterion(RowsCriterion):
             raise UserError("--criterion squad goes with --task squad")
 
     def loss(self, logits_BT2: Tensor, sample: dict[str, Any]) -> Loss:
-        """Return the summed loss (nats)."""
         losses_B = span_losses(logits_BT2, sample["window"], sample["targets"])
         return losses_B.sum(), len(losses_B), {}
 
     def rows(self, logits_BT2: Tensor, sample: dict[str, Any]) -> Tensor:
-        """Return each row's likeliest answer as ``score_rows`` has it."""
         answers = [reference.answers for reference in sample["references"]]
         return score_rows(row_candidates(logits_BT2, sample, self.cfg), answers)
 
     @staticmethod
     def scorer(log: dict[str, Any]) -> Scorer:
-        """Return SQuAD's scores; there is none of questions of a kind that the set does not have."""
+        """There is none of questions of a kind that the set does not have."""
         return _SCORES, lambda rows_N7: squad_scores(scored_answers(rows_N7))
 
 
@@ -134,12 +127,6 @@ def likeliest_spans(logits_BT2: Tensor, window_B2: Tensor, *, n_best: int, max_t
 
     They are searched, as in Devlin et al.'s and the release's scripts, among the ``n_best`` likeliest first
     and the ``n_best`` likeliest last tokens of a row.
-
-    Args:
-        logits_BT2: of first and last token.
-        window_B2: int64, first and one-after-last column of the paragraph.
-        n_best: how many spans, at most.
-        max_tokens: longest span.
     """
     logits_BT2 = logits_BT2.float()
     inside_BT = inside_window(window_B2, logits_BT2.shape[1])
@@ -159,16 +146,10 @@ def likeliest_spans(logits_BT2: Tensor, window_B2: Tensor, *, n_best: int, max_t
 
 
 def row_candidates(logits_BT2: Tensor, batch: Mapping[str, Any], search: Any) -> list[Candidates]:
-    """Return the texts of each row's likeliest spans.
-
-    Args:
-        batch: of ``SquadDataset``, with references.
-        search: ``SquadCriterionConfig``.
-    """
+    """Return the texts of each row's likeliest spans; ``search`` is a ``SquadCriterionConfig``."""
     spans = likeliest_spans(logits_BT2, batch["window"], n_best=search.n_best, max_tokens=search.max_answer_tokens)
-    columns = zip(batch["references"], *(value.tolist() for value in spans), strict=True)
     rows = []
-    for reference, *found, null in columns:
+    for reference, *found, null in zip(batch["references"], *(value.tolist() for value in spans), strict=True):
         places = [place for place in zip(*found, strict=True) if place[0] > -math.inf]
         answers = [(reference.text(start, end), value) for value, start, end in places]
         rows.append(Candidates(reference.question, answers, null))
@@ -197,10 +178,10 @@ def score_rows(rows: Sequence[Candidates], answers: Sequence[Sequence[str]]) -> 
         float64 ``[B, 7]``: question, score of the likeliest answer, null score, exact match and F1 of that
         answer, whether the question has an answer, whether there is a text.
     """
-    table = []
-    for row, gold in zip(rows, answers, strict=True):
-        text, value = row.best
-        table.append([row.question, value, row.null, *answer_scores(gold, text), bool(gold), bool(text)])
+    table = [
+        [row.question, row.best[1], row.null, *answer_scores(gold, row.best[0]), bool(gold), bool(row.best[0])]
+        for row, gold in zip(rows, answers, strict=True)
+    ]
     return torch.tensor(table, dtype=torch.float64)
 
 

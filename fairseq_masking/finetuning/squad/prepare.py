@@ -73,9 +73,6 @@ def read_squad(path: Path, split: str) -> SquadSplit:
 
     Args:
         split: "train", "valid" or "test", whose questions have no answers, which says nothing.
-
-    Raises:
-        UserError: it is missing, no JSON, of another form, or has not one question that can be used.
     """
     hash_file(path)
     try:

@@ -77,24 +77,20 @@ class SquadTask(TextTask):
 
     @classmethod
     def setup_task(cls, cfg: SquadConfig, **kwargs: Any) -> "SquadTask":
-        """Check the data folder and load the dictionary."""
         folder = data_folders(cfg.data)[0]
         check_dictionary(folder)
         return cls(cfg, load_dictionary(folder / "dict.txt"))
 
     @property
     def target_dictionary(self) -> None:
-        """Answers are places in the text."""
-        return None
+        return None  # answers are places in the text
 
     def build_model(self, cfg: FairseqDataclass, from_checkpoint: bool = False) -> BaseFairseqModel:
-        """Build the model and give it the head."""
         model = super().build_model(cfg, from_checkpoint)
         model.classification_heads[self.span_head] = SpanHead(model.cfg.encoder_embed_dim)
         return model
 
     def build_criterion(self, cfg: FairseqDataclass, from_checkpoint: bool = False) -> FairseqCriterion:
-        """Build the criterion, which must be ``squad``."""
         if getattr(cfg, "_name", None) != "squad":
             raise UserError(f"--task squad goes with --criterion squad, not {getattr(cfg, '_name', None)}")
         return super().build_criterion(cfg, from_checkpoint)
@@ -130,14 +126,7 @@ class Reference:
 
 
 class SquadExamples:
-    """A split as prepare.py wrote it.
-
-    Attributes:
-        paragraphs: ids by paragraph.
-        offsets: by paragraph, first character and the one after the last of each token, one after another.
-        questions: ids by question.
-        spans: int64 ``[questions, 3]``: paragraph, first and last token of the answer (-1: none).
-    """
+    """A split as prepare.py wrote it; ``spans`` are int64 ``[questions, 3]``."""
 
     def __init__(self, folder: Path, split: str, dictionary: Dictionary) -> None:
         self._prefix = str(folder / split)
@@ -160,13 +149,7 @@ class SquadExamples:
 
 
 def windows(length: int, room: int, stride: int) -> list[tuple[int, int]]:
-    """Return first and one-after-last token of the windows over a paragraph.
-
-    Args:
-        length: tokens of the paragraph.
-        room: tokens of a window.
-        stride: tokens from one window's beginning to the next one's.
-    """
+    """Return first and one-after-last token of the windows over a paragraph of ``length`` tokens."""
     starts = [0]
     while starts[-1] + room < length:
         starts.append(starts[-1] + min(stride, room))
@@ -174,14 +157,7 @@ def windows(length: int, room: int, stride: int) -> list[tuple[int, int]]:
 
 
 class SquadDataset(SizedDataset):
-    """Rows of at most ``tokens_per_sample`` tokens.
-
-    Args:
-        examples: the split.
-        dictionary: for the special tokens.
-        cfg: ``SquadConfig``: tokens of a row, a stride and a question, and the seed of the rows' order.
-        with_references: also ship what predictions are scored with.
-    """
+    """Rows of at most ``tokens_per_sample`` tokens; ``with_references`` with what predictions are scored with."""
 
     def __init__(self, examples: SquadExamples, dictionary: Dictionary, cfg: Any, *, with_references: bool) -> None:
         super().__init__()
@@ -203,19 +179,17 @@ class SquadDataset(SizedDataset):
 
     @property
     def summary(self) -> str:
-        """How many rows there are of how many questions, and how many of these were cut."""
         cut = np.count_nonzero(self.question_lengths < self.examples.questions.sizes)
         questions = f"{len(self.question_lengths)} questions ({cut} cut at --question-tokens"
         return f"{len(self)} rows of {questions} {self.cfg.question_tokens})"
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        question, start, stop = (int(value) for value in self.rows[index])
-        paragraph, first, last = (int(value) for value in self.examples.spans[question])
+        question, start, stop = self.rows[index].tolist()
+        paragraph, first, last = self.examples.spans[question].tolist()
         asked = self.examples.questions[question][: self.question_lengths[question]].tolist()
         window = self.examples.paragraphs[paragraph][start:stop].tolist()
         column = len(asked) + 3  # of the window's first token
-        inside = start <= first and last < stop
-        eos = self._eos
+        inside, eos = start <= first and last < stop, self._eos
         item = {
             "id": index,
             "tokens": torch.tensor([self._bos, *asked, eos, eos, *window, eos]),
@@ -257,6 +231,6 @@ class SquadDataset(SizedDataset):
         return batch
 
     def ordered_indices(self) -> npt.NDArray[np.int64]:
-        """Return a permutation from the seed, sorted by length within it: batches need little padding."""
+        """A permutation from the seed, sorted by length within it: batches need little padding."""
         indices = np.random.default_rng(self.cfg.seed).permutation(len(self))
         return indices[np.argsort(self.sizes[indices], kind="stable")]

@@ -20,6 +20,7 @@ from fairseq_masking.compat.options import option
 from fairseq_masking.methods.amos.generator import depth_names
 from fairseq_masking.methods.amos.model import AmosOutput
 from fairseq_masking.methods.base.masked_tokens import (
+    Loss,
     MaskedTokenOutput,
     log_mean_of,
     masked_token_logs,
@@ -65,10 +66,8 @@ class AmosCriterion(MLMCriterion):
                 " tokens: the paper's setting is --leave-unmasked-prob 0 --random-token-prob 0"
             )
 
-    def forward(
-        self, model: nn.Module, sample: dict[str, Any], reduce: bool = True
-    ) -> tuple[Tensor, int, dict[str, Any]]:
-        """Return the summed loss, the number of masked tokens and the sums to log (losses in nats)."""
+    def forward(self, model: nn.Module, sample: dict[str, Any], reduce: bool = True) -> Loss:
+        """Losses are in nats."""
         output: AmosOutput = model(**sample["net_input"])
         num_tokens = output.sampled_N.numel()
         detection_loss = output.detection_losses_BT.sum()
@@ -108,7 +107,6 @@ class AmosCriterion(MLMCriterion):
 
 @torch.no_grad()
 def _logs(output: AmosOutput, depths: Sequence[int]) -> dict[str, Tensor]:
-    """Sums over the batch."""
     names = depth_names(depths)
     right_BT = (output.detection_logits_BT > 0) == output.original_BT
     original_BT, replaced_BT = output.original_BT, ~output.original_BT
@@ -134,20 +132,15 @@ def _logs(output: AmosOutput, depths: Sequence[int]) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def ranked_pairs(scores_N: Tensor, upper_N: Tensor, lower_N: Tensor) -> tuple[Tensor, Tensor]:
-    """Count the pairs of an ``upper`` and a ``lower`` value, and those where the former scores higher.
+    """Count the pairs (fp64) of an ``upper`` and a ``lower`` value where the former scores higher, and all of them.
 
-    Pairs, so that counts of several batches and ranks add up.
+    Equal scores are half in order. Counts of batches and ranks add up; the one over the other is the area under the
+    ROC curve. Source: Hanley and McNeil 1982: the area is the Mann-Whitney statistic.
 
     Args:
         scores_N: floating point, finite.
         upper_N: bool, who ought to score higher.
-        lower_N: bool, who ought to score lower; neither: does not count.
-
-    Returns:
-        Scalars fp64: pairs in the right order, equal scores being half in order, and all pairs. The former by
-        the latter is the area under the ROC curve.
-
-    Source: Hanley and McNeil 1982: the area is the Mann-Whitney statistic.
+        lower_N: bool, who ought to score lower; who is neither does not count.
     """
     ordered_N, order_N = scores_N.sort()
     lower_below = torch.nn.functional.pad(lower_N[order_N].long().cumsum(0), (1, 0))

@@ -46,11 +46,7 @@ class GeneratorStack(EmbeddedStack):
     def forward(
         self, token_embeddings_BTD: Tensor, padding_BT: Tensor | None = None, documents_BT: Tensor | None = None
     ) -> list[Tensor]:
-        """Return the states ``[B, T, D]`` of its input and of every layer, normalised at the depths.
-
-        Raises:
-            UserError: the batch is longer than ``max_positions``.
-        """
+        """Return the states ``[B, T, D]`` of its input and of every layer, normalised at the depths."""
         check_length(token_embeddings_BTD.shape[1], self.config.max_positions, "generator")
         hidden, reaches = self.embed(token_embeddings_BTD, None, padding_BT, documents_BT)
         states = [hidden]
@@ -75,9 +71,6 @@ class Generator(nn.Module):
         depths: where the head is.
         separate: a stack of its own for every depth in place of one stack for all; they share the head.
         stop_gradient: see ``GeneratorStack``.
-
-    Raises:
-        UserError: depths that are no depths.
     """
 
     def __init__(
@@ -96,14 +89,7 @@ class Generator(nn.Module):
         self.stacks = nn.ModuleList(
             GeneratorStack(config, own, stop_gradient=stop_gradient) for own in self.depths_of_stacks
         )
-        self.lm_head = MaskedLMHead(
-            config.embed_dim,
-            config.vocab_size,
-            activation=config.activation,
-            impl=impl,
-            layer_norm_eps=config.layer_norm_eps,
-            **config.head_options,
-        )
+        self.lm_head = MaskedLMHead(config, impl=impl)
 
     def forward(
         self,
@@ -112,14 +98,7 @@ class Generator(nn.Module):
         padding_BT: Tensor | None = None,
         documents_BT: Tensor | None = None,
     ) -> GeneratorOutput:
-        """Read the corrupted text, at all depths, at the masked positions.
-
-        Args:
-            token_embeddings_BTD: of the corrupted text.
-            positions_N: int64, flat (row * T + column).
-            padding_BT: bool, True at padding; None where the batch has none.
-            documents_BT: int64, as ``TransformerEncoder``'s.
-        """
+        """Read the corrupted text, by the embeddings of its tokens, at all depths, at the masked positions."""
         features = []
         for stack, own in zip(self.stacks, self.depths_of_stacks, strict=True):
             states = stack(token_embeddings_BTD, padding_BT, documents_BT)
@@ -134,11 +113,7 @@ def depth_names(depths: Sequence[int]) -> list[str]:
 
 
 def check_depths(depths: Sequence[int], *, separate: bool) -> tuple[int, ...]:
-    """Return the depths as a tuple.
-
-    Raises:
-        UserError: none at all, one below 1, or not in ascending order; separate stacks may be equally deep.
-    """
+    """Return the depths as a tuple: some, from 1 on, in ascending order; separate stacks may be equally deep."""
     option = "--separate-generators" if separate else "--generator-layers"
     shown = ",".join(map(str, depths))
     if not depths or min(depths) < 1:

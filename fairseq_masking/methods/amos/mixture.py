@@ -33,9 +33,6 @@ class Mixture(nn.Module):
         weights: of ``fixed``, one a depth.
         max_update: length of the training, for ``layer_switch``.
         seed: of ``random_layer``.
-
-    Raises:
-        UserError: an unknown kind, or something that a kind needs is missing or wrong.
     """
 
     def __init__(

@@ -2,30 +2,84 @@
 
 The generator fills the masked places of the corrupted text at several depths. What the discriminator reads
 there is drawn from a mixture of the depths, whose weights learn from the discriminator's reversed gradient.
-Source: 2204.03243, Section 3; spec/amos.md.
+Source: 2204.03243, Section 3 and 4, Table 6 and 7 (options); spec/amos.md.
 Shapes: B batch, T length, N masked tokens, K depths, D width, V vocabulary.
 """
 
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any, List, NamedTuple, Optional
 
 import torch
 import torch.nn.functional as F
+from fairseq.dataclass import ChoiceEnum
 from fairseq.models import register_model
+from omegaconf import II
 from torch import Tensor, nn
 
+from fairseq_masking.compat.options import option
+from fairseq_masking.errors import UserError
 from fairseq_masking.methods.amos.generator import Generator
 from fairseq_masking.methods.amos.gumbel_mixture import gumbel_mixture
-from fairseq_masking.methods.amos.mixture import Mixture
-from fairseq_masking.methods.amos.options import GENERATOR_LAYERS, AmosConfig, generator_depths
+from fairseq_masking.methods.amos.mixture import MIXTURES, Mixture
 from fairseq_masking.methods.base.encoder_model import EncoderModel
-from fairseq_masking.methods.base.options import register_architectures
+from fairseq_masking.methods.base.options import RELATIVE_POSITION_CHOICES, EncoderModelConfig, register_architectures
 from fairseq_masking.modules.encoder import init_bert_weights
 from fairseq_masking.ops import corrupt_tokens, gather_positions
 
-__all__ = ["AmosModel", "AmosOutput"]
+__all__ = ["GENERATOR_LAYERS", "AmosConfig", "AmosModel", "AmosOutput", "generator_depths"]
 
 # Sets the noise of sampling apart from dropout's, which the task seeds with the batch's noise_seed itself.
 _SAMPLING_STREAM = 0x616D6F73
+
+
+MIXTURE_CHOICES = ChoiceEnum(list(MIXTURES))
+
+GENERATOR_LAYERS = {
+    "tiny": {"generator_layers": [1, 2, 3]},
+    "small": {"generator_layers": [2, 3, 4]},
+    "base": {"generator_layers": [4, 6, 8]},
+    "large": {"generator_layers": [8, 12, 16]},
+    "modern_tiny": {"generator_layers": [1, 2, 3]},
+    "modern_small": {"generator_layers": [2, 3, 4]},
+    "modern_base": {"generator_layers": [7, 11, 15]},
+    "modern_large": {"generator_layers": [9, 14, 19]},
+}
+
+
+@dataclass
+class AmosConfig(EncoderModelConfig):
+    """Options of ``amos``; those of the encoder are the discriminator's, and the generator has its width."""
+
+    relative_position: RELATIVE_POSITION_CHOICES = option(
+        "t5", "relative position bias beside the absolute positions, in both networks"
+    )
+    generator_layers: Optional[List[int]] = option(
+        None, "depths of the generator that predict, as 4,6,8; the last is its number of layers"
+    )
+    separate_generators: Optional[List[int]] = option(
+        None,
+        "in place of --generator-layers: a generator of its own for each of these depths, as"
+        " 4,6,8 or 4,4,4; they share token embeddings and prediction head",
+    )
+    no_generator_stop_grad: bool = option(
+        False, "let the loss of a deeper layer of the generator reach the blocks below it"
+    )
+    mixture: MIXTURE_CHOICES = option(
+        "adversarial",
+        "how the depths are mixed. adversarial: learned to raise the discriminator's loss;"
+        " uniform: all the same; random_layer: one depth an update, drawn; layer_switch: one after the"
+        " other, each for an equal part of the training; fixed: by --mixture-weights",
+    )
+    mixture_weights: Optional[List[float]] = option(None, "weights of --mixture fixed, one a depth, as 0.2,0.3,0.5")
+    gumbel_temperature: float = option(0.3, "tau of the Gumbel-softmax that the gradient takes")
+    adversarial_scale: float = option(-1.0, "factor of the discriminator's gradient on its way to the mixture weights")
+    adversarial_mlm_scale: float = option(
+        0.0,
+        "factor of that gradient, beside --adversarial-scale, on its way to what is mixed; 0:"
+        " none gets there; the paper tried 0.1",
+    )
+    max_update: int = II("optimization.max_update")
+    seed: int = II("common.seed")
 
 
 class AmosOutput(NamedTuple):
@@ -79,35 +133,17 @@ class AmosModel(EncoderModel):
         """Layers of the generator that predict, ascending."""
         return self.generator.depths
 
-    def pretrain(
-        self,
-        src_tokens: Tensor,
-        *,
-        positions: Tensor,
-        replacements: Tensor,
-        shape: dict[str, Any],
-        documents: Tensor | None = None,
-        noise_NV: Tensor | None = None,
-        **_: Any,
-    ) -> AmosOutput:
+    def pretrain(self, src_tokens: Tensor, *, noise_NV: Tensor | None = None, **batch: Any) -> AmosOutput:
         """Generate, then discriminate.
 
         Args:
             noise_NV: Gumbel noise to sample with, in place of what the batch's ``noise_seed`` gives.
         """
-        device, seed = src_tokens.device, shape["noise_seed"]
-        return AmosOutput(
-            *self.predict(
-                src_tokens,
-                positions,
-                replacements,
-                src_tokens.eq(self.pad_index) if shape["has_padding"] else None,
-                self.mixture.given(seed, self.encoder.embed_tokens.weight),
-                torch.full((), seed ^ _SAMPLING_STREAM, dtype=torch.int64, device=device),
-                noise_NV,
-                documents,
-            )
-        )
+        masks, padding = (batch["positions"], batch["replacements"]), self.padding_of(src_tokens, batch)
+        noise_seed = batch["shape"]["noise_seed"]
+        given_K = self.mixture.given(noise_seed, self.encoder.embed_tokens.weight)
+        seed = torch.full((), noise_seed ^ _SAMPLING_STREAM, dtype=torch.int64, device=src_tokens.device)
+        return AmosOutput(*self.predict(src_tokens, *masks, padding, given_K, seed, noise_NV, batch.get("documents")))
 
     def predict(
         self,
@@ -145,9 +181,8 @@ class AmosModel(EncoderModel):
 
         clean = self.encoder.embed_tokens(src_tokens)
         replaced = clean.flatten(0, 1).index_copy(0, positions, embedded_ND.to(clean.dtype)).view_as(clean)
-        hidden = self.encoder(
-            src_tokens, token_embeddings_BTD=replaced, padding_BT=padding_BT, documents_BT=documents_BT
-        ).hidden_BTD
+        where = {"padding_BT": padding_BT, "documents_BT": documents_BT}
+        hidden = self.encoder(src_tokens, token_embeddings_BTD=replaced, **where).hidden_BTD
         logits = self.detection_head(hidden).squeeze(-1)
         logits = logits if logits.dtype == torch.float64 else logits.float()
         original = corrupt_tokens(src_tokens, positions, sampled_N) == src_tokens
@@ -168,10 +203,26 @@ class AmosModel(EncoderModel):
         return self.generator.stacks[-1](self.encoder.embed_tokens(tokens_BT), padding)
 
     def token_logits(self, src_tokens: Tensor, positions: Tensor | None = None) -> Tensor:
-        """Return the logits ``[B, T, V]`` of a text with <mask>s in it, or ``[N, V]``, by the deepest generator."""
         states = self.token_states(src_tokens)[-1]
         states = states if positions is None else gather_positions(states, positions)
         return self.generator.lm_head(states, self.encoder.embed_tokens.weight)
+
+
+def generator_depths(cfg: AmosConfig) -> list[int]:
+    """Return the depths that predict: those of the separate generators, where there are any.
+
+    ``generator_layers`` is never empty: ``--arch``, Hydra's node and every checkpoint hold a row of
+    ``GENERATOR_LAYERS`` where nobody chose. Beside separate generators such a row therefore means nothing.
+    """
+    layers, separate = list(cfg.generator_layers), cfg.separate_generators
+    if separate is None:
+        return layers
+    if {"generator_layers": layers} not in GENERATOR_LAYERS.values():
+        raise UserError(
+            f"--generator-layers {','.join(map(str, layers))} with --separate-generators"
+            f" {','.join(map(str, separate))}: these stand in place of those, leave one of them out"
+        )
+    return list(separate)
 
 
 register_architectures("amos", AmosConfig, GENERATOR_LAYERS)

@@ -5,7 +5,7 @@ Shapes: B batch, T length, D width, C classes.
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import fields, replace
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -74,6 +74,10 @@ class EncoderModel(BaseFairseqModel):
         """Return ``output_class`` for a batch of design.md's contract."""
         raise NotImplementedError
 
+    def padding_of(self, src_tokens: Tensor, batch: Mapping[str, Any]) -> Tensor | None:
+        """Return bool ``[B, T]``, True at padding; None where the batch has none."""
+        return src_tokens.eq(self.pad_index) if batch["shape"]["has_padding"] else None
+
     def token_logits(self, src_tokens: Tensor, positions: Tensor | None = None) -> Tensor:
         """Return the vocabulary's logits ``[B, T, V]`` for a text with <mask>s in it.
 
@@ -113,7 +117,6 @@ class EncoderModel(BaseFairseqModel):
         """Pre-train on a batch, or encode it.
 
         Args:
-            src_tokens: int64 ``[B, T]``.
             features_only: return the last hidden states ``[B, T, D]``.
             classification_head_name: return that head's scores ``[B, C]``.
             batch: the rest of design.md's batch.
@@ -121,9 +124,6 @@ class EncoderModel(BaseFairseqModel):
         Returns:
             ``output_class`` for a pre-training batch; else ``(tensor, {"inner_states": ...})``, the tensor
             being scores, hidden states or, with neither asked for, the vocabulary's logits ``[B, T, V]``.
-
-        Raises:
-            UserError: only the encoder was built, and neither hidden states nor scores are asked for.
         """
         predicting = not features_only and classification_head_name is None
         if predicting and not self.pretrains:
@@ -187,7 +187,7 @@ class EncoderModel(BaseFairseqModel):
             activation=str(self.cfg.pooler_activation_fn),
             dropout=self.cfg.pooler_dropout,
             pooling=str(self.cfg.pooling),
-            norm=replace(config, embed_dim=inner_dim).build_norm() if self.cfg.pooler_norm else None,
+            norm=config.build_norm(width=inner_dim) if self.cfg.pooler_norm else None,
             bias=not config.no_head_bias,
         )
 
@@ -236,10 +236,9 @@ class EncoderModel(BaseFairseqModel):
     def from_pretrained(
         cls, path: str | Path, checkpoint_file: str = "checkpoint_best.pt", data: str | Path | None = None
     ) -> nn.Module:
-        """Load a trained model with its tokeniser as a ``HubInterface``.
+        """Load a trained model with its tokeniser as a ``HubInterface``, from the checkpoint's folder (or file).
 
         Args:
-            path: folder of the checkpoint (or the file itself).
             data: prepared corpus it was trained on; default: the folder stored in the checkpoint.
         """
         return cls.loader(path, checkpoint_file, data)

@@ -24,25 +24,15 @@ def scale_learning_rates(encoder: nn.Module, num_layers: int, decay: float) -> N
     if decay == 1:
         return
     for name, parameter in encoder.named_parameters():
-        depth = _depth(name, num_layers)
+        first, second, *_ = *name.split("."), ""
+        depth = int(second) + 1 if first == "layers" else num_layers + 1 if first == "layer_norm" else 0
         parameter.param_group = f"depth_{depth}"  # type: ignore[attr-defined]
         overrides = {"optimizer": {"lr_scale": decay ** (num_layers + 1 - depth)}}
         parameter.optim_overrides = overrides  # type: ignore[attr-defined]
 
 
-def _depth(name: str, num_layers: int) -> int:
-    first, *rest = name.split(".")
-    if first == "layers":
-        return int(rest[0]) + 1
-    return num_layers + 1 if first == "layer_norm" else 0
-
-
 def check_optimizer(cfg: DictConfig) -> None:
-    """Refuse optimizers that would not look at the marks.
-
-    Raises:
-        UserError: the optimizer, or a flat vector of all parameters, has no rate for each layer.
-    """
+    """Refuse optimizers that would not look at the marks, and a flat vector of all parameters."""
     decay = getattr(OmegaConf.select(cfg, "model"), "layer_lr_decay", 1.0)
     if decay == 1:
         return

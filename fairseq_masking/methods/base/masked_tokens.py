@@ -19,24 +19,19 @@ from torch import Tensor
 from fairseq_masking.masking import Kind
 from fairseq_masking.ops import gather_positions
 
-__all__ = ["MaskedTokenOutput", "log_mean_of", "masked_token_logs", "on_host", "reduce_masked_token_logs"]
+__all__ = ["Loss", "MaskedTokenOutput", "log_mean_of", "masked_token_logs", "on_host", "reduce_masked_token_logs"]
 
+Loss = tuple[Tensor, int, dict[str, Any]]  # a batch's summed loss, what it is divided by, the sums to log
 KINDS = [kind.name.lower() for kind in Kind]
 MEASURE = "measure_"  # before the names of what a model measures itself
 
 
 class MaskedTokenOutput(NamedTuple):
-    """What criterions on masked tokens need.
+    """What criterions on masked tokens need."""
 
-    Attributes:
-        losses_N: cross-entropy in nats, fp32.
-        predictions_N: int64 arg max.
-        measures: by name, what else the model wants logged of this batch: means over its rows, known on the
-            host. The same names in every batch.
-    """
-
-    losses_N: Tensor
-    predictions_N: Tensor
+    losses_N: Tensor  # cross-entropy in nats, fp32
+    predictions_N: Tensor  # int64 arg max
+    # by name, the same in every batch: what else is to be logged, means over its rows, known on the host
     measures: Mapping[str, float] = MappingProxyType({})
 
 

@@ -16,10 +16,8 @@ from omegaconf import DictConfig, open_dict
 
 from fairseq_masking.compat.options import option
 from fairseq_masking.modules.compilation import COMPILATIONS, COMPILE_MODES
-from fairseq_masking.modules.encoder import ACTIVATIONS, POSITION_ENCODINGS, EncoderConfig
-from fairseq_masking.modules.feed_forward import FEED_FORWARDS
+from fairseq_masking.modules.config import ACTIVATIONS, FEED_FORWARDS, NORMS, POSITION_ENCODINGS, EncoderConfig
 from fairseq_masking.modules.heads import POOLINGS
-from fairseq_masking.modules.normalization import NORMS
 from fairseq_masking.modules.relative_position import BUCKETINGS
 from fairseq_masking.ops.dispatch import IMPLEMENTATIONS
 
@@ -85,9 +83,8 @@ class EncoderModelConfig(FairseqDataclass):
 
     init_from: Optional[str] = option(
         None,
-        "checkpoint or Hugging Face model to start from, whose shape the encoder takes: one of"
-        " any method or of fairseq's RoBERTa, a folder with config.json, or a name on the hub; read at"
-        " a fresh start only",
+        "checkpoint or Hugging Face model to start from, whose shape the encoder takes: one of any method or of"
+        " fairseq's RoBERTa, a folder with config.json, or a name on the hub; read at a fresh start only",
     )
     encoder_layers: Optional[int] = option(None, "number of encoder layers")
     encoder_embed_dim: Optional[int] = option(None, "width of the encoder")
@@ -187,11 +184,7 @@ def fill_in_missing(cfg: Namespace | DictConfig, values: Mapping[str, Any]) -> N
 def register_architectures(
     model: str, config_class: type[EncoderModelConfig], extra: Mapping[str, Mapping[str, Any]] | None = None
 ) -> None:
-    """Register ``{model}_{size}`` for ``--arch`` and for Hydra's ``model=``, for every row of ``SIZES``.
-
-    Args:
-        extra: by size, values of the model's own options beside the encoder's.
-    """
+    """Register ``{model}_{size}`` for ``--arch`` and Hydra's ``model=``, with a size's ``extra`` options."""
     for size, encoder in SIZES.items():
         values = {**vars(encoder), **(extra or {}).get(size, {})}
         name = f"{model}_{size}"

@@ -14,15 +14,11 @@ from fairseq.logging import metrics
 from torch import Tensor, nn
 
 from fairseq_masking.errors import UserError
-from fairseq_masking.methods.base.masked_tokens import masked_token_logs, reduce_masked_token_logs
+from fairseq_masking.methods.base.masked_tokens import Loss, masked_token_logs, reduce_masked_token_logs
 from fairseq_masking.methods.mlm.criterion import MLMCriterion, MLMCriterionConfig
 from fairseq_masking.ops import rows_of_positions
 
-__all__ = ["FullyExploredMLMConfig", "FullyExploredMLMCriterion", "split_statistics"]
-
-
-class FullyExploredMLMConfig(MLMCriterionConfig):
-    """``fully_explored_mlm`` has no options of its own: the task's ``--mask-splits`` is K."""
+__all__ = ["FullyExploredMLMCriterion", "split_statistics"]
 
 
 class SplitStatistics(NamedTuple):
@@ -51,11 +47,14 @@ def split_statistics(losses_N: Tensor, num_masked_B: Tensor, num_splits: int) ->
     return SplitStatistics((within * counts).sum(), means.sum(), means.square().sum(), counts.sum())
 
 
-@register_criterion("fully_explored_mlm", dataclass=FullyExploredMLMConfig)
+@register_criterion("fully_explored_mlm", dataclass=MLMCriterionConfig)
 class FullyExploredMLMCriterion(MLMCriterion):
-    """``mlm``'s loss on K disjoint masks, with the variance within and between sequences logged."""
+    """``mlm``'s loss on K disjoint masks, with the variance within and between sequences logged.
 
-    def __init__(self, cfg: FullyExploredMLMConfig, task: Any) -> None:
+    It has no options of its own: the task's ``--mask-splits`` is K.
+    """
+
+    def __init__(self, cfg: MLMCriterionConfig, task: Any) -> None:
         super().__init__(cfg, task)
         num_splits = getattr(task.cfg, "mask_splits", 1)
         if num_splits < 2:
@@ -64,12 +63,9 @@ class FullyExploredMLMCriterion(MLMCriterion):
                 f" {num_splits}: the paper takes 4; for a single mask use criterion mlm"
             )
 
-    def forward(
-        self, model: nn.Module, sample: dict[str, Any], reduce: bool = True
-    ) -> tuple[Tensor, int, dict[str, Any]]:
-        """Return the summed loss (nats), the number of masked tokens and the sums to log."""
-        output = model(**sample["net_input"])
+    def forward(self, model: nn.Module, sample: dict[str, Any], reduce: bool = True) -> Loss:
         batch = sample["net_input"]
+        output = model(**batch)
         num_splits = batch["shape"]["num_splits"]
         with torch.no_grad():
             statistics = (

@@ -16,10 +16,10 @@ from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 from torch import Tensor, nn
 
 from fairseq_masking.compat.options import option
-from fairseq_masking.methods.base.masked_tokens import log_mean_of, masked_token_logs, reduce_masked_token_logs
+from fairseq_masking.methods.base.masked_tokens import Loss, log_mean_of, masked_token_logs, reduce_masked_token_logs
 from fairseq_masking.methods.map_net.model import MapNetOutput
 from fairseq_masking.methods.map_net.ragged import RaggedRows, rank_correlation
-from fairseq_masking.methods.map_net.sampling import clip_log_weight, log_weight_exact, log_weight_paper
+from fairseq_masking.methods.map_net.sampling import clip_log_weight, log_bounds, log_weight_exact, log_weight_paper
 from fairseq_masking.methods.mlm.criterion import MLMCriterion
 
 __all__ = ["MapNetCriterion", "MapNetCriterionConfig", "Weights", "encoder_loss", "proposal_loss"]
@@ -35,9 +35,8 @@ class MapNetCriterionConfig(FairseqDataclass):
     encoder_loss_weight: float = option(1e-2, "lambda, the weight of the encoder's loss")
     proposal_loss_weight: float = option(
         1.0,
-        "weight of the proposal network's loss; with --encoder-loss-weight 1, 100 is the paper's"
-        " ratio at the ordinary scale of gradients; a negative weight teaches it the easy positions, as a"
-        " control",
+        "weight of the proposal network's loss; with --encoder-loss-weight 1, 100 is the paper's ratio at the"
+        " ordinary scale of gradients; a negative weight teaches it the easy positions, as a control",
     )
     importance_clip: float = option(
         0.2, "eps: importance weights are clipped to [1 - eps, 1 + eps]; 0 weighs all the same"
@@ -64,19 +63,14 @@ def importance_weights(output: MapNetOutput, layout: RaggedRows, *, clip: float,
 
 
 def encoder_loss(losses_N: Tensor, weights_B: Tensor, layout: RaggedRows) -> Tensor:
-    """Return L_enc: sum over sentences of r_clip * sum of masked cross-entropies.
-
-    Source: 2008.05333, Eq. 5 with the clipped ratio.
-    """
+    """Return L_enc: sum over sentences of r_clip * sum of masked cross-entropies (2008.05333, Eq. 5, clipped)."""
     return (layout.spread(weights_B.detach()) * losses_N).sum()
 
 
 def proposal_loss(output: MapNetOutput, layout: RaggedRows) -> Tensor:
-    """Return L_MAP: sum over learning sentences of sum_k -log p_prop(pos_k) * (l_k - mean_k l).
+    """Return L_MAP: sum over learning sentences of sum_k -log p_prop(pos_k) * (l_k - mean_k l) (2008.05333, Eq. 10).
 
     The gradient of the score at pos_k is -(l_k - mean l), and 0 at every other position.
-
-    Source: 2008.05333, Eq. 10.
     """
     if output.log_proposal_BT is None:
         return output.losses_N.new_zeros(())
@@ -97,10 +91,8 @@ class MapNetCriterion(MLMCriterion):
         super().__init__(cfg, task)
         self.cfg = cfg
 
-    def forward(
-        self, model: nn.Module, sample: dict[str, Any], reduce: bool = True
-    ) -> tuple[Tensor, int, dict[str, Any]]:
-        """Return the summed loss, the number of masked tokens and the sums to log (losses in nats)."""
+    def forward(self, model: nn.Module, sample: dict[str, Any], reduce: bool = True) -> Loss:
+        """Losses are in nats."""
         net_input = sample["net_input"]
         output: MapNetOutput = model(**net_input)
         num_tokens = output.losses_N.numel()
@@ -156,7 +148,7 @@ def _proposal_logs(
     masked_B = layout.filled_BK.any(1) if layout.filled_BK.shape[1] else torch.zeros_like(output.proposed_B)
     proposed_B = output.proposed_B & masked_B
     proposed_N = layout.spread(output.proposed_B)
-    zero = losses_N.new_zeros(())
+    zero, (lowest, highest) = losses_N.new_zeros(()), log_bounds(clip)
     logs: dict[str, Tensor | float] = {
         "num_trained": losses_N.numel(),
         "loss_proposed": (losses_N * proposed_N).sum(),
@@ -166,8 +158,8 @@ def _proposal_logs(
         "rows": masked_B.sum(),
         "rows_proposed": proposed_B.sum(),
         "sum_weight": (weights.clipped_B * proposed_B).sum(),
-        "rows_clipped_low": (proposed_B & (weights.log_B < _log_bound(-clip))).sum(),
-        "rows_clipped_high": (proposed_B & (weights.log_B > _log_bound(clip))).sum(),
+        "rows_clipped_low": (proposed_B & (weights.log_B < lowest)).sum(),
+        "rows_clipped_high": (proposed_B & (weights.log_B > highest)).sum(),
         **dict.fromkeys(
             ("entropy", "rows_with_entropy", "rank", "rows_ranked", "rank_uniform", "rows_ranked_uniform"), zero
         ),
@@ -187,7 +179,3 @@ def _proposal_logs(
         rows_ranked_uniform=uniform_B.sum(),
     )
     return logs
-
-
-def _log_bound(offset: float) -> float:
-    return math.log1p(offset) if offset > -1.0 else -math.inf

@@ -143,70 +143,41 @@ class MapNetModel(MLMModel):
         super().set_num_updates(num_updates)
         self.num_updates = num_updates
 
-    def pretrain(
-        self,
-        src_tokens: Tensor,
-        *,
-        positions: Tensor,
-        kinds: Tensor,
-        replacements: Tensor,
-        num_masked: Tensor,
-        shape: dict[str, Any],
-        documents: Tensor | None = None,
-        **_: Any,
-    ) -> MapNetOutput:
+    def pretrain(self, src_tokens: Tensor, **batch: Any) -> MapNetOutput:
         """Predict the tokens that the batch masked uniformly, or the proposal network in their place.
 
         Outside of training all masks are the batch's, and the proposal network does not run.
         """
-        nobody_B = torch.zeros_like(num_masked, dtype=torch.bool)
-        masks = _Masks(positions, positions, replacements, nobody_B)
+        documents, padding = batch.get("documents"), self.padding_of(src_tokens, batch)
+        nobody_B = torch.zeros_like(batch["num_masked"], dtype=torch.bool)
+        masks = _Masks(batch["positions"], batch["positions"], batch["replacements"], nobody_B)
         log_proposal_BT = None
         explore = 1.0  # the share of uniform masks; a number of the host, the same on all ranks
         if self.training:
             explore = self.exploration.probability_for_batch(self.seed, self.num_updates)
         if explore < 1.0 or (self.training and self.learn_from_all):
-            log_proposal_BT = self.propose(src_tokens, shape["has_padding"], documents)
+            log_proposal_BT = self.propose(src_tokens, batch["shape"]["has_padding"], documents)
         if explore < 1.0:
-            masks = self._draw_masks(masks, log_proposal_BT, explore, src_tokens, kinds, num_masked, shape)
-        padding = src_tokens.eq(self.pad_index) if shape["has_padding"] else None
+            masks = self._draw_masks(masks, log_proposal_BT, explore, src_tokens, batch)
         losses, predictions = self.predict(src_tokens, masks.positions_N, masks.replacements_N, padding, documents)
         if self.training and log_proposal_BT is None:
             losses = losses + _nothing_of(self.proposal)
-        return MapNetOutput(
-            losses,
-            predictions,
-            masks.positions_N,
-            masks.drawn_N,
-            masks.proposed_B,
-            ~nobody_B if self.learn_from_all else masks.proposed_B,
-            log_proposal_BT,
-        )
+        learning_B = ~nobody_B if self.learn_from_all else masks.proposed_B
+        drawn = masks.positions_N, masks.drawn_N, masks.proposed_B
+        return MapNetOutput(losses, predictions, *drawn, learning_B, log_proposal_BT)
 
     def _draw_masks(
-        self,
-        uniform: _Masks,
-        log_proposal_BT: Tensor,
-        explore: float,
-        src_tokens: Tensor,
-        kinds: Tensor,
-        num_masked: Tensor,
-        shape: dict[str, Any],
+        self, uniform: _Masks, log_proposal_BT: Tensor, explore: float, src_tokens: Tensor, batch: dict[str, Any]
     ) -> _Masks:
         """Toss a coin for each row, and mask anew those that do not explore."""
-        device = src_tokens.device
+        device, kinds, num_masked, shape = src_tokens.device, batch["kinds"], batch["num_masked"], batch["shape"]
         generator = torch.Generator(device).manual_seed(shape["noise_seed"] ^ _MASK_STREAM)
         coins_B = torch.rand(num_masked.shape, generator=generator, device=device)
         proposed_B = coins_B >= explore
         layout = RaggedRows.of(num_masked, num_values=len(kinds), width=shape["max_masked"])
         drawn = propose_masks(log_proposal_BT, layout, generator)
-        replacements_N = draw_replacements(
-            gather_positions(src_tokens, drawn.positions_N),
-            kinds,
-            mask_index=self.mask_index,
-            allowed_R=self.allowed_R,
-            generator=generator,
-        )
+        targets_N = gather_positions(src_tokens, drawn.positions_N)
+        replacements_N = draw_replacements(targets_N, kinds, self.mask_index, self.allowed_R, generator)
         proposed_N = layout.spread(proposed_B)
         return _Masks(
             torch.where(proposed_N, drawn.positions_N, uniform.positions_N),

@@ -16,9 +16,8 @@ __all__ = ["ProposalNetwork"]
 class ProposalNetwork(LayerStack):
     """A narrower Transformer on the encoder's token embeddings, ending in one score a position.
 
-    It has no token embedding: the encoder's is passed in, and gets gradients from both. Positions and
-    LayerNorms are its own; relative positions it has none. The last projection has no bias, which would
-    cancel in the softmax.
+    It has no token embedding: the encoder's is passed in, and gets gradients from both. Positions and LayerNorms are
+    its own; relative positions it has none. The last projection has no bias, which would cancel in the softmax.
 
     Args:
         config: its layers and width W.
@@ -39,19 +38,13 @@ class ProposalNetwork(LayerStack):
         padding_BT: Tensor | None = None,
         documents_BT: Tensor | None = None,
     ) -> Tensor:
-        """Return log p_prop, a softmax over the maskable positions of each row.
+        """Return log p_prop, a softmax over the maskable positions of each row, those of all its documents.
+
+        fp32 (fp64 for fp64) ``[B, T]`` in nats, -inf where nothing may be masked.
 
         Args:
             token_embeddings_BTD: the encoder's embeddings of the clean tokens.
             maskable_BT: bool, True where a mask may be.
-            padding_BT: bool, True at padding; None where the batch has none.
-            documents_BT: int64, as ``TransformerEncoder``'s; the softmax goes over all of them.
-
-        Returns:
-            fp32 (fp64 for fp64) ``[B, T]`` in nats, -inf where nothing may be masked.
-
-        Raises:
-            UserError: the batch is longer than ``max_positions``.
         """
         length = token_embeddings_BTD.shape[1]
         check_length(length, self.config.max_positions, "proposal network")

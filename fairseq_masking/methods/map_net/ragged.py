@@ -24,16 +24,9 @@ class RaggedRows(NamedTuple):
 
     @classmethod
     def of(cls, counts_B: Tensor, *, num_values: int, width: int) -> "RaggedRows":
-        """Lay out rows of ``counts_B`` values.
-
-        Args:
-            counts_B: int64, on the device.
-            num_values: N, their sum, known on the host.
-            width: K, their maximum, known on the host.
-        """
-        rows_N = rows_of_positions(counts_B, num_values)
+        """Lay out rows of ``counts_B`` values, int64; N, their sum, and K, their maximum, are known on the host."""
+        rows_N, device = rows_of_positions(counts_B, num_values), counts_B.device
         starts_B = counts_B.cumsum(0) - counts_B
-        device = counts_B.device
         slots_N = torch.arange(num_values, device=device) - starts_B.index_select(0, rows_N)
         filled_BK = torch.arange(width, device=device) < counts_B[:, None]
         return cls(rows_N, slots_N, starts_B, filled_BK)
@@ -57,12 +50,7 @@ class RaggedRows(NamedTuple):
 
 @torch.no_grad()
 def rank_correlation(left_BK: Tensor, right_BK: Tensor, filled_BK: Tensor) -> tuple[Tensor, Tensor]:
-    """Spearman's rank correlation of two values within each row; equal values share their mean rank.
-
-    Args:
-        left_BK: floating point; what stands at empty places does not matter.
-        right_BK: the same shape.
-        filled_BK: bool, True at places that count.
+    """Spearman's rank correlation of two values within each row, at filled places; equal ones share their mean rank.
 
     Returns:
         ``correlation_B`` fp32 and ``defined_B`` bool: where a row has fewer than two values, or values that

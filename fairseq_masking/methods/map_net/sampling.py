@@ -25,7 +25,7 @@ from fairseq_masking.methods.map_net.ragged import RaggedRows
 
 __all__ = [
     "EXPLORE_UNITS", "Exploration", "ProposedMasks", "clip_log_weight", "draw_replacements", "gumbel_top_k",
-    "log_weight_exact", "log_weight_paper", "permutation_within_rows", "propose_masks",
+    "log_bounds", "log_weight_exact", "log_weight_paper", "permutation_within_rows", "propose_masks",
 ]  # fmt: skip
 
 EXPLORE_UNITS = ("sentence", "batch")
@@ -34,11 +34,7 @@ _COIN = 0x636F696E  # sets this stream apart from any other SeedSequence((seed, 
 
 @dataclass(frozen=True)
 class Exploration:
-    """The schedule q(t): linear from ``start`` at update 0 to ``end`` at update ``updates``, then constant.
-
-    Raises:
-        UserError: a value outside of its range.
-    """
+    """The schedule q(t): linear from ``start`` at update 0 to ``end`` at update ``updates``, then constant."""
 
     start: float = 1.0  # q at update 0
     end: float = 0.33  # q from update ``updates`` on
@@ -87,16 +83,11 @@ class ProposedMasks(NamedTuple):
 
 
 def gumbel_top_k(log_probs_BT: Tensor, k: int, generator: torch.Generator) -> Tensor:
-    """Draw ``k`` columns of each row without replacement.
+    """Draw ``k <= T`` columns of each row without replacement: int64 ``[B, k]`` in the order of the draws.
 
     Args:
         log_probs_BT: logarithms of probabilities (a constant per row does not matter); -inf is drawn only
             after everything else.
-        k: at most T.
-        generator: on the device of ``log_probs_BT``.
-
-    Returns:
-        int64 ``[B, k]`` in the order of the draws.
     """
     # -log of an exponential variate is a Gumbel variate
     waiting = torch.empty_like(log_probs_BT).exponential_(generator=generator)
@@ -125,7 +116,7 @@ def propose_masks(log_proposal_BT: Tensor, layout: RaggedRows, generator: torch.
 
 
 def draw_replacements(
-    targets_N: Tensor, kinds_N: Tensor, *, mask_index: int, allowed_R: Tensor, generator: torch.Generator
+    targets_N: Tensor, kinds_N: Tensor, mask_index: int, allowed_R: Tensor, generator: torch.Generator
 ) -> Tensor:
     """Return what to write: [MASK], a token drawn uniformly from ``allowed_R``, or the token itself."""
     choice = torch.randint(allowed_R.shape[0], targets_N.shape, generator=generator, device=targets_N.device)
@@ -135,17 +126,13 @@ def draw_replacements(
 
 @torch.no_grad()
 def log_weight_paper(log_proposal_BT: Tensor, drawn_N: Tensor, layout: RaggedRows) -> Tensor:
-    """Return log of r = (1/n)^K / prod_k p(pos_k) of each row.
+    """Return log of r = (1/n)^K / prod_k p(pos_k) of each row, float ``[B]``; 0 for a row without positions.
 
     The ratio of K draws *with* replacement, so biased for the K draws without replacement that are made.
 
     Args:
         log_proposal_BT: log p, -inf at positions that are never masked.
-        drawn_N: flat positions, row after row.
-        layout: of ``drawn_N``.
-
-    Returns:
-        float ``[B]``; 0 for a row without positions.
+        drawn_N: flat positions, row after row in ``layout``.
 
     Source: 2008.05333, Eq. 5 and Section 3.3.
     """
@@ -155,18 +142,10 @@ def log_weight_paper(log_proposal_BT: Tensor, drawn_N: Tensor, layout: RaggedRow
 
 @torch.no_grad()
 def log_weight_exact(log_proposal_BT: Tensor, drawn_N: Tensor, layout: RaggedRows) -> Tensor:
-    """Return log of the ratio of K ordered draws without replacement of each row.
+    """The same for K ordered draws without replacement; ``drawn_N`` is in the order of the draws.
 
     log r = sum_k [log(1 - sum_{j<k} p_j) - log(n - k + 1) - log p_k]: at each draw, the uniform law over what
     is left against the proposal over what is left. E[r f] over the proposal's draws is the uniform mean of f.
-
-    Args:
-        log_proposal_BT: log p, -inf at positions that are never masked.
-        drawn_N: flat positions, row after row, in the order of the draws.
-        layout: of ``drawn_N``.
-
-    Returns:
-        float ``[B]``; 0 for a row without positions.
 
     Source: spec/map_net.md; Deviation: the paper has ``log_weight_paper`` only.
     """
@@ -182,10 +161,14 @@ def log_weight_exact(log_proposal_BT: Tensor, drawn_N: Tensor, layout: RaggedRow
     return log_ratio_BK.masked_fill(~layout.filled_BK, 0.0).sum(1)
 
 
+def log_bounds(clip: float) -> tuple[float, float]:
+    """Return the logarithms of 1 - clip and 1 + clip; a ``clip`` of 1 or more has no lower bound."""
+    return math.log1p(-clip) if clip < 1.0 else -math.inf, math.log1p(clip)
+
+
 def clip_log_weight(log_weight_B: Tensor, clip: float) -> Tensor:
-    """Return CLIP(r, 1 - clip, 1 + clip); a ``clip`` of 1 or more has no lower bound, 0 gives 1."""
-    lowest = math.log1p(-clip) if clip < 1.0 else -math.inf
-    return log_weight_B.clamp(lowest, math.log1p(clip)).exp()
+    """Return CLIP(r, 1 - clip, 1 + clip); 0 gives 1."""
+    return log_weight_B.clamp(*log_bounds(clip)).exp()
 
 
 def _num_maskable(log_proposal_BT: Tensor) -> Tensor:

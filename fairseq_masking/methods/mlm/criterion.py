@@ -9,9 +9,14 @@ from typing import Any
 
 from fairseq.criterions import FairseqCriterion, register_criterion
 from fairseq.dataclass import FairseqDataclass
-from torch import Tensor, nn
+from torch import nn
 
-from fairseq_masking.methods.base.masked_tokens import MaskedTokenOutput, masked_token_logs, reduce_masked_token_logs
+from fairseq_masking.methods.base.masked_tokens import (
+    Loss,
+    MaskedTokenOutput,
+    masked_token_logs,
+    reduce_masked_token_logs,
+)
 
 __all__ = ["MLMCriterion", "MLMCriterionConfig"]
 
@@ -30,9 +35,7 @@ class MLMCriterion(FairseqCriterion):
     def __init__(self, cfg: FairseqDataclass, task: Any) -> None:
         super().__init__(task)
 
-    def forward(
-        self, model: nn.Module, sample: dict[str, Any], reduce: bool = True
-    ) -> tuple[Tensor, int, dict[str, Any]]:
+    def forward(self, model: nn.Module, sample: dict[str, Any], reduce: bool = True) -> Loss:
         """Return the summed loss (nats), the number of masked tokens and the sums to log."""
         output = model(**sample["net_input"])
         return output.losses_N.sum(), output.losses_N.numel(), masked_token_logs(output, sample)

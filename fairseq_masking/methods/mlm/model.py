@@ -33,28 +33,13 @@ class MLMModel(EncoderModel):
 
     def build_pretraining(self, cfg: EncoderModelConfig) -> None:
         """Create the prediction head."""
-        self.lm_head = MaskedLMHead(
-            cfg.encoder_embed_dim,
-            self.encoder.config.vocab_size,
-            activation=str(cfg.activation_fn),
-            layer_norm_eps=cfg.layer_norm_eps,
-            **self.encoder.config.head_options,
-            impl=str(cfg.ops_impl),
-        )
+        self.lm_head = MaskedLMHead(self.encoder.config, impl=str(cfg.ops_impl))
 
-    def pretrain(
-        self,
-        src_tokens: Tensor,
-        *,
-        positions: Tensor,
-        replacements: Tensor,
-        shape: dict[str, Any],
-        documents: Tensor | None = None,
-        **_: Any,
-    ) -> MaskedTokenOutput:
+    def pretrain(self, src_tokens: Tensor, **batch: Any) -> MaskedTokenOutput:
         """Predict the tokens at ``positions`` from the corrupted text."""
-        padding = src_tokens.eq(self.pad_index) if shape["has_padding"] else None
-        return MaskedTokenOutput(*self.predict(src_tokens, positions, replacements, padding, documents))
+        padding, documents = self.padding_of(src_tokens, batch), batch.get("documents")
+        predicted = self.predict(src_tokens, batch["positions"], batch["replacements"], padding, documents)
+        return MaskedTokenOutput(*predicted)
 
     def predict(
         self,
@@ -72,7 +57,6 @@ class MLMModel(EncoderModel):
         return self.lm_head.losses(features, self.encoder.embed_tokens.weight, targets)
 
     def token_logits(self, src_tokens: Tensor, positions: Tensor | None = None) -> Tensor:
-        """Return the vocabulary's logits ``[B, T, V]`` for a text with <mask>s in it, or ``[N, V]``."""
         states = self.token_states(src_tokens)[-1]
         states = states if positions is None else gather_positions(states, positions)
         return self.lm_head(states, self.encoder.embed_tokens.weight)

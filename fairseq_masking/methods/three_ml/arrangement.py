@@ -31,13 +31,7 @@ class Selection(NamedTuple):
 
     @classmethod
     def of(cls, selected_BT: Tensor, width: int, *, exact: bool, documents_BT: Tensor | None = None) -> "Selection":
-        """Select where ``selected_BT`` is True.
-
-        Args:
-            width: S, at least the most that a row selects, at most T.
-            exact: every row selects exactly S.
-            documents_BT: int64, the number of each token's document.
-        """
+        """Select where ``selected_BT`` is True; no row selects more than S <= T, or under ``exact`` fewer."""
         order_BT = (~selected_BT).to(torch.int8).argsort(dim=1, stable=True)
         columns_BS = order_BT[:, :width].contiguous()
         empty_BS = None if exact else ~selected_BT.gather(1, columns_BS)
@@ -99,7 +93,6 @@ def arrange(
         positions_N: of what is predicted.
         crossing: the decoder reads the [MASK]s alone.
         shape: Python values of a training batch of design.md; without them the device is asked for counts.
-        documents_BT: int64, the number of each token's document, where attention stays within them.
     """
     is_mask_N = gather_positions(hidden_BT, positions_N)
     visible_BT = ~hidden_BT if padding_BT is None else ~(hidden_BT | padding_BT)

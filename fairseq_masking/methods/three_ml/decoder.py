@@ -14,8 +14,7 @@ from fairseq_masking.methods.three_ml.arrangement import Selection
 from fairseq_masking.modules.attention import CrossAttention
 from fairseq_masking.modules.encoder import EncoderConfig, LayerStack, TransformerLayer, init_bert_weights
 from fairseq_masking.modules.heads import MaskedLMHead
-from fairseq_masking.modules.reach import Reach, places_within, visible_keys
-from fairseq_masking.ops import dropout
+from fairseq_masking.modules.reach import places_within, visible_keys
 
 __all__ = ["CrossDecoder", "CrossDecoderLayer", "SelfDecoder", "TwoSidedLMHead"]
 
@@ -40,19 +39,15 @@ class CrossDecoderLayer(TransformerLayer):
         memory_rotation: Tensor | None,
     ) -> Tensor:
         """Return float ``[B, M, W]``; biases and rotations as in ``SelfAttention`` and ``CrossAttention``."""
-        reach = Reach(attention_bias, rotation)
         rotations = None if rotation is None or memory_rotation is None else (rotation, memory_rotation)
         memory = (memory_BSW, memory_bias, rotations)
-        if self.normalize_before:
-            hidden = hidden_BMW + self._attend(self.self_attn_layer_norm(hidden_BMW), reach)
-            hidden = hidden + self._consult(self.cross_attn_layer_norm(hidden), *memory)
-            return hidden + self._feed_forward(self.final_layer_norm(hidden))
-        hidden = self.self_attn_layer_norm(hidden_BMW + self._attend(hidden_BMW, reach))
-        hidden = self.cross_attn_layer_norm(hidden + self._consult(hidden, *memory))
-        return self.final_layer_norm(hidden + self._feed_forward(hidden))
-
-    def _consult(self, hidden_BMW: Tensor, *memory: Any) -> Tensor:
-        return dropout(self.cross_attn(hidden_BMW, *memory), self.dropout, self.training)
+        hidden_BMW = self.residual(
+            hidden_BMW, self.self_attn_layer_norm, lambda hidden: self.self_attn(hidden, attention_bias, rotation)
+        )
+        hidden_BMW = self.residual(
+            hidden_BMW, self.cross_attn_layer_norm, lambda hidden: self.cross_attn(hidden, *memory)
+        )
+        return self.residual(hidden_BMW, self.final_layer_norm, self._feed_forward)
 
 
 class _Decoder(LayerStack):
@@ -81,16 +76,11 @@ class SelfDecoder(_Decoder):
         padding_BT: Tensor | None = None,
         documents_BT: Tensor | None = None,
     ) -> list[Tensor]:
-        """Decode.
+        """Return states ``[B, T, W]`` of its input and of every layer; those at padding mean nothing.
 
         Args:
             states_BSD: the encoder's output.
             visible: which tokens they are.
-            padding_BT: bool, True at padding; None where the batch has none.
-            documents_BT: int64, as ``TransformerEncoder``'s.
-
-        Returns:
-            States ``[B, T, W]`` of its input and of every layer; those at padding mean nothing.
         """
         filled_BTW = visible.put_back(self.project_states(states_BSD), self.mask_embedding)
         places_BT = places_within(documents_BT)
@@ -104,17 +94,7 @@ class CrossDecoder(_Decoder):
     layer_class = CrossDecoderLayer
 
     def forward(self, states_BSD: Tensor, visible: Selection, masked: Selection) -> list[Tensor]:
-        """Decode.
-
-        Args:
-            states_BSD: the encoder's output.
-            visible: which tokens they are.
-            masked: the [MASK]s.
-
-        Returns:
-            States ``[B, M, W]`` of its input and of every layer; those at empty places of ``masked`` mean
-            nothing.
-        """
+        """Return states ``[B, M, W]`` of its input and of every layer; those at empty places mean nothing."""
         embedded_BMW = self.enter(self.mask_embedding.expand(*masked.places_BS.shape, -1), masked.places_BS)
         attention_bias = memory_bias = None
         if masked.documents_BS is not None and visible.documents_BS is not None:
@@ -136,14 +116,12 @@ class CrossDecoder(_Decoder):
 class TwoSidedLMHead(MaskedLMHead):
     """The prediction layer after a ``CrossDecoder``: a dense layer for each side, all that follows is shared.
 
-    ``dense`` is the decoder's.
-
-    Source: 2211.04898, Section 2.2; spec/three_ml.md, "Prediction layer".
+    ``dense`` is the decoder's. Source: 2211.04898, Section 2.2; spec/three_ml.md, "Prediction layer".
     """
 
-    def __init__(self, embed_dim: int, vocab_size: int, *, input_dim: int, **options: Any) -> None:
-        super().__init__(embed_dim, vocab_size, input_dim=input_dim, **options)
-        self.encoder_dense = nn.Linear(embed_dim, embed_dim, bias=self.dense.bias is not None)
+    def __init__(self, config: EncoderConfig, **options: Any) -> None:
+        super().__init__(config, **options)
+        self.encoder_dense = nn.Linear(config.embed_dim, config.embed_dim, bias=not config.no_head_bias)
         self.encoder_dense.apply(init_bert_weights)
 
     def project_sides(self, decoded_MW: Tensor, encoded_ND: Tensor) -> Tensor:

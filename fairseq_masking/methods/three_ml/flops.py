@@ -3,8 +3,7 @@
 Source: 2211.04898, Appendix D, with its misprints put right as spec/three_ml.md says: ``phi_out = 2nd^2``; in
 Eq. 4 ``n_en = (1 - 0.8r)n``, ``n_de = 0.8rn`` and ``2bu`` multiplies every term. Like the paper this counts
 matrix products only, and backward as much as forward; a ratio does not depend on the latter.
-Letters: n tokens of a sequence, n_en that the encoder reads, n_de [MASK]s, d_en and d_de widths, r masking
-rate.
+Letters: n tokens of a sequence, n_en that the encoder reads, n_de [MASK]s, d_en and d_de widths, r masking rate.
 """
 
 from dataclasses import dataclass
@@ -13,21 +12,10 @@ from fairseq_masking.errors import UserError
 from fairseq_masking.masking.corruption import corruption_counts, num_masked
 
 __all__ = [
-    "BASELINE_RATE",
-    "DECODER_ATTENTIONS",
-    "Counts",
-    "ThreeMLShape",
-    "block_flops",
-    "cross_block_flops",
-    "exact_counts",
-    "feed_forward_flops",
-    "ideal_counts",
-    "mlm_flops",
-    "prediction_flops",
-    "share_saved",
-    "speedup",
+    "BASELINE_RATE", "DECODER_ATTENTIONS", "Counts", "ThreeMLShape", "block_flops", "cross_block_flops",
+    "exact_counts", "feed_forward_flops", "ideal_counts", "mlm_flops", "prediction_flops", "share_saved", "speedup",
     "three_ml_flops",
-]
+]  # fmt: skip
 
 BASELINE_RATE = 0.15  # of the plain masked language model that 3ML is measured against
 DECODER_ATTENTIONS = ("self", "cross")
@@ -74,11 +62,7 @@ class Counts:
 
 
 def ideal_counts(num_tokens: float, mask_prob: float, mask_share: float = 0.8) -> Counts:
-    """The paper's counts, which need not be whole: every token may be masked, ``n_en = (1 - m*r)n``.
-
-    Args:
-        mask_share: m, the share of the predicted tokens that becomes [MASK].
-    """
+    """The paper's counts, which need not be whole: every token may be masked, ``n_en = (1 - mask_share * r)n``."""
     predicted = mask_prob * num_tokens
     return Counts(num_tokens, mask_share * predicted, (1 - mask_share) * predicted)
 
@@ -156,19 +140,9 @@ def three_ml_flops(shape: ThreeMLShape, counts: Counts, *, batch_size: float = 1
 
 
 def speedup(shape: ThreeMLShape, counts: Counts, baseline: Counts) -> float:
-    """Eq. 2 over Eq. 3 or 4, for the same encoder.
-
-    Args:
-        baseline: of the plain model, usually at ``BASELINE_RATE``.
-    """
-    plain = mlm_flops(
-        baseline,
-        num_layers=shape.encoder_layers,
-        dim=shape.encoder_dim,
-        vocab_size=shape.vocab_size,
-        feed_forward=shape.feed_forward,
-    )
-    return plain / three_ml_flops(shape, counts)
+    """Eq. 2 (``baseline`` usually at ``BASELINE_RATE``) over Eq. 3 or 4, for the same encoder."""
+    sizes = {"num_layers": shape.encoder_layers, "dim": shape.encoder_dim, "vocab_size": shape.vocab_size}
+    return mlm_flops(baseline, **sizes, feed_forward=shape.feed_forward) / three_ml_flops(shape, counts)
 
 
 def share_saved(shape: ThreeMLShape, counts: Counts, baseline: Counts) -> float:

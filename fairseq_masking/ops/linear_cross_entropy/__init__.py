@@ -1,8 +1,7 @@
 """Cross-entropy over a (tied) embedding that never holds more than a chunk of the logits.
 
-Three layers: ``reference`` defines the operation; ``chunks`` computes it chunk by chunk, with the
-row-wise part in PyTorch (``torch_rows``) or Triton (``triton_rows``); ``autograd`` joins that to autograd and
-torch.compile. This file is what callers see.
+``reference`` defines the operation; ``chunks`` computes it chunk by chunk and joins it to autograd and
+torch.compile, with the row-wise part in PyTorch (``torch_rows``) or Triton (``triton_rows``).
 
 Shapes: N rows, D width, V vocabulary.
 """
@@ -13,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fairseq_masking.ops.linear_cross_entropy.autograd import LinearCrossEntropy, forward_operator
+from fairseq_masking.ops.linear_cross_entropy.chunks import LinearCrossEntropy, forward_operator
 
 __all__ = ["LinearCrossEntropyOutput", "linear_cross_entropy", "reference"]
 
@@ -37,14 +36,12 @@ def linear_cross_entropy(
 ) -> LinearCrossEntropyOutput:
     """Cross-entropy of ``softmax(h W^T + b)`` against the targets, row by row, with the arg max.
 
-    Several heads over one weight are leading dimensions: hidden ``[K, N, D]`` with targets ``[N]`` gives
-    losses ``[K, N]``. The gradients are exact for any upstream gradient. Where one chunk holds all rows it is
-    kept for backward, otherwise backward computes the logits again. Under torch.compile the operation is one
-    node of the graph.
+    Several heads over one weight are leading dimensions: hidden ``[K, N, D]`` with targets ``[N]`` gives losses
+    ``[K, N]``. The gradients are exact for any upstream gradient. Where one chunk holds all rows it is kept for
+    backward, otherwise backward computes the logits again. Under torch.compile the operation is one graph node.
 
     Args:
-        hidden_ND: floating point ``[..., D]``; logits are computed in its dtype, the softmax in fp32 (fp64
-            for fp64).
+        hidden_ND: floating point ``[..., D]``; logits are computed in its dtype, the softmax in fp32 (fp64 for fp64).
         bias_V: added to the logits, or None.
         targets_N: int64, broadcastable to ``[...]``; rows with ``ignore_index`` have loss 0 and no gradient.
             Other values must lie in [0, V): PyTorch raises otherwise, the Triton kernels give a NaN loss.
@@ -56,9 +53,6 @@ def linear_cross_entropy(
     Returns:
         ``losses`` and ``predictions``, shaped like hidden without its last dimension. Equal to
         ``reference``, gradients included.
-
-    Raises:
-        UserError: ``impl`` cannot run here.
     """
     lead = hidden_ND.shape[:-1]
     hidden = hidden_ND.reshape(-1, hidden_ND.shape[-1])
@@ -71,11 +65,7 @@ def linear_cross_entropy(
 def reference(
     hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None, targets_N: Tensor, ignore_index: int = -100
 ) -> tuple[Tensor, Tensor]:
-    """The definition: short, slow, materialises all, checkable in fp64.
-
-    Returns:
-        ``losses_N`` in nats (fp32, or fp64 for fp64 input; 0 where ignored) and ``predictions_N`` int64.
-    """
+    """The definition: short, slow, materialises all, checkable in fp64."""
     logits = F.linear(hidden_ND, weight_VD, bias_V)
     logits = logits if logits.dtype == torch.float64 else logits.float()
     losses = F.cross_entropy(logits, targets_N, reduction="none", ignore_index=ignore_index)

@@ -24,14 +24,13 @@ from fairseq_masking.ops.linear_cross_entropy.chunks import RowStatistics, most_
 
 __all__ = ["allocate", "default_chunk_elements", "gradients_", "logits_", "statistics_"]
 
-_CHUNK_BYTES = 512 << 20
 _ROW_ELEMENTS = 64
 MAX_BLOCK = 2048  # of bf16, 16 bytes for each of 256 threads
 
 
 def default_chunk_elements(hidden_ND: Tensor) -> int:
     """Return how many logits may be in flight: 512 MiB, or what ``most_bytes`` says."""
-    return most_bytes(hidden_ND.device, _CHUNK_BYTES) // hidden_ND.element_size()
+    return most_bytes(hidden_ND.device, 512 << 20) // hidden_ND.element_size()
 
 
 def allocate(hidden_ND: Tensor, num_rows: int, num_columns: int) -> Tensor:
@@ -72,10 +71,7 @@ def gradients_(
     total_N: Tensor,
     grad_losses_N: Tensor,
 ) -> None:
-    """Write ``(softmax - one-hot) * gradient`` into ``out_NV``, which may be ``values_NV``, the logits.
-
-    Both are views of what ``allocate`` gave; what stands beyond their last column stays meaningless.
-    """
+    """As ``torch_rows``'; both are views of what ``allocate`` gave, with no meaning beyond their last column."""
     num_rows, row_elements = values_NV.shape[0], values_NV.stride(0)
     block = min(MAX_BLOCK, triton.next_power_of_2(row_elements))
     with device_of(values_NV):

@@ -9,7 +9,7 @@ from small_amos import batch, build, criterion_of, gumbel_noise, naive_amos
 from small_batches import MASK_INDEX, NUM_SYMBOLS, PAD_INDEX
 
 from fairseq_masking.errors import UserError
-from fairseq_masking.methods.amos.options import AmosConfig
+from fairseq_masking.methods.amos.model import AmosConfig
 
 RECTANGULAR, RAGGED = (14, 14), (20, 11, 5, 3)
 ABLATIONS = {

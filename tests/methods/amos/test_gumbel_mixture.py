@@ -12,8 +12,8 @@ from peak_memory import peak_bytes
 
 from fairseq_masking.errors import UserError
 from fairseq_masking.methods.amos.gumbel_mixture import gumbel_mixture, reference
-from fairseq_masking.methods.amos.gumbel_mixture.chunks import Noise, Sample
-from fairseq_masking.methods.amos.gumbel_mixture.torch_rows import add_gumbel_noise_, row_keys
+from fairseq_masking.methods.amos.gumbel_mixture.chunks import Noise, Sample, row_keys
+from fairseq_masking.methods.amos.gumbel_mixture.torch_rows import add_gumbel_noise_
 
 pytestmark = pytest.mark.filterwarnings("ignore:invalid value encountered", "ignore:overflow encountered")
 

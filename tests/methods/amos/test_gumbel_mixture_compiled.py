@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fairseq_masking.methods.amos.gumbel_mixture import autograd as operators
+from fairseq_masking.methods.amos.gumbel_mixture import chunks as operators
 from fairseq_masking.methods.amos.gumbel_mixture import gumbel_mixture
 
 DEPTHS, ROWS, WIDTH, VOCAB = 3, 7, 16, 128
@@ -85,9 +85,9 @@ def test_operators_keep_their_promises(given, impl, device):
     seed = torch.tensor(3, device=device)
     inputs = (hidden, weights, embedding, bias_V[0] if given else None, seed, noise_NV)
     settings = (0.3, -1.0, 0.5, 3 * VOCAB, impl)
-    torch.library.opcheck(operators.sample, (*inputs, *settings))
+    torch.library.opcheck(operators.forward, (*inputs, *settings))
     with torch.no_grad():
-        embedded, *saved = operators.sample(*inputs, *settings)
+        embedded, *saved = operators.forward(*inputs, *settings)
         arguments = (torch.ones_like(embedded), *inputs, *saved, *settings, [False, True])
         arguments = [item.detach() if isinstance(item, torch.Tensor) else item for item in arguments]
-        torch.library.opcheck(operators._backward_operator, arguments)
+        torch.library.opcheck(operators.backward, arguments)

@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from fairseq_masking.methods.amos.gumbel_mixture.torch_rows import add_gumbel_noise_, row_keys
+from fairseq_masking.methods.amos.gumbel_mixture.chunks import row_keys
+from fairseq_masking.methods.amos.gumbel_mixture.torch_rows import add_gumbel_noise_
 
 
 def noise(seed, rows, columns, device="cpu", dtype=torch.float32):

@@ -15,13 +15,11 @@ from fairseq_masking.data import batch_input, collate, load_tokens
 from fairseq_masking.data.blocks import BlockDataset, document_bounds, document_numbers
 from fairseq_masking.data.masked_dataset import MaskedDataset
 from fairseq_masking.masking import MaskedItem, Masker, MaskingConfig, MaskingVocabulary
-from fairseq_masking.methods.amos.model import AmosModel
-from fairseq_masking.methods.amos.options import AmosConfig
+from fairseq_masking.methods.amos.model import AmosConfig, AmosModel
 from fairseq_masking.methods.base.options import SIZES
 from fairseq_masking.methods.map_net.model import PROPOSAL_SIZES, MapNetConfig, MapNetModel
 from fairseq_masking.methods.mlm.model import MLMConfig, MLMModel
-from fairseq_masking.methods.three_ml.model import ThreeMLModel
-from fairseq_masking.methods.three_ml.options import ThreeMLConfig
+from fairseq_masking.methods.three_ml.model import ThreeMLConfig, ThreeMLModel
 
 LENGTHS = (7, 12, 5)
 METHODS = {

@@ -140,7 +140,7 @@ def test_replacements_are_mask_random_or_the_token(device):
     kinds = torch.tensor([0, 1, 2], dtype=torch.int8, device=device).repeat(NUM_DRAWS // 4)
     targets = torch.randint(4, 20, kinds.shape, generator=generator(device), device=device)
     allowed = torch.tensor([4, 5, 7, 9, 19], device=device)
-    written = draw_replacements(targets, kinds, mask_index=44, allowed_R=allowed, generator=generator(device, 1))
+    written = draw_replacements(targets, kinds, 44, allowed, generator(device, 1))
     assert (written[kinds == 0] == 44).all() and torch.equal(written[kinds == 2], targets[kinds == 2])
     found = Counter(written[kinds == 1].tolist())
     assert set(found) == set(allowed.tolist())

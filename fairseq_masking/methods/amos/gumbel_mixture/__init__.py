@@ -1,8 +1,7 @@
 """Sample tokens from a mixture of hidden states by straight-through Gumbel-softmax, and embed them.
 
-Three layers: ``reference`` defines the operation; ``chunks`` computes it chunk by chunk, with the row-wise
-part in PyTorch (``torch_rows``) or Triton (``triton_rows``); ``autograd`` joins that to autograd and
-torch.compile. This file is what callers see.
+``reference`` defines the operation; ``chunks`` computes it chunk by chunk and joins it to autograd and
+torch.compile, with the row-wise part in PyTorch (``torch_rows``) or Triton (``triton_rows``).
 
 Shapes: K hidden states (of generators of K depths), N masked tokens, D width, V vocabulary.
 """
@@ -14,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fairseq_masking.errors import UserError
-from fairseq_masking.methods.amos.gumbel_mixture.autograd import sample
+from fairseq_masking.methods.amos.gumbel_mixture.chunks import forward
 
 __all__ = ["GumbelMixtureOutput", "gumbel_mixture", "reference"]
 
@@ -54,8 +53,7 @@ def gumbel_mixture(
     node of the graph.
 
     Args:
-        hidden_KND: floating point; logits are computed in its dtype, noise and softmax in fp32 (fp64 for
-            fp64).
+        hidden_KND: floating point; logits are computed in its dtype, noise and softmax in fp32 (fp64 for fp64).
         weights_NK: of the mixture, used as they are; their softmax is the caller's.
         embedding_VD: E, the tied embedding.
         temperature: of the soft sample, above 0.
@@ -72,28 +70,14 @@ def gumbel_mixture(
         ``tokens`` and ``embedded`` in the embedding's dtype. Equal to ``reference``, gradients
         included; they cannot be differentiated again.
 
-    Raises:
-        UserError: ``impl`` cannot run here, or the temperature is not positive.
-
     Source: AMOS, 2204.03243, Eq. 3 and Section 3.2; Jang et al. 2017, 1611.01144 (straight-through).
     """
     if not temperature > 0:
         raise UserError(f"temperature {temperature} of gumbel_mixture must be above 0, such as 0.3")
     if not isinstance(seed, Tensor):
         seed = torch.full((), seed, dtype=torch.int64, device=hidden_KND.device)
-    embedded, tokens, *_ = sample(
-        hidden_KND,
-        weights_NK,
-        embedding_VD,
-        bias_V,
-        seed,
-        noise_NV,
-        temperature,
-        scale,
-        hidden_scale,
-        chunk_elements,
-        impl,
-    )
+    inputs = hidden_KND, weights_NK, embedding_VD, bias_V, seed, noise_NV
+    embedded, tokens, *_ = forward(*inputs, temperature, scale, hidden_scale, chunk_elements, impl)
     return GumbelMixtureOutput(tokens, embedded)
 
 
@@ -108,11 +92,7 @@ def reference(
     scale: float,
     hidden_scale: float,
 ) -> tuple[Tensor, Tensor]:
-    """The definition: short, slow, materialises everything, checkable in fp64.
-
-    Returns:
-        ``tokens_N`` int64 and ``embedded_ND``, with the gradients that ``gumbel_mixture`` describes.
-    """
+    """The definition: short, slow, materialises everything, checkable in fp64."""
     mixed = torch.einsum("nk,knd->nd", weights_NK.to(hidden_KND.dtype), _scale_gradient(hidden_KND, hidden_scale))
     logits = F.linear(mixed, embedding_VD.detach(), None if bias_V is None else bias_V.detach())
     logits = logits if logits.dtype == torch.float64 else logits.float()

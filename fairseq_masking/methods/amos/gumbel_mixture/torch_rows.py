@@ -2,17 +2,14 @@
 
 ``triton_rows`` offers the same functions; logits are those of linear cross-entropy.
 
-Gumbel noise is a pure function of (seed, row, column): nothing is kept, any part can be drawn again. A row
-gets two 32-bit keys from the seed (splitmix64); a column's 32 bits are two rounds of a mixing function, each
-entered through one of the keys. The device, the number of rows and how they are cut into chunks do not
-matter, and the Triton kernels compute the same bits. On a CPU it costs a quarter of ``exponential_`` and its
-logarithm (scripts/bench/operations.py, gumbel_noise).
+A column's noise is 32 bits made of its number and its row's two keys, by two rounds of a mixing function, each
+entered through one of the keys. The Triton kernels compute the same bits. On a CPU it costs a quarter of
+``exponential_`` and its logarithm (scripts/bench/operations.py, gumbel_noise).
 
 Uniform numbers are fine near 0, where the large variates come from: what has a probability of 1e-8 is drawn
 at that rate, which the 24 bits of ``torch.rand`` do not give.
 
-Source: Steele et al. 2014, "Fast splittable pseudorandom number generators" (splitmix64); C. Wellons'
-lowbias32, a mixing function found by search for the least avalanche bias.
+Source: C. Wellons' lowbias32, a mixing function found by search for the least avalanche bias.
 Shapes: N rows of the chunk, V vocabulary.
 """
 
@@ -22,7 +19,7 @@ from torch import Tensor
 from fairseq_masking.methods.amos.gumbel_mixture.chunks import Noise, Sample
 from fairseq_masking.ops.linear_cross_entropy.torch_rows import allocate, logits_
 
-__all__ = ["add_gumbel_noise_", "allocate", "default_chunk_elements", "gradients_", "logits_", "row_keys", "sample_"]
+__all__ = ["add_gumbel_noise_", "allocate", "default_chunk_elements", "gradients_", "logits_", "sample_"]
 
 _UNIFORM_BITS = 31  # the sign is left out
 _LARGEST = 1 - 2**-24  # its difference to 1 is not 0 in fp32
@@ -62,18 +59,6 @@ def _exponentials_(perturbed_NV: Tensor, highest_N: Tensor, temperature: float) 
     return perturbed_NV.sub_(highest_N[:, None]).div_(temperature).exp_()
 
 
-def row_keys(seed: Tensor, num_rows: int, device: torch.device) -> Tensor:
-    """Return int32 ``[N, 2]``, the keys of rows 0 to N - 1.
-
-    Args:
-        seed: int64 without dimensions, on ``device`` or the CPU.
-    """
-    state = (torch.arange(num_rows, device=device) + 1) * _signed(0x9E3779B97F4A7C15) + seed
-    for shift, multiplier in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
-        state = (state ^ _shifted(state, shift)) * _signed(multiplier)
-    return (state ^ _shifted(state, 31)).view(torch.int32).view(num_rows, 2)
-
-
 def add_gumbel_noise_(values_NV: Tensor, keys_N2: Tensor) -> Tensor:
     """Add standard Gumbel noise to ``values_NV``, fp32 or fp64, and return it."""
     num_columns = values_NV.shape[1]
@@ -98,12 +83,3 @@ def _mix_(bits: Tensor) -> Tensor:
         if multiplier != 1:
             bits.mul_(multiplier)
     return bits
-
-
-def _shifted(state: Tensor, shift: int) -> Tensor:
-    """Shift int64 right, zeros coming in."""
-    return (state >> shift) & ((1 << (64 - shift)) - 1)
-
-
-def _signed(constant: int) -> int:
-    return constant - 2**64

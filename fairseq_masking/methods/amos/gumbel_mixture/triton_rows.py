@@ -30,12 +30,10 @@ from fairseq_masking.ops.linear_cross_entropy.triton_rows import (
 
 __all__ = ["allocate", "default_chunk_elements", "gradients_", "logits_", "sample_"]
 
-_CHUNK_BYTES = 32 << 20  # 512 rows of V = 32k in half precision: enough for products at full speed
-
 
 def default_chunk_elements(hidden_KND: Tensor) -> int:
-    """Return how many logits may be in flight: 32 MiB."""
-    return _CHUNK_BYTES // hidden_KND.element_size()
+    """32 MiB are 512 rows of V = 32k in half precision: enough for products at full speed."""
+    return (32 << 20) // hidden_KND.element_size()
 
 
 def sample_(sample: Sample, logits_NV: Tensor, bias_V: Tensor | None, noise: Noise, temperature: float) -> None:
@@ -49,11 +47,7 @@ def sample_(sample: Sample, logits_NV: Tensor, bias_V: Tensor | None, noise: Noi
 def gradients_(
     grad_NV: Tensor, logits_NV: Tensor, bias_V: Tensor | None, noise: Noise, temperature: float, sample: Sample
 ) -> None:
-    """Turn the gradient of the soft sample ``y`` into that of the logits times the temperature, in place.
-
-    ``y (grad - <y, grad>)``. Both are views of what ``allocate`` gave; what stands beyond their last column
-    stays meaningless.
-    """
+    """As ``torch_rows``'; both are views of what ``allocate`` gave, with no meaning beyond their last column."""
     with device_of(logits_NV):
         _gradient_kernel[(logits_NV.shape[0],)](
             logits_NV,
