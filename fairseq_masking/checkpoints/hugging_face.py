@@ -246,7 +246,7 @@ def _write_weights(state: Mapping[str, Tensor], path: Path) -> None:
     except ImportError:
         raise UserError(f"to write safetensors: {EXTRA}") from None
     written = {key: value.clone().contiguous() for key, value in state.items()}
-    files = json.dumps({file.name: hash_file(file) for file in sorted(path.parent.iterdir())})
+    files = json.dumps({file.name: hash_file(file) for file in sorted(path.parent.glob("[!.]*"))})
     save_file(written, path, {"format": "pt", "files": files, "sha256": digest_of_weights(written, files)})
     path.chmod((path.parent / "config.json").stat().st_mode)  # not its owner's alone
 
