@@ -31,7 +31,7 @@ def assert_same_steps(actual: dict[str, Any], expected: dict[str, Any], exact: b
     if exact:
         assert actual == expected
     losses = [[float.fromhex(loss) for loss in steps["losses"]] for steps in (actual, expected)]
-    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)  # AVX-512 sums differ from AVX2's by up to 3e-5 in 20 steps
 
 
 # Prepared data
