@@ -32,9 +32,11 @@ from fairseq_masking.methods.base.layer_lr import check_optimizer  # noqa: E402
 from fairseq_masking.optim.half_precision import copy_in_few_kernels  # noqa: E402
 from fairseq_masking.optim.linear_schedule import tell_epoch_lengths  # noqa: E402
 from fairseq_masking.optim.muon import mark_matrices_for_muon  # noqa: E402
+from fairseq_masking.optim.sharded import shard_with_torch  # noqa: E402
 from fairseq_masking.tasks.global_batch import set_global_batch  # noqa: E402
 
 copy_in_few_kernels()
+shard_with_torch()
 guard_indexed_data()
 EncoderModel.loader = HubInterface.from_pretrained  # a method knows nothing of checkpoints and tokenisers
 before_start(

@@ -209,10 +209,10 @@ def mark_matrices_for_muon(cfg: DictConfig) -> None:
     """
     if OmegaConf.select(cfg, "optimizer._name") != "muon":
         return
-    if cfg.distributed_training.zero_sharding != "none" or flattens(cfg):
+    if flattens(cfg):
         raise UserError(
             "--optimizer muon needs whole matrices: add --fp16-no-flatten-grads to --fp16, leave out --ddp-backend"
-            " fully_sharded and --zero-sharding"
+            " fully_sharded"
         )
     from fairseq.trainer import Trainer  # late: it takes a while
 
