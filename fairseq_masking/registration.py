@@ -15,7 +15,7 @@ import fairseq_masking.methods.amos.criterion  # noqa: E402
 import fairseq_masking.methods.fully_explored.criterion  # noqa: E402
 import fairseq_masking.methods.map_net.criterion  # noqa: E402
 import fairseq_masking.methods.mlm.criterion  # noqa: E402
-import fairseq_masking.optim  # noqa: E402
+import fairseq_masking.optim.sharded  # noqa: E402
 import fairseq_masking.tasks  # noqa: E402
 import fairseq_masking.finetuning.criterion  # noqa: E402
 import fairseq_masking.finetuning.squad.criterion  # noqa: E402

@@ -42,6 +42,7 @@ VERBS = {
     "measure information": "what the states of [MASK]s say about the hidden tokens",
     "measure probing": "what each layer says about spans of words, by a linear classifier",
     "measure flops": "what pre-training with each method costs",
+    "measure scale": "where a recipe stops gaining by more GPUs, on paper",
     "measure replacements": "how hard each depth's tokens are for AMOS's discriminator",
     "measure adversary": "whether AMOS's mixture learns what is hard for its discriminator",
     "curves": "training logs as a figure and a table",

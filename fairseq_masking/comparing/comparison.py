@@ -18,7 +18,7 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from omegaconf import OmegaConf
 
-from fairseq_masking.comparing.runs import Pretraining, cost_of, unigram_losses
+from fairseq_masking.comparing.runs import Pretraining, unigram_losses
 from fairseq_masking.corpus.dictionary import load_dictionary
 from fairseq_masking.corpus.manifest import DICTIONARY_FILE
 from fairseq_masking.errors import UserError, first_line
@@ -27,6 +27,7 @@ from fairseq_masking.figures.tables import format_rows, format_table, provenance
 from fairseq_masking.files import configs_folder, read_json, whole_file, write_json
 from fairseq_masking.finetuning.runs import run_all
 from fairseq_masking.finetuning.sweep import Sweep
+from fairseq_masking.measure.cost import cost_of
 
 __all__ = ["Comparison", "Objective", "read_settings", "verdict", "write_report"]
 

@@ -2,25 +2,15 @@
 
 import math
 import re
-import time
-from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
-from fairseq import tasks
-from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
 from fairseq_masking.checkpoints.hub import HubInterface
 from fairseq_masking.checkpoints.loading import read_checkpoint
-from fairseq_masking.compat.launch import prepare_start
-from fairseq_masking.compat.recipes import composed
 from fairseq_masking.corpus.dictionary import masking_vocabulary
 from fairseq_masking.corpus.manifest import MANIFEST_FILE
 from fairseq_masking.figures.training_log import depths_of, read_training_log
@@ -31,10 +21,9 @@ from fairseq_masking.measure.minimal_pairs import accuracy_rows, predictor_of, r
 from fairseq_masking.measure.sequences import count_tokens, masked_batches, unigram
 from fairseq_masking.ops import corrupt_tokens, gather_positions
 
-__all__ = ["Pretraining", "cost_of", "masked_loss", "unigram_losses"]
+__all__ = ["Pretraining", "masked_loss", "unigram_losses"]
 
 _PEAK = re.compile(rb"^peak memory: (\d+) KiB$", re.MULTILINE)
-_TIMED = 3  # updates
 
 
 @dataclass(frozen=True)
@@ -121,45 +110,3 @@ def unigram_losses(data: Path, dictionary: Any) -> dict[str, float]:
     counts = {split: np.where(special, 0, count_tokens(data, split, dictionary)) for split in splits}
     bits_V = -np.log2(np.where(special, 1, unigram(counts["train"], special)))
     return {split: float(own @ bits_V / max(own.sum(), 1)) for split, own in counts.items()}
-
-
-def cost_of(recipe: Path, options: Sequence[str]) -> dict[str, float]:
-    """Return tokens, FLOPs (matrix products, forward and backward) and seconds of an update, on a real batch."""
-    cfg = composed(recipe.parent, recipe.stem, list(options))
-    prepare_start(cfg)
-    task = tasks.setup_task(cfg.task)
-    model, criterion = task.build_model(cfg.model).train(), task.build_criterion(cfg.criterion)
-    task.load_dataset("train", epoch=1, combine=True)
-    sizes = {"max_tokens": cfg.dataset.max_tokens, "max_sentences": cfg.dataset.batch_size}
-    batches = task.get_batch_iterator(task.dataset("train"), **sizes, max_positions=task.max_positions(), epoch=1)
-    (sample,) = islice(batches.next_epoch_itr(shuffle=False), 1)
-
-    optimizer, half = SimpleNamespace(backward=Tensor.backward), cfg.optimization.max_update // 2  # of schedules
-
-    def step() -> float:
-        start = time.perf_counter()
-        task.train_step(sample, model, criterion, optimizer, half)
-        return time.perf_counter() - start
-
-    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False, custom_mapping=_FLOPS) as counter:
-        step()
-    passes = cfg.optimization.update_freq[-1] * cfg.distributed_training.distributed_world_size
-    return {
-        "tokens": passes * sample["net_input"]["src_tokens"].numel(),
-        "flops": passes * counter.get_total_flops(),
-        "seconds": passes * min(step() for _ in range(_TIMED)),
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
-    }
-
-
-def _product(left: Sequence[int], right: Sequence[int]) -> int:
-    """FLOPs of ``[..., N, D]`` with ``[V, D]``, or of ``[N, D]`` with ``[D, V]``."""
-    return 2 * left[-2] * right[0] * right[1]
-
-
-_MIXTURE = torch.ops.fairseq_masking
-_FLOPS = {  # what PyTorch's counter does not know
-    torch.ops.aten.addmm_: lambda _, left, right, **__: _product(left, right),
-    _MIXTURE.gumbel_mixture: lambda *shapes, **_: _product(shapes[0], shapes[2]),
-    _MIXTURE.gumbel_mixture_backward: lambda *shapes, **_: 2 * _product(shapes[1], shapes[3]),
-}

@@ -201,10 +201,10 @@ def check_whole_matrices(cfg: DictConfig) -> None:
     """
     if OmegaConf.select(cfg, "optimizer._name") != "muon":
         return
-    if cfg.distributed_training.zero_sharding != "none" or flattens(cfg):
+    if flattens(cfg):
         raise UserError(
             "--optimizer muon needs whole matrices: add --fp16-no-flatten-grads to --fp16, leave out --ddp-backend"
-            " fully_sharded and --zero-sharding"
+            " fully_sharded"
         )
 
 

@@ -19,10 +19,10 @@ from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.trainer import Trainer
 
 import fairseq_masking
+from fairseq_masking.compat.patching import replace_at_start
 from fairseq_masking.masking.corruption import num_masked
 from fairseq_masking.measure.flops import shape_of, step_flops
 from fairseq_masking.methods.base.options import SIZES
-from fairseq_masking.optim.muon import mark_matrices_for_muon
 
 __all__ = ["PARTS", "STOCK", "Run", "Setting", "check_systems", "training_options"]
 
@@ -137,7 +137,8 @@ class Run:
         parser = options.get_training_parser()
         cfg = convert_namespace_to_omegaconf(options.parse_args_and_arch(parser, argv))
         cfg.common.tpu = False
-        mark_matrices_for_muon(cfg)  # as a command does before it starts
+        if cfg.optimizer._name == "muon":
+            replace_at_start()  # as a command does: the trainer marks the matrices
         task = tasks.setup_task(cfg.task)
         torch.manual_seed(1)
         model = task.build_model(cfg.model)

@@ -189,7 +189,7 @@ def test_what_it_cannot_do_is_said():
         muon([nn.Parameter(torch.zeros(4, 4))])
 
 
-@pytest.mark.parametrize("given", [("--fp16",), ("--zero-sharding", "os"), ("--ddp-backend", "fully_sharded")])
+@pytest.mark.parametrize("given", [("--fp16",), ("--ddp-backend", "fully_sharded")])
 def test_parameters_in_pieces_are_refused(given):
     with pytest.raises(UserError, match=r"--optimizer muon needs whole matrices.*--fp16-no-flatten-grads"):
         check_whole_matrices(from_command_line(*given, optimizer="muon"))
