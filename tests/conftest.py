@@ -7,6 +7,7 @@ import sys
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch starts its threads
 os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # or each process starts others, which import torch
+os.environ.setdefault("TORCHINDUCTOR_VEC_ISA_OK", "1")  # not tried out by compiling a program for each vector unit
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -56,11 +57,15 @@ def rewrite_a_share(config: pytest.Config) -> None:
 # Files that take longest: begun first, so that no worker is left alone with one at the end.
 LONGEST = (
     "test_method_contract",
-    "test_training",
-    "test_finetuning_runs",
+    "test_benchmarks",
+    "test_compilation",
     "test_pages",
     "test_golden",
-    "test_benchmarks",
+    "test_campaign",
+    "test_distributed",
+    "test_gumbel_mixture_compiled",
+    "test_linear_cross_entropy_compiled",
+    "test_training",
 )
 
 

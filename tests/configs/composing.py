@@ -1,5 +1,7 @@
 """Recipes as Hydra composes them."""
 
+import copy
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,12 @@ GROUPS = ("task", "model", "criterion", "optimizer", "lr_scheduler")
 
 
 def composed(path: Path, *overrides: str) -> Any:
-    """Return what fairseq-hydra-train makes of a recipe."""
+    """Return what fairseq-hydra-train makes of a recipe, the caller's to change."""
+    return copy.deepcopy(_composed(path, *overrides))
+
+
+@functools.cache
+def _composed(path: Path, *overrides: str) -> Any:
     hydra_init(path.stem)
     with initialize_config_dir(config_dir=str(path.parent), version_base="1.1"):
         return compose(path.stem, overrides=["task.data=/nowhere", *overrides])

@@ -67,7 +67,11 @@ def test_all_recipes_are_here():
 
 
 def test_what_the_file_says_is_what_comes_out(recipe):
-    composing.assert_as_written(composed(recipe), FOLDER / f"{recipe}.yaml")
+    """Over the defaults of the groups' nodes, too."""
+    cfg = composed(recipe)
+    composing.assert_as_written(cfg, FOLDER / f"{recipe}.yaml")
+    add_defaults(cfg)
+    composing.assert_as_written(cfg, FOLDER / f"{recipe}.yaml")
 
 
 def test_it_is_typed_and_the_masking_is_possible(recipe):

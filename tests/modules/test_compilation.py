@@ -74,7 +74,8 @@ def test_traced_layers_compute_the_same_without_a_graph_break(tokens, device, tr
 
 @needs_compiler
 def test_a_compiled_program_computes_the_same_without_a_graph_break(tokens, device):
-    check_compiled("full", tokens, device, num_layers=1, normalize_before=True, relative_position="t5")
+    options = {"normalize_before": True, "relative_position": "t5", "checkpoint_activations": True}
+    check_compiled("full", tokens, device, num_layers=1, **options)
 
 
 def check_compiled(choice, tokens, device, **options):
