@@ -59,7 +59,8 @@ def test_a_module_is_named(small_data, tmp_path, monkeypatch, capsys):
     forward = TransformerEncoder.forward
 
     def spoil(*args, **options):
-        return [depth * float("inf") for depth in forward(*args, **options)]
+        encoded = forward(*args, **options)
+        return encoded._replace(hidden_BTD=encoded.hidden_BTD * float("inf"))
 
     monkeypatch.setattr(TransformerEncoder, "forward", spoil)
     assert train_here(small_data, tmp_path, *EVERY) == 1
