@@ -18,6 +18,7 @@ import fairseq_masking.methods.mlm.criterion  # noqa: E402
 import fairseq_masking.optim.sharded  # noqa: E402
 import fairseq_masking.tasks  # noqa: E402
 import fairseq_masking.finetuning.criterion  # noqa: E402
+import fairseq_masking.finetuning.pools  # noqa: E402
 import fairseq_masking.finetuning.squad.criterion  # noqa: E402
 import fairseq_masking.finetuning.squad.task  # noqa: E402, F401
 from fairseq_masking.checkpoints.hub import HubInterface  # noqa: E402
