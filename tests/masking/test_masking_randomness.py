@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 
+import fairseq_masking
 from fairseq_masking.masking.randomness import corruption_generator, noise_seed, order_generator, position_generator
 
 
@@ -32,6 +33,9 @@ def test_noise_seeds() -> None:
 def test_nothing_depends_on_the_process() -> None:
     """Python's string hash differs between processes; the streams do not."""
     code = (
+        "import sys, types;"
+        "package = sys.modules['fairseq_masking'] = types.ModuleType('fairseq_masking');"  # without fairseq's imports
+        f"package.__path__ = {list(fairseq_masking.__path__)};"
         "from fairseq_masking.masking.randomness import noise_seed, position_generator as p;"
         "print(noise_seed(1, 2, 3), p(1, 2, 3).permutation(9).tolist())"
     )
