@@ -1,6 +1,7 @@
 """Tables of text, that read well in a terminal and as Markdown, and as CSV, with what reproduces them."""
 
 import csv
+import functools
 import hashlib
 import platform
 import shlex
@@ -45,12 +46,16 @@ def environment(device: str = "cpu") -> dict[str, str]:
     """Return device, versions and commit."""
     import torch  # late: most of what writes a table needs none
 
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=Path(__file__).parent
-    )
     name = torch.cuda.get_device_name() if device == "cuda" else f"{_cpu_name()} ({torch.get_num_threads()} threads)"
     versions = {"python": platform.python_version(), "torch": torch.__version__}
-    return {"device": name, **versions, "commit": commit.stdout.strip() or "unknown"}
+    return {"device": name, **versions, "commit": _commit()}
+
+
+@functools.cache
+def _commit() -> str:
+    command = ["git", "describe", "--always", "--dirty"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent)
+    return done.stdout.strip() or "unknown"
 
 
 def write_csv(path: Path, rows: Sequence[dict[str, Any]], provenance: dict[str, str]) -> None:

@@ -74,8 +74,11 @@ def test_traced_layers_compute_the_same_without_a_graph_break(tokens, device, tr
 
 @needs_compiler
 def test_a_compiled_program_computes_the_same_without_a_graph_break(tokens, device):
-    options = {"normalize_before": True, "relative_position": "t5", "checkpoint_activations": True}
-    check_compiled("full", tokens, device, num_layers=1, **options)
+    check_compiled("full", tokens, device, num_layers=1, checkpoint_activations=True)
+
+
+def test_so_does_a_traced_program_with_relative_positions_and_norms_before(tokens, device, traced):
+    check_compiled("full", tokens, device, num_layers=1, normalize_before=True, relative_position="t5")
 
 
 def check_compiled(choice, tokens, device, **options):

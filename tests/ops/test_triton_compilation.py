@@ -4,8 +4,15 @@ import subprocess
 import sys
 
 import pytest
+from commands import PACKAGE
 
-PROGRAM = """
+# The package without what it imports of fairseq.
+PROGRAM = f"""
+import sys, types
+package = sys.modules["fairseq_masking"] = types.ModuleType("fairseq_masking")
+package.__path__ = [{str(PACKAGE)!r}]
+"""
+PROGRAM += """
 import re
 import triton
 from triton.backends.compiler import GPUTarget

@@ -168,7 +168,10 @@ def test_transformers_takes_it(transformers, prepared):
 def test_back_again_text_has_the_same_ids(prepared, tmp_path, steps):
     """Of every tokeniser, with every step that is done to a text before; of --tokenizer-from a corpus too."""
     data, _ = prepared
-    if load_tokenizer(data).kind == "gpt2" and "moses_normalize" in steps:
+    if load_tokenizer(data).kind == "gpt2" and steps in (
+        {"lowercase": True},
+        {"moses_normalize": True, "moses_lang": "de"},
+    ):
         return  # its 50,000 symbols take a second each time
     before = TextEncoder(
         load_tokenizer(data), load_dictionary(data / "dict.txt"), replace(load_normalizer(data), **steps)
