@@ -70,6 +70,8 @@ class Arrangement(NamedTuple):
     """Which tokens go where."""
 
     visible: Selection  # what the encoder reads: no [MASK], no padding
+    padding_BT: Tensor | None  # of the whole sequence, as ``documents_BT``
+    documents_BT: Tensor | None
     # the [MASK]s; None, as all that follows, where the decoder reads the whole sequence
     masked: Selection | None = None
     mask_first_N: Tensor | None = None  # int64, the order of the masked tokens in which the [MASK]s come first
@@ -104,9 +106,10 @@ def arrange(
         max_mask = num_mask // len(hidden_BT) if exact else shape["max_masked"]
     visible = Selection.of(visible_BT, max_visible, exact=exact, documents_BT=documents_BT)
     if not crossing:
-        return Arrangement(visible)
+        return Arrangement(visible, padding_BT, documents_BT)
     # Without any [MASK] the decoder runs on an empty place: DDP wants a gradient for each parameter.
     masked = Selection.of(hidden_BT, max(1, max_mask), exact=exact and max_mask > 0, documents_BT=documents_BT)
     mask_first_N = (~is_mask_N).to(torch.int8).argsort(stable=True)
     ordered_N = positions_N.index_select(0, mask_first_N)
-    return Arrangement(visible, masked, mask_first_N, ordered_N[:num_mask], ordered_N[num_mask:])
+    order = mask_first_N, ordered_N[:num_mask], ordered_N[num_mask:]
+    return Arrangement(visible, padding_BT, documents_BT, masked, *order)

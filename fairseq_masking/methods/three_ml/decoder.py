@@ -76,12 +76,7 @@ class SelfDecoder(_Decoder):
         padding_BT: Tensor | None = None,
         documents_BT: Tensor | None = None,
     ) -> list[Tensor]:
-        """Return states ``[B, T, W]`` of its input and of every layer; those at padding mean nothing.
-
-        Args:
-            states_BSD: the encoder's output.
-            visible: which tokens they are.
-        """
+        """Return states ``[B, T, W]`` of its input and of every layer; those at padding mean nothing."""
         filled_BTW = visible.put_back(self.project_states(states_BSD), self.mask_embedding)
         places_BT = places_within(documents_BT)
         reaches = self.reaches(filled_BTW, places_BT, visible_keys(padding_BT, documents_BT))

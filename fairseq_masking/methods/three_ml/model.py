@@ -84,14 +84,9 @@ class ThreeMLModel(EncoderModel):
     def pretrain(self, src_tokens: Tensor, **batch: Any) -> MaskedTokenOutput:
         """Predict the tokens at ``positions``; those that are [MASK] the encoder does not see."""
         check_length(src_tokens.shape[1], self.max_positions(), "model")
-        positions, shape = batch["positions"], batch["shape"]
-        padding = self.padding_of(src_tokens, batch)
-        arrangement = self._arrange(src_tokens, padding, batch)
-        losses, predictions = self.predict(
-            src_tokens, positions, batch["replacements"], arrangement, padding, batch.get("documents")
-        )
-        measures = self._measures(src_tokens.shape, positions.numel(), shape)
-        return MaskedTokenOutput(losses, predictions, measures)
+        arrangement = self._arrange(src_tokens, self.padding_of(src_tokens, batch), batch)
+        predicted = self.predict(src_tokens, batch["positions"], batch["replacements"], arrangement)
+        return MaskedTokenOutput(*predicted, self._measures(src_tokens.shape, batch))
 
     def _arrange(self, src_tokens: Tensor, padding_BT: Tensor | None, batch: dict[str, Any]) -> Arrangement:
         nowhere_BT = torch.zeros_like(src_tokens, dtype=torch.bool)
@@ -100,51 +95,35 @@ class ThreeMLModel(EncoderModel):
         return arrange(hidden_BT, padding_BT, batch["positions"], crossing=self.crossing, **told)
 
     def predict(
-        self,
-        src_tokens: Tensor,
-        positions: Tensor,
-        replacements: Tensor,
-        arrangement: Arrangement,
-        padding_BT: Tensor | None,
-        documents_BT: Tensor | None = None,
+        self, src_tokens: Tensor, positions: Tensor, replacements: Tensor, arrangement: Arrangement
     ) -> LinearCrossEntropyOutput:
         """Return loss and arg max of each masked token: all of the model's arithmetic."""
         corrupted = corrupt_tokens(src_tokens, positions, replacements)
-        projected_ND = self._project(corrupted, positions, arrangement, padding_BT, documents_BT)
+        projected_ND = self._project(corrupted, positions, arrangement)
         targets = gather_positions(src_tokens, positions)
         return self.lm_head.projected_losses(projected_ND, self.encoder.embed_tokens.weight, targets)
 
     def mask_states(self, src_tokens: Tensor, **batch: Any) -> list[Tensor]:
         """Return the states ``[M, W]`` of the batch's [MASK]s: the decoder's, as the encoder has none."""
         corrupted = corrupt_tokens(src_tokens, batch["positions"], batch["replacements"])
-        padding = src_tokens == self.pad_index
-        arrangement = self._arrange(src_tokens, padding, batch)
-        _, states = self._decode(corrupted, arrangement, padding, batch.get("documents"))
+        arrangement = self._arrange(src_tokens, src_tokens == self.pad_index, batch)
+        _, states = self._decode(corrupted, arrangement)
         where = batch["positions"][batch["kinds"] == Kind.MASK]
         find = gather_positions if arrangement.masked is None else arrangement.masked.at
         return [find(state, where) for state in states]
 
-    def _decode(
-        self, corrupted_BT: Tensor, arrangement: Arrangement, padding_BT: Tensor | None, documents_BT: Tensor | None
-    ) -> tuple[Tensor, list[Tensor]]:
+    def _decode(self, corrupted_BT: Tensor, arrangement: Arrangement) -> tuple[Tensor, list[Tensor]]:
         """Return the encoder's states ``[B, S, D]``, each token at its original place, and the decoder's."""
         visible, masked = arrangement.visible, arrangement.masked
         where = {"positions_BT": visible.places_BS, "padding_BT": visible.empty_BS}
         tokens_BS = visible.take(corrupted_BT, fill=self.pad_index)
         encoded_BSD = self.encoder(tokens_BS, **where, documents_BT=visible.documents_BS).hidden_BTD
-        others = (padding_BT, documents_BT) if masked is None else (masked,)
+        others = (arrangement.padding_BT, arrangement.documents_BT) if masked is None else (masked,)
         return encoded_BSD, self.decoder(encoded_BSD, visible, *others)
 
-    def _project(
-        self,
-        corrupted_BT: Tensor,
-        positions: Tensor,
-        arrangement: Arrangement,
-        padding_BT: Tensor | None,
-        documents_BT: Tensor | None = None,
-    ) -> Tensor:
+    def _project(self, corrupted_BT: Tensor, positions: Tensor, arrangement: Arrangement) -> Tensor:
         """Return what is multiplied with the embedding ``[N, D]``, in the order of ``positions``."""
-        encoded_BSD, (*_, decoded) = self._decode(corrupted_BT, arrangement, padding_BT, documents_BT)
+        encoded_BSD, (*_, decoded) = self._decode(corrupted_BT, arrangement)
         if arrangement.masked is None:
             return self.lm_head.project(gather_positions(decoded, positions))
         sides_ND = self.lm_head.project_sides(
@@ -153,22 +132,20 @@ class ThreeMLModel(EncoderModel):
         )
         return torch.empty_like(sides_ND).index_copy(0, arrangement.mask_first_N, sides_ND)
 
-    def _measures(self, size: torch.Size, num_masked: int, shape: dict[str, Any]) -> dict[str, float]:
+    def _measures(self, size: torch.Size, batch: dict[str, Any]) -> dict[str, float]:
         """Return what to log: how much the encoder reads, and what that saves (padding counts as tokens)."""
         rows, length = size
-        num_mask = shape["num_mask"] / rows
-        counts = flops.Counts(length, num_mask, num_masked / rows - num_mask)
-        return {
-            "encoder_length": shape["max_visible"],
-            "flops_saved": flops.share_saved(self.shape, counts, flops.exact_counts(length, flops.BASELINE_RATE)),
-        }
+        num_mask = batch["shape"]["num_mask"] / rows
+        counts = flops.Counts(length, num_mask, batch["positions"].numel() / rows - num_mask)
+        saved = flops.share_saved(self.shape, counts, flops.exact_counts(length, flops.BASELINE_RATE))
+        return {"encoder_length": batch["shape"]["max_visible"], "flops_saved": saved}
 
     def token_logits(self, src_tokens: Tensor, positions: Tensor | None = None) -> Tensor:
         check_length(src_tokens.shape[1], self.max_positions(), "model")
         hidden, padding = src_tokens == self.mask_index, src_tokens == self.pad_index
         asked = torch.arange(src_tokens.numel(), device=src_tokens.device) if positions is None else positions
         arrangement = arrange(hidden, padding, asked, crossing=self.crossing)
-        projected_ND = self._project(src_tokens, asked, arrangement, padding)
+        projected_ND = self._project(src_tokens, asked, arrangement)
         logits = self.lm_head.projected_logits(projected_ND, self.encoder.embed_tokens.weight)
         return logits.view(*src_tokens.shape, -1) if positions is None else logits
 
