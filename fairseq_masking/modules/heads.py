@@ -19,11 +19,8 @@ POOLINGS = ("first", "mean")
 class MaskedLMHead(nn.Module):
     """BERT's prediction layer: dense, activation, LayerNorm, then the tied embedding and a bias.
 
-    The embedding stays the encoder's: it is passed in, so that it is one parameter in one place.
-
-    Args:
-        config: of the encoder.
-        input_dim: of the states, where they are not as wide as the encoder.
+    The embedding stays the encoder's: it is passed in, so that it is one parameter in one place. ``input_dim`` is the
+    width of the states, where it is not the encoder's.
     """
 
     def __init__(
@@ -63,9 +60,7 @@ class MaskedLMHead(nn.Module):
 class ClassificationHead(nn.Module):
     """RoBERTa's sentence head: dropout, dense, activation, dropout, output on the state of ``<s>``.
 
-    Args:
-        pooling: ``mean`` reads the mean of all states, padding left out.
-        norm: after the activation, as ModernBERT's head.
+    With ``pooling`` ``mean`` on the mean of all states, padding left out; ``norm`` is after the activation.
     """
 
     def __init__(

@@ -16,14 +16,11 @@ __all__ = ["TransformerLayer"]
 
 
 class TransformerLayer(nn.Module):
-    """Self-attention and feed-forward, each with dropout and a residual, post-LN or pre-LN.
-
-    Args:
-        number: of the layer in its stack, from 0 on.
-    """
+    """Self-attention and feed-forward, each with dropout and a residual, post-LN or pre-LN."""
 
     def __init__(self, config: EncoderConfig, number: int = 0) -> None:
         super().__init__()
+        # ``number`` is from 0 on
         self.is_local = config.attention_window > 0 and number % config.global_attention_every > 0
         self.feed_forward = config.feed_forward
         self.normalize_before = config.normalize_before

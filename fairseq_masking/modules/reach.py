@@ -52,10 +52,8 @@ def window_mask(places_BT: Tensor, window: int) -> Tensor:
 def reach_of(visible: Tensor | None, window: Tensor | None, bias: Tensor | None) -> Tensor | None:
     """Return one attention bias for all that restricts or shifts attention.
 
-    Args:
-        visible: bool, broadcastable to ``[B, 1, T, T]``, False at padding.
-        window: bool ``[B, 1, T, T]``.
-        bias: float ``[B, H, T, T]``, of relative positions.
+    ``visible`` (False at padding) and ``window`` are bool, broadcastable to ``[B, 1, T, T]``, the relative positions'
+    ``bias`` float ``[B, H, T, T]``.
     """
     if window is not None and visible is not None:
         # Padding at which no window reaches text must still have something to attend to: itself.

@@ -14,13 +14,10 @@ __all__ = ["BUCKETINGS", "RelativePositionBias", "amos_buckets", "bias_by_diagon
 
 
 def t5_buckets(offset: Tensor, *, num_buckets: int, max_distance: int, **_: int) -> Tensor:
-    """Bidirectional T5 buckets: one half for keys to the left, one for keys to the right.
+    """Bidirectional T5 buckets, int64 in ``[0, num_buckets)``: one half for keys to the left, one for the right.
 
     Distances below a quarter of ``num_buckets`` have a bucket each, larger ones share logarithmically
     wider buckets up to ``max_distance``, beyond which all share the last.
-
-    Returns:
-        int64 buckets in ``[0, num_buckets)``, the shape of ``offset``.
 
     Source: Raffel et al. 2020 (T5), section 2.1.
     """
@@ -37,8 +34,7 @@ def t5_buckets(offset: Tensor, *, num_buckets: int, max_distance: int, **_: int)
 def amos_buckets(offset: Tensor, *, num_buckets: int, max_distance: int, max_positions: int) -> Tensor:
     """Signed buckets of the released AMOS and COCO-LM checkpoints; as ``t5_buckets`` otherwise.
 
-    Args:
-        max_positions: side of the table whose smallest value becomes bucket 0.
+    ``max_positions`` is the side of the table whose smallest value becomes bucket 0.
 
     Source: spec/amos.md, "Positions" (behaviour of the released model code).
     """

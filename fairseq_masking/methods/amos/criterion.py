@@ -56,10 +56,10 @@ class AmosCriterion(MLMCriterion):
     """
 
     required_output = AmosOutput
+    cfg: AmosCriterionConfig
 
     def __init__(self, cfg: AmosCriterionConfig, task: Any) -> None:
         super().__init__(cfg, task)
-        self.discriminator_weight = cfg.discriminator_weight
         if any(getattr(getattr(task, "cfg", None), name, 0) for name in ("leave_unmasked_prob", "random_token_prob")):
             logger.warning(
                 "AMOS's generators predict what is <mask> (2204.03243, Section 3.1), here also random or unchanged"
@@ -71,7 +71,7 @@ class AmosCriterion(MLMCriterion):
         output: AmosOutput = model(**sample["net_input"])
         num_tokens = output.sampled_N.numel()
         detection_loss = output.detection_losses_BT.sum()
-        share = self.discriminator_weight * num_tokens / sample["ntokens"]
+        share = self.cfg.discriminator_weight * num_tokens / sample["ntokens"]
         loss = output.losses_KN.sum() + share * detection_loss
         deepest = MaskedTokenOutput(output.losses_KN[-1], output.predictions_KN[-1])
         logs = masked_token_logs(deepest, sample)

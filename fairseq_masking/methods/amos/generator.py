@@ -62,15 +62,10 @@ class GeneratorStack(EmbeddedStack):
 
 
 class Generator(nn.Module):
-    """Predicts masked tokens at K depths; one head serves them all.
+    """Predicts masked tokens at K depths; one head serves them all, and one stack, or ``separate`` ones.
 
-    It has no token embedding: the discriminator's is passed in, and gets gradients from both. Dropout is 0.
-
-    Args:
-        config: of the discriminator, whose width and kind of layers it has.
-        depths: where the head is.
-        separate: a stack of its own for every depth in place of one stack for all; they share the head.
-        stop_gradient: see ``GeneratorStack``.
+    It has no token embedding: the discriminator's is passed in, and gets gradients from both. Width and kind of layers
+    are the discriminator's, dropout is 0.
     """
 
     def __init__(

@@ -26,13 +26,7 @@ class Mixture(nn.Module):
 
     ``adversarial`` is Eq. 3 and has the one parameter, v. The others have none: ``uniform`` weighs all depths
     the same, ``fixed`` as it is told; ``random_layer`` draws one depth an update (in validation one a batch,
-    always the same); ``layer_switch`` takes one after the other, each for an equal part of the training.
-
-    Args:
-        kind: one of ``MIXTURES``.
-        weights: of ``fixed``, one a depth.
-        max_update: length of the training, for ``layer_switch``.
-        seed: of ``random_layer``.
+    always the same); ``layer_switch`` takes one after the other, each for an equal part of ``max_update`` updates.
     """
 
     def __init__(

@@ -31,7 +31,6 @@ __all__ = ["GENERATOR_LAYERS", "AmosConfig", "AmosModel", "AmosOutput", "generat
 # Sets the noise of sampling apart from dropout's, which the task seeds with the batch's noise_seed itself.
 _SAMPLING_STREAM = 0x616D6F73
 
-
 MIXTURE_CHOICES = ChoiceEnum(list(MIXTURES))
 
 GENERATOR_LAYERS = {

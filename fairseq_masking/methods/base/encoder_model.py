@@ -81,8 +81,7 @@ class EncoderModel(BaseFairseqModel):
     def token_logits(self, src_tokens: Tensor, positions: Tensor | None = None) -> Tensor:
         """Return the vocabulary's logits ``[B, T, V]`` for a text with <mask>s in it.
 
-        Args:
-            positions: int64 ``[N]`` (row * T + column), to have the logits ``[N, V]`` there alone.
+        With ``positions``, int64 ``[N]`` (row * T + column), those there alone, ``[N, V]``.
         """
         raise NotImplementedError
 
@@ -238,8 +237,7 @@ class EncoderModel(BaseFairseqModel):
     ) -> nn.Module:
         """Load a trained model with its tokeniser as a ``HubInterface``, from the checkpoint's folder (or file).
 
-        Args:
-            data: prepared corpus it was trained on; default: the folder stored in the checkpoint.
+        ``data`` is the prepared corpus it was trained on, by default the folder stored in the checkpoint.
         """
         return cls.loader(path, checkpoint_file, data)
 

@@ -86,10 +86,7 @@ class MapNetCriterion(MLMCriterion):
     """L_MAP + lambda * L_enc in training; in validation ``mlm``'s loss, comparable between methods."""
 
     required_output = MapNetOutput
-
-    def __init__(self, cfg: MapNetCriterionConfig, task: Any) -> None:
-        super().__init__(cfg, task)
-        self.cfg = cfg
+    cfg: MapNetCriterionConfig
 
     def forward(self, model: nn.Module, sample: dict[str, Any], reduce: bool = True) -> Loss:
         """Losses are in nats."""

@@ -179,12 +179,8 @@ class MapNetModel(MLMModel):
         targets_N = gather_positions(src_tokens, drawn.positions_N)
         replacements_N = draw_replacements(targets_N, kinds, self.mask_index, self.allowed_R, generator)
         proposed_N = layout.spread(proposed_B)
-        return _Masks(
-            torch.where(proposed_N, drawn.positions_N, uniform.positions_N),
-            torch.where(proposed_N, drawn.drawn_N, uniform.drawn_N),
-            torch.where(proposed_N, replacements_N, uniform.replacements_N),
-            proposed_B,
-        )
+        anew = zip((*drawn, replacements_N), uniform[:3], strict=True)
+        return _Masks(*(torch.where(proposed_N, new_N, old_N) for new_N, old_N in anew), proposed_B)
 
     def propose(self, src_tokens: Tensor, has_padding: bool = True, documents_BT: Tensor | None = None) -> Tensor:
         """Return log p_prop of clean text: fp32 ``[B, T]`` in nats, -inf at special tokens and padding."""

@@ -18,10 +18,6 @@ class ProposalNetwork(LayerStack):
 
     It has no token embedding: the encoder's is passed in, and gets gradients from both. Positions and LayerNorms are
     its own; relative positions it has none. The last projection has no bias, which would cancel in the softmax.
-
-    Args:
-        config: its layers and width W.
-        input_dim: D.
     """
 
     def __init__(self, config: EncoderConfig, *, input_dim: int) -> None:
@@ -40,14 +36,9 @@ class ProposalNetwork(LayerStack):
     ) -> Tensor:
         """Return log p_prop, a softmax over the maskable positions of each row, those of all its documents.
 
-        fp32 (fp64 for fp64) ``[B, T]`` in nats, -inf where nothing may be masked.
-
-        Args:
-            token_embeddings_BTD: the encoder's embeddings of the clean tokens.
-            maskable_BT: bool, True where a mask may be.
+        fp32 (fp64 for fp64) ``[B, T]`` in nats, -inf where nothing may be masked. The embeddings are of clean tokens.
         """
-        length = token_embeddings_BTD.shape[1]
-        check_length(length, self.config.max_positions, "proposal network")
+        check_length(token_embeddings_BTD.shape[1], self.config.max_positions, "proposal network")
         places_BT = places_within(documents_BT)
         hidden = self.enter(self.project_tokens(token_embeddings_BTD), places_BT)
         reaches = self.reaches(hidden, places_BT, visible_keys(padding_BT, documents_BT))

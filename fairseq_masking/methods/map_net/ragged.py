@@ -52,9 +52,8 @@ class RaggedRows(NamedTuple):
 def rank_correlation(left_BK: Tensor, right_BK: Tensor, filled_BK: Tensor) -> tuple[Tensor, Tensor]:
     """Spearman's rank correlation of two values within each row, at filled places; equal ones share their mean rank.
 
-    Returns:
-        ``correlation_B`` fp32 and ``defined_B`` bool: where a row has fewer than two values, or values that
-        are all equal, the correlation is 0 and not defined.
+    It is fp32 ``[B]``, and beside it bool ``[B]`` says whether it is defined: of fewer than two values, or values that
+    are all equal, it is 0 and not.
     """
     left, right = _centred_ranks(left_BK, filled_BK), _centred_ranks(right_BK, filled_BK)
     norms = left.square().sum(1) * right.square().sum(1)

@@ -85,9 +85,7 @@ class ProposedMasks(NamedTuple):
 def gumbel_top_k(log_probs_BT: Tensor, k: int, generator: torch.Generator) -> Tensor:
     """Draw ``k <= T`` columns of each row without replacement: int64 ``[B, k]`` in the order of the draws.
 
-    Args:
-        log_probs_BT: logarithms of probabilities (a constant per row does not matter); -inf is drawn only
-            after everything else.
+    A constant added to a row's logarithms does not matter; -inf is drawn only after everything else.
     """
     # -log of an exponential variate is a Gumbel variate
     waiting = torch.empty_like(log_probs_BT).exponential_(generator=generator)
@@ -128,11 +126,8 @@ def draw_replacements(
 def log_weight_paper(log_proposal_BT: Tensor, drawn_N: Tensor, layout: RaggedRows) -> Tensor:
     """Return log of r = (1/n)^K / prod_k p(pos_k) of each row, float ``[B]``; 0 for a row without positions.
 
-    The ratio of K draws *with* replacement, so biased for the K draws without replacement that are made.
-
-    Args:
-        log_proposal_BT: log p, -inf at positions that are never masked.
-        drawn_N: flat positions, row after row in ``layout``.
+    The ratio of K draws *with* replacement, so biased for the K draws without replacement that are made. log p is
+    -inf at positions that are never masked; ``drawn_N`` are flat positions, row after row in ``layout``.
 
     Source: 2008.05333, Eq. 5 and Section 3.3.
     """

@@ -34,6 +34,7 @@ class MLMCriterion(FairseqCriterion):
 
     def __init__(self, cfg: FairseqDataclass, task: Any) -> None:
         super().__init__(task)
+        self.cfg = cfg
 
     def forward(self, model: nn.Module, sample: dict[str, Any], reduce: bool = True) -> Loss:
         """Return the summed loss (nats), the number of masked tokens and the sums to log."""
