@@ -37,11 +37,7 @@ Batch = dict[str, Any]  # ``net_input`` of design.md
 
 
 def load_amos(checkpoint: Path, data: Path | None) -> HubInterface:
-    """Return the checkpoint of an AMOS model.
-
-    Raises:
-        UserError: it is one of another method.
-    """
+    """Return the checkpoint of an AMOS model; one of another method is a ``UserError``."""
     hub = AmosModel.from_pretrained(checkpoint, data=data)
     if not isinstance(hub.model, AmosModel):
         raise UserError(f"{checkpoint} is a {type(hub.model).__name__}, not one of --arch amos_*: give one")

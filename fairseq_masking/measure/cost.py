@@ -23,9 +23,7 @@ __all__ = ["cost_of"]
 def cost_of(recipe: Path, options: Sequence[str], *, timed: int = 3) -> dict[str, float]:
     """Return tokens, FLOPs (matrix products, forward and backward), seconds, operators and parameters of an update.
 
-    Args:
-        options: Hydra's overrides; ``task.data`` is among them.
-        timed: updates whose fastest gives the seconds.
+    ``options`` are Hydra's overrides, ``task.data`` among them; the fastest of ``timed`` updates gives the seconds.
     """
     cfg = composed(recipe.parent, recipe.stem, list(options))
     prepare_start(cfg)

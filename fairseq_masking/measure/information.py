@@ -55,11 +55,7 @@ def most_frequent(counts_V: Integers, count: int, *, never: npt.NDArray[np.bool_
 def layer_information(
     states_ND: npt.NDArray[np.float32], tokens_N: Integers, num_clusters: int, *, seed: int
 ) -> LayerInformation:
-    """Cluster the states of a layer and compare with the hidden tokens.
-
-    Raises:
-        UserError: fewer states than clusters.
-    """
+    """Cluster the states of a layer and compare with the hidden tokens; fewer states are a ``UserError``."""
     if not 2 <= num_clusters <= len(states_ND):
         raise UserError(
             f"--clusters {num_clusters}: there are {len(states_ND)} states, so 2 to {len(states_ND)} clusters"
@@ -78,9 +74,8 @@ def collect_states(
 ) -> tuple[list[npt.NDArray[np.float32]], Integers]:
     """Return states ``[N, D]`` of [MASK]s, a layer each, and the tokens ``[N]`` that they hide.
 
-    Args:
-        batches: ``net_input`` of design.md, taken until there are ``num_states``.
-        num_frequent: most frequent tokens, the only ones that are looked at.
+    Batches, ``net_input`` of design.md, are taken until there are ``num_states`` that hide one of the ``num_frequent``
+    most frequent tokens.
     """
     special_V = masking_vocabulary(hub.dictionary, folder=data).special
     counts_V = np.array(hub.dictionary.count[: len(hub.dictionary)], dtype=np.int64)

@@ -139,11 +139,8 @@ def pseudo_log_likelihoods(
 ) -> Tensor:
     """Return for each text the sum of its log probabilities and of how many tokens it is: fp64 ``[S, 2]``.
 
-    Copies that are masked alike are computed once, those of one length together, so that there is no padding.
-
-    Args:
-        pll: "l2r", or "plain", which masks nothing but the token.
-        tokens_per_batch: read at once, which bounds the memory.
+    Copies that are masked alike are computed once, those of one length together, so that there is no padding. ``pll``
+    "plain" masks nothing but the token; ``tokens_per_batch`` bounds the memory.
     """
     wanted: dict[tuple[int, tuple[int, ...]], list[tuple[int, int]]] = {}  # a copy -> (sentence, token) asked for
     for sentence, (ids, words) in enumerate(predictor.encode(texts)):

@@ -90,11 +90,7 @@ class Update(NamedTuple):
 
 
 def work_of(recipe: Path, overrides: Sequence[str], *, vocab_size: int) -> Work:
-    """Count what a recipe asks for, on one sequence of random text with ``vocab_size`` symbols.
-
-    Raises:
-        UserError: the recipe cannot be built.
-    """
+    """Count what a recipe asks for, on one sequence of random text with ``vocab_size`` symbols."""
     with TemporaryDirectory() as folder:
         place = [f"task.data='{folder}'", f"checkpoint.save_dir='{folder}'", "common.tensorboard_logdir=null"]
         cfg = composed(recipe.parent, recipe.stem, [*overrides, *place])

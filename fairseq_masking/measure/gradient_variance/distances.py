@@ -162,7 +162,6 @@ def _rows(of: Row, curve: CovarianceCurve) -> list[Row]:
 
 
 def _describe(curve: CovarianceCurve) -> str:
-    """Say in a line whether a curve supports Assumption 1."""
     judged = monotonicity(curve)
     where = "nowhere" if judged.sign_change is None else f"at H = {judged.sign_change:.1f}"
     return (

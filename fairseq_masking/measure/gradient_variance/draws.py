@@ -59,8 +59,7 @@ class FixedSequence:
     def disjoint_masks(self, num_draws: int, *, first_epoch: int = 1) -> MaskedItem:
         """Draw K disjoint masks D times, as training does, the K of draw d, epoch ``first_epoch + d``, in a row.
 
-        Raises:
-            UserError: the sequence has fewer than K maskable tokens.
+        Fewer than K maskable tokens are a ``UserError``.
         """
         masker, epochs = Masker(self.config, self.vocabulary), range(first_epoch, first_epoch + num_draws)
         items = [masker(self.tokens_T, epoch=epoch, index=self.index) for epoch in epochs]
@@ -83,10 +82,7 @@ class FixedSequence:
     def masks_at_distance(self, distance: int, num_pairs: int, *, first_epoch: int = 1) -> MaskedItem:
         """Draw pairs of masks, in a row, at a Hamming distance: each uniform, overlap tau - distance / 2.
 
-        Distance 2 tau is the disjoint law of Eq. 10.
-
-        Raises:
-            UserError: no two masks of tau positions are that far apart.
+        Distance 2 tau is the disjoint law of Eq. 10; one that no two masks of tau positions have is a ``UserError``.
         """
         tau = num_masked(len(self.tokens_T) - 2, len(self.columns_m), self.config.mask_prob)
         largest = 2 * min(tau, len(self.columns_m) - tau)

@@ -87,16 +87,10 @@ def measure_laws(
     clip: float,
     num_kept: int = 0,
 ) -> SequenceEstimators:
-    """Measure every law with every weight on a sequence: D gradients a law.
+    """Measure every law with every weight on a sequence: D gradients a law, D at least 3.
 
-    Args:
-        others: by name log p ``[T]`` of the laws to hold against the uniform one.
-        num_draws: D, at least 3.
-        clip: eps of the weight ``clipped``.
-        num_kept: mean gradients that the caller keeps, counted against the memory.
-
-    Raises:
-        UserError: the memory does not hold the gradients of two laws.
+    ``others`` are held against the uniform law; ``clip`` is eps of the weight ``clipped``; ``num_kept`` mean gradients
+    that the caller keeps count against the memory, which is a ``UserError`` where it does not hold those of two laws.
     """
     measurement.rows_in_memory(num_kept + 2 * num_draws - 1)
     maskable_T = next(iter(others.values())) > -np.inf
@@ -114,10 +108,8 @@ def measure_laws(
         # Weights of the uniform law's masks; the ordered one is the mean over uniformly random orders of each.
         orders = rng.permuted(np.tile(uniform_columns_Dk, (_NUM_ORDERS, 1)), axis=1)
         ordered = laws.finite_weights(laws.ordered_log_weights(log_p_T, orders)).reshape(_NUM_ORDERS, -1).mean(0)
-        of_uniform_D = {
-            "set": laws.finite_weights(laws.set_log_weights(log_p_T, uniform_columns_Dk)),
-            "ordered": ordered,
-        }
+        in_sets = laws.finite_weights(laws.set_log_weights(log_p_T, uniform_columns_Dk))
+        of_uniform_D = {"set": in_sets, "ordered": ordered}
         inner_DD, cross_DD = inner_products(rows_DP, rows_DP), inner_products(rows_DP, uniform_DP)
         found[name] = LawDraws(weights_D, inner_DD, cross_DD, weights_D if name == "uniform" else of_uniform_D)
         for weight, values_D in weights_D.items():
@@ -163,10 +155,9 @@ def estimate_variances(
     smallest = statistics.mean_over_pairs(np.outer(norms_D, norms_D), uniform_counts) - gbar_norm
     found = {}
     for name, law in draws.items():
-        is_uniform = law is uniform
-        counts = (
-            uniform_counts if is_uniform else statistics.resampling_weights(len(law.inner_DD), num_replicates, rng)
-        )
+        is_uniform, counts = law is uniform, uniform_counts
+        if not is_uniform:
+            counts = statistics.resampling_weights(len(law.inner_DD), num_replicates, rng)
         for weight, weights_D in law.weights_D.items():
             moments = LawMoments.from_gram(law.inner_DD * np.outer(weights_D, weights_D), 1)
             direct, _, _, mean_norm = statistics.law_variances(moments, counts)

@@ -71,10 +71,6 @@ class MaskGradient:
     # follows; ``sum``: Eq. 1 as it stands. All variances differ by k**2.
     scale: LossScale = "mean"
 
-    def __len__(self) -> int:
-        """M."""
-        return len(self.masks.columns)
-
     def __call__(self, mask: int) -> Tensor:
         """Return the gradient ``[P]`` of mask number ``mask``; 0 for parameters the loss does not use."""
         losses_k = mask_losses(self.model, self.tokens_T, self.masks, slice(mask, mask + 1))
@@ -83,19 +79,15 @@ class MaskGradient:
         return torch.cat([gradient.flatten() for gradient in gradients])
 
 
-def mean_gradient(gradient: MaskGradient, masks: range | None = None) -> Tensor:
-    """Return the mean gradient ``[P]`` over (some of) the masks, an unbiased estimate of Eq. 9."""
-    masks = range(len(gradient)) if masks is None else masks
+def mean_gradient(gradient: MaskGradient, masks: range) -> Tensor:
+    """Return the mean gradient ``[P]`` over some of the masks, an unbiased estimate of Eq. 9."""
     return reduce(Tensor.add_, map(gradient, masks)) / len(masks)
 
 
 def select_parameters(model: nn.Module, pattern: str | None = None) -> list[nn.Parameter]:
     """Return the parameters whose name the regular expression matches somewhere; None: all.
 
-    The paper measures "selected parameters" and does not say which.
-
-    Raises:
-        UserError: no regular expression, or no parameter matches.
+    The paper measures "selected parameters" and does not say which. Where none matches it is a ``UserError``.
     """
     named = dict(model.named_parameters())
     try:
@@ -129,11 +121,7 @@ class Measurement:
         return MaskGradient(self.model, tokens_T, masks, self.parameters, self.scale)
 
     def rows_in_memory(self, num_kept: int) -> int:
-        """Return how many gradients fit beside ``num_kept`` others.
-
-        Raises:
-            UserError: not even one.
-        """
+        """Return how many gradients fit beside ``num_kept`` others; not even one is a ``UserError``."""
         row = sum(parameter.numel() * parameter.element_size() for parameter in self.parameters)
         rows = self.memory // row - num_kept
         if rows < 1:

@@ -69,10 +69,7 @@ def run(args: argparse.Namespace) -> tuple[list[Row], Callable[[Path], None]]:
     rows: list[Row] = []
     for count in counts:
         started = time.perf_counter()
-        others = [
-            estimators.measured_laws(measurement, sequence, count, **rounds)
-            for sequence in shown(sequences, "oracles")
-        ]
+        others = [estimators.measured_laws(measurement, each, count, **rounds) for each in shown(sequences, "oracles")]
         num_kept = (1 + len(others[0]) * len(WEIGHTINGS)) * len(sequences)
         sizes = {"num_masked": count, "num_draws": args.draws, "num_replicates": args.replicates, "num_kept": num_kept}
         measured = [
@@ -168,9 +165,8 @@ def _pivot(rows: Sequence[Row], keys: tuple[str, ...], columns: Mapping[str, str
     """A line for each value of ``keys``; columns: heading -> quantity, as an estimate with its interval."""
     lines: dict[tuple[str, ...], dict[str, str]] = {}
     for row in rows:
-        shown = f"{row['estimate']:.3g}" + (
-            " [{low:.3g}, {high:.3g}]".format(**row) if row["low"] != row["high"] else ""
-        )
+        form = "{estimate:.3g} [{low:.3g}, {high:.3g}]" if row["low"] != row["high"] else "{estimate:.3g}"
+        shown = form.format(**row)
         if row["estimate"] > _BEYOND:  # laws.py ends weights there
             shown = f"beyond {_BEYOND:.0e}"
         lines.setdefault(tuple(row[key] for key in keys), {})[row["quantity"]] = shown
@@ -239,8 +235,8 @@ def _plot(rows: Sequence[Row], path: Path, *, title: str = "") -> None:
         _dots(left, found[DIRECT_RATIO], laws, _UNBIASED, hollow=True)
         _dots(right, found[RELATIVE_BIAS], laws, [weight for weight in _LOOKS if weight not in _UNBIASED])
         _dots(right, found[RELATIVE_BIAS], laws, _UNBIASED, hollow=True)
-        left.set(ylabel=f"k = {count} masked", yticks=range(len(laws)), yticklabels=laws)
-        left.set_ylim(len(laws) - 0.5, -0.5)
+        ylim = (len(laws) - 0.5, -0.5)
+        left.set(ylabel=f"k = {count} masked", yticks=range(len(laws)), yticklabels=laws, ylim=ylim)
         for panel in (left, right):
             panel.grid(axis="x", alpha=0.3)
     (left, right), plain = panels[-1], FuncFormatter(lambda value, _: f"{value:g}")

@@ -72,9 +72,7 @@ def measure_splits(
 ) -> tuple[MaskVariances, Tensor]:
     """Compare disjoint and independent masks of a sequence: D draws of K masks for each, 2 D K gradients.
 
-    Args:
-        num_draws: D, at least 3 (two give no spread to resample).
-        num_kept: means ``[P]`` of all gradients (Eq. 9) that the caller keeps of this and other sequences.
+    D is at least 3 (two give no spread to resample); the caller keeps ``num_kept`` means of all gradients (Eq. 9).
     """
     rows, num_masks = measurement.rows_in_memory(num_kept), sequence.config.num_splits
     # The epochs of the independent masks are streams that the disjoint ones have not used.
@@ -119,9 +117,8 @@ def batch_variances(
 ) -> dict[str, tuple[Resampled, Resampled]]:
     """Return mask term and sentence term of Eq. 5, times R, for the three ways to fill a batch.
 
-    Args:
-        plain_S: Var(g(m_1)) of each sequence; ``disjoint_S`` is that of the gradient of K disjoint masks.
-        sentences: ``sentence_variance`` by the same ``weights``.
+    ``plain_S`` is Var(g(m_1)) of each sequence, ``disjoint_S`` that of the gradient of K disjoint masks, ``sentences``
+    the ``sentence_variance`` by the same ``weights``.
     """
     mask_term = statistics.weighted_mean(plain_S, weights)
     disjoint_term = num_masks * statistics.weighted_mean(disjoint_S, weights)

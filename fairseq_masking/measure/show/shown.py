@@ -85,7 +85,6 @@ def show_masks(
     """Compute the law of each block and draw a mask from it.
 
     Args:
-        special_V: symbols that are never masked.
         law: ``proposal`` needs a model that proposes; ``oracle`` is proportional to the encoder's loss.
         num_masks: tokens to mask of a block in place of the share ``mask_prob``, or all that there are.
         with_losses: measure the encoder's loss, also where the law does not need it.
@@ -221,7 +220,6 @@ def show_replacements(
     A block whose text has <mask> in it is masked there and nowhere else.
 
     Args:
-        special_V: symbols that are never masked.
         num_masks: tokens to mask of a block in place of the share ``mask_prob``, or all that there are.
         top: likeliest tokens to keep.
         likeliest: put each source's likeliest token in place, not one drawn.
