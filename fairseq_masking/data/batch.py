@@ -99,13 +99,9 @@ def batch_input(
 
 
 def collate(items: Sequence[MaskedExample], pad_index: int, *, seed: int = 1, epoch: int = 1) -> dict[str, Any]:
-    """Makes the batch of design.md on the CPU; {} for no items.
+    """Makes the batch of design.md on the CPU from items with the same K; {} for none.
 
     The K rows of an item stand together, a skipped item has rows without masks.
-
-    Args:
-        items: of one dataset, with the same K.
-        seed: of the run, as the masks' ``epoch`` for ``noise_seed``.
     """
     if len(items) == 0:
         return {}

@@ -39,6 +39,8 @@ class MaskedDataset(SizedDataset):
     draws: bool = True
     document_bounds: str | None = None  # ``line`` or ``blank-line``, for attention within documents
 
+    can_reuse_epoch_itr_across_epochs = True  # the masks change with the epoch, the batches and their sizes do not
+
     def __post_init__(self) -> None:
         self.sizes = self.blocks.sizes  # of one row
         self.epoch = 1 if self.fixed_epoch is None else self.fixed_epoch
@@ -83,11 +85,6 @@ class MaskedDataset(SizedDataset):
         super().set_epoch(epoch)
         if self.fixed_epoch is None:
             self.epoch = epoch
-
-    @property
-    def can_reuse_epoch_itr_across_epochs(self) -> bool:
-        """The masks change with the epoch, the batches and their sizes do not."""
-        return True
 
     def num_tokens(self, index: int) -> int:
         return super().num_tokens(index) * self.masker.num_splits

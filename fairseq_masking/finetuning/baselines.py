@@ -28,13 +28,10 @@ BASELINES = (MAJORITY, TFIDF)
 
 
 def baseline_scores(data: str | Path) -> dict[str, dict[str, dict[str, float]]]:
-    """Score both baselines on the splits with labels of a prepared folder.
+    """Score both baselines on the splits with labels of a prepared folder: baseline -> split -> metric -> percent.
 
     Scores (STS-B) get the mean of the training scores, and ridge regression. Of SQuAD there is the majority
     alone: no answer. A folder whose files have changed since is a ``UserError``.
-
-    Returns:
-        baseline -> split -> scores in percent, named as in metrics.py.
     """
     settings, manifest = finetuning_settings(data), read_manifest(data)
     assert manifest is not None
@@ -45,7 +42,8 @@ def baseline_scores(data: str | Path) -> dict[str, dict[str, dict[str, float]]]:
     splits, labels = read_task(settings["task"], _files(data, manifest))
     train = subsample(splits.pop("train").rows, settings["max_train_rows"], settings["seed"])
     found: dict[str, dict[str, dict[str, float]]] = {name: {} for name in BASELINES}
-    targets, model = _targets(train, labels), _Tfidf(train, _targets(train, labels), bool(labels))
+    targets = _targets(train, labels)
+    model = _Tfidf(train, targets, bool(labels))
     major = np.bincount(targets).argmax() if labels else targets.mean()
     for split, read in splits.items():
         if any(row.label is None for row in read.rows):

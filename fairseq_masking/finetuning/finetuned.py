@@ -120,10 +120,7 @@ def predict(finetuned: Finetuned, output: Path, *, batch_size: int = 64) -> Scor
 
     Rows: OUTPUT/CoLA.tsv and so on, for test splits without labels. SQuAD, development and test split:
     OUTPUT/SPLIT/predictions.json (texts, "" for no answer, by the threshold that is best for the development
-    set's F1), null_odds.json and nbest_predictions.json.
-
-    Returns:
-        the scores of the splits with labels: what scores.json holds.
+    set's F1), null_odds.json and nbest_predictions.json. Returns what scores.json holds, of the splits with labels.
     """
     task = str(finetuning_settings(finetuned.data)["task"])
     scores: Scores = {}

@@ -115,9 +115,7 @@ def answer_scores(answers: Sequence[str], prediction: str) -> tuple[float, float
 def best_threshold(answers: Sequence[ScoredAnswer], values: Sequence[float]) -> tuple[float, float]:
     """Return the highest reachable mean of ``values`` in percent, and the null margin up to which to answer.
 
-    Args:
-        answers: of all questions.
-        values: what each would earn if answered: its exact match or its F1.
+    A value is what a question would earn if answered: its exact match or its F1.
 
     Deviation: where answering nothing is best, the threshold lies below every margin; the script returns 0,
     which means the same for its probabilities, but not for margins.

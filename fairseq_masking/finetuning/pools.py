@@ -21,11 +21,7 @@ _POOL = 100  # batches
 
 
 class PooledRows(BaseWrapperDataset):
-    """A dataset whose neighbours in one epoch's order are of similar length.
-
-    Args:
-        rows: of a pool, in which they are sorted; pools are random.
-    """
+    """A dataset whose neighbours in one epoch's order are of similar length: pools of ``rows`` are sorted."""
 
     can_reuse_epoch_itr_across_epochs = False
 

@@ -70,10 +70,9 @@ def prepare_finetuning(
     force: bool = False,
     reporter: Reporter | None = None,
 ) -> tuple[Manifest, bool]:
-    """Make the data folder, unless the same one is there; cli/prepare_task.py explains the options.
+    """Make the data folder, unless the same one is there; return its manifest, and whether this run made it.
 
-    Returns:
-        the manifest, and whether this run made the folder.
+    cli/prepare_task.py explains the options.
 
     Raises:
         UserError: bad input, or the folder was made with other settings or inputs and ``force`` is not set.

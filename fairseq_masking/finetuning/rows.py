@@ -100,8 +100,7 @@ def files_of_task(task: str, folder: Path) -> dict[str, Path]:
 def read_task(task: str, files: dict[str, Path]) -> tuple[dict[str, Rows], tuple[str, ...]]:
     """Read all splits of a task, of split -> file, the training split first.
 
-    Returns:
-        split -> rows, and the names of the classes in the order of their numbers (none for scores).
+    Beside split -> rows, return the names of the classes in the order of their numbers (none for scores).
     """
     splits: dict[str, Rows] = {}
     labels = GLUE_TASKS[task].labels if task in GLUE_TASKS else ()

@@ -65,14 +65,9 @@ class Sweep:
         results = [result for group in runs.values() for result in result_of(group, self.rules)]
         tables = [scores_table(results, baselines, self.rules), gains_table(results)]
         report = "\n\n".join(table for table in tables if table)
-        found = {
-            "protocol": self.protocol,
-            "overrides": list(self.overrides),
-            **environment(),
-            "results": [asdict(result) for result in results],
-            "baselines": baselines,
-        }
-        write_json(self.out / "results.json", found)
+        asked = {"protocol": self.protocol, "overrides": list(self.overrides), **environment()}
+        found = {"results": [asdict(result) for result in results], "baselines": baselines}
+        write_json(self.out / "results.json", {**asked, **found})
         with whole_file(self.out / "table.md") as path:
             path.write_text(report + "\n", encoding="utf-8")
         plot_over(self.curve, results, self.out / "scores.png")
@@ -120,9 +115,8 @@ class Sweep:
         starts = [Start.of_checkpoint(*named_path(given)) for given in self.checkpoint]
         if self.scratch:
             starts.append(Start("from scratch", 0, (f"model={self.scratch}",)))
-        if self.curve == "hours" and (
-            unknown := [start.name for start in starts if start.updates and not start.hours]
-        ):
+        unknown = [start.name for start in starts if start.updates and not start.hours]
+        if self.curve == "hours" and unknown:
             raise UserError(f"--curve hours: the checkpoint of {unknown[0]} does not say how long it was trained")
         folders = [start.folder for start in starts]
         if double := [start for start in starts if folders.count(start.folder) > 1]:

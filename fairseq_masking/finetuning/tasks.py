@@ -79,8 +79,7 @@ class Start:
     def of_checkpoint(cls, name: str, source: str, updates: int | None = None) -> "Start":
         """Return what ``--checkpoint NAME=SOURCE`` means: a checkpoint, or a Hugging Face folder or name.
 
-        Args:
-            updates: default: those that the checkpoint names.
+        ``updates`` are by default those that the checkpoint names.
         """
         hours = 0.0
         if updates is None and source.endswith(".pt"):

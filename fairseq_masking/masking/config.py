@@ -153,11 +153,9 @@ class MaskingVocabulary:
         never_drawn: Iterable[int] = (),
         collocations: frozenset[bytes] = frozenset(),
     ) -> "MaskingVocabulary":
-        """Builds the arrays from ids.
+        """Builds the arrays from ids; ``mask_index`` is special, too.
 
-        Args:
-            special_ids: ids of the special symbols; ``mask_index`` is added.
-            never_drawn: ordinary ids that are still no replacement, such as fairseq's madeupword padding.
+        ``never_drawn`` are ordinary ids that are still no replacement, such as fairseq's madeupword padding.
         """
         special = np.zeros(num_symbols, dtype=np.bool_)
         special[[*special_ids, mask_index]] = True

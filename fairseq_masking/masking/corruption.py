@@ -81,12 +81,7 @@ def corrupt(
     vocabulary: MaskingVocabulary,
     generator_of: Callable[[int], np.random.Generator],
 ) -> tuple[Ints, Ints]:
-    """Assigns kinds and replacements to masked positions, independently in every split.
-
-    Args:
-        columns_Kk: masked columns in any order.
-        kinds_k: from ``kinds_of``.
-        generator_of: the stream of each split.
+    """Assigns ``kinds_of`` and replacements to masked positions in any order, by a stream of its own in every split.
 
     Returns:
         columns [K, k], grouped by kind, ascending inside each group; replacements [K, k].

@@ -36,10 +36,8 @@ def unit_starts(
 ) -> Ints:
     """The first tokens of an item's units: [U], ascending indices into ``maskable_m``; the first is 0.
 
-    Args:
-        tokens_T: with the outer <s>, </s>.
-        maskable_m: ascending columns of the maskable tokens, none of them 0.
-        span_cdf: ``span_length_cdf`` of the configuration; read for spans only, as ``rng`` is drawn from.
+    ``maskable_m`` are ascending columns, none of them 0; ``span_cdf``, of ``span_length_cdf``, and ``rng`` are for
+    spans only.
     """
     if config.unit == "subword":
         return np.arange(len(maskable_m))
@@ -112,11 +110,8 @@ def cut_splits(
 ) -> Ints:
     """Draws K disjoint sets of tau maskable tokens, K * tau <= m: [K, k], indices into them, ascending in no split.
 
-    Args:
-        starts_U: first token of each unit, ascending from 0.
-        rng: the item's stream for positions.
-        weights_U: of the units, positive: draw one after the other in proportion to them, without replacement.
-            None: all alike.
+    With ``weights_U``, positive, units are drawn one after the other in proportion to them, without replacement; else
+    all alike. ``rng`` is the item's stream for positions.
 
     Deviation: the paper cuts the permuted sequence from its beginning; the rotation makes the probabilities
     exact also for units of several tokens and changes nothing for subwords.

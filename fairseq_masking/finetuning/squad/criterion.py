@@ -171,12 +171,8 @@ def merge(rows: Iterable[Candidates], n_best: int) -> list[Candidates]:
 def score_rows(rows: Sequence[Candidates], answers: Sequence[Sequence[str]]) -> Tensor:
     """Return what a question's score needs of each row, as numbers that can be gathered over ranks.
 
-    Args:
-        answers: of each row's question; none where it has none.
-
-    Returns:
-        float64 ``[B, 7]``: question, score of the likeliest answer, null score, exact match and F1 of that
-        answer, whether the question has an answer, whether there is a text.
+    float64 ``[B, 7]``: question, score of the likeliest answer, null score, exact match and F1 of that answer, whether
+    the question has an answer (``answers`` are those of each row's), whether there is a text.
     """
     table = [
         [row.question, row.best[1], row.null, *answer_scores(gold, row.best[0]), bool(gold), bool(row.best[0])]

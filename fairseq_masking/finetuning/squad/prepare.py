@@ -69,10 +69,8 @@ def read_squad(path: Path, split: str) -> SquadSplit:
     """Read a file.
 
     The official script wants a prediction of every question and compares it with the answers' texts. So an
-    empty text, or an answer that does not stand where it should, makes a question faulty in training alone.
-
-    Args:
-        split: "train", "valid" or "test", whose questions have no answers, which says nothing.
+    empty text, or an answer that does not stand where it should, makes a question faulty in training alone. Questions
+    of a "test" split have no answers, which says nothing.
     """
     hash_file(path)
     try:
@@ -126,7 +124,7 @@ def _question(record: Any, number: int, context: str, seen: set[str], split: str
 
 
 def _answers(record: dict[str, Any], context: str) -> tuple[Answer, ...]:
-    """Return all answers; none means no answer, as in the official script."""
+    """None means no answer, as in the official script."""
     given = record.get("answers")
     if given is None and record.get("is_impossible"):
         return ()
