@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from fairseq_masking.checkpoints.loading import read_checkpoint
 from fairseq_masking.corpus.encoding import TextEncoder
-from fairseq_masking.corpus.manifest import first_shard, load_normalizer, load_tokenizer
+from fairseq_masking.corpus.manifest import load_normalizer, load_tokenizer
 from fairseq_masking.errors import UserError
 from fairseq_masking.tokenizers import Tokenizer
 from fairseq_masking.tokenizers.normalization import TextNormalizer
@@ -47,19 +47,14 @@ class HubInterface(nn.Module):
     def from_pretrained(
         cls, path: str | Path, checkpoint_file: str = "checkpoint_best.pt", data: str | Path | None = None
     ) -> "HubInterface":
-        """Load a checkpoint and the tokeniser of the corpus that it was trained on.
+        """Load a checkpoint, or a folder's, by ``Checkpoint.build``, and the tokeniser of the corpus it was trained on.
 
-        What depends on the number of updates is as it was when the checkpoint was written.
-
-        Args:
-            path: the checkpoint, or the folder that holds ``checkpoint_file``.
-            data: folder of the prepared corpus; default: the one stored in the checkpoint.
+        ``data`` is that corpus where it does not lie any more where the checkpoint says.
         """
         checkpoint = read_checkpoint(path, checkpoint_file)
         model, task = checkpoint.build(data)
-        folder = first_shard(checkpoint.cfg.task.data)
-        tokenizer, normalizer = load_tokenizer(folder), load_normalizer(folder)
-        return cls(model, task.source_dictionary, tokenizer, normalizer, checkpoint.cfg)
+        corpus = checkpoint.cfg.task.data
+        return cls(model, task.source_dictionary, load_tokenizer(corpus), load_normalizer(corpus), checkpoint.cfg)
 
     @property
     def device(self) -> torch.device:

@@ -64,9 +64,7 @@ def export_checkpoint(
 ) -> Exported:
     """Write a Hugging Face folder of a checkpoint of any method, pre-trained or fine-tuned.
 
-    Args:
-        data: the corpus or fine-tuning data it was trained on, for its tokeniser; default: as stored in it.
-        head: which classification head to take along, where there are several.
+    ``data``: what it was trained on, for its tokeniser (default: as stored in it); ``head``: which one to take along.
     """
     output = Path(output).resolve()
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
@@ -193,7 +191,6 @@ def _config(kind: str, source: Source, data: Path) -> dict[str, Any]:
     if kind == "modernbert":
         config = {name: value for name, value in config.items() if name not in _BERTS} | _modernbert(source)
     if suffix == _SCORES:
-        # Names of the classes, from the fine-tuning data's label/dict.txt where it is there.
         number = len(next(value for key, value in state.items() if _OUTPUT.fullmatch(key)))
         names = list(class_names(data))[:number]
         if len(names) < number or number == 1:
@@ -230,7 +227,6 @@ def _modernbert(source: Source) -> dict[str, Any]:
 
 
 def _suffix(state: Mapping[str, Tensor]) -> str:
-    """The end of transformers' class name, by the head."""
     if "classification_heads.span.out_proj.bias" in state:
         return "ForQuestionAnswering"
     if any(_OUTPUT.fullmatch(key) for key in state):
@@ -254,12 +250,10 @@ def _write_weights(state: Mapping[str, Tensor], path: Path) -> None:
 def _write_tokenizer(source: Source, data: Path, output: Path) -> None:
     if not data.is_dir():
         raise UserError(f"no such data folder: {data}; give the one it was trained on as --data, for its tokeniser")
-    symbols = dictionary_symbols(data) or dictionary_symbols(data / "input0")
-    rows, way_out = source.config.vocab_size, "give the data that it was trained on as --data"
-    if symbols is None:
-        raise UserError(f"{data} has no dict.txt: {way_out}")
-    if len(symbols) != rows:
-        raise UserError(f"{data} has a dictionary of {len(symbols)} symbols, the checkpoint {rows} rows: {way_out}")
+    symbols = dictionary_symbols(data) or dictionary_symbols(data / "input0") or []
+    if len(symbols) != (rows := source.config.vocab_size):
+        found = f"a dict.txt of {len(symbols)} symbols" if symbols else "no dict.txt"
+        raise UserError(f"{data} has {found}, the checkpoint {rows} rows: give the data it was trained on as --data")
     read_checkpoint(source.path).check_trained_on(symbols, data)
     normalizer = load_normalizer(data)
     write_tokenizer(output, load_tokenizer(data), symbols, normalizer, max_length=source.config.max_positions)

@@ -8,7 +8,7 @@ token types, of which our text only has the first, so that it can be added to th
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -41,7 +41,9 @@ class Family:
     token_types: tuple[str, int] | None = None
     copies: Mapping[str, str] = field(default_factory=dict)  # keys that repeat another one
     writes_copies: bool = False  # whether its own loader asks for them
-    dropped: tuple[str, ...] = ()  # keys that have no place in our models
+    dropped: tuple[
+        str, ...
+    ] = ()  # keys with the prefix that have no place in our models; without it, any others have none
     older: Names = field(default_factory=dict)  # more names that are read but not written, as ``encoder``
     renamed: tuple[tuple[str, str], ...] = ()  # parts of keys that older files spell otherwise, and what to put there
 
@@ -166,7 +168,7 @@ FAMILIES: dict[str, Family] = {
             "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
             "cls.predictions.decoder.bias": "cls.predictions.bias",
         },
-        dropped=("bert.embeddings.position_ids", "cls.seq_relationship.*"),
+        dropped=("bert.embeddings.position_ids",),
         renamed=((r"LayerNorm\.gamma$", "LayerNorm.weight"), (r"LayerNorm\.beta$", "LayerNorm.bias")),
     ),
     "electra": Family(
@@ -174,14 +176,8 @@ FAMILIES: dict[str, Family] = {
         "electra.",
         {**_BERT_EMBEDDINGS, **_BERT_LAYERS},
         token_types=("embeddings.token_type_embeddings.weight", 2),
-        # The discriminator's head has a layer more than AMOS's; sentences are scored through a GELU.
-        dropped=(
-            "electra.embeddings.position_ids",
-            "discriminator_predictions.dense.*",
-            "discriminator_predictions.dense_prediction.*",
-            "classifier.dense.*",
-            "classifier.out_proj.*",
-        ),
+        # No heads: the discriminator's has a layer more than AMOS's; sentences are scored through a GELU.
+        dropped=("electra.embeddings.position_ids",),
     ),
     "roberta": _roberta("RoBERTa", "roberta", _BERT_LAYERS),
     "roberta-prelayernorm": _roberta("RoBERTa-PreLayerNorm", "roberta_prelayernorm", _PRE_LN_LAYERS),
@@ -224,11 +220,7 @@ FAMILIES: dict[str, Family] = {
 
 
 def to_ours(state: Mapping[str, Tensor], family: Family, *, head: str = "sentence_classification_head") -> Converted:
-    """Return our state dict for one of another family.
-
-    Args:
-        head: our name for a classification head that has none of its own there.
-    """
+    """Return our state dict for one of another family; ``head`` is our name for one that has none there."""
     state = _modern_keys(state, family)
     token_types = family.token_types and family.prefix + family.token_types[0]
     # A key that two heads share, as ModernBERT's, is of the one whose output is there.
@@ -239,17 +231,14 @@ def to_ours(state: Mapping[str, Tensor], family: Family, *, head: str = "sentenc
         for part, name in enumerate(theirs):
             table.setdefault(name, (ours, part, len(theirs)))
     without_place = {name.replace("*", leaf) for name in family.dropped for leaf in _LEAVES}
-    found: dict[str, list[Tensor | None]] = {}
+    found: dict[str, list[Any]] = {}
     origins: dict[str, str] = {}
-    dropped: list[str] = []
-    unknown: list[str] = []
+    dropped, unknown = list[str](), list[str]()
     for key, value in state.items():
         form, wild = _form(key)
         if (of := family.copies.get(key)) is not None:
             if of not in state or not torch.equal(value, state[of]):
-                raise UserError(
-                    f"{family.title} with {key} that is not tied to {of}: our heads share the token embedding"
-                )
+                raise UserError(f"{family.title} with {key} not tied to {of}: our heads share the token embedding")
         elif form in table:
             ours, part, parts = table[form]
             name = ours.replace("#", wild or head)
@@ -260,10 +249,9 @@ def to_ours(state: Mapping[str, Tensor], family: Family, *, head: str = "sentenc
             (unknown if is_unknown else dropped).append(key)
     if unknown:
         raise UserError(f"not parameters of {family.title} as this package knows it: {listed(unknown)}")
-    whole = {name: [part for part in parts if part is not None] for name, parts in found.items()}
-    if halves := [name for name, parts in whole.items() if len(parts) != len(found[name])]:
+    if halves := [name for name, parts in found.items() if any(part is None for part in parts)]:
         raise UserError(f"{family.title} without one of query, key and value of {listed(halves)}")
-    result = {name: torch.cat(parts) if len(parts) > 1 else parts[0] for name, parts in whole.items()}
+    result = {name: torch.cat(parts) if len(parts) > 1 else parts[0] for name, parts in found.items()}
     if POSITIONS in result:
         positions = result[POSITIONS][family.unused_positions :]
         if token_types in state:  # summed in fp32: half precision would round every position
@@ -279,25 +267,18 @@ def to_ours(state: Mapping[str, Tensor], family: Family, *, head: str = "sentenc
 
 
 def from_ours(state: Mapping[str, Tensor], family: Family) -> dict[str, Tensor]:
-    """Return another family's state dict for ours, with one classification head at most.
-
-    Raises:
-        UserError: parameters that the family has no place for, such as a relative position table in RoBERTa.
-    """
+    """Return another family's state dict for ours, with one classification head at most, if it has a place for all."""
     table = dict(reversed(list(family.rows)))  # of two names the one that is written
     result: dict[str, Tensor] = {}
-    unknown = []
+    forms = {key: (key, "") if key in table else _form(key) for key in state}
+    if unknown := [key for key, (form, _) in forms.items() if form not in table]:
+        raise UserError(f"{family.title} has no place for {listed(unknown)}")
     for key, value in state.items():
-        form, wild = (key, "") if key in table else _form(key)
-        if form not in table:
-            unknown.append(key)
-            continue
+        form, wild = forms[key]
         if key == POSITIONS:
             value = torch.cat([value.new_zeros(family.unused_positions, value.shape[1]), value])
         for name, part in zip(table[form], value.chunk(len(table[form])), strict=True):
             result[name.replace("#", wild)] = part
-    if unknown:
-        raise UserError(f"{family.title} has no place for {listed(unknown)}")
     if family.token_types is not None:
         name, rows = family.token_types
         result[family.prefix + name] = state[TOKENS].new_zeros(rows, state[TOKENS].shape[1])

@@ -119,12 +119,9 @@ class Checkpoint:
             self.check_trained_on(symbols, first_shard(task.cfg.data))
 
     def build(self, data: str | Path | None = None) -> tuple[Any, Any]:
-        """Build the model with its weights, and its task.
+        """Build the model, with its weights and what depends on the number of updates as it was, and its task.
 
-        What depends on the number of updates is as it was when the checkpoint was written.
-
-        Args:
-            data: prepared data in place of those it was trained on; ``cfg`` names them from then on.
+        ``data`` is taken in place of those it was trained on; ``cfg`` names them from then on.
         """
         self.check_finite()
         if data is not None:

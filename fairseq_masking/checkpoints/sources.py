@@ -120,9 +120,7 @@ def _from_hugging_face(folder: Path) -> Source:
             f" {', '.join(_HUGGING_FACE)}"
         )
     if "auto_map" in config and kind != _SECTION:
-        raise UserError(
-            f"{folder} brings its own code (auto_map in config.json), which is never run: give a plain {kind}"
-        )
+        raise UserError(f"{folder} brings its own code (auto_map in config.json), never run here: give a plain {kind}")
     family = FAMILIES[_HUGGING_FACE[kind]]
     if _HUGGING_FACE[kind].startswith("roberta"):  # transformers counts its positions from here
         family = replace(family, unused_positions=config.get("pad_token_id", 1) + 1)
@@ -192,9 +190,7 @@ def _modernbert(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
 
 def _from_checkpoint(path: Path) -> Source:
     if path.is_dir():
-        raise UserError(
-            f"{path} is a folder without config.json: give a Hugging Face folder, or the file of a checkpoint"
-        )
+        raise UserError(f"{path} is a folder without config.json: give a Hugging Face folder, or a checkpoint's file")
     checkpoint = read_checkpoint(path)
     state, options = checkpoint.state.get("model", checkpoint.state), checkpoint.options
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
@@ -249,9 +245,7 @@ def _config(state: Mapping[str, Tensor], family: Family, path: Path, told: Mappi
     if activation not in ACTIVATIONS:
         raise UserError(f"{path} computes with {activation!r}: our encoder knows {', '.join(ACTIVATIONS)}")
     if positions.shape[1] != tokens.shape[1]:
-        raise UserError(
-            f"{path} has embeddings {tokens.shape[1]} wide, not as wide as its layers: no such encoder here"
-        )
+        raise UserError(f"{path} has embeddings {tokens.shape[1]} wide, not as wide as its layers: ours are")
     if not isinstance(num_heads, int) or num_heads < 1:
         raise UserError(f"{path} does not tell its number of attention heads: no bare state dict will do")
     relative = state.get("encoder.relative_position.weight")

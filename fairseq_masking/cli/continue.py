@@ -72,12 +72,10 @@ def run(args: argparse.Namespace) -> None:
 
     num_tokens = read_manifest(out / "data").counts["train"]["tokens"]
     settings = {"model.init_from": _value(source), **_settings(args, folder / f"{name}.yaml", config, num_tokens)}
-    record = {"recipe": name, **settings}
-    before = read_json(out / _RECORD, optional=True)
+    record, before = {"recipe": name, **settings}, read_json(out / _RECORD, optional=True)
     trained = before.pop("trained", False)
-    if before and before != record:
-        changed = ", ".join(sorted(key for key in before.keys() | record if before.get(key) != record.get(key)))
-        raise UserError(f"{out} was started with another {changed}: give another --out, or remove it")
+    if before and (changed := sorted(key for key in before.keys() | record if before.get(key) != record.get(key))):
+        raise UserError(f"{out} was started with another {', '.join(changed)}: give another --out, or remove it")
     command = [_program("fairseq-hydra-train"), "--config-dir", folder, "--config-name", name]
     command += [f"{key}={value}" for key, value in settings.items()]
     command += [f"task.data={_value(out / 'data')}", f"checkpoint.save_dir={_value(out / 'checkpoints')}"]
@@ -131,7 +129,6 @@ def _settings(args: argparse.Namespace, recipe: Path, config: Any, num_tokens: i
 
 
 def _run_verb(*words: object, done: bool = False) -> None:
-    """Print and run one of our verbs, which says itself what is wrong."""
     from fairseq_masking.cli.main import main
 
     arguments = list(map(str, words))
@@ -152,5 +149,4 @@ def _value(path: str | Path) -> str:
 
 
 def _program(name: str) -> str:
-    """How it is called from here."""
     return name if shutil.which(name) else str(Path(sys.executable).with_name(name))

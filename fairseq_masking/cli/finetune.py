@@ -43,7 +43,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def check(args: argparse.Namespace) -> None:
-    """Refuse what leaves nothing to train, or nothing to read it with."""
     if not args.checkpoint and not args.scratch:
         raise argparse.ArgumentError(None, "nothing to fine-tune: give --checkpoint PATH or --scratch ARCH")
     if not args.checkpoint and not args.corpus:

@@ -119,7 +119,6 @@ def parser_of(verb: str) -> tuple[Any, VerbParser]:
 
 
 def _help(argv: Sequence[str]) -> int:
-    """List the verbs, all or those that begin with what was given."""
     given = [word for word in argv if word not in ("-h", "--help")]
     listed = {verb: does for verb, does in VERBS.items() if not given or given == verb.split()[:1]}
     if not listed:

@@ -62,10 +62,8 @@ def run(args: argparse.Namespace) -> None:
     baseline = rows[0]["baseline_flops"]
     others = _other_rows(args, baseline)
     write_numbers(args, [*rows, *others], timed=False)
-    title = (
-        f"{args.size} encoder, {args.tokens_per_sample} tokens, |V| = {args.vocab_size:,}; plain masking of"
-        f" {args.baseline_mask_prob:.0%}: {baseline / 1e9:.1f} GFLOPs a sequence"
-    )
+    title = f"{args.size} encoder, {args.tokens_per_sample} tokens, |V| = {args.vocab_size:,}; plain masking of"
+    title += f" {args.baseline_mask_prob:.0%}: {baseline / 1e9:.1f} GFLOPs a sequence"
     last = {f"updates for the cost of {args.updates:,}": "{updates_at_equal_cost:,.0f}"}
     for row in (*rows, *others):
         row |= {"gflops": row["flops"] / 1e9, "over": row["flops"] / baseline, "tokens": args.tokens_per_sample}
@@ -81,19 +79,14 @@ def _three_ml_rows(args: argparse.Namespace) -> list[dict[str, Any]]:
     inner = flops.feed_forward_flops(encoder.feed_forward, encoder.ffn_dim, encoder.embed_dim)
     shares = (args.leave_unmasked_prob, args.random_token_prob)
     widths = args.decoder_embed_dim or [encoder.embed_dim // 2]
-    ideal_baseline, *ideals = (
-        flops.ideal_counts(tokens, rate, 1 - sum(shares)) for rate in (args.baseline_mask_prob, *args.mask_prob)
-    )
-    exact_baseline, *exacts = (
-        flops.exact_counts(tokens, rate, *shares) for rate in (args.baseline_mask_prob, *args.mask_prob)
-    )
+    rates = (args.baseline_mask_prob, *args.mask_prob)
+    ideal_baseline, *ideals = (flops.ideal_counts(tokens, rate, 1 - sum(shares)) for rate in rates)
+    exact_baseline, *exacts = (flops.exact_counts(tokens, rate, *shares) for rate in rates)
     plain = {"num_layers": encoder.num_layers, "dim": encoder.embed_dim, "vocab_size": args.vocab_size}
     baseline_flops = flops.mlm_flops(exact_baseline, **plain, feed_forward=inner)
-    counts = list(zip(args.mask_prob, ideals, exacts, strict=True))
-    rows = []
-    for attention, layers, width, (rate, ideal, exact) in product(
-        args.decoder_attention, args.decoder_layers, widths, counts
-    ):
+    counts, rows = zip(args.mask_prob, ideals, exacts, strict=True), []
+    every = product(args.decoder_attention, args.decoder_layers, widths, counts)
+    for attention, layers, width, (rate, ideal, exact) in every:
         decoder = (layers, width, args.vocab_size, inner)
         shape = flops.ThreeMLShape(attention, encoder.num_layers, encoder.embed_dim, *decoder)
         faster = flops.speedup(shape, ideal, ideal_baseline)

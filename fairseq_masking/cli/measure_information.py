@@ -30,7 +30,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def check(args: argparse.Namespace) -> None:
-    """Give each checkpoint a name of its own."""
     check_names(args, lambda path: path.resolve().parent.name)
 
 

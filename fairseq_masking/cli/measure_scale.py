@@ -41,7 +41,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Print the table and what would help where it ends."""
     from fairseq_masking.figures.tables import format_rows
     from fairseq_masking.files import configs_folder
     from fairseq_masking.measure.scale import Cluster, best_batch, update_time, work_of

@@ -73,7 +73,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def check(args: argparse.Namespace) -> None:
-    """Refuse options of another --of, and fill in the defaults of this one."""
     own = _DEFAULTS[args.of]
     for name in {name for each in _DEFAULTS.values() for name in each}:
         if getattr(args, name) is None:

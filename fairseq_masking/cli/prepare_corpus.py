@@ -12,27 +12,23 @@ import dataclasses
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fairseq_masking.cli.options import add_shared, at_least
 from fairseq_masking.corpus.documents import DOCUMENT_BOUNDS
+from fairseq_masking.corpus.manifest import Manifest
 from fairseq_masking.tokenizers import BertTokenizer, Gpt2Tokenizer, SentencePieceTokenizer, Tokenizer
 from fairseq_masking.tokenizers.normalization import TextNormalizer
 from fairseq_masking.tokenizers.sentencepiece import NORMALIZATIONS, BpeTraining
 from fairseq_masking.tokenizers.vocabularies import SymbolCounting, symbols_apart
 
-if TYPE_CHECKING:
-    from fairseq_masking.corpus.manifest import Manifest
-
 _TRAINED = "train-bpe"
 _TEXT_STEPS = ("unescape_entities", "lowercase", "split_sentences", "moses_normalize", "moses_tokenize")
 _Made = Tokenizer | BpeTraining | SymbolCounting
+_OF_TRAINING = ("vocab_size", "character_coverage", "byte_fallback", "input_sentences", "normalization")
 # Tokeniser -> what makes it, the options with its files, its other options.
 _TOKENIZERS: dict[str, tuple[Callable[..., _Made], tuple[str, ...], tuple[str, ...]]] = {
-    _TRAINED: (
-        *(BpeTraining, ()),
-        ("vocab_size", "character_coverage", "byte_fallback", "input_sentences", "normalization"),
-    ),
+    _TRAINED: (BpeTraining, (), _OF_TRAINING),
     "sentencepiece": (SentencePieceTokenizer, ("sentencepiece_model",), ()),
     "gpt2": (Gpt2Tokenizer, ("gpt2_encoder_json", "gpt2_vocab_bpe"), ()),
     "whitespace": (SymbolCounting, (), ()),
@@ -95,7 +91,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def check(args: argparse.Namespace) -> None:
-    """Refuse options that do not go together."""
     for message in _conflicts(args):
         raise argparse.ArgumentError(None, message)
 
@@ -119,7 +114,7 @@ def _conflicts(args: argparse.Namespace) -> Iterator[str]:
             yield f"--tokenizer {tokenizer} needs {first(missing)}"
     if args.tokenizer_from is not None and chosen != _TRAINED:
         yield f"--tokenizer-from and --tokenizer {chosen} exclude each other; give one"
-    if args.tokenizer_from is not None and (given := _given(args, ("dictionary", *_TOKENIZERS[_TRAINED][2]))):
+    if args.tokenizer_from is not None and (given := _given(args, ("dictionary", *_OF_TRAINING))):
         yield f"--tokenizer-from brings what {first(given)} says; leave that out"
     if args.valid is not None and args.valid_fraction is not None:
         yield "--valid and --valid-fraction exclude each other; give one"
@@ -161,7 +156,7 @@ def _adopt(args: argparse.Namespace) -> None:
         _show(adopt(folder, tokenizer), folder)
 
 
-def _show(manifest: "Manifest", folder: Path) -> None:
+def _show(manifest: Manifest, folder: Path) -> None:
     for split, counts in sorted(manifest.counts.items()):
         shown = ", ".join(f"{count:,} {name}" for name, count in counts.items())
         print(f"{split}: {shown} ({counts['unknown'] / counts['tokens']:.3%})")

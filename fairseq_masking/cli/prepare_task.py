@@ -37,7 +37,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def check(args: argparse.Namespace) -> None:
-    """Take the options of rows that were given; SQuAD has none."""
     args.of_rows = {name: value for name in _OF_ROWS if (value := vars(args)[name]) is not None}
     if args.task == SQUAD and args.of_rows:
         raise argparse.ArgumentError(
@@ -53,16 +52,9 @@ def run(args: argparse.Namespace) -> None:
     from fairseq_masking.finetuning.prepare import prepare_finetuning
     from fairseq_masking.finetuning.tasks import corpus_of
 
-    manifest, is_new = prepare_finetuning(
-        args.task,
-        args.data.absolute(),  # recorded: the baselines read the same files again
-        args.out,
-        corpus=args.corpus or corpus_of(args.checkpoint),
-        workers=args.workers,
-        force=args.force,
-        reporter=Reporter(),
-        **args.of_rows,
-    )
+    data = args.data.absolute()  # recorded: the baselines read the same files again
+    told = {"corpus": args.corpus or corpus_of(args.checkpoint), "workers": args.workers, "force": args.force}
+    manifest, is_new = prepare_finetuning(args.task, data, args.out, reporter=Reporter(), **told, **args.of_rows)
     if not is_new:
         print(f"{args.out} was prepared with these settings and inputs: nothing to do")
     counts = manifest.counts

@@ -90,14 +90,13 @@ class Predict:
 
 
 def _device(name: str) -> str:
-    if name == "cpu":
-        return name
-    import torch
+    if name != "cpu":
+        import torch
 
-    gpus = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
-    places = ["cpu", "cuda", *gpus] if gpus else ["cpu"]
-    if name not in places:
-        raise argparse.ArgumentTypeError(f"'{name}' is not here; choose of {', '.join(places)}")
+        gpus = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
+        places = ["cpu", "cuda", *gpus] if gpus else ["cpu"]
+        if name not in places:
+            raise argparse.ArgumentTypeError(f"'{name}' is not here; choose of {', '.join(places)}")
     return name
 
 

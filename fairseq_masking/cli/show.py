@@ -14,6 +14,7 @@ _LAWS = {
     "uniform": "uniform",
     "oracle": "proportional to the encoder’s loss of each position, measured with uniform masks",
 }
+_UNIFORM = "This checkpoint has no proposal network: uniform probabilities (--law oracle shows its own losses)."
 
 
 class Masks:
@@ -51,10 +52,7 @@ class Masks:
                 " give --law uniform or oracle"
             )
         if law == "auto":
-            law = "proposal" if proposes else "uniform"
-            if not proposes:
-                notice = "This checkpoint has no proposal network: uniform probabilities (--law oracle shows its own"
-                notice += " losses)."
+            law, notice = ("proposal", None) if proposes else ("uniform", _UNIFORM)
         splits = int(hub.cfg.task.get("mask_splits", 1))  # as its training masked
         shown = list(show_masks(hub, **given, law=law, with_losses=args.losses, splits=splits))
         summary = masks_summary(shown, law)
@@ -108,7 +106,6 @@ class Replacements:
 
 
 def _add_shown(parser: argparse.ArgumentParser, *, of: str, seed: str) -> None:
-    """Add a checkpoint, a text, what is read of it at once, which tokens are masked, and how it is shown."""
     add = parser.add_argument
     add_shared(parser, "checkpoint", of)
     add_shared(parser, "data", "corpus that it was trained on (default: as stored in it)")

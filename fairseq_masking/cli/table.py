@@ -71,8 +71,8 @@ def _row(checkpoint: Path, log_name: str) -> dict[str, Any]:
     log = read_training_log(checkpoint.parent / log_name)
     last = max(log.valid)
     values = {column: OmegaConf.select(cfg, key) for column, key in _OPTIONS.items()}
-    plain = {c: ",".join(map(str, v)) if OmegaConf.is_list(v) else v for c, v in values.items()}
-    row = {column: "" if value is None else value for column, value in plain.items()}
+    row = {column: "" if value is None else value for column, value in values.items()}
+    row |= {column: ",".join(map(str, value)) for column, value in row.items() if OmegaConf.is_list(value)}
     row |= {"updates": last, **{name: log.valid[last].get(name, "") for name in _METRICS}}
     for name in _BY_DEPTH:  # depths differ little: three decimals, whatever stands before the point
         depths = depths_of(log.valid[last], f"{name}_")

@@ -35,11 +35,9 @@ def binarize(
     workers: int,
     progress: Callable[[int], object],
 ) -> tuple[npt.NDArray[np.int64], Counter[str]]:
-    """Writes ``output_prefix``.bin and .idx from a text file, one item a line.
+    """Writes ``output_prefix``.bin and .idx from a text file in UTF-8, one item a line, be it a lone </s>.
 
     Args:
-        text: UTF-8, one item a line; an empty line becomes a lone </s>.
-        output_prefix: path without suffix.
         dictionary: a symbol it lacks becomes <unk>.
         progress: called with the number of bytes of text done since the last call.
 

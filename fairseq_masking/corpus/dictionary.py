@@ -57,11 +57,7 @@ def class_names(data: Path) -> tuple[str, ...]:
 
 
 def dictionary_of(tokenizer: Tokenizer, path: Path | None = None) -> Dictionary:
-    """The dictionary to binarise with: the tokeniser's whole vocabulary in its order, <mask> last.
-
-    Args:
-        path: the dict.txt in whose order a checkpoint's embedding stands, to take instead.
-    """
+    """The dictionary to binarise with: that of ``path``, else the tokeniser's vocabulary in its order and <mask>."""
     if path is not None:
         dictionary = load_dictionary(path, way_out="give the dict.txt of a checkpoint or a corpus")
         if not any(symbol in dictionary for symbol in tokenizer.symbols):
@@ -124,7 +120,6 @@ def masking_vocabulary(
     Args:
         folder: prepared corpus, whose manifest names the tokeniser.
         bpe: ``--bpe`` (a name, or Hydra's node with ``_name``), which overrides the manifest.
-        need_words: also find out which symbols begin a word.
         collocations: n-grams to mask as a whole, by ``read_collocations``.
     """
     starts_word = None

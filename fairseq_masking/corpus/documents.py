@@ -17,7 +17,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
-from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -81,19 +80,20 @@ def write_documents(
     progress: Callable[[int], object],
     met: Met,
 ) -> TextFile:
-    """Normalises raw text files into one file of the intermediate form.
+    """Normalises raw text files, whose ends end a document, into one file of the intermediate form.
 
     Args:
-        inputs: text files, read as streams; a file's end ends a document.
         documents: "line" (each line is a document) or "blank-line" (empty lines stand between documents).
         workers: number of processes; one works where the normaliser has little to do.
-        progress: called with the number of input bytes read since the last call.
-        met: counts what is done to lines beside.
+        progress, met: as of ``read_lines``.
     """
     by_line = documents == "line"
     lines = chain.from_iterable(chain(read_lines(path, progress, met), [""]) for path in inputs)
     batches = iter(lambda: list(islice(lines, _BATCH_LINES)), [])
-    normalize = partial(_normalize_batch, normalizer)
+
+    def normalize(batch: list[str]) -> list[list[str] | None]:
+        return [normalizer.sentences(line) if line else None for line in batch]
+
     raw = chain.from_iterable(map_in_order(normalize, batches, workers=workers if normalizer.is_costly else 1))
     separated = not by_line or normalizer.split_sentences
     (text,) = distribute_documents(_begun(raw, by_line=by_line), [output], separated, lambda number: 0)
@@ -119,10 +119,7 @@ def draw_validation(num_documents: int, fraction: float, seed: int) -> frozenset
 def distribute_documents(
     lines: Iterable[tuple[bool, str]], outputs: Sequence[Path], separated: bool, choose: Callable[[int], int]
 ) -> list[TextFile]:
-    """Writes document number i of ``lines`` (whether one begins here, line) to ``outputs[choose(i)]``, in order.
-
-    Where they are ``separated``, empty lines stand between documents.
-    """
+    """Writes document number i of ``lines`` (whether one begins here, line) to ``outputs[choose(i)]``, in order."""
     texts = [TextFile(path, separated) for path in outputs]
     with ExitStack() as stack:
         files = [stack.enter_context(open(path, "w", encoding="utf-8", newline="\n")) for path in outputs]
@@ -144,10 +141,7 @@ def read_lines(
 ) -> Iterator[str]:
     r"""Yields the lines of a UTF-8 text file, stripped; only "\n" ends a line, and one that shows nothing is empty.
 
-    Args:
-        path: plain, .xz, .gz or .bz2 file.
-        progress: called with the number of bytes read from disk since the last call.
-        met: counts what is done to lines beside.
+    ``progress`` is called with the number of bytes read from disk since its last call; ``met`` counts what is done.
     """
     met = Met() if met is None else met
     holds_text, returns, number, offset, reported = False, 0, 0, 0, 0
@@ -182,7 +176,6 @@ def read_lines(
 
 
 def _begun(raw: Iterable[list[str] | None], *, by_line: bool) -> Iterator[tuple[bool, str]]:
-    """Yields (whether a document begins here, sentence) of raw lines' sentences."""
     new_document = True
     for sentences in raw:
         for sentence in sentences or ():
@@ -190,10 +183,6 @@ def _begun(raw: Iterable[list[str] | None], *, by_line: bool) -> Iterator[tuple[
             new_document = False
         if by_line or sentences is None:  # an empty line or a file's end
             new_document = True
-
-
-def _normalize_batch(normalizer: TextNormalizer, lines: list[str]) -> list[list[str] | None]:
-    return [normalizer.sentences(line) if line else None for line in lines]
 
 
 def _decompress(file: BinaryIO, path: str | Path) -> AbstractContextManager[BinaryIO]:

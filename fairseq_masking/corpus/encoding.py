@@ -9,6 +9,7 @@ import logging
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from pathlib import Path
@@ -62,10 +63,7 @@ class TextEncoder:
         return ids_of(symbols, self.dictionary), map_offsets(offsets, align(text, normalized), text)
 
     def check_unknown(self, unknown: int, tokens: int, texts: Iterable[str], what: str) -> None:
-        """Warns where more than 1% of a text's tokens are unknown; half of them are an error.
-
-        The most frequent ones are named, of those that are found first in ``texts``.
-        """
+        """Warns where over 1% of tokens are unknown, half are an error; names those found first in ``texts``."""
         if unknown <= _WARN * tokens:
             return
         found, searched = Counter[str](), 0
@@ -137,7 +135,7 @@ def map_offsets(offsets: list[Offsets], stretches: list[Offsets] | None, origina
     return mapped
 
 
-class ArrayWriter:
+class ArrayWriter(AbstractContextManager["ArrayWriter"]):
     """Writes rows of int32 as fairseq's memory-mapped ``prefix``.bin and .idx."""
 
     def __init__(self, prefix: Path) -> None:
@@ -148,9 +146,6 @@ class ArrayWriter:
     def add(self, row: Sequence[int] | npt.NDArray[np.integer]) -> None:
         """Appends a row, of any length."""
         self._builder.add_item(torch.from_numpy(np.asarray(row, dtype=np.int32).reshape(-1)))
-
-    def __enter__(self) -> "ArrayWriter":
-        return self
 
     def __exit__(self, *_: object) -> None:
         self._builder.finalize(f"{self._prefix}.idx")

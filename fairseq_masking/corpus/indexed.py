@@ -30,25 +30,14 @@ _MAGIC = b"MMIDIDX\x00\x00"
 _OTHER_MAGICS = (b"TNTIDX\x00\x00", b"HUFFIDX")
 _HEADER = struct.Struct("<9sQBQ")
 
-# Up to this many tokens all ids are checked (tens of milliseconds); beyond it the ends of the file stand for
-# the rest, since a foreign dictionary or a wrong type shows everywhere.
+# Tens of milliseconds; beyond it the ends stand for the rest: a foreign dictionary or a wrong type shows everywhere.
 _FULL_SCAN_TOKENS = 50_000_000
 _PARTIAL_SCAN_TOKENS = 1_000_000
 _CHUNK = 4_000_000
 
 
 def load_tokens(path_prefix: str, dictionary: Dictionary, combine: bool = False) -> Any:
-    """Loads DATA/train or DATA/valid.
-
-    Args:
-        path_prefix: path of the .bin and .idx without their endings.
-        combine: also load path_prefix1, path_prefix2, ... as far as they exist, as one dataset.
-
-    Raises:
-        UserError: a file is missing, empty, cut short, of another format, or holds ids that the dictionary
-            does not have. Ids are checked in full up to 50 million tokens, else the first and last million.
-    """
-    path_prefix = str(path_prefix)
+    """Loads DATA/train or DATA/valid, with ``combine`` also path_prefix1, path_prefix2, ... that exist, as one."""
     check_indexed(path_prefix, len(dictionary))  # a missing one is None to fairseq
     return data_utils.load_indexed_dataset(path_prefix, dictionary, dataset_impl="mmap", combine=combine)
 
@@ -112,7 +101,10 @@ class TokenStream:
 
 
 def check_indexed(prefix: str, num_symbols: int | None = None) -> None:
-    """Check that an .idx and its .bin are whole and as they were written, with ids below ``num_symbols``."""
+    """Check that an .idx and its .bin are whole and as they were written, with ids below ``num_symbols``.
+
+    Ids are checked in full up to 50 million tokens, else the first and last million.
+    """
     index_path, data_path = index_file_path(prefix), data_file_path(prefix)
     index_bytes, data_bytes = _size_of(index_path), _size_of(data_path)
     dtype, count = _read_header(index_path, index_bytes)

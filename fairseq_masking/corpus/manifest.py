@@ -98,9 +98,7 @@ def read_manifest(data_dir: str | Path) -> Manifest | None:
     if not whole or not all(isinstance(values.get(name, {}), dict) for name in objects):
         raise UserError(f"{path} is no manifest of a preparation; prepare the data again")
     if values.get("digests") and values["digests"].get(MANIFEST_FILE) != _digest_of(values):
-        raise UserError(
-            f"{path} is not as it was written (its SHA-256 differs): get it again, or prepare the data again"
-        )
+        raise UserError(f"{path} is not as it was written (its SHA-256 differs): get it, or prepare the data, again")
     return Manifest(**values)
 
 
@@ -118,7 +116,9 @@ def _check(path: Path, size: int, mtime: int) -> None:
     wanted = found and _digests_in(found, found.stat().st_mtime_ns).get(path.relative_to(found.parent).as_posix())
     if found is None or wanted is None:
         return
-    known, stamp = _remembered(), [size, mtime, wanted]
+    known, stamp = dict[str, Any](), [size, mtime, wanted]
+    with suppress(OSError, RuntimeError, UserError):
+        known = read_json(_memory(), optional=True)
     if known.get(str(path)) == stamp:
         return
     if hash_file(path) != wanted:
@@ -143,14 +143,7 @@ def _memory() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "fairseq_masking" / "whole.json"
 
 
-def _remembered() -> dict[str, Any]:
-    with suppress(OSError, RuntimeError, UserError):
-        return read_json(_memory(), optional=True)
-    return {}
-
-
 def _digest_of(values: dict[str, Any]) -> str:
-    """The SHA-256 of a manifest but for its own."""
     others = {name: digest for name, digest in values["digests"].items() if name != MANIFEST_FILE}
     return hash_json({**values, "digests": others})
 
@@ -168,11 +161,7 @@ def check_dictionary(data_dir: str | Path) -> None:
 
 
 def load_tokenizer(data_dir: str | Path, kind: str | None = None) -> Tokenizer:
-    """Loads the tokeniser that a data folder was prepared with; of colon-separated shards, the first one counts.
-
-    Args:
-        kind: a name of ``KINDS``, instead of what the manifest says.
-    """
+    """Loads the tokeniser that a data folder was prepared with, or of a ``kind``; of shards, the first one counts."""
     folder = first_shard(data_dir)
     home = folder / _TOKENIZER_FOLDER
     if kind is None and (manifest := read_manifest(folder)) is not None:

@@ -8,6 +8,7 @@ import dataclasses
 import shutil
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -76,9 +77,7 @@ def prepare(
 ) -> tuple[Manifest, bool]:
     """Makes the data folder, unless the same one is there; returns its manifest, and whether this run made it.
 
-    Args:
-        workers: number of processes; the result does not depend on it.
-        force: replace a folder made with other settings or inputs, once the new one is complete; an error without it.
+    One made with other settings or inputs is an error, or with ``force`` replaced once the new one is complete.
     """
     output = preparation.output
     check_output(output)
@@ -97,10 +96,7 @@ def tokenizer_of(source: str, folder: Path) -> tuple[Tokenizer, Path | None, dic
     """Return the tokeniser of a Hugging Face model or of a prepared corpus, and the corpus's dict.txt.
 
     The third is what is done to a text before (``TextNormalizer.steps``): of a corpus, or of our export of one.
-
-    Args:
-        source: a folder, or a model's name on the hub.
-        folder: where files are written that have to take another form.
+    ``source`` is a folder or a name on the hub; files that have to take another form are written into ``folder``.
     """
     place = find_source(source)
     if read_manifest(place) is not None:
@@ -112,8 +108,7 @@ def tokenizer_of(source: str, folder: Path) -> tuple[Tokenizer, Path | None, dic
 def adopt(folder: Path, tokenizer: Tokenizer | None = None) -> Manifest:
     """Writes manifest.json and tokenizer/ into a folder of stock fairseq-preprocess; what is there stays as it is.
 
-    Args:
-        tokenizer: through which the text went before; none: its symbols stood between white space.
+    Its text went through ``tokenizer`` before; none: its symbols stood between white space.
     """
     present = read_manifest(folder)
     if present is not None and present.settings.get("origin") != _STOCK:
@@ -198,18 +193,12 @@ def _write_splits(
 ) -> dict[str, TextFile]:
     """Split -> its normalised text; of validation first, where there is some."""
 
+    write_lines = partial(write_documents, documents=preparation.documents, workers=workers, met=met)
+
     def write(split: str, name: str) -> TextFile:
         paths = getattr(preparation, split)
         with reporter.bar(f"reading {split}", sum(path.stat().st_size for path in paths)) as bar:
-            text = write_documents(
-                paths,
-                scratch / name,
-                documents=preparation.documents,
-                normalizer=preparation.normalizer,
-                workers=workers,
-                progress=bar.update,
-                met=met,
-            )
+            text = write_lines(paths, scratch / name, normalizer=preparation.normalizer, progress=bar.update)
         reporter.say(f"read {text.documents:,} documents, {text.lines:,} lines of {split} text")
         return text
 
@@ -221,9 +210,7 @@ def _write_splits(
     if not chosen:
         return {"train": everything}
     paths = [scratch / "train.txt", scratch / "valid.txt"]
-    train, valid = distribute_documents(
-        everything.read(), paths, everything.separated, lambda number: int(number in chosen)
-    )
+    train, valid = distribute_documents(everything.read(), paths, everything.separated, chosen.__contains__)
     everything.path.unlink()
     reporter.say(f"split off {valid.documents:,} documents, {valid.lines:,} lines for validation")
     return {"valid": valid, "train": train}
@@ -235,9 +222,7 @@ def _place_shards(texts: dict[str, TextFile], folder: Path, num_shards: int) -> 
         return [(folder, split, text) for split, text in texts.items()]
     train = texts["train"]
     if train.documents < num_shards:
-        raise UserError(
-            f"--shards {num_shards} is more than the {train.documents} training documents; give fewer shards"
-        )
+        raise UserError(f"--shards {num_shards} is more than the {train.documents} training documents; give fewer")
     homes = [folder / f"shard{shard}" for shard in range(num_shards)]
     paths = [train.path.with_name(f"train{shard}.txt") for shard in range(num_shards)]
     shards = distribute_documents(train.read(), paths, train.separated, lambda number: number % num_shards)

@@ -8,7 +8,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from functools import partial
 from itertools import chain
 from typing import Any, TypeVar
 
@@ -27,9 +26,6 @@ def map_in_order(function: Callable[[Item], Result], items: Iterable[Item], *, w
     """Yields function(item) for each item, in order; in this process if ``workers`` is 1 or less.
 
     At most 2 * workers items are under way, so ``items`` may be a stream; ``function`` reaches each worker once.
-
-    Raises:
-        UserError: a worker was killed from outside.
     """
     if workers <= 1:
         yield from map(function, items)
@@ -62,11 +58,8 @@ def map_in_batches(
 ) -> Iterator[Result]:
     """The same with ``size`` items at once, where each of them is little work."""
     batches = [items[start : start + size] for start in range(0, len(items), size)]
-    return chain.from_iterable(map_in_order(partial(_each, function), batches, workers=min(workers, len(batches))))
-
-
-def _each(function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
-    return [function(item) for item in items]
+    each = map_in_order(lambda batch: list(map(function, batch)), batches, workers=min(workers, len(batches)))
+    return chain.from_iterable(each)
 
 
 def _start_worker(function: Callable[[Any], Any], parent: int) -> None:

@@ -1,7 +1,4 @@
-"""Figures as PNG: whole files, without a display; panels of curves, and distributions side by side.
-
-matplotlib is imported with the first figure: who writes none does not wait for it.
-"""
+"""Figures as PNG: whole files, without a display; panels of curves, and distributions side by side."""
 
 from collections.abc import Mapping, Sequence
 from itertools import cycle
@@ -40,7 +37,7 @@ class Panel(NamedTuple):
 
 def new_figure(rows: int, columns: int, size: tuple[float, float], **sharing: Any) -> tuple[Any, Any]:
     """Return a figure of a size in inches and its axes, an array ``[rows, columns]``; it needs no display."""
-    # A figure of its own backend: pyplot would keep it alive and might look for a display.
+    # Late: who draws none does not wait for it. Its own backend: pyplot would keep it alive, and look for a display.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

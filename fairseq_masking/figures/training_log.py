@@ -3,8 +3,6 @@
 Of a ``--log-file`` (one JSON object a line between lines of plain text), of Hydra's log and of what stood on
 the terminal: whatever comes before the values is passed over. fairseq adds a handler with each progress bar,
 so that later lines stand there several times. All values are numbers in quotes.
-
-What of it is drawn and tabled is said by a method's preset of ``presets.yaml``.
 """
 
 import json
@@ -46,10 +44,6 @@ class TrainingLog(NamedTuple):
         """Median of the intervals' ``wps``: validations and hiccups do not count."""
         return median(values["wps"] for values in self.train.values())
 
-    def train_curve(self, key: str) -> tuple[list[int], list[float]]:
-        """Updates and training's ``key`` at each interval that has it."""
-        return _curve(self.train, key)
-
     def curve(self, key: str) -> tuple[list[int], list[float]]:
         """Updates and validation's ``key`` at each."""
         return _curve(self.valid, key)
@@ -65,11 +59,7 @@ def _curve(logged: Logged, key: str) -> tuple[list[int], list[float]]:
 
 
 def named_log(run: str) -> tuple[str, Path]:
-    """Read NAME=LOG, where LOG may be the folder with its log: train.log, or Hydra's hydra_train.log.
-
-    Raises:
-        UserError: that is not its form.
-    """
+    """Read NAME=LOG, where LOG may be the folder with its log: train.log, or Hydra's hydra_train.log."""
     name, equals, path = run.partition("=")
     if not equals or not name:
         raise UserError(f"--run {run!r}: give NAME=LOG")
@@ -81,11 +71,7 @@ def named_log(run: str) -> tuple[str, Path]:
 
 
 def read_training_log(path: str | Path, *, needs_validation: bool = True) -> TrainingLog:
-    """Read a log file.
-
-    Raises:
-        UserError: the file is missing, or holds no interval or no validation.
-    """
+    """Read a log file; a UserError where it is missing, or holds no interval or no validation."""
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path} does not exist: train with --log-format json --log-file {path}")
@@ -173,11 +159,7 @@ def curves_of(log: TrainingLog) -> dict[str, Curve]:
 
 
 def find_preset(runs: Mapping[str, Curves], wanted: str | None = None) -> str:
-    """Return the name of the preset that shows these runs: ``wanted``, or the first that all have fields for.
-
-    Raises:
-        UserError: a log lacks what the preset needs.
-    """
+    """Return the name of the preset that shows these runs: ``wanted``, or the first that all have fields for."""
 
     def missing(name: str, curves: Curves) -> list[str]:
         return [metric for metric in PRESETS[name].needs if not _matching(metric, curves)]

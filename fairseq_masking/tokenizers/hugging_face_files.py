@@ -61,11 +61,7 @@ def find_source(path: str) -> Path:
 
 
 def check_exported(folder: Path) -> None:
-    """Compare the files of an export of ours with their SHA-256, which stand in its model.safetensors.
-
-    Raises:
-        UserError: one is not as it was written.
-    """
+    """Refuse an export of ours with a file that has not its SHA-256, which stand in its model.safetensors."""
     weights = folder / "model.safetensors"
     if not weights.is_file():
         return

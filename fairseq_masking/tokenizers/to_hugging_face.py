@@ -32,12 +32,9 @@ _LAST_SIGMA = r"(?<=[\p{Lu}\p{Ll}\p{M}])Σ(?![\p{M}'’.:·]*[\p{Lu}\p{Ll}])"  #
 def write_tokenizer(
     folder: Path, tokenizer: Tokenizer, symbols: Sequence[str], normalizer: TextNormalizer, *, max_length: int
 ) -> None:
-    """Write tokenizer.json and tokenizer_config.json.
+    """Write tokenizer.json and tokenizer_config.json for a dictionary's ``symbols``, <mask> among them.
 
-    Args:
-        symbols: of the dictionary, in its order, <mask> among them.
-        normalizer: what the corpus's text went through; of it only lower-casing can be written down.
-        max_length: longest input in tokens, special ones included.
+    Of what the corpus's text went through, the ``normalizer``, only lower-casing can be written down.
     """
     names = {symbol: symbol for symbol in SPECIAL_SYMBOLS}
     ids = {token: index for index, token in enumerate(tokens_of_symbols(symbols, tokenizer))}

@@ -63,8 +63,14 @@ class BertTokenizer(BackendTokenizer):
 
     def __init__(self, vocab: Path, *, lowercase: bool = False) -> None:
         super().__init__(vocab, lowercase=lowercase)
-        words = _read_wordpieces(vocab)
-        ids = {word: index for index, word in enumerate(words)}
+        words, ids = _read_lines(vocab, "give a BERT vocab.txt"), dict[str, int]()
+        for index, word in enumerate(words):
+            if not word or " " in word or word in SPECIAL_SYMBOLS or word in ids:
+                fault = "stands there twice" if word in ids else "is no WordPiece"
+                raise UserError(f"{vocab}: line {index + 1} ({word[:40]!r}) {fault}; give a BERT vocab.txt")
+            ids[word] = index
+        if _BERT_UNK not in ids:
+            raise UserError(f"{vocab} has no {_BERT_UNK}; give a BERT vocab.txt")
         self.backend = wordpiece_backend(ids, unknown=_BERT_UNK, lowercase=lowercase)
         self.by_id = [UNK_SYMBOL if word == _BERT_UNK else word for word in words]
         self.symbols = [word for word in words if word not in BERT_SYMBOLS.values()]
@@ -150,21 +156,7 @@ def read_merges(path: Path) -> list[tuple[str, str]]:
     return merges
 
 
-def _read_wordpieces(path: Path) -> list[str]:
-    words = _read_lines(path, "give a BERT vocab.txt")
-    seen: set[str] = set()
-    for number, word in enumerate(words, start=1):
-        if not word or " " in word or word in SPECIAL_SYMBOLS or word in seen:
-            fault = "stands there twice" if word in seen else "is no WordPiece"
-            raise UserError(f"{path}: line {number} ({word[:40]!r}) {fault}; give a BERT vocab.txt")
-        seen.add(word)
-    if _BERT_UNK not in seen:
-        raise UserError(f"{path} has no {_BERT_UNK}; give a BERT vocab.txt")
-    return words
-
-
 def _read_lines(path: Path, way_out: str) -> list[str]:
-    """The lines of a vocabulary's file, which is UTF-8."""
     try:
         text = path.read_bytes().decode("utf-8")
     except (ValueError, OSError) as error:

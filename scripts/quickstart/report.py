@@ -74,7 +74,9 @@ def score_table(logs: dict[str, TrainingLog], unigram: Score) -> str:
     rows = [["unigram (no context)", "", *_scores(unigram), ""]]
     for name, log in logs.items():
         score = Score(log.final("loss"), log.final("ppl"), log.final("accuracy"))
-        rows.append([name, str(log.curve("loss")[0][-1]), *_scores(score), f"{log.train_curve('wall')[1][-1]:,.0f}"])
+        rows.append(
+            [name, str(log.curve("loss")[0][-1]), *_scores(score), f"{log.train[max(log.train)]['wall']:,.0f}"]
+        )
     return format_table(["validation", "updates", "loss (bits)", "perplexity", "accuracy", "seconds"], rows)
 
 
