@@ -47,7 +47,7 @@ class HubInterface(nn.Module):
     def from_pretrained(
         cls, path: str | Path, checkpoint_file: str = "checkpoint_best.pt", data: str | Path | None = None
     ) -> "HubInterface":
-        """Load a checkpoint, or a folder's, by ``Checkpoint.build``, and the tokeniser of the corpus it was trained on.
+        """Load a checkpoint, or a folder's, by ``Checkpoint.build``, and the tokeniser of the corpus of its training.
 
         ``data`` is that corpus where it does not lie any more where the checkpoint says.
         """
