@@ -226,4 +226,4 @@ def test_the_command_of_its_own_process(tmp_path: Path) -> None:
     assert shown.returncode == 0 and "--valid-fraction" in shown.stdout and "Example:" in shown.stdout
     failed = run_command([*command, "--train", "none", "--out", "data"], cwd=tmp_path)
     assert failed.returncode == 1
-    assert failed.stderr == "fairseq-masking prepare corpus: error: none does not exist; check the path\n"
+    assert failed.stderr == "fairseq_masking: error: none does not exist; check the path\n"
