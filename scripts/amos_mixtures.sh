@@ -43,7 +43,7 @@ amos_by_options() {
         --criterion amos --tokens-per-sample 32 --mask-prob 0.25 --leave-unmasked-prob 0.1 --random-token-prob 0 \
         --normalize-before --dropout 0 --attention-dropout 0 \
         --batch-size 16 --batch-size-valid 256 --num-workers 1 --validate-interval-updates "$updates" \
-        --optimizer adam --adam-betas '(0.9, 0.98)' --adam-eps 1e-6 --weight-decay 0.01 --clip-norm 2.0 \
+        --optimizer fused_adamw --adam-betas '(0.9, 0.98)' --adam-eps 1e-6 --weight-decay 0.01 --clip-norm 2.0 \
         --lr 1e-3 --lr-scheduler polynomial_decay --warmup-updates 200 --total-num-update "$updates" \
         --max-update "$updates" --no-epoch-checkpoints --cpu --log-format json --log-interval 100 \
         --save-dir "$out/$1" --log-file "$out/$1/hydra_train.log" ${init_from[@]+"${init_from[@]}"} "${@:2}"

@@ -30,6 +30,7 @@ NOT_RUN = {
 PARSED = {
     r"fairseq-masking finetune .*--task CoLA SST-2 MRPC": "README runs it with two of the tasks",
     r"fairseq-masking measure probing": "tests/measure/test_edge_probing.py runs it on trees",
+    r"fairseq-masking measure scale": "tests/measure/test_scale.py runs it",
     r"fairseq-masking compare": "tests/comparing runs it",
     r"fairseq-masking continue": "tests/cli/test_continue.py runs it",
 }

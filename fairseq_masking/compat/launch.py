@@ -39,9 +39,13 @@ def before_start(*hooks: Callable[[DictConfig], None]) -> None:
 
 
 def prepare_start(cfg: DictConfig) -> None:
-    """Do what comes before a command's work: complete its settings, then have the hooks called."""
+    """Do what comes before a training where none follows: complete its settings, then have the hooks called."""
     complete_launch_settings(cfg)
-    _prepare(cfg)
+    try:
+        _prepare(cfg)
+        tell_the_rest()
+    finally:
+        forget_the_run()
 
 
 class RankMain:
@@ -87,7 +91,8 @@ def _call_main(original: Callable[..., Any], cfg: DictConfig, main: Callable[...
         _set_user_dir(cfg)
         give_jobs_folders_of_their_own(cfg)
         with _alone_in_its_folder(cfg):
-            prepare_start(cfg)
+            complete_launch_settings(cfg)
+            _prepare(cfg)
             settings = cfg.distributed_training
             if settings.distributed_init_method is not None and not settings.distributed_no_spawn:
                 _call_in_new_processes(original, cfg, main, options)

@@ -82,12 +82,6 @@ def from_hydra(monkeypatch, tmp_path):
     return build
 
 
-@pytest.fixture(autouse=True)
-def unwrapped(monkeypatch):
-    """Nothing is left behind in fairseq's trainer."""
-    monkeypatch.setattr(initialization, "replace", lambda *_: None)
-
-
 def assert_resolved(cfg):
     for name in ("encoder_layers", "encoder_embed_dim", "encoder_ffn_embed_dim", "max_positions"):
         assert cfg.model[name] == SHAPE[name]

@@ -122,7 +122,7 @@ def test_lines_take_four_bytes_each(tmp_path: Path, write_corpus, dictionary) ->
     lines = [[5 + number % 7, EOS] for number in range(20_000)]
     for suffix in ("", "1"):
         write_corpus(tmp_path / f"train{suffix}", lines)
-    tokens = load_tokens(tmp_path / "train", dictionary, combine=True)
+    tokens = load_tokens(str(tmp_path / "train"), dictionary, combine=True)
     tracemalloc.start()
     blocks = build(tokens, "eos", 16)
     held, _ = tracemalloc.get_traced_memory()

@@ -93,8 +93,6 @@ def test_ids_are_ours_on_a_corpus(prepared):
     data, folder = prepared
     encode, theirs = encoder_of(data), Backend.from_file(str(folder / "tokenizer.json"))
     lines = [*LINES, *(line.upper() for line in LINES), "x" * 120, "a\u0301 ﬁne ½ \u200b\ufeffend…", *corpus()]
-    if "wordpiece" not in load_tokenizer(data).kind:
-        assert len(lines) > 10
     for line in lines:
         assert theirs.encode(line).ids == encode(line).tolist(), line
     pair = theirs.encode(LINES[0], LINES[2]).ids
