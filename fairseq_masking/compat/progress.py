@@ -58,6 +58,7 @@ def quieten_what_no_user_asked_for() -> None:
     One of its models asks for the debug lines; LOGLEVEL=DEBUG leaves them.
     """
     warnings.filterwarnings("ignore", "'pin_memory' argument is set", UserWarning)
+    warnings.filterwarnings("ignore", category=UserWarning, module=r"hydra\.")  # of fairseq's old Hydra ways
     warnings.filterwarnings("ignore", "`torch.cuda.amp", FutureWarning)
     if logging.root.level == logging.DEBUG and os.environ.get("LOGLEVEL", "").upper() != "DEBUG":
         logging.root.setLevel(logging.INFO)

@@ -32,7 +32,7 @@ def test_a_run_says_what_it_is_and_its_log_has_the_rest(small_data: Path, tmp_pa
     assert told["time"] == "told after update 2, better after 11"
     assert finished.stdout.count("time: about 0:00:") == 2 and finished.stdout.count("to go") == 2
     assert "dictionary: 204 symbols" in lines[10]  # what this package logged meanwhile
-    noise = ("'_name': 'masked_pretraining'", "TransformerEncoder(", "pin_memory", "autocast")
+    noise = ("'_name': 'masked_pretraining'", "TransformerEncoder(", "pin_memory", "autocast", "hydra/")
     log = (tmp_path / "train.log").read_text()
     assert not any(text in finished.stdout + finished.stderr for text in noise) and all(
         text in log for text in noise[:2]
