@@ -13,7 +13,7 @@ import numpy.typing as npt
 from fairseq.data import BaseWrapperDataset, FairseqDataset
 from fairseq.tasks.sentence_prediction import SentencePredictionTask
 
-from fairseq_masking.compat.patching import replace
+from fairseq_masking.compat.patching import replaces
 
 __all__ = ["PooledRows"]
 
@@ -36,12 +36,10 @@ class PooledRows(BaseWrapperDataset):
         return np.concatenate([pool[np.argsort(self.lengths[pool], kind="stable")] for pool in pools])
 
 
+@replaces(SentencePredictionTask, "get_batch_iterator")
 def _get_batch_iterator(original: Callable[..., Any], self: Any, dataset: FairseqDataset, **options: Any) -> Any:
     if self.cfg.no_shuffle or len(dataset) == 0:
         return original(self, dataset, **options)
     rows = options.get("max_sentences") or max(1, options["max_tokens"] // int(np.max(dataset.sizes)))
     place = {"seed": options.get("seed", 1), "epoch": options.get("epoch", 1)}
     return original(self, PooledRows(dataset, rows=_POOL * rows, **place), **options)
-
-
-replace(SentencePredictionTask, "get_batch_iterator", _get_batch_iterator)
