@@ -9,9 +9,8 @@ Example:
 """
 
 import argparse
-from pathlib import Path
 
-from fairseq_masking.cli.options import add_shared, at_least, write_numbers
+from fairseq_masking.cli.options import add_recipe, add_shared, at_least, recipe_of, write_numbers
 
 _COLUMNS = {
     "GPUs": "{gpus:,}", "rows at once": "{rows}", "batches": "{micro_batches}", "computes, ms": "{computed:.1f}",
@@ -23,8 +22,7 @@ _ENOUGH = 0.8  # efficiency below which a larger batch is looked for
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--config", required=True, metavar="NAME", help="recipe in --config-dir, without .yaml")
-    add("--config-dir", type=Path, metavar="DIR", help="folder of recipes")
+    add_recipe(parser)
     add("--vocab-size", type=at_least(1), default=50_265, metavar="N", help="default: 50265, GPT-2's BPE")
     add("--gpus", type=at_least(1), nargs="+", metavar="N", help="default: 8 64 256 1024, of them at most a row each")
     add("--gpus-per-node", type=at_least(1), default=8, metavar="N", help="default: 8")
@@ -36,19 +34,16 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="a second of a GPU within its node, one way")  # fmt: skip
     add("--latency", type=at_least(0.0), default=10.0, metavar="US", help="of a step of a reduction")
     add("--launch", type=at_least(0.0), default=3.0, metavar="US", help="of the host for an operator")
-    add("overrides", nargs="*", metavar="KEY=VALUE", help="as for fairseq-hydra-train")
     add_shared(parser, "out", "also write the table, unrounded")
 
 
 def run(args: argparse.Namespace) -> None:
     from fairseq_masking.figures.tables import format_rows
-    from fairseq_masking.files import configs_folder
     from fairseq_masking.measure.scale import Cluster, best_batch, update_time, work_of
 
     cluster = Cluster(args.peak * 1e12, args.utilisation, args.gpus_per_node, args.node_bandwidth * 1e9,
                       args.bandwidth * 1e9 / 8, args.latency * 1e-6, args.launch * 1e-6)  # fmt: skip
-    recipe = (args.config_dir or configs_folder() / "pretrain") / f"{args.config}.yaml"
-    work = work_of(recipe.absolute(), args.overrides, vocab_size=args.vocab_size)
+    work = work_of(recipe_of(args), args.overrides, vocab_size=args.vocab_size)
     asked = args.gpus or [number for number in (8, 64, 256, 1024) if number <= work.global_batch]
     found = [update_time(work, cluster, gpus=gpus) for gpus in sorted(asked)]
     rows = [

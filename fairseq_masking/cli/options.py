@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 __all__ = [
-    "VerbParser", "add_devices", "add_measured", "add_models", "add_shared", "at_least", "check_names", "measured_by",
-    "named_models", "write_numbers",
+    "VerbParser", "add_devices", "add_measured", "add_models", "add_recipe", "add_shared", "at_least", "check_names",
+    "measured_by", "named_models", "recipe_of", "write_numbers",
 ]  # fmt: skip
 
 
@@ -61,6 +61,21 @@ _SHARED: dict[str, dict[str, Any]] = {
 def add_shared(parser: argparse._ActionsContainer, name: str, help: str = "", **more: Any) -> None:
     """Add an option that several verbs have."""
     parser.add_argument(f"--{name}", **{**_SHARED[name], **({"help": help} if help else {}), **more})
+
+
+def add_recipe(parser: argparse.ArgumentParser) -> None:
+    """Add ``--config``, ``--config-dir`` and KEY=VALUE: a pre-training as fairseq-hydra-train takes it."""
+    add = parser.add_argument
+    add("--config", required=True, metavar="NAME", help="recipe in --config-dir, without .yaml")
+    add("--config-dir", type=Path, metavar="DIR", help="folder of recipes (default: this package's for pre-training)")
+    add("overrides", nargs="*", metavar="KEY=VALUE", help="as for fairseq-hydra-train")
+
+
+def recipe_of(args: argparse.Namespace) -> Path:
+    """Return the file of ``add_recipe``, whether or not it is there."""
+    from fairseq_masking.files import configs_folder
+
+    return (args.config_dir or configs_folder() / "pretrain").absolute() / f"{args.config}.yaml"
 
 
 def add_models(parser: argparse.ArgumentParser, help: str) -> None:

@@ -8,15 +8,13 @@ Example:
 """
 
 import argparse
-from pathlib import Path
 from typing import Any
+
+from fairseq_masking.cli.options import add_recipe, recipe_of
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add("--config", required=True, metavar="NAME", help="recipe in --config-dir, without .yaml")
-    add("--config-dir", type=Path, metavar="DIR", help="folder of recipes (default: this package's for pre-training)")
-    add("overrides", nargs="*", metavar="KEY=VALUE", help="as for fairseq-hydra-train")
+    add_recipe(parser)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -26,10 +24,9 @@ def run(args: argparse.Namespace) -> None:
     from fairseq_masking.compat.distributed import runs_on_cpu
     from fairseq_masking.compat.launch import prepare_start
     from fairseq_masking.compat.recipes import composed, hardware_of
-    from fairseq_masking.files import configs_folder
 
-    folder = (args.config_dir or configs_folder() / "pretrain").absolute()
-    cfg = composed(folder, args.config, args.overrides)
+    recipe = recipe_of(args)
+    cfg = composed(recipe.parent, recipe.stem, args.overrides)
     prepare_start(cfg)
     task = tasks.setup_task(cfg.task)
     with torch.device("meta"):
@@ -58,7 +55,7 @@ def run(args: argparse.Namespace) -> None:
         "update": f"{update:,} rows ({rows} x {accumulated} batches x {ranks} processes), {update * length:,} tokens",
         "length": f"{cfg.optimization.max_update:,} updates, {epochs:.3g} epochs",
         "memory": " + ".join(f"{size / 2**30:.3g} GiB {name}" for name, size in parts.items()) + " a process, about",
-        "hours": hardware_of(folder / f"{args.config}.yaml") or "the recipe does not say",
+        "hours": hardware_of(recipe) or "the recipe does not say",
     }
     print("\n".join(f"{name:<8}{text}" for name, text in lines.items()))
 

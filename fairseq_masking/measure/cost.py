@@ -17,41 +17,59 @@ from torch.utils.flop_counter import FlopCounterMode
 from fairseq_masking.compat.launch import prepare_start
 from fairseq_masking.compat.recipes import composed
 
-__all__ = ["cost_of"]
+__all__ = ["TrainingStep", "cost_of"]
+
+_TIMED = 3  # updates
 
 
-def cost_of(recipe: Path, options: Sequence[str], *, timed: int = 3) -> dict[str, float]:
-    """Return tokens, FLOPs (matrix products, forward and backward), seconds, operators and parameters of an update.
+class TrainingStep:
+    """Forward and backward of one real batch of a recipe, in the middle of the run's schedules.
 
-    ``options`` are Hydra's overrides, ``task.data`` among them; the fastest of ``timed`` updates gives the seconds.
+    Args:
+        options: Hydra's overrides, ``task.data`` among them.
     """
-    cfg = composed(recipe.parent, recipe.stem, list(options))
-    prepare_start(cfg)
-    task = tasks.setup_task(cfg.task)
-    model, criterion = task.build_model(cfg.model).train(), task.build_criterion(cfg.criterion)
-    task.load_dataset("train", epoch=1, combine=True)
-    sizes = {"max_tokens": cfg.dataset.max_tokens, "max_sentences": cfg.dataset.batch_size}
-    batches = task.get_batch_iterator(task.dataset("train"), **sizes, max_positions=task.max_positions(), epoch=1)
-    (sample,) = islice(batches.next_epoch_itr(shuffle=False), 1)
 
-    optimizer, half = SimpleNamespace(backward=Tensor.backward), cfg.optimization.max_update // 2  # of schedules
+    def __init__(self, recipe: Path, options: Sequence[str]) -> None:
+        cfg = composed(recipe.parent, recipe.stem, list(options))
+        prepare_start(cfg)
+        self._task = task = tasks.setup_task(cfg.task)
+        self._model, self._criterion = task.build_model(cfg.model).train(), task.build_criterion(cfg.criterion)
+        task.load_dataset("train", epoch=1, combine=True)
+        sizes = {"max_tokens": cfg.dataset.max_tokens, "max_sentences": cfg.dataset.batch_size}
+        batches = task.get_batch_iterator(task.dataset("train"), **sizes, max_positions=task.max_positions(), epoch=1)
+        (self._sample,) = islice(batches.next_epoch_itr(shuffle=False), 1)
+        self._half = cfg.optimization.max_update // 2
+        self.passes = cfg.optimization.update_freq[-1] * cfg.distributed_training.distributed_world_size  # an update's
+        self.tokens = self._sample["net_input"]["src_tokens"].numel()
+        self.parameters = sum(parameter.numel() for parameter in self._model.parameters())
 
-    def step() -> float:
-        start = time.perf_counter()
-        task.train_step(sample, model, criterion, optimizer, half)
+    def __call__(self) -> float:
+        """Return the seconds that it took."""
+        optimizer, start = SimpleNamespace(backward=Tensor.backward), time.perf_counter()
+        self._task.train_step(self._sample, self._model, self._criterion, optimizer, self._half)
         return time.perf_counter() - start
 
-    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False, custom_mapping=_FLOPS) as counter:
-        step()
-    with _Operators() as operators:
-        step()
-    passes = cfg.optimization.update_freq[-1] * cfg.distributed_training.distributed_world_size
+    def flops(self) -> int:
+        """Count the FLOPs of its matrix products."""
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False, custom_mapping=_FLOPS) as counter:
+            self()
+        return counter.get_total_flops()
+
+    def operators(self) -> int:
+        """Count what the device is handed, neither views nor allocations. Dropout is five on a CPU, one on a GPU."""
+        with _Operators() as operators:
+            self()
+        return operators.number
+
+
+def cost_of(recipe: Path, options: Sequence[str]) -> dict[str, float]:
+    """Return tokens, FLOPs (matrix products, forward and backward) and seconds of an update, and the parameters."""
+    step = TrainingStep(recipe, options)
     return {
-        "tokens": passes * sample["net_input"]["src_tokens"].numel(),
-        "flops": passes * counter.get_total_flops(),
-        "seconds": passes * min(step() for _ in range(timed)),
-        "operators": passes * operators.number,
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "tokens": step.passes * step.tokens,
+        "flops": step.passes * step.flops(),
+        "seconds": step.passes * min(step() for _ in range(_TIMED)),
+        "parameters": step.parameters,
     }
 
 
@@ -59,8 +77,6 @@ _NO_WORK = {"empty", "empty_like", "new_empty", "_unsafe_view", "_record_functio
 
 
 class _Operators(TorchDispatchMode):
-    """Counts what is handed to the device: neither views nor allocations. Dropout is five on a CPU, one on a GPU."""
-
     def __init__(self) -> None:
         super().__init__()
         self.number = 0

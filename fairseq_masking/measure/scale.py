@@ -23,13 +23,12 @@ from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from fairseq.data import Dictionary
-from fairseq.data.indexed_dataset import MMapIndexedDatasetBuilder
 
 from fairseq_masking.compat.recipes import composed
+from fairseq_masking.corpus.encoding import ArrayWriter
 from fairseq_masking.errors import UserError
-from fairseq_masking.measure.cost import cost_of
+from fairseq_masking.measure.cost import TrainingStep
 
 __all__ = ["Cluster", "Update", "Work", "best_batch", "update_time", "work_of"]
 
@@ -98,14 +97,15 @@ def work_of(recipe: Path, overrides: Sequence[str], *, vocab_size: int) -> Work:
         _write_corpus(Path(folder), vocab_size, tokens)
         one = [f"dataset.batch_size={splits}", "dataset.max_tokens=null", "task.global_batch=null"]
         one += ["optimization.update_freq=[1]", "distributed_training.distributed_world_size=1", "common.cpu=true"]
-        cost = cost_of(recipe, [*overrides, *place, *one], timed=1)
+        step = TrainingStep(recipe, [*overrides, *place, *one])
+        flops, operators = step.flops(), step.operators()
     rows = cfg.dataset.batch_size or cfg.dataset.max_tokens // tokens
     ranks = cfg.distributed_training.distributed_world_size
     batch = cfg.task.global_batch or rows * cfg.optimization.update_freq[-1] * ranks
     value = 2 if cfg.common.bf16 or cfg.common.fp16 else 4
     embedding = vocab_size * cfg.model.encoder_embed_dim
-    return Work(cost["flops"] / splits, int(cost["operators"]), int(cost["parameters"]), embedding, value, rows, batch,
-                tokens, cfg.optimization.max_update)  # fmt: skip
+    return Work(flops / splits, operators, step.parameters, embedding, value, rows, batch, tokens,
+                cfg.optimization.max_update)  # fmt: skip
 
 
 def _write_corpus(folder: Path, vocab_size: int, tokens: int) -> None:
@@ -113,10 +113,8 @@ def _write_corpus(folder: Path, vocab_size: int, tokens: int) -> None:
     for number in range(vocab_size):
         dictionary.add_symbol(f"w{number}")
     dictionary.save(str(folder / "dict.txt"))
-    builder = MMapIndexedDatasetBuilder(str(folder / "train.bin"), dtype=np.int32)
-    drawn = np.random.default_rng(1).integers(dictionary.nspecial, len(dictionary), 4 * tokens)
-    builder.add_item(torch.from_numpy(drawn))
-    builder.finalize(str(folder / "train.idx"))
+    with ArrayWriter(folder / "train") as writer:
+        writer.add(np.random.default_rng(1).integers(dictionary.nspecial, len(dictionary), 4 * tokens))
 
 
 def update_time(work: Work, cluster: Cluster, *, gpus: int, global_batch: int | None = None) -> Update:
@@ -129,14 +127,13 @@ def update_time(work: Work, cluster: Cluster, *, gpus: int, global_batch: int | 
     share = math.ceil(global_batch / gpus)
     number = math.ceil(share / work.rows)
     rows = math.ceil(share / number)
-    arithmetic = rows * work.flops / (cluster.peak * cluster.utilisation)
-    each = max(arithmetic, work.operators * cluster.launch)
+    arithmetic = work.flops / (cluster.peak * cluster.utilisation)  # of a row
+    each = max(rows * arithmetic, work.operators * cluster.launch)
     tied = work.embedding * work.gradient_bytes
     hidden = _reduced(cluster, work.parameters * work.gradient_bytes - tied, gpus)
     exposed = max(0.0, hidden - each * 2 / 3) + _reduced(cluster, tied, gpus)
     optimizer = work.parameters * STATE_BYTES / cluster.memory_bandwidth
-    ideal = global_batch / gpus * work.flops / (cluster.peak * cluster.utilisation)
-    efficiency = ideal / (number * each + exposed + optimizer)
+    efficiency = global_batch / gpus * arithmetic / (number * each + exposed + optimizer)
     return Update(gpus, rows, number, number * each, exposed, optimizer, efficiency)
 
 
