@@ -17,7 +17,7 @@ import pytest
 import torch
 from _pytest.assertion import rewrite
 from commands import LAUNCHER_VARIABLES, Finished, run_command, run_fairseq_train, write_corpus
-from fork_server import start_servers
+from fork_server import share_fork_servers, start_servers
 
 logging.getLogger("fairseq.tasks.text_to_speech").setLevel(logging.WARNING)  # or its line follows pytest's last one
 
@@ -31,6 +31,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if getattr(config.option, "numprocesses", None) and not hasattr(config, "workerinput"):
         start_servers()  # once for all workers, which do the rest
         return
+    share_fork_servers()
     if hasattr(config, "workerinput") and not sys.dont_write_bytecode:
         rewrite_a_share(config)
     if config.getoption("--device") == "cpu":

@@ -4,7 +4,8 @@ A command spends 6 seconds of CPU on imports before it does anything. Two server
 and run nothing themselves: "plugin" has imported this package, too, as where it is installed, and "plain" has
 not, for what --user-dir does. Each command is a child of one of them, with arguments, folder, variables and
 output of its own, which begins where a console script's ``main`` begins and ends as an interpreter ends.
-All workers of a test run share the servers.
+All workers of a test run share the servers, and multiprocessing's own fork servers, those of ``finetune`` and
+``compare``, are children of "plugin" as well, but where "plain" starts the command.
 """
 
 import atexit
@@ -22,11 +23,12 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from multiprocessing import connection, forkserver
 from pathlib import Path
 from typing import Any
 
-__all__ = ["PROGRAMS", "interpreter_status", "run_forked", "start_servers"]
+__all__ = ["PROGRAMS", "interpreter_status", "run_forked", "share_fork_servers", "start_servers"]
 
 PROGRAMS = {
     "fairseq-train": "fairseq_cli.train:cli_main",
@@ -36,6 +38,7 @@ PROGRAMS = {
     "torchrun": "torch.distributed.run:main",
     "python -c": "",  # a program text
 }
+_FORK_SERVER = "multiprocessing's fork server"  # the program that two descriptors come with: where to listen, whom for
 SERVERS = ("plain", "plugin")
 _FOLDER = "FAIRSEQ_MASKING_FORK_SERVERS"  # of their sockets, in the environment
 _PRELOADED = ("fairseq_cli.train", "hydra.core.global_hydra", "torch.utils.data", "torch._dynamo")  # DDP imports it
@@ -62,25 +65,46 @@ def run_forked(
         subprocess.TimeoutExpired: it took longer than ``timeout`` seconds, and was killed.
     """
     start_servers()
-    with tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX) as connection:
+    with tempfile.TemporaryDirectory() as folder:
         outputs = [Path(folder) / name for name in ("stdout", "stderr")]
-        request = {
-            "program": program,
-            "arguments": arguments,
-            "cwd": str(cwd or os.getcwd()),
-            "environment": environment,
-            "outputs": list(map(str, outputs)),
-        }
-        connection.connect(f"{os.environ[_FOLDER]}/{server}")
-        connection.sendall(json.dumps(request).encode() + b"\n")
-        replies = connection.makefile()
-        pid = int(replies.readline())
-        if started is not None:
-            started(pid)
-        if not select.select([connection], [], [], timeout)[0]:  # closed by its server after the last reply
-            os.killpg(pid, signal.SIGKILL)
-            raise subprocess.TimeoutExpired([program, *arguments], timeout)
-        return int(replies.readline()), *(path.read_text(encoding="utf-8", errors="replace") for path in outputs)
+        places = {"cwd": str(cwd or os.getcwd()), "environment": environment, "outputs": list(map(str, outputs))}
+        with _ask(server, {"program": program, "arguments": arguments, **places}) as (asked, pid):
+            if started is not None:
+                started(pid)
+            if not select.select([asked], [], [], timeout)[0]:  # closed by its server after the last reply
+                os.killpg(pid, signal.SIGKILL)
+                raise subprocess.TimeoutExpired([program, *arguments], timeout)
+            return int(asked.readline()), *(path.read_text(encoding="utf-8", errors="replace") for path in outputs)
+
+
+@contextlib.contextmanager
+def _ask(server: str, request: dict[str, Any], descriptors: Sequence[int] = ()) -> Iterator[tuple[Any, int]]:
+    """Yield what its server replies on, and the process id of what it has started."""
+    with socket.socket(socket.AF_UNIX) as asking:
+        asking.connect(f"{os.environ[_FOLDER]}/{server}")
+        socket.send_fds(asking, [b"%d\n" % len(descriptors)], descriptors)
+        asking.sendall(json.dumps(request).encode() + b"\n")
+        with asking.makefile() as replies:
+            yield replies, int(replies.readline())
+
+
+def share_fork_servers() -> None:
+    """Let this process's fork server be a child of "plugin": its own would import all of it once more."""
+
+    def ensure_running(self: Any) -> None:
+        with self._lock, socket.socket(socket.AF_UNIX) as listener:
+            if self._forkserver_address is not None:
+                return
+            self._forkserver_address = connection.arbitrary_address("AF_UNIX")
+            listener.bind(self._forkserver_address)
+            listener.listen()
+            ours, self._forkserver_alive_fd = os.pipe()
+            request = {"program": _FORK_SERVER, "arguments": self._preload_modules, "outputs": []}
+            request |= {"cwd": os.getcwd(), "environment": dict(os.environ)}
+            with _ask("plugin", request, [listener.fileno(), ours]):
+                os.close(ours)
+
+    forkserver.ForkServer.ensure_running = ensure_running
 
 
 def start_servers() -> None:
@@ -118,6 +142,7 @@ def _serve(plain: socket.socket, plugin: socket.socket) -> None:
         for module in ("fairseq_cli.hydra_train", "fairseq_masking"):  # what it mends has to be there
             importlib.import_module(module)
         hydra_cache.read_overrides("--task masked_pretraining --arch mlm_tiny --criterion mlm")
+        share_fork_servers()
         listener, other = plugin, plain
     other.close()
     gc.collect()
@@ -132,45 +157,52 @@ def _serve(plain: socket.socket, plugin: socket.socket) -> None:
                 if key.fileobj is listener:
                     _start_command(listener, selector)
                 else:
-                    pid, connection = key.data
+                    pid, asked = key.data
                     selector.unregister(key.fd)
                     os.close(key.fd)
-                    _reply(connection, os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
-                    connection.close()
+                    _reply(asked, os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+                    asked.close()
 
 
 def _start_command(listener: socket.socket, selector: selectors.BaseSelector) -> None:
-    connection, _ = listener.accept()
-    with connection.makefile() as lines:
+    asked, _ = listener.accept()
+    _, descriptors, *_ = socket.recv_fds(asked, 2, 2)  # a digit and a line's end
+    with asked.makefile() as lines:
         request = json.loads(lines.readline())
     pid = os.fork()
     if pid == 0:
-        _become(request)
-    _reply(connection, pid)
-    selector.register(os.pidfd_open(pid), selectors.EVENT_READ, (pid, connection))
+        _become(request, descriptors)
+    for descriptor in descriptors:
+        os.close(descriptor)
+    _reply(asked, pid)
+    selector.register(os.pidfd_open(pid), selectors.EVENT_READ, (pid, asked))
 
 
-def _reply(connection: socket.socket, number: int) -> None:
+def _reply(asked: socket.socket, number: int) -> None:
     with contextlib.suppress(OSError):  # who asked waits no longer
-        connection.sendall(b"%d\n" % number)
+        asked.sendall(b"%d\n" % number)
 
 
-def _become(request: dict[str, Any]) -> None:
+def _become(request: dict[str, Any], descriptors: list[int]) -> None:
     """Be the command until its end."""
     os.setsid()
-    for descriptor, path in zip((1, 2), request["outputs"], strict=True):
+    for descriptor, path in zip((1, 2), request["outputs"], strict=False):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), descriptor)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    os.closerange(3, 256)  # the servers' sockets and their clients'
+    for descriptor in set(range(3, 256)) - set(descriptors):  # the servers' sockets and their clients'
+        with contextlib.suppress(OSError):
+            os.close(descriptor)
     os.chdir(request["cwd"])
     os.environ.clear()
     os.environ.update(request["environment"])
     program, arguments = request["program"], request["arguments"]
-    module, _, function = PROGRAMS[program].partition(":")
+    module, _, function = PROGRAMS.get(program, "").partition(":")
     sys.argv = [str(Path(sys.executable).parent / program) if module else "-c", *arguments[not module :]]
     status = 1
     try:
-        if module:
+        if program == _FORK_SERVER:
+            interpreter_status(lambda: forkserver.main(*descriptors, arguments))
+        elif module:
             status = interpreter_status(lambda: getattr(importlib.import_module(module), function)())
         else:
             status = interpreter_status(lambda: exec(arguments[0], {"__name__": "__main__"}))

@@ -1,5 +1,7 @@
 """Batches of rows of similar length: every row once, anew each epoch, little padding, the same after a resume."""
 
+import multiprocessing
+
 import finetuning_data
 import numpy as np
 import pytest
@@ -88,6 +90,16 @@ def test_batches_by_tokens_and_rows_in_order() -> None:
     assert all(len(batch) * lengths[batch].max() <= 2000 for batch in batches)
     kept = iterator(dataset, max_sentences=ROWS, epoch=1, no_shuffle=True).next_epoch_itr(shuffle=False)
     assert np.concatenate(list(kept)).tolist() == list(range(400))
+
+
+def test_data_workers_end_with_their_epoch() -> None:
+    """Those of a dataloader that is made anew would be left to the garbage collector, which waits five seconds."""
+    options = {"max_sentences": ROWS, "num_workers": 1, "data_buffer_size": 2}
+    batches = iterator(skewed(64), epoch=1, **options).next_epoch_itr(shuffle=True)
+    assert sum(map(len, batches)) == 64
+    for worker in multiprocessing.active_children():
+        worker.join(20)
+        assert not worker.is_alive()
 
 
 @pytest.fixture
