@@ -43,5 +43,5 @@ def _get_batch_iterator(original: Callable[..., Any], self: Any, dataset: Fairse
     rows = options.get("max_sentences") or max(1, options["max_tokens"] // int(np.max(dataset.sizes)))
     place = {"seed": options.get("seed", 1), "epoch": options.get("epoch", 1)}
     batches = original(self, PooledRows(dataset, rows=_POOL * rows, **place), **options)
-    batches.reuse_dataloader = batches.persistent_workers = False  # kept workers would stop training 5 s at an epoch's end
+    batches.reuse_dataloader = batches.persistent_workers = False  # kept workers would halt an epoch's end for 5 s
     return batches

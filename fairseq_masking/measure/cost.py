@@ -1,6 +1,7 @@
 """What an update of a recipe costs, counted on a real batch: tokens, FLOPs, operators, seconds of this machine."""
 
 import time
+from collections import Counter
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
@@ -17,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from fairseq_masking.compat.launch import prepare_start
 from fairseq_masking.compat.recipes import composed
 
-__all__ = ["TrainingStep", "cost_of"]
+__all__ = ["Operators", "TrainingStep", "cost_of"]
 
 _TIMED = 3  # updates
 
@@ -55,12 +56,6 @@ class TrainingStep:
             self()
         return counter.get_total_flops()
 
-    def operators(self) -> int:
-        """Count what the device is handed, neither views nor allocations. Dropout is five on a CPU, one on a GPU."""
-        with _Operators() as operators:
-            self()
-        return operators.number
-
 
 def cost_of(recipe: Path, options: Sequence[str]) -> dict[str, float]:
     """Return tokens, FLOPs (matrix products, forward and backward) and seconds of an update, and the parameters."""
@@ -76,13 +71,16 @@ def cost_of(recipe: Path, options: Sequence[str]) -> dict[str, float]:
 _NO_WORK = {"empty", "empty_like", "new_empty", "_unsafe_view", "_record_function_enter_new"}
 
 
-class _Operators(TorchDispatchMode):
+class Operators(TorchDispatchMode):
+    """Counts what a device is handed, by name: no views, no allocations. Dropout is five on a CPU, one on a GPU."""
+
     def __init__(self) -> None:
         super().__init__()
-        self.number = 0
+        self.found: Counter[str] = Counter()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Any:
-        self.number += not func.is_view and func.overloadpacket.__name__ not in _NO_WORK
+        name = func.overloadpacket.__name__
+        self.found[name] += not func.is_view and name not in _NO_WORK
         return func(*args, **(kwargs or {}))
 
 

@@ -10,7 +10,7 @@ ring within a node and one across nodes for each GPU's part (Patarasuk & Yuan 20
     R(bytes) = 2 (g-1)/g bytes / B_node + 2 (n-1)/n bytes / g / B_net + 2 (g-1 + n-1) latency        a bucket
 
 for g GPUs a node and n nodes. Backward, two thirds of t, hides all but the token embedding's part, which it makes
-last: the embedding is tied to the head. The optimizer reads and writes ``STATE_BYTES`` a parameter.
+last: it is tied to the head, and a tensor is reduced whole. The optimizer moves ``STATE_BYTES`` a parameter.
 
 What this leaves out: data loading, stragglers, other traffic, that small matrices reach less of the peak.
 """
@@ -28,7 +28,7 @@ from fairseq.data import Dictionary
 from fairseq_masking.compat.recipes import composed
 from fairseq_masking.corpus.encoding import ArrayWriter
 from fairseq_masking.errors import UserError
-from fairseq_masking.measure.cost import TrainingStep
+from fairseq_masking.measure.cost import Operators, TrainingStep
 
 __all__ = ["Cluster", "Update", "Work", "best_batch", "update_time", "work_of"]
 
@@ -98,13 +98,15 @@ def work_of(recipe: Path, overrides: Sequence[str], *, vocab_size: int) -> Work:
         one = [f"dataset.batch_size={splits}", "dataset.max_tokens=null", "task.global_batch=null"]
         one += ["optimization.update_freq=[1]", "distributed_training.distributed_world_size=1", "common.cpu=true"]
         step = TrainingStep(recipe, [*overrides, *place, *one])
-        flops, operators = step.flops(), step.operators()
+        flops = step.flops()
+        with Operators() as operators:
+            step()
     rows = cfg.dataset.batch_size or cfg.dataset.max_tokens // tokens
     ranks = cfg.distributed_training.distributed_world_size
     batch = cfg.task.global_batch or rows * cfg.optimization.update_freq[-1] * ranks
     value = 2 if cfg.common.bf16 or cfg.common.fp16 else 4
     embedding = vocab_size * cfg.model.encoder_embed_dim
-    return Work(flops / splits, operators, step.parameters, embedding, value, rows, batch, tokens,
+    return Work(flops / splits, operators.found.total(), step.parameters, embedding, value, rows, batch, tokens,
                 cfg.optimization.max_update)  # fmt: skip
 
 
@@ -130,7 +132,7 @@ def update_time(work: Work, cluster: Cluster, *, gpus: int, global_batch: int | 
     arithmetic = work.flops / (cluster.peak * cluster.utilisation)  # of a row
     each = max(rows * arithmetic, work.operators * cluster.launch)
     tied = work.embedding * work.gradient_bytes
-    hidden = _reduced(cluster, work.parameters * work.gradient_bytes - tied, gpus)
+    hidden = _reduced(cluster, work.parameters * work.gradient_bytes - tied, gpus, cluster.bucket)
     exposed = max(0.0, hidden - each * 2 / 3) + _reduced(cluster, tied, gpus)
     optimizer = work.parameters * STATE_BYTES / cluster.memory_bandwidth
     efficiency = global_batch / gpus * arithmetic / (number * each + exposed + optimizer)
@@ -139,18 +141,17 @@ def update_time(work: Work, cluster: Cluster, *, gpus: int, global_batch: int | 
 
 def best_batch(work: Work, cluster: Cluster, *, gpus: int, efficiency: float) -> int:
     """Return the smallest doubling of the recipe's batch that reaches ``efficiency`` there; 0: none of ten."""
-    batches = (work.global_batch * 2**power for power in range(11))
-    reached = (
-        one for one in batches if update_time(work, cluster, gpus=gpus, global_batch=one).efficiency >= efficiency
-    )
-    return next(reached, 0)
+    for batch in (work.global_batch * 2**power for power in range(11)):
+        if update_time(work, cluster, gpus=gpus, global_batch=batch).efficiency >= efficiency:
+            return batch
+    return 0
 
 
-def _reduced(cluster: Cluster, num_bytes: float, gpus: int) -> float:
-    """Seconds that reducing so many bytes of gradients takes, in buckets."""
+def _reduced(cluster: Cluster, num_bytes: float, gpus: int, bucket: float = math.inf) -> float:
+    """Seconds that reducing so many bytes of gradients takes, in buckets of ``bucket`` bytes."""
     inside = min(gpus, cluster.node_size)
     nodes = math.ceil(gpus / cluster.node_size)
-    buckets = max(1, math.ceil(num_bytes / cluster.bucket))
+    buckets = max(1, math.ceil(num_bytes / bucket))
     within = 2 * (inside - 1) / inside * num_bytes / cluster.node_bandwidth
     across = 2 * (nodes - 1) / nodes * num_bytes / inside / cluster.network_bandwidth
     return within + across + buckets * 2 * (inside - 1 + nodes - 1) * cluster.latency

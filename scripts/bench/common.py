@@ -44,7 +44,7 @@ __all__ = [
 ]
 
 # The console script may be missing where fairseq was carried as a wheel.
-_FAIRSEQ_TRAIN = "import sys; from fairseq_cli.train import cli_main; sys.exit(cli_main())"
+FAIRSEQ_TRAIN = "import sys; from fairseq_cli.train import cli_main; sys.exit(cli_main())"
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -222,7 +222,7 @@ def train_once(folder: Path, options: Sequence[str], *, finished: str = "finishe
     if (folder / finished).exists():
         return
     package = Path(fairseq_masking.__file__).parent
-    command = [sys.executable, "-c", _FAIRSEQ_TRAIN, "--user-dir", str(package), "--save-dir", str(folder)]
+    command = [sys.executable, "-c", FAIRSEQ_TRAIN, "--user-dir", str(package), "--save-dir", str(folder)]
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "train.log").open("w") as log:
         environ = {**os.environ, "OMP_NUM_THREADS": "1"}

@@ -1,10 +1,14 @@
-"""Our bare model step against Hugging Face's BERT and RoBERTa: a plain PyTorch loop, fused AdamW for all.
+"""Our bare model step against Hugging Face's BERT, RoBERTa and ModernBERT: a plain PyTorch loop, fused AdamW for all.
 
 Same shape, batch, masks, dropout and precision (the weights' own; no fp32 copies in any), SDPA attention in
-all. ``+compile`` puts the whole model under torch.compile: theirs by ``torch.compile(model)``, ours by
-``--compile full``. Ours predicts masked tokens alone, theirs all positions, as their loss asks for it.
+all; ``parameters`` says how many each has. ``+compile`` puts the whole model under torch.compile: theirs by
+``torch.compile(model)``, ours by ``--compile full``. BERT and RoBERTa predict all positions, as their loss asks for
+it; with ``+sparse`` their head is given the masked ones alone, as ours is and ModernBERT's (its
+``sparse_prediction``), whose rival is ``fairseq_masking+modern``, of the same shape.
 
     python scripts/bench/huggingface.py --arch tiny --tokens 128 --rows 16
+    python scripts/bench/huggingface.py --arch small --tokens 512 --rows 8 --vocabulary 8000 --steps 3 \\
+        --systems fairseq_masking bert bert+sparse fairseq_masking+modern modernbert
     python scripts/bench/huggingface.py --arch base --tokens 512 --rows 64 --precision bf16 --device cuda
 """
 
@@ -12,6 +16,8 @@ import argparse
 import statistics
 import sys
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import common as bench
 import torch
+import torch.nn.functional as F
 from systems import Setting
 from torch import Tensor, nn
 
@@ -28,6 +35,7 @@ from fairseq_masking.methods.mlm.model import MLMConfig, MLMModel
 PAD, MASK, FIRST_WORD = 1, 4, 5
 OURS = "fairseq_masking"
 SYSTEMS = tuple(name + tail for tail in ("", "+compile") for name in (OURS, "bert", "roberta"))
+SPARSE = (f"{OURS}+modern", "modernbert", "bert+sparse", "roberta+sparse")
 SPEED_TARGET = 1.3
 
 
@@ -38,8 +46,9 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--tokens", type=int, default=128, help="tokens a row")
     parser.add_argument("--rows", type=int, default=16, help="rows a batch")
     parser.add_argument("--vocabulary", type=int, default=30_522, help="symbols")
-    parser.add_argument("--systems", nargs="+", default=list(SYSTEMS), choices=SYSTEMS)
+    parser.add_argument("--systems", nargs="+", default=list(SYSTEMS), choices=(*SYSTEMS, *SPARSE))
     parser.add_argument("--no-memory", action="store_true", help="leave out peak memory (on a CPU)")
+    parser.add_argument("--append", action="store_true", help="keep the rows that --out has")
     parser.add_argument("--memory-of", help=argparse.SUPPRESS)
     return parser.parse_args(argv)
 
@@ -48,13 +57,12 @@ class Loop:
     """A model, its optimizer and one batch."""
 
     def __init__(self, system: str, setting: Setting, vocabulary: int) -> None:
-        base, _, compiled = system.partition("+")
+        base, _, tail = system.partition("+")
         torch.manual_seed(1)
         batch = make_batch(setting, vocabulary)
-        if base == OURS:
-            self.model, self.loss = our_model(setting, vocabulary, bool(compiled), batch)
-        else:
-            self.model, self.loss = their_model(base, setting, vocabulary, bool(compiled), batch)
+        make = our_model if base == OURS else partial(their_model, base)
+        self.model, self.loss = make(setting, vocabulary, tail, batch)
+        self.parameters = sum(parameter.numel() for parameter in self.model.parameters())
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-4, weight_decay=0.01, fused=True)
 
     def step(self) -> None:
@@ -75,12 +83,12 @@ def make_batch(setting: Setting, vocabulary: int) -> dict[str, Tensor]:
 
 
 def our_model(
-    setting: Setting, vocabulary: int, compiled: bool, batch: dict[str, Tensor]
+    setting: Setting, vocabulary: int, tail: str, batch: dict[str, Tensor]
 ) -> tuple[nn.Module, Callable[[], Tensor]]:
     """Return our model and what computes its mean loss."""
-    cfg = MLMConfig(
-        **vars(SIZES[setting.arch]), max_positions=max(512, setting.tokens), compile="full" if compiled else "none"
-    )
+    size = SIZES[f"modern_{setting.arch}" if tail == "modern" else setting.arch]
+    compiled = "full" if tail == "compile" else "none"
+    cfg = MLMConfig(**{**vars(size), "max_positions": max(512, setting.tokens)}, compile=compiled)
     model = MLMModel(cfg, vocab_size=vocabulary, pad_index=PAD)
     model = model.to(setting.device, bench.PRECISIONS[setting.precision]).train()
     shape = {"has_padding": False}
@@ -88,35 +96,43 @@ def our_model(
 
 
 def their_model(
-    base: str, setting: Setting, vocabulary: int, compiled: bool, batch: dict[str, Tensor]
+    base: str, setting: Setting, vocabulary: int, tail: str, batch: dict[str, Tensor]
 ) -> tuple[nn.Module, Callable[[], Tensor]]:
     """Return a Hugging Face model and what computes its mean loss."""
     try:
         import transformers
     except ImportError:
         raise SystemExit("huggingface.py needs the package transformers: pip install transformers") from None
-    size = SIZES[setting.arch]
-    config_class, model_class = {
-        "bert": (transformers.BertConfig, transformers.BertForMaskedLM),
-        "roberta": (transformers.RobertaConfig, transformers.RobertaForMaskedLM),
-    }[base]
-    config = config_class(
+    name = {"bert": "Bert", "roberta": "Roberta", "modernbert": "ModernBert"}[base]
+    size, more = SIZES[setting.arch], {"max_position_embeddings": max(512, setting.tokens) + 2}
+    if base == "modernbert":
+        size = SIZES[f"modern_{setting.arch}"]  # without dropout, as theirs
+        more |= {"sparse_prediction": True}
+    config = getattr(transformers, f"{name}Config")(
         vocab_size=vocabulary,
         hidden_size=size.encoder_embed_dim,
         num_hidden_layers=size.encoder_layers,
         num_attention_heads=size.encoder_attention_heads,
         intermediate_size=size.encoder_ffn_embed_dim,
-        max_position_embeddings=max(512, setting.tokens) + 2,
         pad_token_id=PAD,
         attn_implementation="sdpa",
+        **more,
     )
-    model = model_class(config).to(setting.device, bench.PRECISIONS[setting.precision]).train()
-    flat = batch["src_tokens"].flatten()
-    labels = torch.full_like(flat, -100).index_copy(0, batch["positions"], flat[batch["positions"]])
-    corrupted = flat.index_copy(0, batch["positions"], batch["replacements"])
-    inputs = {"input_ids": corrupted.view_as(batch["src_tokens"]), "labels": labels.view_as(batch["src_tokens"])}
-    forward = torch.compile(model) if compiled else model
-    return model, lambda: forward(**inputs).loss
+    model = getattr(transformers, f"{name}ForMaskedLM")(config)
+    model = model.to(setting.device, bench.PRECISIONS[setting.precision]).train()
+    flat, positions = batch["src_tokens"].flatten(), batch["positions"]
+    labels = torch.full_like(flat, -100).index_copy(0, positions, flat[positions]).view_as(batch["src_tokens"])
+    corrupted = flat.index_copy(0, positions, batch["replacements"]).view_as(batch["src_tokens"])
+    if tail == "sparse":
+        head = model.cls if base == "bert" else model.lm_head
+
+        def loss() -> Tensor:
+            hidden = model.base_model(corrupted).last_hidden_state.flatten(0, 1)[positions]
+            return F.cross_entropy(head(hidden), flat[positions])
+
+        return model, loss
+    forward = torch.compile(model) if tail == "compile" else model
+    return model, lambda: forward(input_ids=corrupted, labels=labels).loss
 
 
 def measure(args: argparse.Namespace, setting: Setting) -> tuple[list[dict[str, Any]], list[str]]:
@@ -149,12 +165,13 @@ def measure(args: argparse.Namespace, setting: Setting) -> tuple[list[dict[str, 
     for name, times in seconds.items():
         median = statistics.median(times)
         row = {"system": name, **setting.columns(), "vocabulary": args.vocabulary}
-        row |= bench.milliseconds(times, "step_")
+        row |= {"parameters": loops[name].parameters, **bench.milliseconds(times, "step_")}
         row["tokens_per_s"] = round(setting.tokens * setting.rows / median)
-        for other in ("bert", "bert+compile", "roberta", "roberta+compile"):
+        for other in (*SYSTEMS[1:3], *SYSTEMS[4:], *SPARSE[1:]):
             known = other in seconds
             row[f"speed_over_{other}"] = round(statistics.median(seconds[other]) / median, 3) if known else ""
-        flops = setting.flops(args.vocabulary)
+        shape = replace(setting, arch=f"modern_{args.arch}") if "modern" in name else setting
+        flops = shape.flops(args.vocabulary)
         row |= bench.utilisation(flops, median, statistics.median(bests), args.device, args.precision)
         row["peak_mib"] = round(peaks[name], 1) if name in peaks else ""
         rows.append({**row, "transformers": transformers_version(), **bench.environment(args.device)})
@@ -186,7 +203,7 @@ def main(argv: list[str] | None = None) -> None:
         return
     rows, failed = measure(args, setting)
     if rows:
-        bench.write_csv(args.out, rows)
+        bench.write_csv(args.out, [*(bench.read_csv(args.out) if args.append else []), *rows])
     if args.device == "cuda":
         best = max((row["tokens_per_s"] for row in rows if row["system"].startswith(OURS)), default=0)
         theirs = max((row["tokens_per_s"] for row in rows if row["system"] in SYSTEMS[4:]), default=0)

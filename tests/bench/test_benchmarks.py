@@ -82,6 +82,32 @@ def test_waiting(script: Callable[[str], ModuleType], tmp_path: Path) -> None:
     assert now["20.1"] <= 580 and now["20.2"] == 0 and now["20.5"] == 3 and now["20.7"] <= 8
 
 
+def test_pools_go_on_where_they_stopped(
+    script: Callable[[str], ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each order at each seed, once; a seed's score is its best epoch's."""
+    pools, trained = script("pools"), []
+
+    def train(folder: Path, order: str, given: list[str]) -> None:
+        trained.append(folder.name)
+        scores = [0.5, 0.25] if order == "pools" else [0.125, 0.25]
+        line = '{{"valid_num_updates": {}, "valid_mcc": {}, "valid_accuracy": 7}}\n{{"num_updates": 1, "wps": 5}}\n'
+        (folder / "train.log").write_text("".join(line.format(at, score) for at, score in enumerate(scores)))
+
+    for name in ("verb", "train_once"):
+        monkeypatch.setattr(pools, name, lambda *_: None)
+    monkeypatch.setattr(pools, "padding", lambda data: {"random": 2.0, "pools": 1.0})
+    monkeypatch.setattr(pools, "_forked", train)
+    out = tmp_path / "pools.csv"
+    command = ["--corpus", "text", "--glue", "glue", "--folder", str(tmp_path), "--out", str(out), "--seeds", "1"]
+    pools.main([*command, "--tasks", "CoLA"])
+    pools.main(command)
+    assert trained == ["CoLA_random_1", "CoLA_pools_1", "SST-2_random_1", "SST-2_pools_1"]
+    assert [(row["order"], row["score"], row["tokens_ratio"]) for row in rows_of(out)][:2] == [
+        ("random", "0.25", "2.0"), ("pools", "0.5", "1.0")
+    ]  # fmt: skip
+
+
 def test_step_measures_memory_in_a_process_of_its_own(script: Callable[[str], ModuleType], data: str) -> None:
     step = script("step")
     setting = step.Setting(data, "tiny", 16, 4, "fp32", "cpu")
@@ -163,9 +189,24 @@ def test_huggingface(script: Callable[[str], ModuleType], tmp_path: Path) -> Non
     if importlib.util.find_spec("transformers") is None:  # importing it here is what the script must do
         pytest.skip("transformers is not installed")
     out = tmp_path / "huggingface.csv"
-    options = ["--vocabulary", "100", "--no-memory", "--systems", "fairseq_masking", "bert", "roberta"]
+    systems = ["fairseq_masking", "bert", "roberta", "bert+sparse", "fairseq_masking+modern", "modernbert"]
+    options = ["--vocabulary", "100", "--no-memory", "--systems", *systems]
     script("huggingface").main([*TOY, *options, *TURNS, "--out", str(out)])
-    assert [row["system"] for row in rows_of(out)] == ["fairseq_masking", "bert", "roberta"]
+    rows = {row["system"]: int(row["parameters"]) for row in rows_of(out)}
+    assert list(rows) == systems
+    assert rows["fairseq_masking+modern"] == rows["modernbert"]
+    assert rows["fairseq_masking"] == pytest.approx(rows["bert"], rel=0.01)
+
+
+def test_a_head_of_masked_positions_gives_the_loss_of_all(script: Callable[[str], ModuleType]) -> None:
+    if importlib.util.find_spec("transformers") is None:
+        pytest.skip("transformers is not installed")
+    huggingface, losses = script("huggingface"), []
+    for system in ("bert", "bert+sparse"):
+        loop = huggingface.Loop(system, huggingface.Setting("", "tiny", 16, 4, "fp32", "cpu"), 100)
+        loop.model.eval()
+        losses.append(loop.loss())
+    torch.testing.assert_close(*losses)
 
 
 def test_huggingface_says_what_is_missing(
