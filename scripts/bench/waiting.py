@@ -441,7 +441,8 @@ def figures(bench: Bench) -> list[Row]:
                     ratio = round(float(row["step_ms"]) / float(ours["step_ms"]), 2)
                     quartiles = f"{ours['step_quartiles_ms']} and {row['step_quartiles_ms']} ms"
                     what = f"{name}'s step over ours, {arch}, {number} x {tokens}, {quartiles}"
-                    rows.append(Row("20.10", what, BUSY.get((name, arch, number), ""), ratio, ISSUE, file))
+                    before = BUSY.get((name, arch, number), "")
+                    rows.append(Row("20.10", what, before, ratio, ISSUE if before else "", file))
     for row in read_csv(RESULTS / "operations.csv"):
         if row["impl"] == "torch" and row["memory_of_naive"]:
             what = f"memory of {row['operation']}, {row['masked']} masked, over plain PyTorch's"
