@@ -26,10 +26,12 @@ from fairseq_masking.checkpoints.init_from import resolve_shape  # noqa: E402
 from fairseq_masking.checkpoints.start import check_start  # noqa: E402
 from fairseq_masking.compat.launch import before_start  # noqa: E402
 from fairseq_masking.compat.progress import begin_quietly  # noqa: E402
+from fairseq_masking.compat.ranges import check_ranges  # noqa: E402
 from fairseq_masking.methods.base.encoder_model import EncoderModel  # noqa: E402
 from fairseq_masking.methods.base.layer_lr import check_optimizer  # noqa: E402
 from fairseq_masking.optim.muon import check_whole_matrices  # noqa: E402
 from fairseq_masking.tasks.global_batch import set_global_batch  # noqa: E402
 
 EncoderModel.loader = HubInterface.from_pretrained  # a method knows nothing of checkpoints and tokenisers
-before_start(begin_quietly, set_global_batch, check_start, check_optimizer, resolve_shape, check_whole_matrices)
+before_start(begin_quietly, check_ranges, set_global_batch, check_start)
+before_start(check_optimizer, resolve_shape, check_whole_matrices)

@@ -18,7 +18,6 @@ from fairseq_masking.checkpoints.loading import read_checkpoint
 from fairseq_masking.compat.checkpoints import RESUME_EARLIER
 from fairseq_masking.compat.distributed import runs_on_cpu
 from fairseq_masking.compat.patching import loaded_program
-from fairseq_masking.compat.ranges import check_ranges
 from fairseq_masking.corpus.manifest import check_dictionary
 from fairseq_masking.errors import UserError
 
@@ -30,12 +29,13 @@ _LAST = "checkpoint_last.pt"
 
 
 def check_start(cfg: DictConfig) -> None:
-    """Check options, devices, folders, checkpoints and data: would training fail, or be another than asked for?"""
-    check_ranges(cfg)
+    """Check devices, folders, checkpoints and data: would training fail, or be another than asked for?"""
     if OmegaConf.select(cfg, "model") is None:  # fairseq-validate and others, which train nothing
         for path in filter(None, (OmegaConf.select(cfg, "common_eval.path") or "").split(os.pathsep)):
             _check_checkpoint("--path", path)
         return
+    if OmegaConf.is_config(cfg.model) and not any(OmegaConf.select(cfg.model, key) for key in ("_name", "arch")):
+        raise UserError("model: the recipe names none; give one, such as model=mlm_base")
     _check_device(cfg)
     _check_save_dir(cfg.checkpoint.save_dir)
     if OmegaConf.select(cfg, "task.start_over"):

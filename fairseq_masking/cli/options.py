@@ -18,6 +18,15 @@ class VerbParser(argparse.ArgumentParser):
         prog = f"fairseq-masking {verb}"
         super().__init__(prog=prog, description=description, allow_abbrev=False, formatter_class=_Formatter)
 
+    def parse_args(self, *args: Any) -> argparse.Namespace:  # type: ignore[override]
+        """Return the options; what the verb writes at its end has to have a place."""
+        parsed = super().parse_args(*args)
+        for option in ("out", "figure"):
+            path = Path(getattr(parsed, option, None) or "x").absolute()
+            if not (there := next(parent for parent in path.parents if parent.exists())).is_dir():
+                self.error(f"--{option} {path}: {there} is no folder")
+        return parsed
+
     def error(self, message: str) -> NoReturn:
         """Print the line and exit with status 2."""
         self.exit(2, f"{self.prog}: error: {' '.join(message.split())} (see --help)\n")
@@ -41,8 +50,10 @@ def at_least(bound: float) -> Callable[[str], float]:
             value = kind(text)
         except ValueError:
             raise argparse.ArgumentTypeError(f"{text!r} is no {'whole ' if kind is int else ''}number") from None
-        if not value >= bound:  # nan is none
-            raise argparse.ArgumentTypeError(f"{value} is below {bound:g}")
+        if not bound <= value < 2**31:  # nan is none
+            raise argparse.ArgumentTypeError(
+                f"{value} is {f'above {2**31 - 1}' if value > bound else f'below {bound:g}'}"
+            )
         return value
 
     return number

@@ -158,6 +158,8 @@ def _report_in_one_line(original: Callable[..., Any], function: Callable[[], Any
         except _REFUSED as error:
             way_out = "the keys, groups and values that there are: --cfg job after the command"
             exit_with(f"{_reasons(error)}; {way_out}")
+        except (NotADirectoryError, PermissionError) as error:  # hydra.run.dir
+            exit_with(f"{error.filename}: {error.strerror}")
 
     return original(reported)
 

@@ -11,6 +11,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -175,7 +176,7 @@ def _begin_epoch(original: Callable[..., None], self: Any, epoch: int) -> None:
     update_freq = frequencies[min(epoch, len(frequencies)) - 1]
     if distributed_utils.is_master(cfg.distributed_training):
         if not (cfg.common.log_file and cfg.common.log_format == "json"):  # there fairseq writes the same
-            run.file = logging.FileHandler(_log_file(cfg), encoding="utf-8")
+            run.file = _LogFile(_log_file(cfg), encoding="utf-8")
             run.file.setFormatter(logging.Formatter("%(asctime)s | %(levelname)s | %(name)s | %(message)s"))
         for record in held if not cfg.common.log_file else ():
             run.file.handle(record)
@@ -200,6 +201,23 @@ def _bar(original: Callable[..., Any], iterator: Any, **options: Any) -> Any:
         _run.epoch_updates = len(iterator)
     bar = original(iterator, **(options | ({"log_format": "none"} if one_line else {})))
     return _Told(bar, _run, trains, one_line)
+
+
+class _LogFile(logging.FileHandler):
+    """Where there is no room it leaves lines out, which is said once: logging prints a traceback for each."""
+
+    told = False
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if not isinstance(error := sys.exc_info()[1], OSError):
+            super().handleError(record)
+        elif not self.told:
+            self.told = True
+            logger.warning("%s cannot be written (%s): lines are missing there", self.baseFilename, error.strerror)
+
+    def close(self) -> None:
+        with suppress(OSError):  # it tries what was left out again
+            super().close()
 
 
 class _Told(progress_bar.BaseProgressBar):

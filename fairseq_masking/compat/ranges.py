@@ -44,14 +44,14 @@ _RANGES = {
     "[1, 1000000]": """
         model.encoder_layers model.encoder_embed_dim model.encoder_ffn_embed_dim model.encoder_attention_heads
         model.max_positions model.global_attention_every model.proposal_layers model.proposal_embed_dim
-        model.proposal_ffn_embed_dim model.proposal_attention_heads model.decoder_embed_dim
+        model.proposal_ffn_embed_dim model.proposal_attention_heads model.decoder_layers model.decoder_embed_dim
         task.span_max_length distributed_training.distributed_world_size""",
     "[1, 2147483647]": """
         dataset.batch_size dataset.batch_size_valid dataset.max_tokens dataset.max_tokens_valid
         dataset.required_batch_size_multiple dataset.validate_interval
         optimization.update_freq checkpoint.save_interval common.log_interval
-        task.question_tokens task.doc_stride task.mask_law_updates
-        criterion.n_best criterion.max_answer_tokens""",
+        task.global_batch task.question_tokens task.doc_stride task.mask_law_updates
+        model.relative_position_max_distance criterion.n_best criterion.max_answer_tokens""",
     "(-inf, inf)": """
         model.adversarial_scale model.adversarial_mlm_scale criterion.proposal_loss_weight""",
     "[0, 2147483647]": "common.seed",  # epochs are added to it
@@ -104,7 +104,8 @@ def parse_betas(value: Any) -> tuple[float, float]:
             betas = ast.literal_eval(value.strip())
     numbers = isinstance(betas, Sequence) and all(type(beta) in (int, float) for beta in betas)
     if not (numbers and len(betas) == 2 and all(0 <= beta < 1 for beta in betas)):
-        raise UserError(f"--adam-betas {value}: give two numbers, each at least 0 and below 1, such as '(0.9, 0.98)'")
+        told = "give two numbers, each at least 0 and below 1, such as '(0.9, 0.98)'"
+        raise UserError(f"--adam-betas {value}: {told} (optimizer.adam_betas)")
     return float(betas[0]), float(betas[1])
 
 

@@ -14,6 +14,7 @@ from fairseq.data import BaseWrapperDataset, FairseqDataset
 from fairseq.tasks.sentence_prediction import SentencePredictionTask
 
 from fairseq_masking.compat.patching import replaces
+from fairseq_masking.errors import UserError
 
 __all__ = ["PooledRows"]
 
@@ -38,6 +39,10 @@ class PooledRows(BaseWrapperDataset):
 
 @replaces(SentencePredictionTask, "get_batch_iterator")
 def _get_batch_iterator(original: Callable[..., Any], self: Any, dataset: FairseqDataset, **options: Any) -> Any:
+    if "target" not in getattr(dataset, "dataset", dataset).defn:  # fairseq shuffles by a dataset around it
+        raise UserError(
+            f"{self.cfg.data}/label lacks labels of what is trained or validated on: prepare the task again"
+        )
     if self.cfg.no_shuffle or len(dataset) == 0:
         return original(self, dataset, **options)
     rows = options.get("max_sentences") or max(1, options["max_tokens"] // int(np.max(dataset.sizes)))

@@ -54,13 +54,13 @@ def sequence_length(hub: HubInterface, wanted: int | None) -> int:
 def load_blocks(data: Path, split: str, dictionary: Dictionary, *, tokens_per_sample: int) -> BlockDataset:
     """Return the blocks of a split, all of the same length."""
     ids = {"bos": dictionary.bos(), "eos": dictionary.eos(), "pad": dictionary.pad()}
-    tokens = load_tokens(str(data / split), dictionary)
+    tokens = load_tokens(f"{data}/{split}", dictionary)
     return BlockDataset(tokens, tokens_per_sample=tokens_per_sample, drop_last=True, **ids)
 
 
 def count_tokens(data: Path, split: str, dictionary: Dictionary) -> npt.NDArray[np.int64]:
     """Return int64 ``[V]``, how often each symbol occurs in a split."""
-    stream = TokenStream.of(load_tokens(str(data / split), dictionary, combine=True))
+    stream = TokenStream.of(load_tokens(f"{data}/{split}", dictionary, combine=True))
     assert stream is not None, "load_tokens gives memory-mapped files"
     tokens, counts_V = np.empty(_CHUNK, dtype=np.int64), np.zeros(len(dictionary), dtype=np.int64)
     for start in range(0, len(stream), _CHUNK):

@@ -149,6 +149,8 @@ def test_one_run_a_folder(small_data, tmp_path, capsys):
         ("--seed 9223372036854775808", "--seed 9223372036854775808: give a number from 0 and up to 2147483647"),
         ("--valid-mask-prob 0", "--valid-mask-prob 0.0"),
         ("--save-interval 0", "--save-interval 0"),
+        ("--global-batch 3000000000", "--global-batch 3000000000: give a number from 1"),  # not the update-freq of it
+        ("--arch three_ml_tiny --decoder-layers 0", "--decoder-layers 0: give a number from 1"),
         ("--arch amos_tiny --criterion amos --gumbel-temperature inf", "--gumbel-temperature inf"),
         ("--arch amos_tiny --criterion amos --adversarial-scale inf", "--adversarial-scale inf: give a finite number"),
     ],

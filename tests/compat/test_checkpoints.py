@@ -18,6 +18,7 @@ from fairseq.file_io import PathManager
 
 import fairseq_masking  # noqa: F401 - mends fairseq
 from fairseq_masking.checkpoints.loading import read_checkpoint
+from fairseq_masking.compat import checkpoints
 from fairseq_masking.errors import UserError
 
 
@@ -160,6 +161,49 @@ def test_a_file_system_that_comes_back_is_waited_for(tmp_path, monkeypatch, capl
     waited.clear()
     with pytest.raises(UserError, match=r"Stale file handle.*the last whole one is .*checkpoint_last.pt"):
         checkpoint_utils.torch_persistent_save(state(), str(tmp_path / "checkpoint_2.pt"))
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "passes", "newest"),
+    [
+        (torch, "save", 0, "1_1|last"),
+        (checkpoints, "_seal", 0, "1_1|last"),
+        (os, "replace", 0, "1_1|last"),
+        (shutil, "copyfile", 0, "1_2"),
+        (os, "replace", 1, "1_2"),
+    ],
+)
+def test_a_disk_that_is_full_at_any_step_of_a_save_keeps_the_last_checkpoint(
+    tmp_path, monkeypatch, owner, name, passes, newest
+):
+    """In fairseq's order; tests/campaign/full.py fills a real one, at every byte."""
+    before, after, last = (str(tmp_path / f"checkpoint_{name}.pt") for name in ("1_1", "1_2", "last"))
+    step, left = getattr(owner, name), passes
+
+    def save(path: str) -> None:
+        checkpoint_utils.torch_persistent_save(state(stored=path), path)
+        PathManager.copy(path, last, overwrite=True)
+
+    def fails(*args: str) -> None:
+        nonlocal left
+        left -= 1
+        if left >= 0:
+            return step(*args)
+        Path({"save": f"{after}.tmp", "copyfile": args[-1]}.get(name, args[0])).write_bytes(b"half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    save(before)
+    for path in (before, last):
+        os.utime(path, (0, 0))  # two writes within a tick of the clock
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, fails)
+        told = rf"cannot be written \(No space left on device\): the last whole one is \S*_({newest})\.pt; make room"
+        with pytest.raises(UserError, match=told):
+            save(after)
+    assert checkpoint_utils.load_checkpoint_to_cpu(last)["stored"] == before
+    assert not list(tmp_path.glob("*.tmp"))
+    save(after)
+    assert checkpoint_utils.load_checkpoint_to_cpu(last)["stored"] == after
 
 
 def test_room_for_a_checkpoint_is_looked_for_before_training(small_data, tmp_path, monkeypatch, capsys):

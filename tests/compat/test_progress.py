@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from commands import assert_ok, run_fairseq_train, weights
+from commands import assert_ok, run_fairseq_train, train_here, weights
 from fairseq.dataclass.configs import FairseqConfig
 from fairseq.logging import progress_bar
 from omegaconf import OmegaConf
@@ -41,6 +41,15 @@ def test_a_run_says_what_it_is_and_its_log_has_the_rest(small_data: Path, tmp_pa
     assert list(logged.train) == [4, 8, 12] and list(logged.valid) == [12]
     again = run_fairseq_train(small_data, tmp_path, *options)
     assert "nothing to do" in again.stdout and "Loaded checkpoint" in again.stdout
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_a_log_without_room_is_said_once(small_data, tmp_path, caplog, capsys):
+    (tmp_path / "train.log").symlink_to("/dev/full")
+    assert train_here(small_data, tmp_path, "--no-save", "--disable-validation", "--max-update", "2") == 0
+    said = [message for message in caplog.messages if "lines are missing" in message]
+    assert said == [f"{tmp_path}/train.log cannot be written (No space left on device): lines are missing there"]
+    assert "Traceback" not in capsys.readouterr().err
 
 
 def test_one_line_on_a_terminal_and_json_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

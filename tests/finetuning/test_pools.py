@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 import torch
 from commands import PACKAGE, assert_ok, run_command, run_verb, weights
-from fairseq.data import FairseqDataset, data_utils
+from fairseq.data import FairseqDataset, SortDataset, data_utils
 from fairseq.tasks.sentence_prediction import SentencePredictionTask
 from omegaconf import OmegaConf
 
 import fairseq_masking  # noqa: F401 - makes the pools
+from fairseq_masking.errors import UserError
 from fairseq_masking.finetuning.pools import PooledRows
 
 ROWS = 16  # of a batch
@@ -22,6 +23,7 @@ class Lengths(FairseqDataset):
 
     def __init__(self, lengths: np.ndarray) -> None:
         self.sizes = [lengths]
+        self.defn = {"target": None}  # of fairseq's dataset of several things
 
     def __len__(self) -> int:
         return len(self.sizes[0])
@@ -65,8 +67,17 @@ def test_epochs_and_seeds_differ_and_repeat() -> None:
 
 def iterator(dataset: Lengths, *, no_shuffle: bool = False, **options: object) -> object:
     task = SentencePredictionTask.__new__(SentencePredictionTask)
-    task.cfg, task.dataset_to_epoch_iter = OmegaConf.create({"no_shuffle": no_shuffle}), {}
+    task.cfg, task.dataset_to_epoch_iter = OmegaConf.create({"no_shuffle": no_shuffle, "data": "SST-2"}), {}
     return task.get_batch_iterator(dataset, seed=1, **options)
+
+
+@pytest.mark.parametrize("no_shuffle", [True, False])
+def test_rows_without_labels_name_the_folder(no_shuffle):
+    dataset = skewed(rows=10)
+    dataset.defn = {}  # as fairseq leaves it where label/train.bin is missing
+    dataset = dataset if no_shuffle else SortDataset(dataset, sort_order=[np.arange(10)])
+    with pytest.raises(UserError, match=r"^SST-2/label lacks labels"):
+        iterator(dataset, no_shuffle=no_shuffle, max_sentences=4)
 
 
 def test_padding_is_little_and_batches_come_in_random_order() -> None:

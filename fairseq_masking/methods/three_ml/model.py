@@ -171,8 +171,6 @@ def decoder_config(encoder: EncoderConfig, cfg: ThreeMLConfig) -> EncoderConfig:
     """A decoder of the encoder's kind; relative positions it has none, and all of its layers attend globally."""
     width = encoder.embed_dim // 2 if cfg.decoder_embed_dim is None else cfg.decoder_embed_dim
     heads = max(1, width // _HEAD_SIZE)
-    if cfg.decoder_layers < 1:
-        raise UserError(f"--decoder-layers {cfg.decoder_layers}: at least 1 is needed, the paper takes 2")
     if width < 1 or width % heads:
         raise UserError(
             f"--decoder-embed-dim {width}: a multiple of {_HEAD_SIZE} is needed, the width of a head (or any"

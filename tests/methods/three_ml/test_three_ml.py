@@ -337,7 +337,6 @@ def test_archs_follow_the_paper():
             {"normalize_before": False, "decoder_attention": "cross"},
             "Post-LN doesn't work for 3ML_cross.*--force-post-ln",
         ),
-        ({"decoder_layers": 0}, "--decoder-layers 0.*at least 1"),
         ({"decoder_embed_dim": 200}, "--decoder-embed-dim 200.*multiple of 64"),
         ({"decoder_embed_dim": 0}, "--decoder-embed-dim 0"),
     ],
