@@ -13,6 +13,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 
@@ -28,8 +29,10 @@ METHODS = {
     "three_ml": ("--arch", "three_ml_tiny"),
     "amos": ("--arch", "amos_tiny", "--criterion", "amos"),
 }
-OPTIONS = ("--max-update", "24", "--save-interval-updates", "1", "--keep-interval-updates", "2", "--dropout", "0.1",
-           "--disable-validation", "--log-interval", "100")  # fmt: skip
+LAST = "checkpoint_last.pt"
+UPDATES = 24
+OPTIONS = ("--max-update", str(UPDATES), "--save-interval-updates", "1", "--keep-interval-updates", "2",
+           "--dropout", "0.1", "--disable-validation", "--log-interval", "100")  # fmt: skip
 WAYS = {signal.SIGKILL: -signal.SIGKILL, signal.SIGTERM: 143, signal.SIGUSR1: 138}
 
 
@@ -53,7 +56,11 @@ def end(way: int, moment: float | str, folder: Path):
 
 
 def _newest(folder: Path) -> float:
-    return max((path.stat().st_mtime for path in folder.glob("checkpoint_last.pt")), default=0.0)
+    return max((path.stat().st_mtime for path in folder.glob(LAST)), default=0.0)
+
+
+def _updates(folder: Path) -> int:
+    return torch.load(folder / LAST, weights_only=True)["optimizer_history"][-1]["num_updates"]
 
 
 def main() -> int:
@@ -62,14 +69,14 @@ def main() -> int:
     parser.add_argument("--trials", type=int, default=100, help="kills in all")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    rng, wrong, kills = random.Random(args.seed), 0, 0
+    rng, wrong, kills = random.Random(args.seed), 0, Counter()
     with tempfile.TemporaryDirectory() as scratch:
         data = Path(scratch) / "data"
         data.mkdir()
         write_corpus(data, {"train": 600, "valid": 60})
         whole: dict[str, dict[str, torch.Tensor]] = {}
         trial = 0
-        while kills < args.trials:
+        while kills.total() < args.trials:
             name = list(METHODS)[trial % len(METHODS)]
             if name not in whole:
                 folder = Path(scratch) / name
@@ -82,8 +89,13 @@ def main() -> int:
                 started = end(way, moment, folder)
                 workers = ("--num-workers", str(rng.randrange(3)))
                 done = run_fairseq_train(data, folder, *OPTIONS, *METHODS[name], *workers, started=started)
-                ended_well = done.returncode in (0, WAYS[way])  # 0: it was faster
-                kills += done.returncode != 0
+                # 0, and a signal's own end: it was faster, and the training was over
+                whole_already = (folder / LAST).exists() and _updates(folder) == UPDATES
+                ended_well = done.returncode == WAYS[way] or (done.returncode in (0, -way) and whole_already)
+                if done.returncode:
+                    kills[
+                        f"{signal.Signals(way).name} {'while it saved' if moment == 'saving' else 'at a moment'}"
+                    ] += 1
                 wrong += not ended_well
                 print(f"{name} {signal.Signals(way).name} at {moment}: {done.returncode}", flush=True)
             done = run_fairseq_train(data, folder, *OPTIONS, *METHODS[name])
@@ -95,7 +107,7 @@ def main() -> int:
                 f"{name}: {'the same to the bit' if same else 'ANOTHER END'}{f', left {left}' if left else ''}",
                 flush=True,
             )
-    print(f"{kills} kills, {wrong} wrong")
+    print(f"{kills.total()} kills ({', '.join(f'{number} {way}' for way, number in kills.items())}), {wrong} wrong")
     return int(wrong > 0)
 
 

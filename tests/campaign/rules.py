@@ -126,10 +126,12 @@ _OPTIONS: dict[str, tuple[tuple[str, ...], str]] = {
     # nonsense -> options, after the options that they need
     "counts": (_COUNT, "batch-size max-tokens update-freq encoder-layers encoder-embed-dim encoder-ffn-embed-dim"
                " encoder-attention-heads max-positions tokens-per-sample log-interval save-interval mask-splits"
-               " required-batch-size-multiple global-batch validate-interval distributed-world-size span-max-length"),
+               " required-batch-size-multiple global-batch validate-interval distributed-world-size span-max-length"
+               " global-attention-every"),
     "shares": (_SHARE, "dropout attention-dropout activation-dropout mask-prob valid-mask-prob leave-unmasked-prob"
-               " random-token-prob layer-lr-decay mask-prob-end span-geometric-p"),
-    "positive": (_POSITIVE, "layer-norm-eps rope-theta"),
+               " pooler-dropout random-token-prob layer-lr-decay mask-prob-end span-geometric-p"),
+    "positive": (_POSITIVE, "layer-norm-eps rope-theta rope-local-theta"),
+    "--relative-position t5 ": (_COUNT, "relative-position-buckets relative-position-max-distance"),
     "evaluated": (("x", "(", ""), "adam-betas optimizer-overrides"),
     "not negative": (_NOT_NEGATIVE, "clip-norm lr stop-time-hours weight-decay"),
     "integers": (_INTEGER, "seed max-update max-epoch num-workers save-interval-updates skip-nonfinite"
@@ -139,14 +141,18 @@ _OPTIONS: dict[str, tuple[tuple[str, ...], str]] = {
     f"{_AMOS}": (_POSITIVE, "gumbel-temperature"),
     f"{_AMOS} ": (_FINITE, "adversarial-scale adversarial-mlm-scale"),
     f"{_AMOS}  ": (_NOT_NEGATIVE, "discriminator-weight"),
+    f"{_AMOS}   ": (("x", "1,x", "-1", "99999999999999999999999"), "generator-layers"),
     _MAP_NET: (_NOT_NEGATIVE, "encoder-loss-weight importance-clip"),
     f"{_MAP_NET} ": (_SHARE, "explore-start explore-end"),
-    f"{_MAP_NET}  ": (_COUNT, "proposal-layers proposal-embed-dim proposal-attention-heads"),
+    f"{_MAP_NET}  ": (_COUNT, "proposal-layers proposal-embed-dim proposal-ffn-embed-dim proposal-attention-heads"),
+    f"{_MAP_NET}   ": (_INTEGER, "explore-updates"),
     "--arch three_ml_tiny ": (_COUNT, "decoder-layers decoder-embed-dim"),
     "--lr-scheduler linear ": (_SHARE, "warmup-ratio"),
     "--lr-scheduler wsd ": (_INTEGER, "warmup-updates decay-updates"),
     "--optimizer fused_adamw ": (_POSITIVE, "adam-eps"),
     "--optimizer muon ": (("-1", "0", "nan", "x", "99"), "ns-steps"),
+    "--optimizer muon  ": (("-0.1", "1", "nan", "x"), "momentum"),
+    "--optimizer muon   ": (_POSITIVE, "adamw-lr"),
 }  # fmt: skip
 _PATHS = ("restore-file", "finetune-from-model", "init-from")
 _HYDRA = (
@@ -155,20 +161,26 @@ _HYDRA = (
     "dataset.batch_size=0", "dataset.batch_size={a:1}", "task.mask_unit=nonsense", "common.seed=-1", "nonsense",
     "optimizer.adam_betas=x", "optimizer.adam_betas=[0.9]", "lr_scheduler.total_num_update=0",
     "a=b=c", "model.encoder_layers=${nowhere}", "optimization.lr=[x]", "task.data=/nowhere",
-    "+model.dropout.x=1", "~model", "checkpoint.save_dir=/dev/null/x", "optimization.update_freq=[0]",
+    "+model.dropout.x=1", "~model", "~task", "~criterion", "~optimizer", "~dataset", "~checkpoint", "~lr_scheduler",
+    "checkpoint.save_dir=/dev/null/x", "optimization.update_freq=[0]",
     "common.user_dir=/nowhere", "optimization.lr=[]",
 )  # fmt: skip
+_RECIPE = """
+defaults: [task: masked_pretraining, model: mlm_tiny, criterion: mlm, optimizer: adam, lr_scheduler: fixed, _self_]
+dataset:
+  batch_size: 1
+"""
 _YAML = {
     "broken": "model: [", "tab": "model:\n\tdropout: 1", "tag": "x: !!python/object/apply:os.system [true]",
-    "text": "nonsense", "list": "- a\n- b", "unknown key": "# @package _global_\nmodel:\n  dropuot: 1\n",
+    "text": "nonsense", "list": "- a\n- b", "unknown key": f"{_RECIPE}model:\n  dropuot: 1\n",
     "unknown group": "defaults:\n  - model: nonsense\n  - _self_\n", "binary": "\x00\x01", "null": "",
-    "wrong type": "# @package _global_\nmodel:\n  dropout: {a: 1}\n",
+    "wrong type": f"{_RECIPE}model:\n  dropout: {{a: 1}}\n",
     "no base": "defaults:\n  - nowhere\n  - _self_\n",
 }  # fmt: skip
 _VERB_OPTIONS = {
     "show masks --checkpoint {in}/model.pt --data {in}/corpus --text House": {
         "--num-masks": _COUNT[:5], "--mask-prob": _SHARE, "--tokens-per-sample": _COUNT[:5], "--width": ("x", "-5"),
-        "--color": ("x",), "--law": ("x",), "--file": ("/nowhere", "/"), "--out": ("/dev/null/x", "/nowhere/x/y"),
+        "--color": ("x",), "--law": ("x",), "--file": ("/nowhere", "/"), "--out": ("/dev/null/x",),
     },
     "measure information --checkpoint {in}/model.pt --data {in}/corpus --clusters=2 --frequent=4": {
         "--mask-prob": _SHARE, "--batch-size": _COUNT[:5], "--states": _COUNT[:5], "--clusters": _COUNT[:5],
@@ -178,7 +190,7 @@ _VERB_OPTIONS = {
     "measure variance --checkpoint {in}/model.pt --data {in}/corpus": {
         "--mask-prob": _SHARE, "--tokens-per-sample": _COUNT[:5], "--of": ("x",), "--split": ("nowhere",),
     },
-    "prepare corpus --train {in}/corpus.txt --out {out}/new": {
+    "prepare corpus --train {in}/corpus.txt --out {out}/new --vocab-size=120": {
         "--vocab-size": (*_COUNT, "1"), "--valid-fraction": _SHARE, "--shards": _COUNT, "--workers": _COUNT[:5],
         "--documents": ("x",), "--tokenizer": ("x",), "--seed": ("x",),
     },
@@ -239,6 +251,8 @@ def cases() -> Iterator[Case]:
                     continue
                 if file.endswith(".json") and damage == "a byte short":  # the last line's end
                     continue
+                if command.startswith("fairseq-") and file.endswith("manifest.json") and damage == "missing":
+                    continue  # fairseq's own preparation writes none
                 named = (Path(file).name, Path(file).stem, str(Path(file).parent))
                 yield Case(f"{name}: {file} {damage}", tuple(command.split()), named, file, damage)
     for before, (nonsense, options) in _OPTIONS.items():
@@ -254,16 +268,18 @@ def cases() -> Iterator[Case]:
             )
     for override in _HYDRA:
         words = ("fairseq-hydra-train", "--config-name", "mlm_tiny", "task.data={in}/corpus", override)
-        yield Case(f"hydra {override}", words, (override.partition("=")[0].strip("+~").rpartition(".")[2], "nonsense"))
+        key, _, value = override.strip("+~").partition("=")
+        yield Case(f"hydra {override}", words, (key.rpartition(".")[2], "nonsense", value.strip("${}") or key))
     for name in _YAML:
         words = ("fairseq-hydra-train", "--config-dir", "{in}", "--config-name", name.replace(" ", "_"))
         named = (name.replace(" ", "_"), "dropuot", "dropout", "nonsense", "nowhere")
+        named += ("--batch-size",) if name == "null" else ()  # the first of all that is missing
         yield Case(f"yaml {name}", words, named)
     for verb, by_option in _VERB_OPTIONS.items():
         for option, nonsense in by_option.items():
             for value in nonsense:
                 words = (*verb.split(), *([f"{option}={value}"] if option else [value]))
-                yield Case(f"{verb.partition(' --')[0]} {option} {value}", words, (option or value, value or option))
+                yield Case(f"{verb.partition(' --')[0]} {option} {value}", words, (option or value, value or "/."))
 
 
 def _flipped(content: bytes, rng: random.Random) -> bytes:

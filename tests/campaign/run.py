@@ -1,23 +1,28 @@
 """The campaign: each case in a process of its own, forked from this one, which has imported everything.
 
-    python tests/campaign/run.py [--only WORDS] [--sample N --seed S] [--inputs DIR]
+    python tests/campaign/run.py [--only WORDS] [--sample N --seed S] [--inputs DIR] [--out CSV]
 
-It prints what did not end as it should, and the counts; status 1 if there is any.
+It prints what did not end as it should (CAMPAIGN_LINES of what it said), and the counts; status 1 if there is any.
+results.csv has the last whole run.
 """
 
 import argparse
+import csv
 import gc
+import itertools
 import os
 import random
 import re
 import resource
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
+from datetime import date
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,7 +33,8 @@ from hydra_cache import read_overrides  # noqa: E402
 from rules import TRAIN, Case, break_file, cases, make_inputs  # noqa: E402
 
 PROGRAMS = {"fairseq-train": "train", "fairseq-validate": "validate", "fairseq-hydra-train": "hydra_train"}
-_MAY_STAY = ("output", "out/checkpoints")  # what it printed, and Hydra's own log of it
+_MAY_STAY = ("output", "out/checkpoints", "out/outputs")  # what it printed, and Hydra's own log of it
+KINDS = ("line", "cause not named", "no line", "several lines", "traceback", "silent", "hang", "left-overs")
 SECONDS = 60  # of CPU, and ten times as many of the clock: a hang
 
 
@@ -116,8 +122,8 @@ def _command(words: list[str], out: Path) -> int:
     from commands import PACKAGE, TINY_TRAINING
 
     tiny, short = TINY_TRAINING, list(TRAIN)
-    if "sentence_prediction" in words:  # whose rows are as long as they are
-        tiny, short = tiny.replace("--tokens-per-sample 32", ""), short[: short.index("--tokens-per-sample")]
+    if "sentence_prediction" in words:  # whose rows are as long as they are, and which validates
+        tiny, short = tiny.replace("--tokens-per-sample 32", ""), short[: short.index("--disable-validation")]
     if program == "fairseq-train":
         arguments = [*tiny.split(), "--user-dir", str(PACKAGE), "--save-dir", str(out / "save"), *short, *arguments]
     elif program == "fairseq-validate":
@@ -147,11 +153,29 @@ def run(chosen: Sequence[Case], inputs: Path | None = None) -> list[Verdict]:
 
 def _told(verdict: Verdict) -> Verdict:
     if verdict.kind != "line":
-        print(
-            f"{verdict.kind}: {verdict.case.name}\n    {' | '.join(verdict.output.strip().splitlines()[-2:])[-400:]}"
-        )
-        sys.stdout.flush()
+        lines = verdict.output.strip().splitlines()[-int(os.environ.get("CAMPAIGN_LINES", "2")) :]
+        print(f"{verdict.kind}: {verdict.case.name}\n    {' | '.join(lines)[-2000:]}", flush=True)
     return verdict
+
+
+def write_counts(verdicts: Sequence[Verdict], path: Path, seconds: float) -> None:
+    """By command and by what was broken."""
+    commit = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
+    ).stdout
+    counts: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
+    for verdict in verdicts:
+        case = verdict.case
+        command = " ".join(itertools.takewhile(lambda word: word[0] not in "-/{", case.words))
+        counts[command, "files" if case.file else "options"][verdict.kind] += 1
+    with path.open("w", encoding="utf-8", newline="") as file:
+        file.write(
+            f"# {date.today()}, commit {commit.strip()}, {seconds:.0f} s of the clock on {os.cpu_count()} cores\n"
+        )
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["command", "broken", "cases", *KINDS])
+        for (command, broken), by_kind in sorted(counts.items()):
+            writer.writerow([command, broken, by_kind.total(), *(by_kind[kind] for kind in KINDS)])
 
 
 def main() -> int:
@@ -161,12 +185,15 @@ def main() -> int:
     parser.add_argument("--sample", type=int, help="so many, drawn by --seed")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--inputs", type=Path, help="keep the whole inputs there, or take those")
-    args = parser.parse_args()
+    parser.add_argument("--out", type=Path, help="counts by command")
+    args, begin = parser.parse_args(), time.monotonic()
     chosen = [case for case in cases() if args.only in case.name]
     if args.sample is not None:
         chosen = random.Random(args.seed).sample(chosen, min(args.sample, len(chosen)))
     verdicts = run(chosen, args.inputs)
     counts = Counter(verdict.kind for verdict in verdicts)
+    if args.out:
+        write_counts(verdicts, args.out, time.monotonic() - begin)
     print(f"{len(verdicts)} cases: " + ", ".join(f"{number} {kind}" for kind, number in counts.most_common()))
     return int(set(counts) != {"line"})
 
