@@ -5,12 +5,13 @@ SHELL := /bin/bash
 BIN := .venv/bin
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help environment quickstart test campaign lint bench clean
+.PHONY: help environment quickstart test campaign mutants lint bench clean
 
 help:
 	@echo "make quickstart   environment, corpus, two short trainings, a table, curves and filled-in sentences"
 	@echo "make test         the tests, on CPU (TESTS=tests/masking for some of them)"
 	@echo "make campaign     1,200 broken inputs and nonsensical options, each of which has to end in one line (some ten minutes)"
+	@echo "make mutants      300 planted mistakes, and whether a test sees each (an hour or two)"
 	@echo "make lint         ruff format, ruff check, mypy, import contracts"
 	@echo "make bench        the benchmarks of scripts/bench"
 	@echo "make clean        everything that was made here, the environment included"
@@ -30,6 +31,14 @@ test: environment
 campaign: environment
 	$(BIN)/python tests/campaign/run.py $(CAMPAIGN)
 
+mutants: environment
+	$(BIN)/python -m venv .mutants/venv
+	.mutants/venv/bin/python -m pip install -q cosmic-ray coverage
+	site=$$(.mutants/venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))') && \
+	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > $$site/environment.pth
+	ln -sf $(CURDIR)/$(BIN)/fairseq-* $(CURDIR)/$(BIN)/torchrun .mutants/venv/bin/
+	.mutants/venv/bin/python tests/campaign/mutants.py $(MUTANTS)
+
 lint: environment
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -40,5 +49,5 @@ bench: environment
 	for name in masking step operations loading scaling; do $(BIN)/python scripts/bench/$$name.py || exit 1; done
 
 clean:
-	rm -rf .venv .quickstart build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache outputs multirun
+	rm -rf .venv .mutants .quickstart build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache outputs multirun
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
