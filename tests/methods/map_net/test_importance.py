@@ -88,6 +88,7 @@ def test_clipping(device):
     torch.testing.assert_close(clip_log_weight(log_r, 0.2), expected)
     assert (clip_log_weight(log_r, 0.0) == 1.0).all()
     torch.testing.assert_close(clip_log_weight(log_r, 5.0), log_r.exp())
+    torch.testing.assert_close(clip_log_weight(log_r, 1.0), log_r.exp().clamp(max=2.0))
     huge = torch.tensor([-200.0, 200.0], device=device)  # exp overflows in fp32
     torch.testing.assert_close(clip_log_weight(huge, 0.2), torch.tensor([0.8, 1.2], device=device))
 
