@@ -127,10 +127,10 @@ def kill_when(hit: Callable[[], bool]) -> Callable[[int], None]:
 
     def watch(pid: int) -> None:
         while Path(f"/proc/{pid}").exists():
-            if hit():
-                with suppress(ProcessLookupError):
+            with suppress(OSError):  # what it looks for is just being renamed; or who it was has just ended
+                if hit():
                     os.killpg(pid, signal.SIGKILL)
-                return
+                    return
             time.sleep(0.002)
 
     return lambda pid: threading.Thread(target=watch, args=(pid,), daemon=True).start()

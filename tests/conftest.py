@@ -18,7 +18,9 @@ import torch
 from _pytest.assertion import rewrite
 from commands import LAUNCHER_VARIABLES, Finished, run_command, run_fairseq_train, write_corpus
 from fork_server import share_fork_servers, start_servers
+from torch.utils.data import _utils as data_loading
 
+data_loading.MP_STATUS_CHECK_INTERVAL = 0.5  # s that the garbage collector waits for a data worker's end
 logging.getLogger("fairseq.tasks.text_to_speech").setLevel(logging.WARNING)  # or its line follows pytest's last one
 
 

@@ -99,7 +99,8 @@ def report(args: argparse.Namespace) -> None:
                 values |= {"accuracy": log.final("accuracy"), "options": LAWS[law], **environment("cpu")}
                 run = {"words": args.words, "law": law, "seed": seed}
                 rows[args.words, law, seed] = {**run, "epochs": args.epochs, **values}
-    write_csv(args.out, list(rows.values()))
+    order = sorted(rows, key=lambda run: (run[0], list(LAWS).index(run[1]), run[2]))
+    write_csv(args.out, [rows[run] for run in order])
     table = []
     for law in LAWS:
         own = [row for (words, name, _), row in rows.items() if (words, name) == (args.words, law)]

@@ -317,7 +317,7 @@ def test_mask_laws_train_for_as_many_updates_and_stay(
         (folder / "finished").touch()
 
     monkeypatch.setattr(laws, "train_once", train)
-    monkeypatch.setattr(laws, "prepare", lambda corpus, folder: folder)
+    monkeypatch.setattr(laws, "prepare", lambda corpus, folder, words: folder)
     monkeypatch.setattr(laws, "count_updates", lambda data, epochs: epochs)
     out = tmp_path / "mask_laws.csv"
     laws.main(["--corpus", "text", "--folder", str(tmp_path), "--seeds", "1", "2", "--out", str(out)])
@@ -325,3 +325,6 @@ def test_mask_laws_train_for_as_many_updates_and_stay(
     assert {options[options.index("--max-update") + 1] for options in trained.values()} == {"20"}
     assert trained["rate_0.3_to_0.15_2"][-4:] == ["--mask-prob", "0.3", "--mask-prob-end", "0.15"]
     assert [(row["law"], row["loss_mask"]) for row in rows_of(out)][:2] == [("plain", "8.0"), ("plain", "9.0")]
+    more = ["--corpus", "text", "--folder", str(tmp_path / "more"), "--seeds", "1", "--out", str(out)]
+    laws.main([*more, "--words", "1075", "--laws", "PMI"])
+    assert [row["words"] for row in rows_of(out)] == [*["215"] * 2 * len(laws.LAWS), "1075"], "what was there stays"

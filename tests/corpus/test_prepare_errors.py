@@ -164,7 +164,7 @@ def test_a_folder_of_somebody_else(refused: Callable[..., str], tmp_path: Path) 
         assert "was not made by fairseq-masking prepare" in refused(*options)
     (tmp_path / "data" / "manifest.json").write_text("{}")
     assert "is no manifest of a preparation" in refused("--force")
-    assert "corpus.txt" in refused("--vocab-size", 120, out="corpus.txt/data")
+    assert "corpus.txt" in refused("--vocab-size", 120, status=2, out="corpus.txt/data")
 
 
 def test_too_few_documents(refused: Callable[..., str], tmp_path: Path) -> None:
