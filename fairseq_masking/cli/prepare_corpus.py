@@ -121,6 +121,7 @@ def _conflicts(args: argparse.Namespace) -> Iterator[str]:
 
 
 def run(args: argparse.Namespace) -> None:
+    import fairseq_masking.compat  # noqa: F401 - a fairseq that imports neither sklearn nor SciPy
     from fairseq_masking.corpus.prepare import Preparation, prepare
     from fairseq_masking.corpus.workspace import Reporter
 
