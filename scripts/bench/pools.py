@@ -62,7 +62,9 @@ def tokens_ratio(data: Path, iterator: Callable[..., Any], epochs: Sequence[int]
     """Return the tokens of batches over those of their rows; ``iterator``: what a task makes batches with."""
     parser = options.get_training_parser(default_task="sentence_prediction")
     given = [str(data), "--num-classes", "2", "--init-token", "0", "--separator-token", "2"]
-    task = tasks.setup_task(options.parse_args_and_arch(parser, [*given, "--arch", "mlm_tiny"]))
+    args = options.parse_args_and_arch(parser, [*given, "--arch", "mlm_tiny"])
+    args.regression_target = False  # as fairseq's own commands take it from the criterion
+    task = tasks.setup_task(args)
     task.load_dataset("train")
     dataset = task.dataset("train")
     lengths = np.max(np.atleast_2d(dataset.sizes), axis=0)
