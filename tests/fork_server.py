@@ -64,7 +64,6 @@ def run_forked(
     Raises:
         subprocess.TimeoutExpired: it took longer than ``timeout`` seconds, and was killed.
     """
-    start_servers()
     with tempfile.TemporaryDirectory() as folder:
         outputs = [Path(folder) / name for name in ("stdout", "stderr")]
         places = {"cwd": str(cwd or os.getcwd()), "environment": environment, "outputs": list(map(str, outputs))}
@@ -80,6 +79,7 @@ def run_forked(
 @contextlib.contextmanager
 def _ask(server: str, request: dict[str, Any], descriptors: Sequence[int] = ()) -> Iterator[tuple[Any, int]]:
     """Yield what its server replies on, and the process id of what it has started."""
+    start_servers()
     with socket.socket(socket.AF_UNIX) as asking:
         asking.connect(f"{os.environ[_FOLDER]}/{server}")
         socket.send_fds(asking, [b"%d\n" % len(descriptors)], descriptors)

@@ -24,7 +24,10 @@ def _parsed(text: str, rule: str) -> object:
 
 
 def read_overrides(training: str) -> None:
-    """Read those that a training's options make, before it is forked: most are of options that nobody gives."""
+    """Read those that a training's options make, before it is forked: most are of options that nobody gives.
+
+    fairseq's groups are stored then, too.
+    """
     from fairseq import options
     from fairseq.dataclass.initialize import hydra_init
     from fairseq.dataclass.utils import override_module_args
