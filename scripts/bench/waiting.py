@@ -367,13 +367,13 @@ def batching(bench: Bench) -> list[Row]:
 
 def preparation(bench: Bench) -> list[Row]:
     addresses = lzma.decompress(bench.text.read_bytes())
-    texts = {"sentences": addresses.replace(b". ", b".\n"), "addresses of 46 kB": addresses}
+    texts = {"sentences": addresses.replace(b". ", b".\n"), "addresses": addresses}
     for name, text in texts.items():
-        (bench.folder / f"{name[:9]}.txt").write_bytes(text)
+        (bench.folder / f"{name}.txt").write_bytes(text)
 
     def whole(tree: Path, turn: int, *more: Any, name: str = "sentences") -> list[str]:
-        out = bench.folder / f"prepared_{tree.name}_{turn}_{len(more)}_{name[:9]}"
-        return bench.verb(tree, "prepare corpus", "--train", bench.folder / f"{name[:9]}.txt", "--out", out, *more)
+        out = bench.folder / f"prepared_{tree.name}_{turn}_{len(more)}_{name}"
+        return bench.verb(tree, "prepare corpus", "--train", bench.folder / f"{name}.txt", "--out", out, *more)
 
     size = len(addresses) / 1e6
     rows = [bench.compared("20.8", "MB of text a second of CPU, prepare corpus", whole, rate=size)]
@@ -381,9 +381,7 @@ def preparation(bench: Bench) -> list[Row]:
     known = ("--tokenizer", "sentencepiece", "--sentencepiece-model", model)
     for name in texts:
         what = f"the same with a tokeniser that is there, lines are {name}"
-        rows.append(
-            bench.compared("20.8", what, lambda *where, name=name: whole(*where, *known, name=name), rate=size)
-        )
+        rows.append(bench.compared("20.8", what, lambda *at, name=name: whole(*at, *known, name=name), rate=size))
     walls = defaultdict(list)
     for turn in range(TURNS):
         for workers in (1, 2):
@@ -503,9 +501,6 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--out", default=RESULTS / "waiting.csv")
     args = parser.parse_args(argv)
     torch.set_num_threads(1)
-    ctypes.CDLL(None).prctl(
-        _SUBREAPER, 1
-    )  # what a process leaves behind becomes a child of this one, whose time counts
     table = read_csv(args.out)
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(Path(folder), args.steps, args.shared)
