@@ -24,6 +24,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     import numpy as np
 
+    import fairseq_masking.compat  # noqa: F401 - a fairseq that imports neither sklearn nor SciPy
     from fairseq_masking.corpus.collocations import find_collocations, write_collocations
     from fairseq_masking.corpus.dictionary import load_dictionary, masking_vocabulary
     from fairseq_masking.corpus.indexed import load_tokens
