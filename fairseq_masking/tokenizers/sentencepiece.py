@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import compress
+from itertools import chain, compress
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,11 @@ class SentencePieceTokenizer(Tokenizer):
     def encode_lines(self, lines: Sequence[str], indices: Mapping[str, int], unk: int) -> list[list[int]]:
         pieces = map(self._model.id_to_piece, range(self._model.get_piece_size()))
         index_of = [indices.get(symbol, unk) for symbol in self._symbols_of(list(pieces))]
-        return [[index_of[piece] for piece in line] for line in self._model.encode(list(lines), num_threads=1)]
+        parts = [line.split(" ") if self._words_apart and "▁" not in line else [line] for line in lines]
+        distinct = list(set(chain.from_iterable(parts)))  # a text's words are few
+        encoded = self._model.encode(distinct, num_threads=1)
+        ids_of_part = {part: [index_of[piece] for piece in ids] for part, ids in zip(distinct, encoded, strict=True)}
+        return [list(chain.from_iterable(map(ids_of_part.__getitem__, line))) for line in parts]
 
     def encode_with_offsets(self, text: str) -> tuple[list[str], list[Offsets]]:
         encoded = self._model.encode(text, return_type="offset_mapping")
@@ -76,6 +80,25 @@ class SentencePieceTokenizer(Tokenizer):
 
     def surface(self, symbol: str) -> str:
         return " " + symbol if symbol in SPECIAL_SYMBOLS else symbol.replace("▁", " ")
+
+    @cached_property
+    def _words_apart(self) -> bool:
+        """Whether the symbols of a text are those of its words: no merge, rule or run of unknowns crosses a space.
+
+        Not of a unigram model, whose sums round otherwise in a longer text.
+        """
+        proto = model_proto(self.files["sentencepiece.model"])
+        rules, trained = proto.normalizer_spec, proto.trainer_spec
+        return (
+            trained.model_type == trained.BPE
+            and rules.name in NORMALIZATIONS
+            and rules.add_dummy_prefix
+            and rules.remove_extra_whitespaces
+            and rules.escape_whitespaces
+            and not trained.treat_whitespace_as_suffix
+            and "▁" in self._known
+            and not any("▁" in piece.piece[1:] or piece.type == piece.USER_DEFINED for piece in proto.pieces)
+        )
 
     @cached_property
     def _further(self) -> Any:

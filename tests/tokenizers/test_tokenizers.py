@@ -2,15 +2,18 @@ import json
 import random
 from collections.abc import Callable
 from pathlib import Path
+from unicodedata import category
 
 import pytest
 from corpora import GPT2_FOLDER, WORDPIECES, make_lines
 from fairseq.data import Dictionary
 from fairseq.data.encoders.gpt2_bpe_utils import get_encoder
+from sentencepiece import SentencePieceTrainer
 
 from fairseq_masking.corpus.manifest import load_tokenizer
 from fairseq_masking.errors import UserError
-from fairseq_masking.tokenizers import BertTokenizer, Tokenizer
+from fairseq_masking.tokenizers import BertTokenizer, SentencePieceTokenizer, Tokenizer
+from fairseq_masking.tokenizers.sentencepiece import NORMALIZATIONS, BpeTraining, train_bpe
 
 TEXTS = [*make_lines(20, seed=1), "the river", "It’s 3.5 café."]
 
@@ -62,6 +65,38 @@ def test_specials_in_the_text_are_text(tmp_path: Path, prepare: Callable[..., Pa
     for tokenizer in (load_tokenizer(data), BertTokenizer(wordpieces, lowercase=True)):
         assert not {"<s>", "</s>", "<pad>", "<mask>", "[MASK]", "[SEP]"} & set(tokenizer.encode(text))
         assert_lines_are_encoded_alike(tokenizer, [text, "", *TEXTS, "the ψ"])
+
+
+@pytest.mark.parametrize("rule", NORMALIZATIONS)
+def test_a_text_has_the_symbols_of_its_words(tmp_path: Path, rule: str) -> None:
+    """Characters at both ends and in place of a word: neither a rule nor a run of unknowns reaches over a space."""
+    training = BpeTraining(vocab_size=150, normalization=rule, byte_fallback=False)
+    tokenizer = train_bpe(["a ā ▁ψ", *make_lines(300)], 301, tmp_path / "bpe.model", training)
+    assert tokenizer._words_apart
+    kinds = {chr(code): category(chr(code)) for code in range(1, 0x110000)}
+    odd = [
+        c for c, kind in kinds.items() if kind != "Cs" and (ord(c) % 97 == 0 or (kind[0] in "MZC" and c < "\ud800"))
+    ]
+    lines = [" ".join(f"a{c} {c} {c}a" for c in odd[i : i + 9]) for i in range(0, len(odd), 9)]
+    assert_lines_are_encoded_alike(tokenizer, [*lines, "a▁ ▁ ▁a", "a  b", " a ", ""])
+
+
+def test_a_text_that_is_more_than_its_words_goes_whole(tmp_path: Path) -> None:
+    """Pieces over spaces, rules of a user's own, and unigram models."""
+    lines = make_lines(300)
+    for name, options in {
+        "phrases": {"model_type": "bpe", "split_by_whitespace": False, "vocab_size": 400},
+        "unigram": {"model_type": "unigram"},
+        "suffix": {"model_type": "bpe", "treat_whitespace_as_suffix": True},
+        "symbols": {"model_type": "bpe", "user_defined_symbols": ["the"]},
+        "spaces": {"model_type": "bpe", "remove_extra_whitespaces": False},
+    }.items():
+        prefix = tmp_path / name
+        options = {"vocab_size": 120, "hard_vocab_limit": False, "minloglevel": 2, **options}
+        SentencePieceTrainer.train(sentence_iterator=iter(lines), model_prefix=str(prefix), **options)
+        tokenizer = SentencePieceTokenizer(prefix.with_suffix(".model"))
+        assert not tokenizer._words_apart, name
+        assert_lines_are_encoded_alike(tokenizer, [*TEXTS, "the  river of  the "])
 
 
 def assert_lines_are_encoded_alike(tokenizer: Tokenizer, lines: list[str]) -> None:
