@@ -10,7 +10,6 @@ import re
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
-from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -77,14 +76,10 @@ def _binarize_chunk(
             lines.append(raw.removesuffix(b"\n"))
     decoded = [line.decode("utf-8") for line in lines]
     seen = Counter(_NOT_ASCII.findall("\n".join(decoded)))
-    ids = tokenizer.encode_lines(decoded, dictionary.indices, dictionary.unk())
-    sizes_L = np.fromiter(map(len, ids), dtype=np.int64, count=len(ids)) + 1
-    ids_N = np.full(sizes_L.sum(), dictionary.eos(), dtype=np.int64)
-    closing = np.zeros(len(ids_N), dtype=bool)
-    closing[np.cumsum(sizes_L) - 1] = True
-    ids_N[~closing] = np.fromiter(chain.from_iterable(ids), dtype=np.int64, count=len(ids_N) - len(ids))
+    ids_N, sizes_L = tokenizer.encode_lines(decoded, dictionary.indices, dictionary.unk())
+    ids_N = np.insert(ids_N, np.cumsum(sizes_L), dictionary.eos())
     builder = indexed_dataset.make_builder(f"{part}.bin", "mmap", len(dictionary))
     builder._data_file.write(ids_N.astype(builder._dtype).tobytes())  # add_item goes line by line
-    builder._sizes = sizes_L.tolist()
+    builder._sizes = (sizes_L + 1).tolist()
     builder.finalize(f"{part}.idx")
     return part, np.bincount(ids_N, minlength=len(dictionary)), seen

@@ -221,7 +221,7 @@ def _clean(line: str, met: Met) -> str:
         return ""
     if "&" in line:
         met.update(("entity", entity) for entity in _ENTITY.findall(line))
-    whole = line.translate(_LINE_BREAKS)
-    if whole != line:
+    if len(line.splitlines()) > 1:
         met.update(("break", ascii(character)) for character in line if ord(character) in _LINE_BREAKS)
-    return whole
+        line = line.translate(_LINE_BREAKS)
+    return line

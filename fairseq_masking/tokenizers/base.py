@@ -5,14 +5,17 @@ import os
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from itertools import accumulate, groupby
+from itertools import accumulate, chain, groupby
 from pathlib import Path
 from typing import Any, ClassVar, Self
+
+import numpy as np
+import numpy.typing as npt
 
 from fairseq_masking.files import hash_file, read_json
 from fairseq_masking.tokenizers.symbols import BOS_SYMBOL, EOS_SYMBOL, MASK_SYMBOL, PAD_SYMBOL, SPECIAL_SYMBOLS
 
-__all__ = ["SILENT_SYMBOLS", "Offsets", "Tokenizer"]
+__all__ = ["SILENT_SYMBOLS", "IdsN", "Offsets", "Tokenizer", "in_one"]
 
 SILENT_SYMBOLS = frozenset({BOS_SYMBOL, PAD_SYMBOL, EOS_SYMBOL})
 _OPTIONS_FILE = "options.json"
@@ -21,6 +24,7 @@ _OPTIONS_FILE = "options.json"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 Offsets = tuple[int, int]  # first character, and the one after the last
+IdsN = npt.NDArray[np.int64]
 
 
 class Tokenizer(ABC):
@@ -40,9 +44,12 @@ class Tokenizer(ABC):
         """Returns dictionary symbols, without <s> and </s>; "<unk>" for what the vocabulary cannot write."""
         return self.encode_with_offsets(text)[0]
 
-    def encode_lines(self, lines: Sequence[str], indices: Mapping[str, int], unk: int) -> list[list[int]]:
-        """Returns the ids of many lines, those of ``encode``'s symbols; ``unk`` for symbols without one."""
-        return [[indices.get(symbol, unk) for symbol in self.encode(line)] for line in lines]
+    def encode_lines(self, lines: Sequence[str], indices: Mapping[str, int], unk: int) -> tuple[IdsN, IdsN]:
+        """Returns the ids of many lines in one [N], those of ``encode``'s symbols, and how many each line has [L].
+
+        ``unk`` stands for symbols without an id.
+        """
+        return in_one([[indices.get(symbol, unk) for symbol in self.encode(line)] for line in lines])
 
     @abstractmethod
     def encode_with_offsets(self, text: str) -> tuple[list[str], list[Offsets]]:
@@ -114,3 +121,9 @@ class Tokenizer(ABC):
                 shutil.copyfile(path, folder / name)
         if self.options:
             (folder / _OPTIONS_FILE).write_text(json.dumps(self.options) + "\n", encoding="utf-8")
+
+
+def in_one(rows: Sequence[Sequence[int]]) -> tuple[IdsN, IdsN]:
+    """Returns rows of ids one after the other, and their lengths."""
+    sizes_L = np.fromiter(map(len, rows), dtype=np.int64, count=len(rows))
+    return np.fromiter(chain.from_iterable(rows), dtype=np.int64, count=sizes_L.sum()), sizes_L

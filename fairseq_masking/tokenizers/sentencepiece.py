@@ -13,7 +13,7 @@ import numpy as np
 from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 
 from fairseq_masking.errors import UserError
-from fairseq_masking.tokenizers.base import Offsets, Tokenizer
+from fairseq_masking.tokenizers.base import IdsN, Offsets, Tokenizer, in_one
 from fairseq_masking.tokenizers.symbols import FILLER_PREFIX, MASK_SYMBOL, PAD_SYMBOL, SPECIAL_SYMBOLS, UNK_SYMBOL
 
 __all__ = ["NORMALIZATIONS", "BpeTraining", "SentencePieceTokenizer", "model_proto", "train_bpe"]
@@ -23,6 +23,7 @@ _WRITTEN_SPECIAL = re.compile(rf"<(?={'|'.join(symbol[1:] for symbol in SPECIAL_
 NORMALIZATIONS = ("nmt_nfkc", "nfkc", "nmt_nfkc_cf", "nfkc_cf", "identity")
 # SentencePiece leaves out longer lines. Words are counted one by one, so cutting at a space changes nothing.
 _MAX_CHARACTERS = 1024
+_REMEMBERED = 1 << 20  # pieces of words, some 80 bytes each
 
 
 class SentencePieceTokenizer(Tokenizer):
@@ -47,18 +48,22 @@ class SentencePieceTokenizer(Tokenizer):
             and (piece := self._model.id_to_piece(index)) not in SPECIAL_SYMBOLS
         ]
         self._known = frozenset(self.symbols)
+        self._pieces_of: dict[str, list[int]] = {}  # of words
 
     def encode(self, text: str) -> list[str]:
         return self._symbols_of(self._model.encode(text, out_type=str))
 
-    def encode_lines(self, lines: Sequence[str], indices: Mapping[str, int], unk: int) -> list[list[int]]:
+    def encode_lines(self, lines: Sequence[str], indices: Mapping[str, int], unk: int) -> tuple[IdsN, IdsN]:
         pieces = map(self._model.id_to_piece, range(self._model.get_piece_size()))
         index_of = [indices.get(symbol, unk) for symbol in self._symbols_of(list(pieces))]
+        pieces_of = self._pieces_of  # a text's words are few
         parts = [line.split(" ") if self._words_apart and "▁" not in line else [line] for line in lines]
-        distinct = list(set(chain.from_iterable(parts)))  # a text's words are few
-        encoded = self._model.encode(distinct, num_threads=1)
-        ids_of_part = {part: [index_of[piece] for piece in ids] for part, ids in zip(distinct, encoded, strict=True)}
-        return [list(chain.from_iterable(map(ids_of_part.__getitem__, line))) for line in parts]
+        new = list(set(chain.from_iterable(parts)) - pieces_of.keys())
+        pieces_of.update(zip(new, self._model.encode(new, num_threads=1), strict=True))
+        pieces_N, sizes_L = in_one([list(chain.from_iterable(map(pieces_of.__getitem__, line))) for line in parts])
+        if sum(map(len, pieces_of.values())) > _REMEMBERED:
+            pieces_of.clear()
+        return np.array(index_of)[pieces_N], sizes_L
 
     def encode_with_offsets(self, text: str) -> tuple[list[str], list[Offsets]]:
         encoded = self._model.encode(text, return_type="offset_mapping")

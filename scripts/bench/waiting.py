@@ -8,7 +8,7 @@ products      matrix products of the vocabulary's size in the loss at 50% masked
 graphs        graphs that two epochs with a short batch each compile, the first one's included
 lines         private memory that a process holds of a corpus whose lines are rows
 batching      CPU time of batching these lines over that of full rows
-preparation   MB of text a second of CPU: all of it, with a tokeniser that is there, two workers' time over one's
+preparation   MB of text a second of CPU: all of it, with a tokeniser that is there; two workers' speed over one's
 scale         efficiency of mlm_base on H100s, on paper; bytes of the optimizer's state of the rank with most
 figures       what step.py, huggingface.py and operations.py found, from their files
 muon          CPU time of a whole step with Muon over that with fused_adamw, 16 rows of 40 tokens, in turns
@@ -54,6 +54,8 @@ from systems import Run, Setting
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from fairseq_masking.corpus.binarization import binarize
+from fairseq_masking.corpus.manifest import load_tokenizer
 from fairseq_masking.data import BlockDataset, load_dictionary, load_tokens
 from fairseq_masking.figures.tables import format_table
 from fairseq_masking.measure.cost import Operators
@@ -90,7 +92,7 @@ class Bench:
 
     folder: Path
     steps: int
-    shared: Path  # GLUE's files and texts
+    shared: Path  # GLUE's files and corpora
 
     @cached_property
     def data(self) -> Path:
@@ -368,6 +370,8 @@ def batching(bench: Bench) -> list[Row]:
 def preparation(bench: Bench) -> list[Row]:
     addresses = lzma.decompress(bench.text.read_bytes())
     texts = {"sentences": addresses.replace(b". ", b".\n"), "addresses": addresses}
+    corpora = [bench.shared / f"corpus/{name}.train.txt.xz" for name in ("general", "cs")]
+    texts["two corpora"] = b"".join(lzma.decompress(path.read_bytes()) for path in corpora if path.is_file())
     for name, text in texts.items():
         (bench.folder / f"{name}.txt").write_bytes(text)
 
@@ -376,20 +380,24 @@ def preparation(bench: Bench) -> list[Row]:
         return bench.verb(tree, "prepare corpus", "--train", bench.folder / f"{name}.txt", "--out", out, *more)
 
     size = len(addresses) / 1e6
-    rows = [bench.compared("20.8", "MB of text a second of CPU, prepare corpus", whole, rate=size)]
+    rows = [bench.compared("20.8", f"MB of text a second of CPU, prepare corpus, {size:.0f} MB", whole, rate=size)]
     (model,) = (bench.folder / f"prepared_{ROOT.name}_0_0_sentences").glob("**/*.model")
     known = ("--tokenizer", "sentencepiece", "--sentencepiece-model", model)
-    for name in texts:
-        what = f"the same with a tokeniser that is there, lines are {name}"
+    for name, size in ((name, len(text) / 1e6) for name, text in texts.items() if text):
+        what = f"the same with a tokeniser that is there, {size:.0f} MB, {name}"
         rows.append(bench.compared("20.8", what, lambda *at, name=name: whole(*at, *known, name=name), rate=size))
+    prepared = bench.folder / f"prepared_{ROOT.name}_0_{len(known)}_{name}"
+    tokenizer, dictionary = load_tokenizer(prepared), load_dictionary(str(prepared))
     walls = defaultdict(list)
-    for turn in range(TURNS):
-        for workers in (1, 2):
-            started = time.perf_counter()
-            bench.seconds(ROOT, whole(ROOT, 10 * turn + workers, *known, "--workers", workers))
-            walls[workers].append(time.perf_counter() - started)
+    for workers in TURNS * (1, 2):
+        started = time.perf_counter()
+        with tempfile.TemporaryDirectory(dir=bench.folder) as folder:
+            output = Path(folder, "train")
+            binarize(bench.folder / f"{name}.txt", output, tokenizer, dictionary, workers=workers, progress=abs)
+        walls[workers].append(time.perf_counter() - started)
     speed = round(min(walls[1]) / min(walls[2]), 2)
-    return [*rows, Row("20.8", f"two workers' speed over one's, wall clock, load {os.getloadavg()[0]:.1f}", "", speed)]
+    what = f"two workers' speed over one's in binarising, {name}, wall clock, load {os.getloadavg()[0]:.1f}"
+    return [*rows, Row("20.8", what, "", speed)]
 
 
 PAPER = {8: 98, 64: 78, 256: 32}  # percent, issue 20
@@ -496,7 +504,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--steps", type=int, default=30, help="steps of each, where times are compared")
     parser.add_argument(
-        "--shared", type=Path, default=ROOT.parent / "shared/data", help="folder of glue/CoLA and SST-2"
+        "--shared", type=Path, default=ROOT.parent / "shared/data", help="folder of corpus/, glue/CoLA and SST-2"
     )
     parser.add_argument("--out", default=RESULTS / "waiting.csv")
     args = parser.parse_args(argv)
