@@ -387,7 +387,7 @@ def preparation(bench: Bench) -> list[Row]:
         what = f"the same with a tokeniser that is there, {size:.0f} MB, {name}"
         rows.append(bench.compared("20.8", what, lambda *at, name=name: whole(*at, *known, name=name), rate=size))
     prepared = bench.folder / f"prepared_{ROOT.name}_0_{len(known)}_{name}"
-    tokenizer, dictionary = load_tokenizer(prepared), load_dictionary(str(prepared))
+    tokenizer, dictionary = load_tokenizer(prepared), load_dictionary(prepared / "dict.txt")
     walls = defaultdict(list)
     for workers in TURNS * (1, 2):
         started = time.perf_counter()
