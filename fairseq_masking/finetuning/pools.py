@@ -5,7 +5,7 @@ tokens of the text on SST-2. Batches are made anew each epoch and visited in ran
 from seed and epoch, so that a resumed run has the same. ``--no-shuffle`` keeps the data's order.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -35,6 +35,14 @@ class PooledRows(BaseWrapperDataset):
         order = np.random.default_rng(self.rng_of).permutation(len(self))
         pools = [order[start : start + self.rows] for start in range(0, len(order), self.rows)]
         return np.concatenate([pool[np.argsort(self.lengths[pool], kind="stable")] for pool in pools])
+
+    def collater(self, samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """A batch of rows of one length says that it has no padding."""
+        batch = super().collater(samples)
+        if batch:
+            inputs = batch["net_input"]
+            inputs["shape"] = {"has_padding": bool((inputs["src_lengths"] < inputs["src_tokens"].shape[1]).any())}
+        return batch
 
 
 @replaces(SentencePredictionTask, "get_batch_iterator")

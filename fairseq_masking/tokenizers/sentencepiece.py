@@ -88,22 +88,16 @@ class SentencePieceTokenizer(Tokenizer):
 
     @cached_property
     def _words_apart(self) -> bool:
-        """Whether the symbols of a text are those of its words: no merge, rule or run of unknowns crosses a space.
+        """Whether a text's symbols are those of its words: no merge, rule or run of unknowns crosses a space.
 
         Not of a unigram model, whose sums round otherwise in a longer text.
         """
         proto = model_proto(self.files["sentencepiece.model"])
         rules, trained = proto.normalizer_spec, proto.trainer_spec
-        return (
-            trained.model_type == trained.BPE
-            and rules.name in NORMALIZATIONS
-            and rules.add_dummy_prefix
-            and rules.remove_extra_whitespaces
-            and rules.escape_whitespaces
-            and not trained.treat_whitespace_as_suffix
-            and "▁" in self._known
-            and not any("▁" in piece.piece[1:] or piece.type == piece.USER_DEFINED for piece in proto.pieces)
-        )
+        usual = rules.add_dummy_prefix and rules.remove_extra_whitespaces and rules.escape_whitespaces
+        usual &= rules.name in NORMALIZATIONS and not trained.treat_whitespace_as_suffix and "▁" in self._known
+        crossing = any("▁" in piece.piece[1:] or piece.type == piece.USER_DEFINED for piece in proto.pieces)
+        return trained.model_type == trained.BPE and usual and not crossing
 
     @cached_property
     def _further(self) -> Any:

@@ -34,8 +34,9 @@ class Lengths(FairseqDataset):
     def ordered_indices(self) -> np.ndarray:
         return np.arange(len(self))
 
-    def collater(self, samples: list) -> list:
-        return samples
+    def collater(self, samples: list) -> dict:
+        lengths = torch.from_numpy(self.sizes[0][samples])
+        return {"id": samples, "net_input": {"src_lengths": lengths, "src_tokens": torch.empty(1, int(lengths.max()))}}
 
     def __getitem__(self, index: int) -> int:
         return index
@@ -83,31 +84,33 @@ def test_rows_without_labels_name_the_folder(no_shuffle):
 def test_padding_is_little_and_batches_come_in_random_order() -> None:
     dataset = skewed()
     lengths = dataset.sizes[0]
-    batches = [
-        np.array(batch) for batch in iterator(dataset, max_sentences=ROWS, epoch=1).next_epoch_itr(shuffle=True)
-    ]
+    found = list(iterator(dataset, max_sentences=ROWS, epoch=1).next_epoch_itr(shuffle=True))
+    batches = [np.array(batch["id"]) for batch in found]
     assert sorted(np.concatenate(batches)) == list(range(5000))
     assert sum(len(batch) * lengths[batch].max() for batch in batches) <= 1.05 * lengths.sum()
     longest = [lengths[batch].max() for batch in batches]
     assert abs(np.corrcoef(longest[1:], longest[:-1])[0, 1]) < 0.2
     again = iterator(dataset, max_sentences=ROWS, epoch=2).next_epoch_itr(shuffle=True)
-    assert {tuple(sorted(batch)) for batch in batches}.isdisjoint({tuple(sorted(batch)) for batch in again})
+    assert {tuple(sorted(batch)) for batch in batches}.isdisjoint({tuple(sorted(batch["id"])) for batch in again})
+    padded = [batch["net_input"]["shape"]["has_padding"] for batch in found]
+    assert padded == [len(set(lengths[batch])) > 1 for batch in batches] and len(set(padded)) == 2
 
 
 def test_batches_by_tokens_and_rows_in_order() -> None:
     dataset = skewed(400)
     lengths = dataset.sizes[0]
-    batches = [np.array(batch) for batch in iterator(dataset, max_tokens=2000, epoch=1).next_epoch_itr(shuffle=False)]
+    by_tokens = iterator(dataset, max_tokens=2000, epoch=1).next_epoch_itr(shuffle=False)
+    batches = [np.array(batch["id"]) for batch in by_tokens]
     assert all(len(batch) * lengths[batch].max() <= 2000 for batch in batches)
     kept = iterator(dataset, max_sentences=ROWS, epoch=1, no_shuffle=True).next_epoch_itr(shuffle=False)
-    assert np.concatenate(list(kept)).tolist() == list(range(400))
+    assert np.concatenate([batch["id"] for batch in kept]).tolist() == list(range(400))
 
 
 def test_data_workers_end_with_their_epoch() -> None:
     """Those of a dataloader that is made anew would be left to the garbage collector, which waits five seconds."""
     options = {"max_sentences": ROWS, "num_workers": 1, "data_buffer_size": 2}
     batches = iterator(skewed(64), epoch=1, **options).next_epoch_itr(shuffle=True)
-    assert sum(map(len, batches)) == 64
+    assert sum(len(batch["id"]) for batch in batches) == 64
     for worker in multiprocessing.active_children():
         worker.join(20)
         assert not worker.is_alive()

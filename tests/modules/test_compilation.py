@@ -1,5 +1,6 @@
 """Compiled training: the same numbers, one graph, and an honest way out where it does not work."""
 
+import copy
 import functools
 import logging
 import shutil
@@ -11,6 +12,8 @@ from torch._dynamo.testing import CompileCounter
 from torch._dynamo.utils import counters
 
 from fairseq_masking.errors import UserError
+from fairseq_masking.methods.base.options import SIZES
+from fairseq_masking.methods.mlm.model import MLMConfig, MLMModel
 from fairseq_masking.modules import compilation
 from fairseq_masking.modules.compilation import Compilation
 from fairseq_masking.modules.encoder import EncoderConfig, TransformerEncoder
@@ -186,6 +189,29 @@ def test_errors_of_the_user_are_not_taken_for_the_compilers(device, traced):
 def test_unknown_choices_are_one_line(choice, mode):
     with pytest.raises(UserError, match=r"is not a choice of torch\.compile"):
         Compilation(choice, mode)
+
+
+@pytest.mark.parametrize("choice", ["none", "encoder", "full"])
+def test_so_does_fine_tuning_with_padding_and_without(choice, tokens, device, traced):
+    torch.manual_seed(0)
+    cfg = MLMConfig(
+        **{**vars(SIZES["tiny"]), "max_positions": 16, "dropout": 0, "attention_dropout": 0}, compile=choice
+    )
+    model = MLMModel(cfg, vocab_size=50, pad_index=1, pretrains=False).to(device)
+    model.register_classification_head("head", 3)
+    plain = copy.deepcopy(model).eval()
+    padded = torch.cat([tokens, tokens.new_ones(2, 2)], dim=1)
+    for shape, batch in (({"has_padding": False}, tokens), ({"has_padding": True}, padded), (None, padded)):
+        given = {} if shape is None else {"shape": shape}
+        results = []
+        for each in (plain, model.train()):
+            for dropout in (module for module in each.modules() if isinstance(module, torch.nn.Dropout)):
+                dropout.eval()
+            scores, _ = each(batch, features_only=True, classification_head_name="head", **given)
+            results.append([scores, *torch.autograd.grad(scores.square().sum(), list(each.parameters()))])
+        for expected, value in zip(*results, strict=True):
+            torch.testing.assert_close(value, expected, atol=1e-5, rtol=1e-4)
+    assert (counters["stats"]["unique_graphs"] > 0) == (choice != "none") and not counters["graph_break"]
 
 
 @pytest.mark.parametrize(

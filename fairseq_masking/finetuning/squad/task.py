@@ -220,7 +220,11 @@ class SquadDataset(SizedDataset):
         lengths = torch.tensor([len(row) for row in tokens])
         batch = {
             "id": torch.tensor([sample["id"] for sample in samples]),
-            "net_input": {"src_tokens": data_utils.collate_tokens(tokens, self._pad), "src_lengths": lengths},
+            "net_input": {
+                "src_tokens": data_utils.collate_tokens(tokens, self._pad),
+                "src_lengths": lengths,
+                "shape": {"has_padding": bool((lengths < lengths.max()).any())},
+            },
             "window": torch.tensor([sample["window"] for sample in samples]),
             "targets": torch.tensor([sample["targets"] for sample in samples]),
             "nsentences": len(samples),

@@ -4,7 +4,7 @@ Shapes: B batch, T length, D width, C classes.
 """
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, ClassVar
@@ -64,7 +64,8 @@ class EncoderModel(BaseFairseqModel):
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy is not compiled: a compiled method would go on computing with this model's weights."""
-        return {name: value for name, value in super().__getstate__().items() if name not in self.tensor_methods}
+        compiled = (*self.tensor_methods, "encode")
+        return {name: value for name, value in super().__getstate__().items() if name not in compiled}
 
     def build_pretraining(self, cfg: EncoderModelConfig) -> None:
         """Create the networks that only pre-training needs."""
@@ -75,8 +76,12 @@ class EncoderModel(BaseFairseqModel):
         raise NotImplementedError
 
     def padding_of(self, src_tokens: Tensor, batch: Mapping[str, Any]) -> Tensor | None:
-        """Return bool ``[B, T]``, True at padding; None where the batch has none."""
-        return src_tokens.eq(self.pad_index) if batch["shape"]["has_padding"] else None
+        """Return bool ``[B, T]``, True at padding; None where the batch says that it has none."""
+        return src_tokens.eq(self.pad_index) if batch.get("shape", {}).get("has_padding", True) else None
+
+    def encode(self, tokens_BT: Tensor, padding_BT: Tensor | None) -> list[Tensor]:
+        """Return the encoder's states ``[B, T, D]``: its embedding's and every layer's."""
+        return self.encoder(tokens_BT, padding_BT=padding_BT).states
 
     def token_logits(self, src_tokens: Tensor, positions: Tensor | None = None) -> Tensor:
         """Return the vocabulary's logits ``[B, T, V]`` for a text with <mask>s in it.
@@ -118,7 +123,7 @@ class EncoderModel(BaseFairseqModel):
         Args:
             features_only: return the last hidden states ``[B, T, D]``.
             classification_head_name: return that head's scores ``[B, C]``.
-            batch: the rest of design.md's batch.
+            batch: the rest of design.md's batch; encoding looks at ``shape`` alone, which may be missing.
 
         Returns:
             ``output_class`` for a pre-training batch; else ``(tensor, {"inner_states": ...})``, the tensor
@@ -133,13 +138,15 @@ class EncoderModel(BaseFairseqModel):
         if predicting and "positions" in batch:
             if self.training:
                 self.compilation.start(
-                    self, self.tensor_methods, lambda: self._forward_and_backward(src_tokens, batch)
+                    self, self.tensor_methods, lambda: self._differentiate(self.pretrain(src_tokens, **batch))
                 )
             return self.pretrain(src_tokens, **batch)
         if predicting:
             return self.token_logits(src_tokens), {"inner_states": None}
-        padding = src_tokens.eq(self.pad_index)
-        states = self.encoder(src_tokens, padding_BT=padding).states
+        padding = self.padding_of(src_tokens, batch)
+        if self.training and not self.pretrains:
+            self.compilation.start(self, ("encode",), lambda: self._differentiate(self.encode(src_tokens, padding)))
+        states = self.encode(src_tokens, padding)
         extra = {"inner_states": states if return_all_hiddens else None}
         if classification_head_name is None:
             return states[-1], extra
@@ -158,11 +165,11 @@ class EncoderModel(BaseFairseqModel):
 
     def token_states(self, tokens_BT: Tensor) -> list[Tensor]:
         """Return the states ``[B, T, D]`` of what predicts tokens: its embedding's and every layer's."""
-        return self.encoder(tokens_BT, padding_BT=tokens_BT.eq(self.pad_index)).states
+        return self.encode(tokens_BT, tokens_BT.eq(self.pad_index))
 
-    def _forward_and_backward(self, src_tokens: Tensor, batch: dict[str, Any]) -> None:
+    def _differentiate(self, values: Iterable[Any]) -> None:
         """Compute gradients and forget them: no ``.grad`` is written and no hook of DDP runs."""
-        outputs = [value for value in self.pretrain(src_tokens, **batch) if isinstance(value, Tensor)]
+        outputs = [value for value in values if isinstance(value, Tensor)]
         parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
         total = torch.stack([value.float().sum() for value in outputs if value.requires_grad]).sum()
         torch.autograd.grad(total, parameters, allow_unused=True)
