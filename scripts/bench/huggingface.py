@@ -13,6 +13,7 @@ it; with ``+sparse`` their head is given the masked ones alone, as ours is and M
 """
 
 import argparse
+import importlib
 import statistics
 import sys
 from collections.abc import Callable
@@ -198,6 +199,7 @@ def main(argv: list[str] | None = None) -> None:
     torch.set_num_threads(args.threads)
     setting = Setting("", args.arch, args.tokens, args.rows, args.precision, args.device)
     if args.memory_of:
+        importlib.import_module("torch._dynamo")  # as an optimizer's first step does: no part of a step's memory
         loop = Loop(args.memory_of, setting, args.vocabulary)
         bench.report_memory(lambda: _steps(loop, 3))
         return
