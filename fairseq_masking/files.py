@@ -50,7 +50,6 @@ def read_json(path: Path, way_out: str = "", *, optional: bool = False) -> dict[
 
 
 def as_json(value: Any, *, indent: int = 1) -> str:
-    """Return the text of a JSON file."""
     return json.dumps(value, indent=indent, ensure_ascii=False) + "\n"
 
 

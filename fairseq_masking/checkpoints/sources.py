@@ -56,8 +56,6 @@ _CONFIG = "config.json"
 
 @dataclass(frozen=True)
 class Source:
-    """An encoder from elsewhere."""
-
     path: Path  # where it lies
     title: str  # what it is, for messages
     config: EncoderConfig  # the encoder's shape

@@ -52,8 +52,6 @@ _ENTITY = re.compile(r"&(?:#\d+|#[xX][0-9a-fA-F]+|[a-zA-Z][a-zA-Z0-9]+);")
 
 @dataclass
 class TextFile:
-    """A text file of the intermediate form."""
-
     path: Path  # where it lies
     separated: bool  # whether empty lines stand between documents
     documents: int = 0  # how many were written

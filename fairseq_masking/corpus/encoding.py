@@ -37,8 +37,6 @@ _SHOWN, _SEARCHED = 5, 1000
 
 @dataclass(frozen=True)
 class TextEncoder:
-    """What turns text into ids."""
-
     tokenizer: Tokenizer
     dictionary: Dictionary
     normalizer: TextNormalizer

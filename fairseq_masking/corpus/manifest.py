@@ -47,8 +47,6 @@ _REMEMBERED_BYTES = 1 << 26
 
 @dataclass(frozen=True)
 class Manifest:
-    """What made a data folder."""
-
     settings: dict[str, Any]  # everything beside the inputs that decides the result
     inputs: dict[str, list[dict[str, Any]]]  # split -> its files, each with ``name``, ``sha256`` and ``size`` in bytes
     tokenizer: dict[str, Any]  # ``kind``, ``symbols`` (how many) and ``files`` (name -> SHA-256)

@@ -45,8 +45,6 @@ _STOCK = "fairseq-preprocess"
 
 @dataclass(frozen=True)
 class Preparation:
-    """What to prepare."""
-
     train: tuple[Path, ...]  # text files to train on
     output: Path  # folder to make
     tokenizer: Tokenizer | BpeTraining | SymbolCounting  # an existing tokeniser, or how to train one

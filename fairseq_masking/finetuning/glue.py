@@ -19,8 +19,6 @@ _NLI = ("entailment", "not_entailment")
 
 @dataclass(frozen=True)
 class GlueTask:
-    """A task of GLUE."""
-
     name: str  # as GLUE's folders and papers write it
     sentences: tuple[str, ...]  # the columns of one sentence or two
     label: str  # the column of the label; test files lack it

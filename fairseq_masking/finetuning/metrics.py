@@ -72,8 +72,6 @@ def _correlations(predicted_N: npt.NDArray, actual_N: npt.NDArray) -> dict[str, 
 
 
 class ScoredAnswer(NamedTuple):
-    """A question's prediction."""
-
     exact: float  # 1.0 where the text is one of the answers, else 0.0
     f1: float  # overlap with the answer that it overlaps most with
     null_margin: float  # score of having no answer minus the score of the text

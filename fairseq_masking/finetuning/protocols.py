@@ -40,8 +40,6 @@ def best_of_each_seed(scores_CS: npt.ArrayLike, summary: Summary) -> npt.NDArray
 
 @dataclass(frozen=True)
 class Protocol:
-    """A paper's way."""
-
     recipe: str  # file of configs/finetune, without its ending
     num_seeds: int  # runs of each configuration, with seeds 1, 2, ...
     # scores ``[C, S]`` on the validation set and ``summary`` -> the configuration of each seed

@@ -26,8 +26,6 @@ Baselines = Mapping[str, Mapping[str, Mapping[str, Mapping[str, float]]]]
 
 @dataclass(frozen=True)
 class Result:
-    """What a start scores on a task."""
-
     name: str  # of the start
     updates: int  # of the start
     task: str  # its name, followed by " test" for the test set

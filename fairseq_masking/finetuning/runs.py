@@ -91,8 +91,6 @@ class HydraRun:
 
 @dataclass(frozen=True)
 class Run(HydraRun):
-    """One training."""
-
     start: Start
     task: FinetuningTask
     configuration: tuple[str, ...]  # a cell of the grid, as Hydra's overrides

@@ -20,8 +20,6 @@ __all__ = ["FinetuningTask", "Start", "corpus_of", "named_path", "quoted", "sour
 
 @dataclass(frozen=True)
 class FinetuningTask:
-    """Prepared data."""
-
     name: str  # of the task; of the folder where the task is "jsonl"
     kind: str  # a name of ``glue.TASKS``
     data: Path  # made by ``prepare_finetuning``
@@ -66,8 +64,6 @@ class FinetuningTask:
 
 @dataclass(frozen=True)
 class Start:
-    """What fine-tuning starts from."""
-
     name: str  # of the line in the table; several checkpoints of one training may share it
     updates: int  # of pre-training; 0 where there was none or nothing says how many
     overrides: tuple[str, ...]  # what tells a recipe

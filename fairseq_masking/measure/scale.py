@@ -37,8 +37,6 @@ STATE_BYTES = 30  # of a parameter: fp32 gradient, weight and two moments, three
 
 @dataclass(frozen=True)
 class Work:
-    """What a recipe asks for."""
-
     flops: float  # of a row, forward and backward
     operators: int  # of a micro-batch, forward and backward
     parameters: int

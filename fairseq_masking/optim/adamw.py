@@ -73,7 +73,6 @@ class AdamW(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:  # type: ignore[override]
-        """Update every parameter that has a gradient."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -82,7 +81,6 @@ class AdamW(torch.optim.Optimizer):
         return loss
 
     def update_groups(self, groups: Iterable[dict[str, Any]]) -> None:
-        """Update the parameters of some groups."""
         for group in groups:
             kinds: dict[_Kind, list[Tensor]] = defaultdict(list)
             for parameter in group["params"]:

@@ -43,8 +43,6 @@ class _ByUpdates(FairseqLRScheduler):
 
 @dataclass
 class LinearScheduleConfig(FairseqDataclass):
-    """Options of ``linear``."""
-
     warmup_ratio: float = option(0.06, "share of all updates in which the learning rate rises")
     max_epoch: int = II("optimization.max_epoch")
     max_update: int = II("optimization.max_update")
@@ -100,8 +98,6 @@ def _tell_epoch_length(original: Callable[..., Any], self: Any, epoch: int, *arg
 
 @dataclass
 class WSDScheduleConfig(FairseqDataclass):
-    """Options of ``wsd``."""
-
     warmup_updates: int = option(0, "updates in which the learning rate rises linearly")
     decay_updates: int = option(0, "updates before --max-update in which the learning rate falls (0: never)")
     decay_shape: SHAPE_CHOICES = option("1-sqrt", "how it falls: a share done of 0 to 1 takes it to 0")

@@ -113,8 +113,6 @@ class SentencePieceTokenizer(Tokenizer):
 
 @dataclass(frozen=True)
 class BpeTraining:
-    """How to train a SentencePiece BPE."""
-
     vocab_size: int = 32000  # size of the dictionary, hence rows of the embedding, special symbols included
     # share of characters that get a symbol of their own; SentencePiece's 0.9995 drops "?", "(" and "K" of English
     character_coverage: float = 0.99999

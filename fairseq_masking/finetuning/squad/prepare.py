@@ -49,8 +49,6 @@ class Question(NamedTuple):
 
 @dataclass
 class SquadSplit:
-    """A split."""
-
     faults: FaultLog  # what was wrong with questions that cannot be used
     paragraphs: list[str] = field(default_factory=list)  # their texts as they stand in the file
     questions: list[Question] = field(default_factory=list)  # those that can be used, in the file's order

@@ -43,8 +43,6 @@ NUM_SPECIALS = 4  # <s> question </s></s> window </s>
 
 @dataclass
 class SquadConfig(FairseqDataclass):
-    """Options of ``squad``."""
-
     data: str = option(MISSING, "folder made by prepare task --task squad")
     tokens_per_sample: int = option(512, "longest row: <s> question </s></s> paragraph </s>")
     doc_stride: int = option(128, "tokens from one window of a long paragraph to the next one")

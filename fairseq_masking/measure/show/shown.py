@@ -41,8 +41,6 @@ _ROUNDS = 4  # times that the loss of each position is measured
 
 
 class ShownToken(NamedTuple):
-    """A token of the text."""
-
     text: str  # without spaces
     begins_word: bool  # whether a word, or a special symbol, begins here
     ends_line: bool = False  # a line's end, with no text of its own
@@ -179,8 +177,6 @@ class Replacement(NamedTuple):
 
 
 class ReplacedToken(NamedTuple):
-    """A token of the text."""
-
     text: str  # without spaces
     begins_word: bool  # whether a word, or a special symbol, begins here
     ends_line: bool = False  # a line's end, with no text of its own

@@ -26,8 +26,6 @@ _PASSES = 2
 
 @dataclass(frozen=True)
 class ThreeMLShape:
-    """What the cost depends on."""
-
     decoder_attention: str  # ``self`` or ``cross``
     encoder_layers: int
     encoder_dim: int
