@@ -114,6 +114,11 @@ def mutated(source: str, mutant: Mutant) -> str:
     return mutate_code(source, get_operator(mutant.operator)(), mutant.occurrence)
 
 
+def changed(source: str, broken: str) -> str:
+    """What the mistake makes of the lines."""
+    return " / ".join(sorted(line.strip() for line in set(broken.splitlines()) - set(source.splitlines())))[:200]
+
+
 def statement(source: str, line: int) -> tuple[range, bool]:
     """The lines of the innermost statement at a line, without a block that it heads; whether it runs at import."""
     best, inside = range(line, line + 1), False
@@ -241,8 +246,12 @@ def make_map(folder: Path) -> dict[str, Any]:
     kept = folder / "map.json"
     if kept.exists():
         return json.loads(kept.read_text(encoding="utf-8"))
+    files = sorted({file for name in TESTS for file in [Path(name), *Path(name).rglob("*.py")] if file.is_file()})
+    files = [file for file in files if file.name.startswith("test_") and not any(word in str(file) for word in SLOW)]
+    halves = [[str(file) for file in files[half::2]] for half in range(2)]
+    parts = [folder / f"map{half}.json" for half in range(2)]
 
-    def measure() -> int:
+    def measure(half: int) -> int:
         import coverage
         import fork_server
 
@@ -264,7 +273,7 @@ def make_map(folder: Path) -> dict[str, Any]:
 
         commands.run_forked = noting(fork_server.run_forked)
         multiprocessing.process.BaseProcess.start = noting(multiprocessing.process.BaseProcess.start)
-        status = run_tests(list(TESTS), watch)
+        status = run_tests(halves[half], watch)
         measured.stop()
         data = measured.get_data()
         lines = {
@@ -274,12 +283,27 @@ def make_map(folder: Path) -> dict[str, Any]:
             for file in data.measured_files()
         }
         found = {"seconds": watch.seconds, "starts": sorted(watch.starts), "failed": watch.failed, "lines": lines}
-        kept.write_text(json.dumps(found), encoding="utf-8")
+        parts[half].write_text(json.dumps(found), encoding="utf-8")
         return status
 
-    if in_child(measure, folder / "map.log", 7200) not in (0, 1):
-        sys.exit(f"the tests do not run: {folder / 'map.log'}")
-    found = json.loads(kept.read_text(encoding="utf-8"))
+    other = os.fork()
+    half = 1 if other == 0 else 0
+    status = in_child(lambda: measure(half), folder / f"map{half}.log", 7200)
+    if other == 0:
+        os._exit(70 if status is None else status)
+    if not {status, os.waitstatus_to_exitcode(os.waitpid(other, 0)[1])} <= {0, 1}:
+        sys.exit(f"the tests do not run: {folder / 'map0.log'}, {folder / 'map1.log'}")
+    found: dict[str, Any] = {"seconds": {}, "starts": [], "failed": [], "lines": {}}
+    for part in parts:
+        read = json.loads(part.read_text(encoding="utf-8"))
+        found["seconds"] |= read["seconds"]
+        found["starts"] += read["starts"]
+        found["failed"] += read["failed"]
+        for file, lines in read["lines"].items():
+            of_file = found["lines"].setdefault(file, {})
+            for line, names in lines.items():
+                of_file[line] = of_file.get(line, []) + names
+    kept.write_text(json.dumps(found), encoding="utf-8")
     print(f"{len(found['seconds'])} tests, not used, as they fail while their lines are looked at: {found['failed']}")
     return found
 
@@ -319,8 +343,7 @@ def try_mutant(mutant: Mutant, found: dict[str, Any], seconds: float) -> dict[st
     source, stat = path.read_text(encoding="utf-8"), path.stat()
     broken = mutated(source, mutant)
     chosen, begin = tests_for(mutant, source, found, seconds), time.monotonic()
-    changed = [line.strip() for line in set(broken.splitlines()) - set(source.splitlines())]
-    result = {**asdict(mutant), "changed": " / ".join(changed)[:200], "tests": len(chosen)}
+    result = {**asdict(mutant), "changed": changed(source, broken), "tests": len(chosen)}
     if not chosen:
         return {**result, "end": "no test runs it", "by": "", "seconds": 0}
     with tempfile.TemporaryDirectory() as scratch:
@@ -383,6 +406,21 @@ def _read(results: Path) -> dict[str, dict[str, Any]]:
     return {row["name"]: row for row in map(json.loads, lines)}
 
 
+def known(chosen: list[Mutant], rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """What the table of this folder has of them: by place, or else (lines move) by what the mistake makes of one."""
+    by_name = {row["name"]: row for row in rows}
+    moved = {row["name"] for row in rows} - {mutant.name for mutant in chosen}
+    by_text = {
+        (name.partition(":")[0], name.rpartition(" ")[2], by_name[name]["changed"]): by_name[name] for name in moved
+    }
+    for mutant in chosen if rows else ():
+        source = Path("fairseq_masking", mutant.file).read_text(encoding="utf-8")
+        text = changed(source, mutated(source, mutant))
+        row = by_name.get(mutant.name) or by_text.get((mutant.file, mutant.operator.removeprefix("core/"), text))
+        if row and (row["changed"] == text):
+            yield {**row, "name": mutant.name}
+
+
 def main() -> int:
     """Draw, try, tell."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -405,6 +443,12 @@ def main() -> int:
     rng = random.Random(args.seed)
     chosen = [rng.choice(by_place[place]) for place in rng.sample(sorted(by_place), min(args.sample, len(by_place)))]
     print(f"{len(chosen)} of {len(by_place)} places, {sum(map(len, by_place.values()))} mutants", flush=True)
+    if not results.exists():  # what was tried before
+        with Path(__file__).with_name("mutants.csv").open(encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+        kept = list(known(chosen, rows))
+        results.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+        print(f"{len(kept)} were tried before", flush=True)
     before = _read(results)
     to_do = [m for m in chosen if m.name not in before or (args.again and before[m.name]["end"] in UNSEEN)]
     workers = []
@@ -426,7 +470,7 @@ def main() -> int:
     done = _read(results)
     rows = [done[mutant.name] for mutant in chosen if mutant.name in done]
     with (folder / "mutants.csv").open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, ["name", "end", "changed", "by"], extrasaction="ignore", lineterminator="\n")
+        writer = csv.DictWriter(file, ["name", "end", "changed", "by", "tests"], extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
     counts = Counter(row["end"] for row in rows)

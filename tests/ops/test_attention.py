@@ -57,6 +57,15 @@ def test_gradcheck_of_the_lean_path():
     assert torch.autograd.gradcheck(lambda leaf: attention._LeanAttention.apply(leaf, None, mask, scale), (projected,))
 
 
+def test_a_second_derivative_is_refused():
+    """When it is asked for; a graph of the first one may be made."""
+    projected = torch.randn(BATCH, LENGTH, 3, HEADS, WIDTH, requires_grad=True)
+    loss = self_attention(projected, None, 0.3).square().sum()
+    (gradient,) = torch.autograd.grad(loss, projected, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.sum().backward()
+
+
 def test_a_learned_bias_gets_its_gradient_with_dropout():
     projected = torch.randn(BATCH, LENGTH, 3, HEADS, WIDTH)
     bias = torch.zeros(1, HEADS, LENGTH, LENGTH, requires_grad=True)

@@ -255,6 +255,16 @@ def test_only_the_gradients_asked_for(wanted, chunk_rows, impl, device):
             assert tensor.grad is None
 
 
+@pytest.mark.parametrize("wanted", [(False, True, False), (False, False, True)])
+def test_without_rows_what_is_asked_for_is_zero(wanted, impl, device):
+    *tensors, targets = problem(0, dtype=torch.float32, device=device)
+    for tensor, want in zip(tensors, wanted, strict=True):
+        tensor.requires_grad_(want)
+    linear_cross_entropy(*tensors, targets, impl=impl).losses_N.sum().backward()
+    for tensor, want in zip(tensors, wanted, strict=True):
+        assert torch.equal(tensor.grad, torch.zeros_like(tensor)) if want else tensor.grad is None
+
+
 @pytest.mark.parametrize("chunk_rows", [5, 1000])
 def test_second_backward_is_right(chunk_rows, impl, device):
     hidden, weight, bias, targets = problem(dtype=torch.float32, device=device)

@@ -295,6 +295,14 @@ def test_tokens_follow_the_softmax(mixture, device):
         assert abs(chi_square - degrees) < 4 * math.sqrt(2 * degrees)
 
 
+def test_keys_of_rows_are_splitmix64s():
+    """The first numbers of its reference implementation from the seed 1234567."""
+    keys = row_keys(torch.tensor(1234567), 5, torch.device("cpu"))
+    expected = [6457827717110365317, 3203168211198807973, 9817491932198370423]
+    expected += [4593380528125082431, 16408922859458223821]
+    assert [number % 2**64 for number in keys.view(torch.int64).flatten().tolist()] == expected
+
+
 def unmixed(bits):
     """What lowbias32 turns into ``bits``."""
     bits ^= bits >> 16
