@@ -45,8 +45,16 @@ NOT_EAGER = "triton_rows.py"
 TESTS = (
     "tests/masking", "tests/ops", "tests/methods", "tests/optim", "tests/compat", "tests/golden",
     "tests/checkpoints/test_start.py", "tests/checkpoints/test_run_state.py", "tests/checkpoints/test_loading.py",
+    "tests/corpus/test_collocations.py",
 )  # fmt: skip
-SLOW = ("_compiled.py", "triton", "test_environment.py", "test_imports.py", "rank", "two_processes", "shard")
+SLOW = (
+    "_compiled.py",
+    "test_triton_compilation",
+    "[triton",
+    "test_environment.py",
+    "test_imports.py",
+    "test_distributed.py",
+)
 RESUMING = ("tests/compat/", "tests/checkpoints/")  # where tests start commands, of which no lines are seen, for both
 UNSEEN = ("survives", "no test runs it")
 SECONDS = 60.0  # of tests a mutant, as they took unbroken; the quickest first
@@ -428,7 +436,9 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", type=Path, default=ROOT / ".mutants", help="the copy, the map, the results")
     parser.add_argument("--seconds", type=float, default=SECONDS, help="of tests a mutant, at most")
-    parser.add_argument("--again", action="store_true", help="those that survived only, with today's tests")
+    parser.add_argument(
+        "--again", nargs="*", metavar="FILE:LINE", help="those that survived only, or these, with today's tests"
+    )
     parser.add_argument("--jobs", type=int, default=1, help="processes, each with a copy of its own")
     args = parser.parse_args()
     folder = args.folder.resolve()
@@ -436,7 +446,7 @@ def main() -> int:
     results = folder / f"mutants_{args.sample}_{args.seed}.jsonl"
     begin_in(folder / "work0")
     print("not there:", *import_all())
-    if args.again:  # with the tests of today
+    if args.again is not None:  # with the tests of today
         (folder / "map.json").unlink(missing_ok=True)
     found = make_map(folder)
     by_place = all_mutants(Path("fairseq_masking"))
@@ -450,7 +460,10 @@ def main() -> int:
         results.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
         print(f"{len(kept)} were tried before", flush=True)
     before = _read(results)
-    to_do = [m for m in chosen if m.name not in before or (args.again and before[m.name]["end"] in UNSEEN)]
+    to_do = [m for m in chosen if m.name not in before]
+    if args.again is not None:
+        wanted = [m for m in chosen if not args.again or f"{m.file}:{m.line}" in args.again]
+        to_do += [m for m in wanted if m.name in before and before[m.name]["end"] in UNSEEN]
     workers = []
     for job in range(args.jobs):
         workers.append(os.fork())
@@ -470,7 +483,9 @@ def main() -> int:
     done = _read(results)
     rows = [done[mutant.name] for mutant in chosen if mutant.name in done]
     with (folder / "mutants.csv").open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, ["name", "end", "changed", "by", "tests"], extrasaction="ignore", lineterminator="\n")
+        writer = csv.DictWriter(
+            file, ["name", "end", "changed", "by", "tests"], extrasaction="ignore", lineterminator="\n"
+        )
         writer.writeheader()
         writer.writerows(rows)
     counts = Counter(row["end"] for row in rows)

@@ -206,6 +206,18 @@ def test_a_disk_that_is_full_at_any_step_of_a_save_keeps_the_last_checkpoint(
     assert checkpoint_utils.load_checkpoint_to_cpu(last)["stored"] == after
 
 
+def test_what_is_written_elsewhere_or_later_is_fairseqs_own(tmp_path, monkeypatch):
+    path, passed_on = str(tmp_path / "checkpoint.pt"), []
+
+    def original(*args, async_write):
+        passed_on.append(async_write)
+
+    checkpoints._save_whole(original, {}, path, async_write=True)
+    monkeypatch.setattr(PathManager, "supports_rename", lambda path: False)
+    checkpoints._save_whole(original, {}, path)
+    assert passed_on == [True, False] and not list(tmp_path.iterdir())
+
+
 def test_room_for_a_checkpoint_is_looked_for_before_training(small_data, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1_000_000))
     assert train_here(small_data, tmp_path / "save") == 1

@@ -1,5 +1,7 @@
 """Numbers that have gone wrong end a training before they replace a good checkpoint; no tool takes such weights."""
 
+from argparse import Namespace
+
 import pytest
 import torch
 from commands import run_verb, train_here, weights
@@ -7,6 +9,7 @@ from fairseq import checkpoint_utils
 
 from fairseq_masking.checkpoints.hub import HubInterface
 from fairseq_masking.checkpoints.loading import read_checkpoint
+from fairseq_masking.compat import numbers
 from fairseq_masking.errors import UserError
 from fairseq_masking.tasks.masked_pretraining import MaskedPretrainingTask
 
@@ -49,6 +52,7 @@ def test_an_update_can_be_left_out(small_data, tmp_path, monkeypatch, caplog, ca
     spoilt(monkeypatch, "encoder.layers.0.fc2.bias", gradient=True, at=4)
     assert train_here(small_data, tmp_path, *EVERY, "--skip-nonfinite", "3") == 1  # the planted one never ends
     assert [message.count("left out") for message in caplog.messages if "update 4" in message] == [1, 1, 1]
+    assert [message.split()[-2:] for message in caplog.messages if "left out, " in message][2] == ["0", "more"]
     assert "update 4: " in last_line(capsys)
     assert all(value.isfinite().all() for value in weights(tmp_path).values())
 
@@ -65,6 +69,27 @@ def test_a_module_is_named(small_data, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(TransformerEncoder, "forward", spoil)
     assert train_here(small_data, tmp_path, *EVERY) == 1
     assert "first in what encoder gives; there is no checkpoint of before" in last_line(capsys)
+
+
+def test_the_search_leaves_no_hooks():
+    model = torch.nn.Linear(2, 2)
+    with numbers._Where(model):
+        assert model._forward_hooks
+    assert not model._forward_hooks
+
+
+@pytest.mark.parametrize(
+    ("schedule", "first"),
+    [({}, 1), ({"warmup_updates": 0}, 1), ({"warmup_updates": 3}, 4), ({"warmup_ratio": 0.1}, 11)],
+)
+def test_the_limit_holds_after_the_warmup(schedule, first):
+    cfg = Namespace(lr_scheduler=Namespace(**schedule), optimization=Namespace(max_update=100))
+    task = Namespace(pretrains=True, source_dictionary=range(256))
+    limits = [
+        numbers._limit(Namespace(cfg=cfg, task=task, get_num_updates=lambda number=number: number))
+        for number in range(1, 13)
+    ]
+    assert limits == [None] * (first - 1) + [16.0] * (13 - first)
 
 
 def test_a_diverged_model_replaces_no_good_one(small_data, tmp_path, capsys):

@@ -44,6 +44,7 @@ def assert_same(left: Path, right: Path) -> None:
 
 def test_the_update_is_finished_and_saved(small_data, whole, tmp_path, monkeypatch, caplog, capfd):
     before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)]
+    assert signals._hear not in before, "after another training"
     with monkeypatch.context() as patch:
         signalled(patch, signal.SIGTERM, signal.SIGTERM, at=5)  # twice, as by a launcher and Slurm
         assert train_here(small_data, tmp_path, *OPTIONS) == 143
@@ -60,6 +61,7 @@ def test_the_update_is_finished_and_saved(small_data, whole, tmp_path, monkeypat
 @pytest.mark.parametrize(("sent", "status"), [(signal.SIGINT, 130), (signal.SIGUSR1, 138)])
 def test_no_save_says_that_nothing_is_kept(sent, status, small_data, tmp_path, monkeypatch, caplog):
     signalled(monkeypatch, sent, at=2)
+    monkeypatch.setattr(signals, "check_room", None)  # nobody asks
     assert train_here(small_data, tmp_path, *OPTIONS, "--no-save") == status
     assert "2 updates were made and not saved" in caplog.text
 

@@ -25,6 +25,7 @@ from fairseq_masking.masking import Masker, MaskingConfig, MaskingVocabulary
         ({"num_splits": 7, "mask_prob": 0.15}, ["--mask-splits 7", "--mask-prob 0.15", "1.05", "at most"]),
         ({"num_splits": 2, "mask_prob": 0.51}, ["--mask-splits 2", "--mask-prob 0.51", "--mask-splits 1"]),
         ({"seed": -1}, ["--seed", "-1"]),
+        ({"seed": 2**63}, ["--seed", "9223372036854775808"]),
     ],
 )
 def test_wrong_options_are_named(options: dict[str, Any], named: list[str]) -> None:
@@ -40,6 +41,10 @@ def test_wrong_options_are_named(options: dict[str, Any], named: list[str]) -> N
 def test_splits_that_just_fit(num_splits: int, prob: float) -> None:
     """10 * 0.1 and 3 * (1 / 3) are 1 whatever their last binary digit says."""
     assert MaskingConfig(num_splits=num_splits, mask_prob=prob).num_splits == num_splits
+
+
+def test_the_largest_seed() -> None:
+    assert MaskingConfig(seed=2**63 - 1).seed == 2**63 - 1
 
 
 @pytest.mark.parametrize("unit", ["whole_word", "span"])

@@ -19,6 +19,11 @@ def test_rate_scale_and_mean(probability, device):
     assert result.mean().item() == pytest.approx(1.0, abs=5 * deviation / (1 - probability))
 
 
+def test_a_probability_of_one_leaves_a_rounding_of_it():
+    mask, scale = keep_mask(torch.Size((1000, 1000)), 1.0)
+    assert scale == 2**16 and abs(mask.sum().item() - 1e6 / 2**16) < 25
+
+
 def test_the_four_lanes_of_a_draw_are_independent():
     torch.manual_seed(1)
     mask, _ = keep_mask(torch.Size((400_000, 4)), 0.3)

@@ -259,6 +259,12 @@ def test_scales_of_zero(impl, device):
         assert grads[0] is None or not grads[0].any()
 
 
+def test_the_defaults_are_the_papers(device):
+    case = problem(10, 16, 29, dtype=torch.float32, device=device)
+    expected = results(gumbel_mixture, case, seed=SEED, temperature=0.3, scale=-1.0, hidden_scale=0.0)
+    assert_equal(results(gumbel_mixture, case, seed=SEED), expected, 0.0)
+
+
 @pytest.mark.parametrize("chunk_rows", [1, 7, 1000])
 def test_the_noise_does_not_depend_on_chunks_or_rows(chunk_rows, impl, device):
     case = problem(10, 16, 1003, dtype=torch.float32, device=device)

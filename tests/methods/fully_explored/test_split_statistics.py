@@ -1,10 +1,19 @@
 """The variances that fully-explored MLM logs, against numbers by hand and against a simulation."""
 
+from argparse import Namespace
+
 import pytest
 import torch
 from fairseq.logging import metrics
 
+from fairseq_masking.errors import UserError
 from fairseq_masking.methods.fully_explored.criterion import FullyExploredMLMCriterion, split_statistics
+from fairseq_masking.methods.mlm.criterion import MLMCriterionConfig
+
+
+def test_a_task_that_knows_no_splits_is_refused():
+    with pytest.raises(UserError, match="--mask-splits 2 or more"):
+        FullyExploredMLMCriterion(MLMCriterionConfig(), Namespace(cfg=Namespace()))
 
 
 def test_by_hand():

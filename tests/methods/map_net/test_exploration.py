@@ -34,6 +34,9 @@ def test_by_batch_all_or_nothing_from_seed_and_update_alone() -> None:
     assert set(coins.flatten()) == {0.0, 1.0}
     again = Exploration(start=0.7, end=0.7, updates=99, unit="batch")
     assert [again.probability_for_batch(1, update) for update in range(2000)] == coins[0].tolist()
+    fair = Exploration(start=0.5, end=0.5, updates=1, unit="batch")
+    had = [0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 0, 0, 0, 0, 1, 1]
+    assert [fair.probability_for_batch(1, update) for update in range(16)] == had, "a run of before goes on with them"
     assert abs(coins.mean() - 0.7) < 4 * math.sqrt(0.7 * 0.3 / coins.size)
     assert abs(np.corrcoef(coins)[0, 1]) < 0.1, "another seed, other coins"
     assert abs(np.corrcoef(coins[0, 1:], coins[0, :-1])[0, 1]) < 0.1

@@ -196,6 +196,7 @@ def test_what_is_logged(device):
     output = model(**sample["net_input"])
     criterion = criterion_of()
     loss, sample_size, logs = criterion(model, sample)
+    assert not any(torch.is_tensor(value) and value.requires_grad for value in logs.values()), "no graph is kept"
     assert loss.item() == pytest.approx(0.01 * logs["encoder_loss"].item() + logs["proposal_loss"].item(), rel=1e-5)
     values = reduced(MapNetCriterion, [logs])
 
