@@ -414,19 +414,21 @@ def _read(results: Path) -> dict[str, dict[str, Any]]:
     return {row["name"]: row for row in map(json.loads, lines)}
 
 
-def known(chosen: list[Mutant], rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """What the table of this folder has of them: by place, or else (lines move) by what the mistake makes of one."""
-    by_name = {row["name"]: row for row in rows}
-    moved = {row["name"] for row in rows} - {mutant.name for mutant in chosen}
-    by_text = {
-        (name.partition(":")[0], name.rpartition(" ")[2], by_name[name]["changed"]): by_name[name] for name in moved
-    }
-    for mutant in chosen if rows else ():
+def known(chosen: list[Mutant], results: Path) -> dict[str, dict[str, Any]]:
+    """What is known of them, here and in MUTANTS.md's table: by place, or (lines move) by what it makes of one."""
+    with Path(__file__).with_name("mutants.csv").open(encoding="utf-8", newline="") as file:
+        by_name = {row["name"]: row for row in csv.DictReader(file)} | _read(results)
+    moved = [by_name[name] for name in by_name.keys() - {mutant.name for mutant in chosen}]
+    by_text = {(row["name"].partition(":")[0], row["name"].rpartition(" ")[2], row["changed"]): row for row in moved}
+    found = {}
+    for mutant in chosen:
         source = Path("fairseq_masking", mutant.file).read_text(encoding="utf-8")
         text = changed(source, mutated(source, mutant))
-        row = by_name.get(mutant.name) or by_text.get((mutant.file, mutant.operator.removeprefix("core/"), text))
-        if row and (row["changed"] == text):
-            yield {**row, "name": mutant.name}
+        by_place, operator = by_name.get(mutant.name), mutant.operator.removeprefix("core/")
+        row = by_place if by_place and by_place["changed"] == text else by_text.get((mutant.file, operator, text))
+        if row:
+            found[mutant.name] = {**row, "name": mutant.name}
+    return found
 
 
 def main() -> int:
@@ -446,24 +448,18 @@ def main() -> int:
     results = folder / f"mutants_{args.sample}_{args.seed}.jsonl"
     begin_in(folder / "work0")
     print("not there:", *import_all())
-    if args.again is not None:  # with the tests of today
-        (folder / "map.json").unlink(missing_ok=True)
-    found = make_map(folder)
     by_place = all_mutants(Path("fairseq_masking"))
     rng = random.Random(args.seed)
     chosen = [rng.choice(by_place[place]) for place in rng.sample(sorted(by_place), min(args.sample, len(by_place)))]
     print(f"{len(chosen)} of {len(by_place)} places, {sum(map(len, by_place.values()))} mutants", flush=True)
-    if not results.exists():  # what was tried before
-        with Path(__file__).with_name("mutants.csv").open(encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file))
-        kept = list(known(chosen, rows))
-        results.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
-        print(f"{len(kept)} were tried before", flush=True)
-    before = _read(results)
+    before = known(chosen, results)
+    print(f"{len(before)} were tried before", flush=True)
     to_do = [m for m in chosen if m.name not in before]
     if args.again is not None:
         wanted = [m for m in chosen if not args.again or f"{m.file}:{m.line}" in args.again]
         to_do += [m for m in wanted if m.name in before and before[m.name]["end"] in UNSEEN]
+        (folder / "map.json").unlink(missing_ok=True)
+    found = make_map(folder) if to_do else {}
     workers = []
     for job in range(args.jobs):
         workers.append(os.fork())
@@ -480,7 +476,7 @@ def main() -> int:
             os._exit(0)
     for pid in workers:
         os.waitpid(pid, 0)
-    done = _read(results)
+    done = known(chosen, results)
     rows = [done[mutant.name] for mutant in chosen if mutant.name in done]
     with (folder / "mutants.csv").open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(

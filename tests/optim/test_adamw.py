@@ -16,6 +16,11 @@ LATE, UNUSED = 1, 3  # a parameter that gets its first gradient later, and one t
 SETTINGS = {"lr": 1e-3, "betas": (0.9, 0.98), "eps": 1e-6, "weight_decay": 0.1}
 
 
+def test_its_defaults_are_fairseqs():
+    ours, theirs = (make([nn.Parameter(torch.zeros(1))]).defaults for make in (AdamW, FairseqAdam))
+    assert {key: ours[key] for key in SETTINGS} == {key: theirs[key] for key in SETTINGS}
+
+
 def train(
     make: Callable[..., torch.optim.Optimizer],
     device: torch.device,
