@@ -13,6 +13,7 @@ import ast
 import atexit
 import contextlib
 import csv
+import itertools
 import json
 import multiprocessing.process
 import os
@@ -57,6 +58,7 @@ SLOW = (
 )
 RESUMING = ("tests/compat/", "tests/checkpoints/")  # where tests start commands, of which no lines are seen, for both
 UNSEEN = ("survives", "no test runs it")
+_numbers = itertools.count(10)  # of mistakes
 SECONDS = 60.0  # of tests a mutant, as they took unbroken; the quickest first
 
 
@@ -331,16 +333,17 @@ def tests_for(mutant: Mutant, source: str, found: dict[str, Any], seconds: float
         file = name.partition("::")[0]
         quickest[file] = min(quickest[file], found["seconds"].get(name, 0))
 
-    def order(
-        name: str,
-    ) -> tuple[bool, bool, bool, float, str, float]:  # a file's together: they share what they set up
+    def order(name: str) -> tuple[int, float, str, float]:  # a file's together: they share what they set up
         file = name.partition("::")[0]
-        near_by = (mirror not in file, not file.startswith(room))
-        return name in found["starts"], *near_by, quickest[file], file, found["seconds"].get(name, 0)
+        distance = 0 if mirror in file else 1 if file.startswith(room) else 3
+        if name in found["starts"]:
+            distance = 4 if distance else 2
+        return distance, quickest[file], file, found["seconds"].get(name, 0)
 
     chosen, left = [], seconds
     for name in sorted(names - set(found["failed"]), key=order):
-        if (left := left - found["seconds"].get(name, 0)) > 0:
+        if found["seconds"].get(name, 0) < left:
+            left -= found["seconds"].get(name, 0)
             chosen.append(name)
     return chosen
 
@@ -368,7 +371,8 @@ def try_mutant(mutant: Mutant, found: dict[str, Any], seconds: float) -> dict[st
 
         try:
             path.write_text(broken, encoding="utf-8")
-            os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns + 10**10))  # another than its bytecode's
+            other = stat.st_mtime_ns + next(_numbers) * 10**9  # than that of any bytecode, the last mistake's, too
+            os.utime(path, ns=(stat.st_atime_ns, other))
             expected = sum(found["seconds"].get(name, 0) for name in chosen)
             status = in_child(attempt, output, 60 + 8 * expected)
         finally:
@@ -456,8 +460,10 @@ def main() -> int:
     print(f"{len(before)} were tried before", flush=True)
     to_do = [m for m in chosen if m.name not in before]
     if args.again is not None:
-        wanted = [m for m in chosen if not args.again or f"{m.file}:{m.line}" in args.again]
-        to_do += [m for m in wanted if m.name in before and before[m.name]["end"] in UNSEEN]
+        for mutant in chosen:
+            named = f"{mutant.file}:{mutant.line}" in args.again
+            if mutant.name in before and (named or (not args.again and before[mutant.name]["end"] in UNSEEN)):
+                to_do.append(mutant)
         (folder / "map.json").unlink(missing_ok=True)
     found = make_map(folder) if to_do else {}
     workers = []

@@ -5,8 +5,10 @@ from argparse import Namespace
 import pytest
 import torch
 from fairseq.logging import metrics
+from small_batches import batch
 
 from fairseq_masking.errors import UserError
+from fairseq_masking.methods.base.masked_tokens import MaskedTokenOutput
 from fairseq_masking.methods.fully_explored.criterion import FullyExploredMLMCriterion, split_statistics
 from fairseq_masking.methods.mlm.criterion import MLMCriterionConfig
 
@@ -14,6 +16,19 @@ from fairseq_masking.methods.mlm.criterion import MLMCriterionConfig
 def test_a_task_that_knows_no_splits_is_refused():
     with pytest.raises(UserError, match="--mask-splits 2 or more"):
         FullyExploredMLMCriterion(MLMCriterionConfig(), Namespace(cfg=Namespace()))
+
+
+@pytest.mark.parametrize("num_splits", [1, 2])
+def test_a_batch_logs_its_statistics(num_splits, device):
+    """Of one mask a sequence, as in validation, there are none."""
+    sample = batch(device, (20, 12), num_splits=num_splits)
+    counts, positions = (sample["net_input"][key] for key in ("num_masked", "positions"))
+    output = MaskedTokenOutput(torch.linspace(1.0, 9.0, len(positions), device=device), positions)
+    criterion = FullyExploredMLMCriterion(MLMCriterionConfig(), Namespace(cfg=Namespace(mask_splits=2)))
+    logs = criterion(lambda **_: output, sample)[2]
+    expected = split_statistics(output.losses_N, counts, num_splits) if num_splits > 1 else torch.zeros(4)
+    found = [logs[f"split_{key}"].item() for key in ("within", "means", "squared_means", "num_sequences")]
+    assert found == [value.item() for value in expected] and logs["split_weight"].item() == 2 * found[-1]
 
 
 def test_by_hand():
