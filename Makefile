@@ -11,7 +11,7 @@ help:
 	@echo "make quickstart   environment, corpus, two short trainings, a table, curves and filled-in sentences"
 	@echo "make test         the tests, on CPU (TESTS=tests/masking for some of them)"
 	@echo "make campaign     1,200 broken inputs and nonsensical options, each of which has to end in one line (some ten minutes)"
-	@echo "make mutants      300 planted mistakes, and whether a test sees each (an hour or two)"
+	@echo "make mutants      300 planted mistakes, and whether a test sees each (half an hour)"
 	@echo "make lint         ruff format, ruff check, mypy, import contracts"
 	@echo "make bench        the benchmarks of scripts/bench"
 	@echo "make clean        everything that was made here, the environment included"

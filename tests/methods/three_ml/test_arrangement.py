@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fairseq_masking.methods.three_ml.arrangement import Selection
+from fairseq_masking.methods.three_ml.arrangement import Selection, arrange
 
 SELECTED = [[1, 0, 1, 1, 0], [0, 0, 0, 0, 0], [0, 1, 1, 1, 1]]
 
@@ -52,3 +52,9 @@ def test_exact_rows_have_no_empty_places(device):
     states = torch.randn(2, 2, 3, device=device)
     filled = exact.put_back(states, torch.zeros(3, device=device))
     assert torch.equal(filled[selected], states.flatten(0, 1)) and filled[~selected].abs().max() == 0
+
+
+def test_without_any_mask_token_the_decoder_has_an_empty_place(device):
+    hidden = torch.zeros(2, 5, dtype=torch.bool, device=device)
+    arranged = arrange(hidden, None, torch.tensor([1, 6], device=device), crossing=True)
+    assert arranged.masked.empty_BS.tolist() == [[True], [True]]
