@@ -238,6 +238,21 @@ def test_without_a_whole_last_checkpoint_the_newest_other_one_goes_on(what, smal
     assert history[-1]["num_updates"] == 5 and "Loaded checkpoint" in caplog.text
 
 
+def test_each_path_of_a_validation_is_looked_at(tmp_path):
+    path = os.pathsep.join([str(tmp_path / "one.pt"), str(tmp_path / "other.pt")])
+    with pytest.raises(UserError, match=r"--path \S*one\.pt does not exist"):
+        start.check_start(OmegaConf.create({"model": None, "common_eval": {"path": path}}))
+
+
+def test_the_first_rank_alone_puts_checkpoints_aside(tmp_path, monkeypatch):
+    last = tmp_path / "checkpoint_last.pt"
+    last.touch()
+    for rank, stays in (("1", True), ("0", False)):
+        monkeypatch.setenv("RANK", rank)
+        start._put_aside(OmegaConf.create({"checkpoint": {"save_dir": str(tmp_path)}}))
+        assert last.exists() == stays
+
+
 def test_warnings_of_the_start_stand_at_the_end_as_well(caplog):
     runs.warn_at_both_ends("lm_head is random")
     runs.say_warnings_again()
