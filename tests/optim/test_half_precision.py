@@ -73,3 +73,12 @@ def test_its_numbers_are_fairseqs(dtype, scaler, flat, monkeypatch):
     # clipping reads the norm of the scaled gradients once; the weights and gradients of an update are a copy each
     assert few["_foreach_copy_"] == 6 and few["copy_"] == 0 < 3 * len(SHAPES) <= many["copy_"]
     assert few["zero_"] + few["_foreach_zero_"] <= 7 - flat
+
+
+def test_a_master_without_a_gradient_gets_one():
+    mixed = Mixed(torch.bfloat16, flat=False, scaler=False)
+    for parameter, master in zip(mixed.fp16_params, mixed.fp32_params, strict=True):
+        parameter.grad, master.grad = torch.ones_like(parameter), None
+    mixed._needs_sync = True
+    mixed._sync_fp16_grads_to_fp32()
+    assert all(torch.equal(master.grad, torch.ones_like(master)) for master in mixed.fp32_params[:-1])

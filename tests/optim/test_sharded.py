@@ -1,8 +1,13 @@
 """``--zero-sharding os``: the same weights as without, checkpoints for any number of ranks."""
 
+from argparse import Namespace
+
 import pytest
 import torch
+import torch.distributed.optim
 from commands import assert_ok, run_fairseq_train, weights
+
+from fairseq_masking.optim import AdamW, sharded
 
 MUON = ("--optimizer", "muon", "--lr", "0.02", "--adamw-lr", "1e-3")
 OPTIMIZERS = {"fused_adamw": ("--optimizer", "fused_adamw"), "adam": ("--optimizer", "adam"), "muon": MUON}
@@ -45,3 +50,10 @@ def test_masters_of_bf16_are_shared(small_data, tmp_path):
     for folder, more in (("whole", ("--distributed-world-size", "2")), ("shared", SHARDED)):
         assert_ok(run_fairseq_train(small_data, tmp_path / folder, *options, *more))
     check_equal(weights(tmp_path / "shared"), weights(tmp_path / "whole"))
+
+
+def test_it_says_of_itself_what_the_whole_optimizer_does(monkeypatch):
+    monkeypatch.setattr(torch.distributed.optim, "ZeroRedundancyOptimizer", lambda *_, **__: Namespace())
+    wrapped = Namespace(optimizer=AdamW([torch.nn.Parameter(torch.zeros(1))]))
+    sharded._shard(None, wrapped, None)
+    assert wrapped.optimizer.supports_memory_efficient_fp16 and not wrapped.optimizer.supports_flat_params
