@@ -144,7 +144,7 @@ class EncoderModel(BaseFairseqModel):
         if predicting:
             return self.token_logits(src_tokens), {"inner_states": None}
         padding = self.padding_of(src_tokens, batch)
-        if self.training and not self.pretrains:
+        if self.training and not self.pretrains and self.compilation.choice != "auto":  # short runs, lengths vary
             self.compilation.start(self, ("encode",), lambda: self._differentiate(self.encode(src_tokens, padding)))
         states = self.encode(src_tokens, padding)
         extra = {"inner_states": states if return_all_hiddens else None}
