@@ -38,14 +38,13 @@ class SentencePieceTokenizer(Tokenizer):
             self._model = SentencePieceProcessor(model_file=str(model))
         except (RuntimeError, OSError) as error:
             raise UserError(f"{model} is no SentencePiece model; give the .model file of spm_train") from error
-        size = self._model.get_piece_size()
-        if size == 0:
+        self._pieces = [self._model.id_to_piece(index) for index in range(self._model.get_piece_size())]
+        if not self._pieces:
             raise UserError(f"{model} is a SentencePiece model without pieces; give another one")
         self.symbols = [
             piece
-            for index in range(size)
-            if not (self._model.is_control(index) or self._model.is_unknown(index))
-            and (piece := self._model.id_to_piece(index)) not in SPECIAL_SYMBOLS
+            for index, piece in enumerate(self._pieces)
+            if not (self._model.is_control(index) or self._model.is_unknown(index)) and piece not in SPECIAL_SYMBOLS
         ]
         self._known = frozenset(self.symbols)
         self._pieces_of: dict[str, list[int]] = {}  # of words
@@ -54,9 +53,8 @@ class SentencePieceTokenizer(Tokenizer):
         return self._symbols_of(self._model.encode(text, out_type=str))
 
     def encode_lines(self, lines: Sequence[str], indices: Mapping[str, int], unk: int) -> tuple[IdsN, IdsN]:
-        pieces = map(self._model.id_to_piece, range(self._model.get_piece_size()))
-        index_of = [indices.get(symbol, unk) for symbol in self._symbols_of(list(pieces))]
-        pieces_of = self._pieces_of  # a text's words are few
+        index_of = [indices.get(symbol, unk) for symbol in self._symbols_of(self._pieces)]
+        pieces_of = self._pieces_of if self._words_apart else {}  # a text's words are few, its lines are not
         parts = [line.split(" ") if self._words_apart and "▁" not in line else [line] for line in lines]
         new = list(set(chain.from_iterable(parts)) - pieces_of.keys())
         pieces_of.update(zip(new, self._model.encode(new, num_threads=1), strict=True))

@@ -370,8 +370,9 @@ def batching(bench: Bench) -> list[Row]:
 def preparation(bench: Bench) -> list[Row]:
     addresses = lzma.decompress(bench.text.read_bytes())
     texts = {"sentences": addresses.replace(b". ", b".\n"), "addresses": addresses}
-    corpora = [bench.shared / f"corpus/{name}.train.txt.xz" for name in ("general", "cs")]
-    texts["two corpora"] = b"".join(lzma.decompress(path.read_bytes()) for path in corpora if path.is_file())
+    if (corpora := bench.shared / "corpus").is_dir():
+        files = [corpora / f"{name}.train.txt.xz" for name in ("general", "cs")]
+        texts["two corpora"] = b"".join(lzma.decompress(path.read_bytes()) for path in files)
     for name, text in texts.items():
         (bench.folder / f"{name}.txt").write_bytes(text)
 
@@ -383,9 +384,11 @@ def preparation(bench: Bench) -> list[Row]:
     rows = [bench.compared("20.8", f"MB of text a second of CPU, prepare corpus, {size:.0f} MB", whole, rate=size)]
     (model,) = (bench.folder / f"prepared_{ROOT.name}_0_0_sentences").glob("**/*.model")
     known = ("--tokenizer", "sentencepiece", "--sentencepiece-model", model)
-    for name, size in ((name, len(text) / 1e6) for name, text in texts.items() if text):
+    for name, text in texts.items():
+        size = len(text) / 1e6
         what = f"the same with a tokeniser that is there, {size:.0f} MB, {name}"
         rows.append(bench.compared("20.8", what, lambda *at, name=name: whole(*at, *known, name=name), rate=size))
+    # The last and largest text.
     prepared = bench.folder / f"prepared_{ROOT.name}_0_{len(known)}_{name}"
     tokenizer, dictionary = load_tokenizer(prepared), load_dictionary(prepared / "dict.txt")
     walls = defaultdict(list)

@@ -203,6 +203,8 @@ def test_so_does_fine_tuning_with_padding_and_without(choice, tokens, device, tr
     model.register_classification_head("head", 3)
     plain = copy.deepcopy(model).eval()
     padded = torch.cat([tokens, tokens.new_ones(2, 2)], dim=1)
+    (alone, _), (beside, _) = (plain(b, features_only=True, classification_head_name="head") for b in (tokens, padded))
+    torch.testing.assert_close(beside, alone)
     for shape, batch in (({"has_padding": False}, tokens), ({"has_padding": True}, padded), (None, padded)):
         given = {} if shape is None else {"shape": shape}
         results = []

@@ -13,7 +13,7 @@ from sentencepiece import SentencePieceTrainer
 
 from fairseq_masking.corpus.manifest import load_tokenizer
 from fairseq_masking.errors import UserError
-from fairseq_masking.tokenizers import BertTokenizer, SentencePieceTokenizer, Tokenizer
+from fairseq_masking.tokenizers import BertTokenizer, SentencePieceTokenizer, Tokenizer, sentencepiece
 from fairseq_masking.tokenizers.sentencepiece import NORMALIZATIONS, BpeTraining, train_bpe
 
 TEXTS = [*make_lines(20, seed=1), "the river", "It’s 3.5 café."]
@@ -98,6 +98,18 @@ def test_a_text_that_is_more_than_its_words_goes_whole(tmp_path: Path) -> None:
         tokenizer = SentencePieceTokenizer(prefix.with_suffix(".model"))
         assert not tokenizer._words_apart, name
         assert_lines_are_encoded_alike(tokenizer, [*TEXTS, "the  river of  the "])
+        assert not tokenizer._pieces_of
+
+
+def test_no_more_words_are_remembered_than_there_is_room_for(
+    prepare: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer = load_tokenizer(prepare())
+    assert_lines_are_encoded_alike(tokenizer, TEXTS)
+    assert {"the", "river"} <= tokenizer._pieces_of.keys()
+    monkeypatch.setattr(sentencepiece, "_REMEMBERED", 10)
+    assert_lines_are_encoded_alike(tokenizer, TEXTS)
+    assert not tokenizer._pieces_of
 
 
 def assert_lines_are_encoded_alike(tokenizer: Tokenizer, lines: list[str]) -> None:

@@ -93,6 +93,8 @@ def test_batches(examples: SquadExamples, dictionary: Dictionary) -> None:
     assert batch["net_input"]["src_lengths"].tolist() == [11, 9] and batch["ntokens"] == 20
     assert batch["window"].tolist() == [[5, 10], [5, 8]] and batch["targets"].tolist() == [[6, 7], [5, 7]]
     assert [reference.question for reference in batch["references"]] == [0, 2]
+    assert batch["net_input"]["shape"] == {"has_padding": True}
+    assert dataset.collater([dataset[1]])["net_input"]["shape"] == {"has_padding": False}
     assert "references" not in build(examples, dictionary, with_references=False).collater([dataset[1]])
     assert dataset.collater([]) == {}
 
